@@ -1,0 +1,538 @@
+import csv
+import gzip
+import hashlib
+import io
+import json
+import logging
+import os
+import re
+import socket
+import subprocess
+import sys
+import threading
+import tracemalloc
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from datasets import Dataset, IterableDataset
+
+import tinystories
+from tinystories import corpus
+from tinystories.errors import UserError
+
+
+STORIES = [f'Tom had {i} cats.\n\n"Hello, Tom," said the café cat.' for i in range(100)]
+COMMIT = "a" * 40
+
+
+def txt(stories):
+    return "\n<|endoftext|>\n".join(stories).encode()
+
+
+def jsonl(stories, column="text"):
+    return "\n".join(json.dumps({column: story, "n": 1}) for story in stories).encode()
+
+
+def json_list(stories):
+    return json.dumps([{"story": story, "instruction": {"words": ["cat"]}} for story in stories]).encode()
+
+
+def csv_table(stories):
+    table = io.StringIO()
+    csv.writer(table).writerows([("n", "text"), *((1, story) for story in stories)])
+    return table.getvalue().encode()
+
+
+def parquet(stories, kind=None):
+    table = io.BytesIO()
+    pq.write_table(pa.table({"text": pa.array(stories, kind or pa.string()), "n": [1] * len(stories)}), table)
+    return table.getvalue()
+
+
+def arrow(stories):
+    table = pa.table({"text": stories})
+    sink = io.BytesIO()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    return sink.getvalue()
+
+
+WRITERS = {
+    "a.txt": txt,
+    "a.txt.gz": lambda stories: gzip.compress(txt(stories)),
+    "a.jsonl": jsonl,
+    "a.jsonl.gz": lambda stories: gzip.compress(jsonl(stories)),
+    "a.json": json_list,
+    "b.json": lambda stories: json.dumps(stories).encode(),
+    "a.csv": csv_table,
+    "a.parquet": parquet,
+    "b.parquet": lambda stories: parquet(stories, pa.large_string()),
+    "a.arrow": arrow,
+}
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(name, content):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+        return str(path)
+
+    return write
+
+
+@pytest.fixture
+def load(tmp_path):
+    return lambda source, **options: corpus.load_corpus(str(source), cache_dir=str(tmp_path / "cache"), **options)
+
+
+@pytest.fixture
+def texts(tmp_path):
+    def texts(source, split="train", **options):
+        return corpus.load_texts(str(source), split, cache_dir=str(tmp_path / "cache"), **options)["text"][:]
+
+    return texts
+
+
+# Formats
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_every_format_gives_the_same_stories(name, write, load):
+    found = load(write(f"my *{name}", WRITERS[name](STORIES)))
+    for half in found.train, found.validation:
+        assert half.column_names == ["text"] and half.features["text"].dtype == "string"
+    assert (len(found.train), len(found.validation)) == (98, 2)
+    assert found.train["text"][:] == [story for story in STORIES if story not in set(found.validation["text"])]
+    assert found.name == f"my *{name}"
+    same = Dataset.from_dict({"text": STORIES})  # the fingerprint is of the stories, not of the file that holds them
+    assert found.fingerprint == load(write("same.parquet", parquet(same["text"][:]))).fingerprint
+
+
+def test_txt_is_split_at_each_mark_and_nowhere_else(write, texts):
+    big = [f"{i} " + "x" * 30_000 + " é" * 2_000 for i in range(120)]  # marks and letters fall across chunks
+    content = b"\xef\xbb\xbf" + txt(["\n A\r\n\r\nstory. ", "", " \n", *big, "<|endoftext|last"])
+    assert len(content) > 3 << 20
+    assert texts(write("a.txt", content)) == ["A\n\nstory.", *big, "<|endoftext|last"]
+
+
+def test_txt_is_never_whole_in_memory(write, texts, tmp_path):
+    source = write("a.txt", txt("x" * 5_000 + str(i) for i in range(5_000)))
+    tracemalloc.start()
+    corpus.load_texts(source, cache_dir=str(tmp_path / "cache"))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 12_000_000 < os.path.getsize(source) / 2
+
+
+def test_rows_without_text_are_dropped_and_counted(write, texts, caplog):
+    rows = [{"text": "  A. \n"}, {"text": None}, {"text": " \n"}, {"text": ""}, {"text": "B."}]
+    source = write("a.jsonl", "\n".join(map(json.dumps, rows)).encode())
+    with caplog.at_level(logging.WARNING):
+        assert texts(source) == ["A.", "B."]
+    assert "a.jsonl: left out 3 of 5 rows" in caplog.text
+
+
+def test_a_column_is_chosen_by_name(write, texts):
+    rows = [{"title": f"T{i}", "body": f"B{i}", "story": f"S{i}"} for i in range(3)]
+    source = write("a.jsonl", "\n".join(map(json.dumps, rows)).encode())
+    assert texts(source) == ["S0", "S1", "S2"]
+    assert texts(source, text_column="body") == ["B0", "B1", "B2"]
+
+
+# What is trained on and what is held out
+
+
+def test_hold_out_depends_on_seed_and_text_alone(write, load):
+    source = write("a.jsonl", jsonl(STORIES))
+    first, again, other = load(source), load(source), load(source, seed=1)
+    assert first.validation["text"][:] == again.validation["text"][:]
+    assert first.fingerprint == again.fingerprint != other.fingerprint
+    assert set(first.validation["text"]) != set(other.validation["text"])
+    turned = load(write("turned.txt", txt(STORIES[::-1])))
+    assert set(turned.validation["text"]) == set(first.validation["text"])
+    assert turned.fingerprint != first.fingerprint
+    grown = load(write("grown.txt", txt([*STORIES, *(f"New {i}." for i in range(50))])))
+    assert set(first.validation["text"]) - set(grown.train["text"])
+
+
+def test_duplicates_stay_on_one_side(write, load):
+    found = load(write("a.jsonl", jsonl(STORIES * 3)), validation_fraction=0.3)
+    train, validation = found.train["text"][:], found.validation["text"][:]
+    assert len(validation) == 30 and len(set(validation)) == 30
+    assert len(train) == 70 * 3 and not set(train) & set(validation)
+
+
+def test_one_story_is_held_out_even_of_two(write, load):
+    found = load(write("a.txt", txt(["One.", "Two."])))
+    assert (len(found.train), len(found.validation)) == (1, 1)
+    assert len(load(write("b.txt", txt(["One.", "Two."])), validation_fraction=0.99).train) == 1
+
+
+def test_fewer_stories_leave_the_rest_as_it_is(write, load):
+    source = write("a.txt", txt(STORIES))
+    whole = load(source, validation_fraction=0.2)
+    part = load(source, validation_fraction=0.2, max_stories=7, max_validation_stories=3)
+    assert part.train["text"][:] == whole.train["text"][:7]
+    assert part.validation["text"][:] == whole.validation["text"][:3]
+    assert part.fingerprint != whole.fingerprint
+
+
+@pytest.mark.parametrize(
+    "train, held",
+    [
+        ("TinyStoriesV2-GPT4-train.txt", "TinyStoriesV2-GPT4-valid.txt"),
+        ("train-00000-of-00001.txt", "validation-00000-of-00001.txt"),
+        ("data/train/a.txt", "data/dev/a.txt"),
+        ("the-test-of-time.txt", "val.txt"),
+        ("stories.txt", "test.txt"),
+    ],
+)
+def test_names_of_files_and_folders_are_splits(train, held, write, load, texts, caplog, tmp_path):
+    write(f"in/{train}", txt(STORIES))
+    write(f"in/{held}", txt([STORIES[3], "New one.", "New one."]))
+    write("in/.hidden.csv", b"x")
+    write("in/README.md", b"x")
+    with caplog.at_level(logging.WARNING):
+        found = load(tmp_path / "in")
+    assert found.name == "in"
+    assert found.validation["text"][:] == [STORIES[3], "New one.", "New one."]
+    assert found.train["text"][:] == STORIES[:3] + STORIES[4:]
+    assert "left out 1 training stories, which are validation stories too" in caplog.text
+    assert texts(tmp_path / "in") == STORIES  # one split, nothing held out
+    assert texts(tmp_path / "in", "validation") == found.validation["text"][:]
+    assert texts(tmp_path / "in" / train, "validation") == STORIES
+    if "/" not in train:
+        assert load(tmp_path / "in" / "*.txt").fingerprint == found.fingerprint
+
+
+def test_test_files_are_left_unused_beside_validation_files(write, load, tmp_path, caplog):
+    for split, stories in {"train": ["A."], "valid": ["B."], "test": ["C."]}.items():
+        write(f"in/{split}.txt", txt([*stories, ""]))
+    found = load(tmp_path / "in")
+    assert (found.train["text"][:], found.validation["text"][:]) == (["A."], ["B."])
+    assert "left unused: test.txt" in caplog.text
+
+
+def test_validation_can_be_another_source(write, load):
+    train, held = write("a.txt", txt(STORIES)), write("b.parquet", parquet(STORIES[:5]))
+    found = load(train, validation=held)
+    assert found.validation["text"][:] == STORIES[:5] and found.train["text"][:] == STORIES[5:]
+
+
+def test_a_saved_dataset_is_read_by_its_splits(load, tmp_path):
+    saved = Dataset.from_dict({"text": STORIES}).train_test_split(0.1, seed=0)
+    saved.save_to_disk(tmp_path / "saved")
+    found = load(tmp_path / "saved")
+    assert found.validation["text"][:] == saved["test"]["text"][:]
+    assert found.train["text"][:] == saved["train"]["text"][:]
+
+
+def test_streaming_local_files_gives_the_same_stories(write, load):
+    source = write("a.txt", txt(STORIES))
+    stream, table = load(source, streaming=True), load(source)
+    assert isinstance(stream.train, IterableDataset) and isinstance(stream.validation, Dataset)
+    assert [row["text"] for row in stream.train] == table.train["text"][:]
+    assert stream.validation["text"][:] == table.validation["text"][:]
+    assert stream.fingerprint == table.fingerprint
+
+
+# Caching
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_a_changed_file_is_never_served_from_the_cache(name, write, load, texts):
+    source = write(name, WRITERS[name](STORIES))
+    before = load(source)
+    os.utime(source, ns=(1, 1))
+    assert load(source).fingerprint == before.fingerprint
+    changed = [story.replace("cats", "dogs") for story in STORIES]
+    write(name, WRITERS[name](changed))
+    os.utime(source, ns=(10**9, 10**9))
+    assert texts(source) == changed
+    assert load(source).fingerprint != before.fingerprint
+
+
+def test_a_second_load_reads_the_cache(write, load, tmp_path):
+    source = write("a.csv", csv_table(STORIES))
+    load(source)
+    tables = {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").rglob("*.arrow")}
+    load(source)
+    assert tables and tables == {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").rglob("*.arrow")}
+
+
+# Errors
+
+
+BAD = {
+    "missing file": ({}, "nowhere.txt", "no file or folder .*nowhere.txt"),
+    "missing folder": ({}, "nowhere", "no file or folder .*nowhere .*owner/name"),
+    "empty file": ({"a.txt": b""}, "a.txt", "a.txt is empty"),
+    "empty file among others": ({"in/a.csv": b"text\nx\n", "in/b.csv": b""}, "in", "b.csv is empty"),
+    "empty folder": ({"in/.keep": b""}, "in", r"in holds no files that end in .txt, .json"),
+    "nothing readable": ({"in/a.pdf": b"x"}, "in", r"holds no files that end in .txt, .json"),
+    "glob of nothing": ({"in/a.pdf": b"x"}, "in/*.txt", r"in/\*.txt holds no files"),
+    "unknown ending": ({"a.pdf": b"x"}, "a.pdf", r"a.pdf does not end in .txt, .json"),
+    "mixed formats": ({"in/a.txt": txt("ab"), "in/b.csv": b"text\nx\n"}, "in", "a.txt and b.csv differ in format"),
+    "only validation": ({"in/valid.txt": txt("ab")}, "in", "in has no train split, only validation"),
+    "one story": ({"a.txt": txt(["x", "x", "x"])}, "a.txt", "a.txt holds 1 story; at least 2"),
+    "only marks": ({"a.txt": txt(["", " ", "\n"])}, "a.txt", "a.txt holds no stories"),
+    "only blanks": ({"a.csv": b'text,n\n" ",1\n"",2\n'}, "a.csv", "a.csv holds no stories"),
+    "empty list": ({"a.json": b"[]"}, "a.json", "a.json holds no stories"),
+    "no mark": ({"a.txt": b"One.\n\nTwo.\n"}, "a.txt", r"a.txt has no <\|endoftext\|> in 11 bytes from byte 0"),
+    "no mark for long": ({"a.txt": b"x<|endoftext|>" + b"x" * 9**7}, "a.txt", "no .* in 1,0.* from byte 14"),
+    "not utf-8": ({"a.txt": txt(STORIES) + b"caf\xe9 x"}, "a.txt", f"byte 0xe9 at offset {len(txt(STORIES)) + 3:,}"),
+    "not utf-8 after bom": ({"a.txt": b"\xef\xbb\xbfca\xe9 <|endoftext|>"}, "a.txt", "byte 0xe9 at offset 5"),
+    "not utf-8 in csv": ({"a.csv": b"text\ncaf\xe9 x\n"}, "a.csv", "a.csv cannot be read as csv: 'utf-8' codec"),
+    "not utf-8 in jsonl": ({"a.jsonl": jsonl(STORIES) + b'\n{"text": "c\xe9 x"}'}, "a.jsonl", "a.jsonl .*UTF8"),
+    "not utf-8 in parquet": ({"a.parquet": parquet(["cafe x"]).replace(b"cafe", b"caf\xe9")}, "a.parquet", "UTF8"),
+    "broken gzip": ({"a.txt.gz": gzip.compress(txt(STORIES))[:40]}, "a.txt.gz", "a.txt.gz cannot be read as text"),
+    "broken json": ({"a.json": json_list(STORIES)[:-9]}, "a.json", "a.json cannot be read as json"),
+    "broken jsonl": ({"a.jsonl": jsonl(STORIES)[:-9]}, "a.jsonl", "a.jsonl cannot be read as json"),
+    "broken csv": ({"a.csv": b'text,n\na,1\n"b,2\n'}, "a.csv", "a.csv cannot be read as csv"),
+    "broken parquet": ({"a.parquet": parquet(STORIES)[:-9]}, "a.parquet", "a.parquet cannot be read as parquet"),
+    "one broken of two": (
+        {"in/a.jsonl": jsonl(STORIES), "in/b.jsonl": jsonl(STORIES)[:-9]},
+        "in",
+        "b.jsonl cannot be read as json",
+    ),
+    "columns differ": (
+        {"in/a.jsonl": jsonl(STORIES), "in/b.jsonl": jsonl(STORIES, "tale")},
+        "in",
+        "in cannot be read as json: not every file has the same columns: .*tale",
+    ),
+    "no column": ({"a.jsonl": jsonl(STORIES, "tale")}, "a.jsonl", "no column text: .*--text-column; .*: tale, n"),
+    "numbers": ({"a.csv": b"text\n1\n2\n"}, "a.csv", "column text of a.csv is of type int64, not text"),
+    "lists": ({"a.jsonl": b'{"text": ["a"]}\n{"text": ["b"]}\n'}, "a.jsonl", "is of type List, not text"),
+}
+
+
+@pytest.mark.parametrize("files, source, message", BAD.values(), ids=BAD)
+def test_what_cannot_be_read_is_said_in_one_line(files, source, message, write, load, tmp_path, capfd):
+    for name, content in files.items():
+        write(name, content)
+    with pytest.raises(UserError, match=message) as raised:
+        load(tmp_path / source)
+    assert "\n" not in str(raised.value)
+    assert "rror" not in capfd.readouterr().err  # `datasets` is not heard besides
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"validation_fraction": 0.0}, "validation_fraction must be between 0 and 1"),
+        ({"max_stories": 0}, "max_stories must be at least 1"),
+        ({"max_validation_stories": -1}, "max_validation_stories must be at least 1"),
+        ({"validation": "same.txt"}, "Every story of a.txt is a validation story too"),
+        ({"validation": "none.txt"}, "no file or folder none.txt"),
+    ],
+)
+def test_wrong_options_are_refused(options, message, write, load, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    write("same.txt", txt(STORIES))
+    with pytest.raises(UserError, match=message):
+        load(write("a.txt", txt(STORIES)), **options)
+
+
+# The sample
+
+
+def test_sample(load, texts):
+    found = load("sample")
+    assert "synthetic" in found.name
+    train, validation = found.train["text"][:], found.validation["text"][:]
+    assert (len(train), len(validation)) == (20_000, 1_000)
+    assert len({*train, *validation}) == 21_000
+    assert all(story and story == story.strip() for story in [*train, *validation])
+    assert texts("sample", "validation") == validation and texts("sample", max_stories=9) == train[:9]
+    assert found.fingerprint == load("sample").fingerprint != load("sample", seed=1).fingerprint
+
+
+# The Hub, as a server on this machine that answers as much of its API as `datasets` asks for
+
+
+REPOS = {
+    "owner/stories": {
+        "data/train-00000-of-00001.parquet": parquet(STORIES),
+        "data/validation-00000-of-00001.parquet": parquet([STORIES[0], "New one."]),
+    },
+    "owner/unsplit": {"stories.jsonl": jsonl(STORIES, "story")},
+    "owner/lines": {"stories.txt": txt(STORIES)},
+}
+
+
+class Hub(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self):
+        self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        kind, repo, rest = re.fullmatch(
+            r"(/api/datasets|/datasets|)/([^/]+/[^/]+)/?(.*)", unquote(urlsplit(self.path).path)
+        ).groups()
+        files = REPOS.get(repo, {})
+        action, _, path = rest.partition("/")
+        revision, _, path = path.partition("/")
+        if repo == "owner/gated":
+            self.answer(403, **{"X-Error-Code": "GatedRepo"})
+        elif not files:
+            self.answer(404, **{"X-Error-Code": "RepoNotFound"})
+        elif revision not in ("", "main", COMMIT):
+            self.answer(404, **{"X-Error-Code": "RevisionNotFound"})
+        elif action == "resolve" and path in files:
+            self.answer_file(files[path])
+        elif action == "tree":
+            entries = [entry for entry in self.entries(files) if os.path.dirname(entry["path"]) == path]
+            self.answer(200, entries) if entries else self.answer(404, **{"X-Error-Code": "EntryNotFound"})
+        elif kind == "/api/datasets" and action in ("", "revision"):
+            self.answer(200, {"id": repo, "sha": COMMIT, "siblings": [{"rfilename": name} for name in files]})
+        else:
+            self.answer(404, **{"X-Error-Code": "EntryNotFound", "X-Repo-Commit": COMMIT})
+
+    do_HEAD = do_POST = do_GET
+
+    @staticmethod
+    def entries(files):
+        for path, content in files.items():
+            yield {"type": "file", "path": path, "size": len(content), "oid": hashlib.sha1(content).hexdigest()}
+        for folder in {os.path.dirname(path) for path in files} - {""}:
+            yield {"type": "directory", "path": folder, "size": 0, "oid": "0"}
+
+    def answer_file(self, content):
+        headers = {"ETag": f'"{hashlib.sha1(content).hexdigest()}"', "X-Repo-Commit": COMMIT}
+        if wanted := self.headers.get("Range"):
+            start, end = (int(end or len(content) - 1) for end in wanted.removeprefix("bytes=").split("-"))
+            end = min(end, len(content) - 1)
+            headers["Content-Range"] = f"bytes {start}-{end}/{len(content)}"
+            self.answer(206, content[start : end + 1], **headers)
+        else:
+            self.answer(200, content, **headers)
+
+    def answer(self, status, body=b"", **headers):
+        body = body if isinstance(body, bytes) else json.dumps(body).encode()
+        self.send_response(status)
+        for name, value in {"Content-Length": str(len(body)), **headers}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def log_message(self, *_):
+        pass
+
+
+CLIENT = """
+import json, sys
+from tinystories.corpus import UserError, load_corpus
+for source, options in json.loads(sys.argv[1]):
+    try:
+        found = load_corpus(source, **options)
+        result = [[row["text"] for row in found.train], found.validation["text"][:], found.name, found.fingerprint]
+    except UserError as error:
+        result = str(error)
+    print("RESULT", json.dumps(result), flush=True)
+"""
+
+
+def client(endpoint, home, calls, **environment):
+    """A process of its own, because the address of the Hub is read once, on import."""
+    environment = {**os.environ, "HF_ENDPOINT": endpoint, "HF_HOME": str(home), **environment}
+    environment |= {"HF_UPDATE_DOWNLOAD_COUNTS": "0", "PYTHONPATH": str(Path(tinystories.__file__).parents[1])}
+    for name in "HF_TOKEN", "HF_DATASETS_CACHE", "HF_HUB_CACHE":
+        environment.pop(name, None)
+    command = [sys.executable, "-c", CLIENT, json.dumps(calls)]
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def results(process):
+    out, err = process.communicate(timeout=100)
+    assert process.returncode == 0, err
+    return [json.loads(line.removeprefix("RESULT ")) for line in out.splitlines() if line.startswith("RESULT ")]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def unreachable(tmp_path_factory):
+    """Started before all tests, because huggingface_hub tries for 23 seconds."""
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        endpoint = f"http://127.0.0.1:{closed.getsockname()[1]}"
+    process = client(endpoint, tmp_path_factory.mktemp("unreachable"), [("owner/stories", {})])
+    yield process
+    process.kill()
+
+
+@pytest.fixture(scope="module")
+def hub():
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+def test_hub(hub, tmp_path):
+    found, pinned, unsplit, *errors = results(
+        client(
+            hub,
+            tmp_path,
+            [
+                ("owner/stories", {}),
+                ("owner/stories:default@main", {"max_stories": 5}),
+                ("owner/unsplit", {}),
+                ("owner/lines", {}),
+                ("owner/missing", {}),
+                ("owner/gated", {}),
+                ("owner/stories@v9", {}),
+                ("owner/stories:nope", {}),
+                ("owner/stories", {"text_column": "tale"}),
+            ],
+        )
+    )
+    assert found[:3] == [STORIES[1:], [STORIES[0], "New one."], "owner/stories"]
+    assert pinned[:3] == [STORIES[1:6], [STORIES[0], "New one."], "owner/stories:default@main"]
+    assert len(unsplit[0]) == 98 and len(unsplit[1]) == 2 and {*unsplit[0], *unsplit[1]} == set(STORIES)
+    messages = [
+        "owner/lines holds .txt files, which `datasets` cuts into lines",
+        "'owner/missing' doesn't exist on the Hub .* no such file or folder here either",
+        "'owner/gated' is a gated dataset .*ask for access.*hf auth login",
+        "Revision 'v9' doesn't exist",
+        "owner/stories cannot be loaded: .*'nope' not found. Available: .*default",
+        "owner/stories has no column tale: .*: text, n$",
+    ]
+    for error, message in zip(errors, messages, strict=True):
+        assert re.search(message, error.rstrip(".")) and "\n" not in error
+
+    calls = [("owner/stories", {}), ("owner/other", {})]
+    offline, error = results(client(hub, tmp_path, calls, HF_HUB_OFFLINE="1"))
+    assert offline == found
+    assert re.search("owner/other is no file or folder here, and the Hub cannot be asked .*HF_HUB_OFFLINE", error)
+
+
+def test_hub_stream(hub, tmp_path):
+    found, other, unsplit, again, short = results(
+        client(
+            hub,
+            tmp_path,
+            [
+                ("owner/stories", {"streaming": True}),
+                ("owner/stories", {"streaming": True, "max_stories": 5, "max_validation_stories": 1}),
+                ("owner/unsplit", {"streaming": True, "max_validation_stories": 7}),
+                ("owner/unsplit", {"streaming": True, "max_validation_stories": 7}),
+                ("owner/unsplit", {"streaming": True}),
+            ],
+        )
+    )
+    assert found[:3] == [STORIES[1:], [STORIES[0], "New one."], "owner/stories"]
+    assert other[:2] == [STORIES[1:6], STORIES[:1]] and other[3] != found[3]
+    assert unsplit[:2] == [STORIES[7:], STORIES[:7]] and again == unsplit
+    assert "owner/unsplit ends with its 100 validation stories" in short
+
+
+def test_hub_out_of_reach(unreachable):
+    (error,) = results(unreachable)
+    assert re.search("owner/stories is no file or folder here, and the Hub cannot be asked for it", error)
+    assert "\n" not in error

@@ -1,0 +1,32 @@
+"""Pictures for people: what a run folder shows of itself."""
+
+from pathlib import Path
+
+
+def plot_loss(log_history: list[dict], path: str | Path) -> None:
+    """Write the curves of training loss and validation bits per byte as a PNG.
+
+    Args:
+        log_history: of a `TrainerState`.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    train = [(entry["step"], entry["loss"]) for entry in log_history if "loss" in entry]
+    held_out = [(entry["step"], entry["eval_bits_per_byte"]) for entry in log_history if "eval_bits_per_byte" in entry]
+    figure, loss_axis = plt.subplots(figsize=(8, 4.5), layout="constrained")
+    loss_axis.set_xlabel("optimizer steps")
+    loss_axis.set_ylabel("training loss (nats per token)", color="tab:blue")
+    if train:
+        loss_axis.plot(*zip(*train, strict=True), color="tab:blue", linewidth=1.2)
+    if held_out:
+        bits_axis = loss_axis.twinx()
+        bits_axis.set_ylabel("validation bits per byte", color="tab:orange")
+        bits_axis.plot(*zip(*held_out, strict=True), color="tab:orange", marker="o", markersize=4)
+        step, bits = held_out[-1]
+        bits_axis.annotate(f"{bits:.3f}", (step, bits), textcoords="offset points", xytext=(-4, 8), ha="right")
+    loss_axis.grid(alpha=0.3)
+    figure.savefig(path, dpi=120)
+    plt.close(figure)

@@ -1,0 +1,231 @@
+"""One YAML file that says how a model is made, and the dataclass it becomes.
+
+Our own settings stand at the top level. The sections `model` and `trainer` take the fields of `TinyLlamaConfig` and of
+transformers' `TrainingArguments` under their own names, so what is known of those holds here. Every key can be
+overridden on the command line by its name alone (`--learning_rate 1e-3`), and a key that does not exist is an error
+that names the nearest one that does.
+"""
+
+import dataclasses
+import difflib
+import types
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from transformers import TrainingArguments
+
+from modeling_tinyllama import TinyLlamaConfig
+
+from .errors import UserError
+
+
+SECTIONS = {"model": TinyLlamaConfig, "trainer": TrainingArguments}
+
+
+@dataclass
+class Recipe:
+    """Everything that decides how a model comes out; two equal recipes on equal machines give equal models.
+
+    Attributes:
+        corpus: `sample`, a dataset id on the Hub, or local files (see `tinystories/corpus.py`).
+        validation_corpus: held-out stories from another source; by default the corpus' own validation split, or a
+            part held out from it.
+        text_column: column that holds the stories.
+        max_stories, max_validation_stories: use no more than these; all by default.
+        tokenizer: folder or Hub id of a tokenizer; by default one is trained on the corpus.
+        vocab_size: entries of a tokenizer that is trained.
+        max_length: the model's context in tokens; longer stories are trained on in overlapping parts.
+        row_length: tokens of a packed row, 1.5 times `max_length` by default, which whole stories fill to the brim.
+        num_proc: processes for tokenising.
+        overwrite_output_dir: start again in a folder that holds checkpoints of an earlier run.
+        prompts: the beginnings that the finished model is shown to continue.
+        model: fields of `TinyLlamaConfig`. `vocab_size`, `max_position_embeddings` and the token ids follow from the
+            tokenizer and `max_length`.
+        trainer: fields of `TrainingArguments`. `bf16: auto` stands for bf16 where the machine computes in it.
+    """
+
+    corpus: str = "sample"
+    validation_corpus: str | None = None
+    text_column: str = "text"
+    max_stories: int | None = None
+    max_validation_stories: int | None = None
+    tokenizer: str | None = None
+    vocab_size: int = 10_000
+    max_length: int = 512
+    row_length: int | None = None
+    num_proc: int | None = None
+    overwrite_output_dir: bool = False
+    prompts: list[str] = field(
+        default_factory=lambda: ["Once upon a time there was", "One day, a little girl named Lily", "The happy cat"]
+    )
+    model: dict[str, Any] = field(default_factory=dict)
+    trainer: dict[str, Any] = field(default_factory=dict)
+
+
+# Follow from the tokenizer and `max_length`, so that they cannot contradict them.
+_DERIVED = {"vocab_size", "max_position_embeddings", "pad_token_id", "bos_token_id", "eos_token_id"}
+
+
+def _fields(owner: type) -> dict[str, Any]:
+    hints = typing.get_type_hints(owner)
+    return {f.name: hints[f.name] for f in dataclasses.fields(owner) if f.init and not f.name.startswith("_")}
+
+
+def _model_fields() -> dict[str, Any]:
+    own = {name: hint for name, hint in TinyLlamaConfig.__annotations__.items() if name not in _DERIVED}
+    return {**own, "partial_rotary_factor": float}
+
+
+def _known() -> dict[str | None, dict[str, Any]]:
+    own = {name: hint for name, hint in _fields(Recipe).items() if name not in SECTIONS}
+    return {None: own, "model": _model_fields(), "trainer": {**_fields(TrainingArguments), "bf16": bool | str}}
+
+
+def load_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:
+    """Read a recipe and apply `overrides`, the arguments of a command line (`["--learning_rate", "1e-3"]`).
+
+    Raises:
+        UserError: for a file that cannot be read, an unknown key or a value of the wrong type.
+    """
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"There is no recipe {path}; those that come with the project are in configs/.") from None
+    except IsADirectoryError:
+        raise UserError(f"{path} is a folder; a recipe is a YAML file such as configs/quickstart.yaml.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"The recipe {path} cannot be read: {error}.") from None
+    except yaml.YAMLError as error:
+        where = getattr(error, "problem_mark", None)
+        place = f", line {where.line + 1}" if where else ""
+        raise UserError(f"{path}{place} is not YAML: {getattr(error, 'problem', None) or error}.") from None
+    return build_recipe(content, parse_overrides(overrides or []), source=str(path))
+
+
+def build_recipe(content: dict | None, overrides: dict[str, str] | None = None, source: str = "the recipe") -> Recipe:
+    """A recipe from the content of a YAML file and values of a command line by key (`model.` may stand in front)."""
+    content = {} if content is None else content
+    if not isinstance(content, dict):
+        raise UserError(f"{source} must hold `key: value` lines, but holds {type(content).__name__}.")
+    known = _known()
+    settings: dict[str | None, dict[str, Any]] = {None: {}, "model": {}, "trainer": {}}
+    for key, value in content.items():
+        if key in SECTIONS:
+            if value is not None and not isinstance(value, dict):
+                raise UserError(f"{source}: `{key}` is a section and takes indented `key: value` lines.")
+            for name, inner in (value or {}).items():
+                _require_known(name, known[key], f"{source}, section `{key}`")
+                settings[key][name] = _coerce(inner, known[key][name], f"`{key}.{name}`")
+        else:
+            _require_known(key, known[None], source)
+            settings[None][key] = _coerce(value, known[None][key], f"`{key}`")
+    for key, text in (overrides or {}).items():
+        section, name = _owner(key, known)
+        settings[section][name] = _coerce(_parse_scalar(text), known[section][name], f"`--{key}`")
+    return Recipe(**settings[None], model=settings["model"], trainer=settings["trainer"])
+
+
+def parse_overrides(arguments: list[str]) -> dict[str, str]:
+    """`--key value`, `--key=value` and `--flag` to a dict of strings; dashes and underscores are the same in a key."""
+    values: dict[str, str] = {}
+    rest = list(arguments)
+    while rest:
+        argument = rest.pop(0)
+        if not argument.startswith("--") or argument == "--":
+            raise UserError(f"Cannot place {argument!r}: settings are given as `--key value`.")
+        key, given, value = argument[2:].partition("=")
+        if not given:
+            value = rest.pop(0) if rest and not rest[0].startswith("--") else "true"
+        values[key.replace("-", "_")] = value
+    return values
+
+
+def save_recipe(recipe: Recipe, path: str | Path) -> None:
+    """Write the recipe as YAML that [`load_recipe`] reads back."""
+    Path(path).write_text(yaml.safe_dump(dataclasses.asdict(recipe), sort_keys=False, allow_unicode=True), "utf-8")
+
+
+def _owner(key: str, known: dict[str | None, dict[str, Any]]) -> tuple[str | None, str]:
+    section, dot, name = key.rpartition(".")
+    if dot:
+        if section not in SECTIONS:
+            raise UserError(f"--{key}: there is no section `{section}`; there are {' and '.join(SECTIONS)}.")
+        _require_known(name, known[section], f"--{key}")
+        return section, name
+    for section, names in known.items():
+        if key in names:
+            return section, key
+    _require_known(key, {name: None for names in known.values() for name in names}, "The command line")
+    raise AssertionError(key)
+
+
+def _require_known(key: Any, names: dict[str, Any], where: str) -> None:
+    if key in names:
+        return
+    if key in _DERIVED:
+        raise UserError(
+            f"{where}: `{key}` follows from the tokenizer and `max_length`; set `vocab_size` or `max_length` at the top."
+        )
+    close = difflib.get_close_matches(str(key), names, n=1, cutoff=0.0)
+    raise UserError(f"{where}: there is no setting `{key}`; the nearest is `{close[0]}`.")
+
+
+def _parse_scalar(text: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+
+
+def _coerce(value: Any, hint: Any, name: str) -> Any:
+    """`value` as the type that `hint` names, or a `UserError`. YAML reads 5e-4 as text, which is mended here."""
+    accepted = _scalar_types(hint)
+    if value is None:
+        if type(None) in accepted or not accepted:
+            return None
+        raise UserError(f"{name} needs a value ({_describe(accepted)}).")
+    if not accepted or type(value) in accepted:
+        return value
+    if float in accepted and isinstance(value, (int, str)) and not isinstance(value, bool):
+        try:
+            return float(value)
+        except ValueError:
+            pass
+    if str in accepted and isinstance(value, (int, float)) and not isinstance(value, bool):
+        return str(value)
+    if int in accepted and isinstance(value, str) and value.replace("_", "").isdecimal():
+        return int(value)
+    if int in accepted and isinstance(value, float) and value.is_integer():
+        return int(value)
+    if str in accepted and isinstance(value, bool) and bool not in accepted:
+        return str(value).lower()
+    raise UserError(f"{name} must be {_describe(accepted)}, but is {value!r}.")
+
+
+def _scalar_types(hint: Any) -> set[type]:
+    """The plain types that a hint accepts; empty where it accepts what we do not know how to check."""
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        parts = [_scalar_types(part) for part in typing.get_args(hint)]
+        return set() if not all(parts) else set().union(*parts)
+    plain = typing.get_origin(hint) or hint
+    if isinstance(plain, type) and plain in (int, float, str, bool, list, dict, type(None)):
+        return {plain}
+    if isinstance(plain, type) and issubclass(plain, str):
+        return {str}
+    return set()
+
+
+def _describe(accepted: set[type]) -> str:
+    words = {
+        int: "a whole number",
+        float: "a number",
+        str: "text",
+        bool: "true or false",
+        list: "a list",
+        dict: "a mapping",
+        type(None): "null",
+    }
+    return " or ".join(words[kind] for kind in words if kind in accepted)
