@@ -1,4 +1,4 @@
-"""Train a story model: `python train_hf.py RECIPE [--key value ...]`, also under `accelerate launch` and `torchrun`."""
+"""Train a story model: `python train_hf.py RECIPE [--key value ...]`, or under `accelerate launch` or `torchrun`."""
 
 import sys
 

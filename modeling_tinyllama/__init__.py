@@ -20,17 +20,13 @@ from .modeling_tinyllama import (
 )
 
 
-AutoConfig.register("tinyllama", TinyLlamaConfig)
-TinyLlamaConfig.register_for_auto_class()
-for _auto_class, _model_class in (
-    (AutoModel, TinyLlamaModel),
-    (AutoModelForCausalLM, TinyLlamaForCausalLM),
-    (AutoModelForSequenceClassification, TinyLlamaForSequenceClassification),
-    (AutoModelForTokenClassification, TinyLlamaForTokenClassification),
-    (AutoModelForQuestionAnswering, TinyLlamaForQuestionAnswering),
-):
-    _auto_class.register(TinyLlamaConfig, _model_class)
-    _model_class.register_for_auto_class(_auto_class.__name__)
+# `exist_ok`: the code of a model folder may have been registered before this package is imported.
+AutoConfig.register("tinyllama", TinyLlamaConfig, exist_ok=True)
+AutoModel.register(TinyLlamaConfig, TinyLlamaModel, exist_ok=True)
+AutoModelForCausalLM.register(TinyLlamaConfig, TinyLlamaForCausalLM, exist_ok=True)
+AutoModelForSequenceClassification.register(TinyLlamaConfig, TinyLlamaForSequenceClassification, exist_ok=True)
+AutoModelForTokenClassification.register(TinyLlamaConfig, TinyLlamaForTokenClassification, exist_ok=True)
+AutoModelForQuestionAnswering.register(TinyLlamaConfig, TinyLlamaForQuestionAnswering, exist_ok=True)
 
 
 __all__ = [

@@ -1,6 +1,39 @@
 """Configuration of TinyLlama: Llama's fields, plus rotary positions on a part of each head."""
 
+import difflib
+import math
+import os
+import shutil
+from pathlib import Path
+
+from transformers.activations import ACT2FN
 from transformers.configuration_utils import PreTrainedConfig
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+
+# What a saved folder offers to a process that has transformers and not this package: the module in the folder and the
+# class in it. All heads, whichever was saved: a classifier starts from the folder of a language model.
+AUTO_MAP = {
+    "AutoConfig": "configuration_tinyllama.TinyLlamaConfig",
+    "AutoModel": "modeling_tinyllama.TinyLlamaModel",
+    "AutoModelForCausalLM": "modeling_tinyllama.TinyLlamaForCausalLM",
+    "AutoModelForSequenceClassification": "modeling_tinyllama.TinyLlamaForSequenceClassification",
+    "AutoModelForTokenClassification": "modeling_tinyllama.TinyLlamaForTokenClassification",
+    "AutoModelForQuestionAnswering": "modeling_tinyllama.TinyLlamaForQuestionAnswering",
+}
+
+# The keys that a rotary type cannot do without.
+ROPE_REQUIRED_KEYS = {
+    "linear": ("factor",),
+    "dynamic": ("factor",),
+    "yarn": ("factor",),
+    "llama3": ("factor", "low_freq_factor", "high_freq_factor"),
+    "longrope": ("short_factor", "long_factor"),
+}
+
+
+def _is_number(value, kinds: tuple = (int, float)) -> bool:
+    return isinstance(value, kinds) and not isinstance(value, bool) and math.isfinite(value)
 
 
 class TinyLlamaConfig(PreTrainedConfig):
@@ -18,6 +51,8 @@ class TinyLlamaConfig(PreTrainedConfig):
         head_dim (`int`, *optional*): width of a head, `hidden_size // num_attention_heads` unless given.
         hidden_act (`str`, defaults to `"silu"`): activation of the MLP's gate.
         max_position_embeddings (`int`, defaults to 512): longest sequence, in tokens, that the model is trained on.
+            No limit: the model runs on beyond it, only worse (`generate` warns once), until `rope_parameters` stretch
+            it.
         initializer_range (`float`, defaults to 0.02): standard deviation of the initial weights.
         rms_norm_eps (`float`, defaults to 1e-6): added to the mean square before the root.
         use_cache (`bool`, defaults to `True`): return keys and values for decoding.
@@ -25,10 +60,12 @@ class TinyLlamaConfig(PreTrainedConfig):
             a loss that ignores padding still trains the end of a story.
         tie_word_embeddings (`bool`, defaults to `True`): the output head is the embedding.
         rope_parameters (`dict`, *optional*): `rope_type` (`"default"`, `"linear"`, `"dynamic"`, `"yarn"`,
-            `"llama3"`), `rope_theta` (10,000), `partial_rotary_factor` and the type's own keys, as in
-            [`~transformers.LlamaConfig`].
+            `"llama3"` and what else transformers knows), `rope_theta` (10,000), `partial_rotary_factor` and the
+            type's own keys, as in [`~transformers.LlamaConfig`]. To stretch the context of a trained model, give it
+            another dictionary, in `from_pretrained` or later: theta and factor stay as they were unless it names them.
         partial_rotary_factor (`float`, defaults to 0.5): share of each head that is rotated, in (0, 1]. Stored inside
-            `rope_parameters`. With 1.0 the model is Llama, weight for weight; below 1.0 it is Phi-3's function.
+            `rope_parameters`, and refused if it contradicts what stands there. With 1.0 the model is Llama, weight
+            for weight; below 1.0 it is Phi-3's function.
         attention_bias, mlp_bias (`bool`, default to `False`): biases of the projections.
         attention_dropout (`float`, defaults to 0.0): dropout of the attention weights, in training only.
 
@@ -81,16 +118,52 @@ class TinyLlamaConfig(PreTrainedConfig):
     attention_dropout: float | int = 0.0
 
     def __post_init__(self, **kwargs):
-        self._require_counts()
+        self._check_fields()
         if self.num_key_value_heads is None:
             self.num_key_value_heads = self.num_attention_heads
         if self.head_dim is None:
             self.head_dim = self.hidden_size // self.num_attention_heads
-        kwargs.setdefault("partial_rotary_factor", 0.5)
+        self.rope_parameters = self._gather_rope_parameters(kwargs)
         super().__post_init__(**kwargs)
+        self._check_token_ids()
         self.validate_architecture()
 
-    def _require_counts(self):
+    def __setattr__(self, name, value):
+        # A dictionary given later, to stretch the context of a trained model, keeps the theta and the share of the
+        # head that the weights were trained with, unless it names others.
+        trained = self.__dict__.get("rope_parameters")
+        if name == "rope_parameters" and isinstance(value, dict) and trained:
+            value = {**{k: trained[k] for k in ("rope_theta", "partial_rotary_factor") if k in trained}, **value}
+        super().__setattr__(name, value)
+
+    def _gather_rope_parameters(self, kwargs: dict) -> dict:
+        """One dictionary out of `rope_parameters` and what may stand beside it in `kwargs`, from where it is taken."""
+        given = kwargs.pop("rope_scaling", None) or self.rope_parameters or {}
+        if not isinstance(given, dict):
+            raise ValueError(f"`rope_parameters` must be a dictionary, but is {given!r}.")
+        rope = {key: value for key, value in given.items() if value is not None}
+        if "type" in rope:
+            rope.setdefault("rope_type", rope.pop("type"))
+        for key, default in (("rope_theta", 10_000.0), ("partial_rotary_factor", 0.5)):
+            beside = kwargs.pop(key, None)
+            if beside is not None and key in rope and rope[key] != beside:
+                raise ValueError(f"`{key}` is {beside!r}, but `rope_parameters` says {rope[key]!r}: drop one of them.")
+            rope.setdefault(key, default if beside is None else beside)
+        return rope
+
+    def validate(self):
+        """All checks, as `save_pretrained` runs them."""
+        self.validate_architecture()
+        super().validate()
+
+    def validate_architecture(self):
+        """Refuse what no model can be built from. Runs at construction, when a model is built, and before saving."""
+        self._check_fields()
+        self._check_heads()
+        self._check_rope()
+
+    def _check_fields(self):
+        """Each field on its own."""
         for name in (
             "vocab_size",
             "hidden_size",
@@ -103,13 +176,21 @@ class TinyLlamaConfig(PreTrainedConfig):
         ):
             value = getattr(self, name)
             optional = name in ("num_key_value_heads", "head_dim")
-            if (value is None and optional) or (isinstance(value, int) and not isinstance(value, bool) and value >= 1):
-                continue
-            raise ValueError(f"`{name}` must be a whole number of at least 1, but is {value!r}.")
+            if not (_is_number(value, (int,)) and value >= 1) and not (value is None and optional):
+                raise ValueError(f"`{name}` must be a whole number of at least 1, but is {value!r}.")
+        for name in ("use_cache", "tie_word_embeddings", "attention_bias", "mlp_bias"):
+            value = getattr(self, name)
+            if not isinstance(value, bool):
+                raise ValueError(f"`{name}` must be True or False, but is {value!r}.")
+        for name in ("initializer_range", "rms_norm_eps", "attention_dropout"):
+            value = getattr(self, name)
+            if not _is_number(value) or not 0.0 <= value < 1.0:
+                raise ValueError(f"`{name}` must be a number in [0, 1), but is {value!r}.")
+        if not isinstance(self.hidden_act, str) or self.hidden_act not in ACT2FN:
+            nearest = difflib.get_close_matches(str(self.hidden_act), ACT2FN, n=1) or ["silu"]
+            raise ValueError(f"`hidden_act` {self.hidden_act!r} is not known: did you mean {nearest[0]!r}?")
 
-    def validate_architecture(self):
-        """Refuse shapes that cannot be built. Runs at construction, and whenever the configuration is validated."""
-        self._require_counts()
+    def _check_heads(self):
         heads, key_value_heads = self.num_attention_heads, self.num_key_value_heads
         if self.hidden_size % heads:
             nearest = max(heads, round(self.hidden_size / heads) * heads)
@@ -123,8 +204,22 @@ class TinyLlamaConfig(PreTrainedConfig):
                 f"`num_attention_heads` ({heads}) must be a multiple of `num_key_value_heads` ({key_value_heads}): "
                 f"set `num_key_value_heads` to one of {divisors}."
             )
-        factor = self.rope_parameters.get("partial_rotary_factor", 1.0)
-        if isinstance(factor, bool) or not isinstance(factor, (int, float)) or not 0.0 < factor <= 1.0:
+
+    def _check_rope(self):
+        rope = self.rope_parameters
+        rope_type = rope.get("rope_type", "default")
+        if rope_type != "default" and rope_type not in ROPE_INIT_FUNCTIONS:
+            known = ", ".join(["default", *ROPE_INIT_FUNCTIONS])
+            raise ValueError(f"`rope_type` {rope_type!r} in `rope_parameters` is not known: set it to one of {known}.")
+        missing = [key for key in ROPE_REQUIRED_KEYS.get(rope_type, ()) if rope.get(key) is None]
+        if missing:
+            raise ValueError(f"`rope_parameters` of type {rope_type!r} must also have {', '.join(missing)}: {rope!r}.")
+        for key, value in rope.items():
+            if key in ("rope_theta", "factor") and not (_is_number(value) and value > 0):
+                raise ValueError(f"`{key}` in `rope_parameters` must be a finite number above 0, but is {value!r}.")
+
+        factor = rope.get("partial_rotary_factor")
+        if not _is_number(factor) or not 0.0 < factor <= 1.0:
             raise ValueError(
                 f"`partial_rotary_factor` is the share of each head that is rotated and must lie in (0, 1], but is "
                 f"{factor!r}: set it to 1.0 to rotate whole heads, or to 0.5 for the first half of each."
@@ -137,5 +232,33 @@ class TinyLlamaConfig(PreTrainedConfig):
                 f"even number of at least 2, or an even `head_dim`."
             )
 
+    def _check_token_ids(self):
+        # At construction only: a vocabulary that is cut later must not keep trained weights from being saved.
+        for name in ("pad_token_id", "bos_token_id", "eos_token_id"):
+            ids = getattr(self, name)
+            for token_id in ids if isinstance(ids, (list, tuple)) else [ids]:
+                if token_id is None or (_is_number(token_id, (int,)) and 0 <= token_id < self.vocab_size):
+                    continue
+                raise ValueError(
+                    f"`{name}` must lie in the vocabulary, 0 to {self.vocab_size - 1}, but is {ids!r}: take the id "
+                    f"that the tokenizer gives, or None if it has no such token."
+                )
+
+    def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs):
+        """As [`~PreTrainedConfig.save_pretrained`], and makes the folder load without this package: the code of all
+        heads beside `config.json`, and an `auto_map` that names them."""
+        self.auto_map = dict(AUTO_MAP)
+        folder = Path(save_directory)
+        if not folder.is_file():
+            folder.mkdir(parents=True, exist_ok=True)
+            here = Path(__file__).parent
+            for module in sorted({reference.split(".")[0] for reference in AUTO_MAP.values()}):
+                # Loaded from a folder, this file can be alone here: the save_pretrained of the model brings the other.
+                if (here / f"{module}.py").exists():
+                    shutil.copyfile(here / f"{module}.py", folder / f"{module}.py")
+        super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
+
+
+TinyLlamaConfig.register_for_auto_class()
 
 __all__ = ["TinyLlamaConfig"]

@@ -12,6 +12,7 @@ from torch import nn
 from transformers.activations import ACT2FN
 from transformers.cache_utils import Cache, DynamicCache
 from transformers.generation import GenerationMixin
+from transformers.integrations import use_kernel_forward_from_hub
 from transformers.masking_utils import create_causal_mask
 from transformers.modeling_layers import (
     GenericForQuestionAnswering,
@@ -22,14 +23,16 @@ from transformers.modeling_layers import (
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS, dynamic_rope_update
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
+from transformers.models.auto import AutoModel
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, auto_docstring, can_return_tuple
-from transformers.utils.generic import merge_with_config_defaults
+from transformers.utils.generic import is_flash_attention_requested, merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_tinyllama import TinyLlamaConfig
 
 
+@use_kernel_forward_from_hub("RMSNorm")
 class TinyLlamaRMSNorm(nn.Module):
     """Root mean square norm (https://arxiv.org/abs/1910.07467), computed in float32 whatever the input is."""
 
@@ -57,7 +60,7 @@ class TinyLlamaRotaryEmbedding(nn.Module):
         self.config = config
         self.max_seq_len_cached = config.max_position_embeddings
         self.original_max_seq_len = config.max_position_embeddings
-        self.rope_type = config.rope_parameters["rope_type"]
+        self.rope_type = config.rope_parameters.get("rope_type", "default")
 
         rope_init: Callable = self.compute_default_rope_parameters
         if self.rope_type != "default":
@@ -69,7 +72,7 @@ class TinyLlamaRotaryEmbedding(nn.Module):
     @staticmethod
     def compute_default_rope_parameters(config: TinyLlamaConfig, device=None, **kwargs) -> tuple[torch.Tensor, float]:
         """Inverse frequencies, `[rotary_dim / 2]`, and the scaling of cosine and sine, which is 1 here."""
-        rotary_dim = int(config.head_dim * config.rope_parameters.get("partial_rotary_factor", 1.0))
+        rotary_dim = int(config.head_dim * config.rope_parameters["partial_rotary_factor"])
         exponents = torch.arange(0, rotary_dim, 2, dtype=torch.float, device=device) / rotary_dim
         return 1.0 / config.rope_parameters["rope_theta"] ** exponents, 1.0
 
@@ -235,10 +238,29 @@ class TinyLlamaPreTrainedModel(PreTrainedModel):
     }
 
 
+def _flash_story_bounds(position_ids: torch.LongTensor) -> dict:
+    """Where packed stories begin and end, as flash attention takes it: for `position_ids` `[batch, length]` that start
+    again in mid-row, offsets into `[batch * length]` and the longest story in tokens; otherwise nothing."""
+    begins = torch.ones_like(position_ids, dtype=torch.bool)
+    begins[:, 1:] = position_ids.diff(dim=-1) != 1
+    if not begins[:, 1:].any():
+        return {}
+    offsets = begins.flatten().nonzero().flatten()
+    offsets = nn.functional.pad(offsets, (0, 1), value=position_ids.numel()).int()
+    longest = offsets.diff().max().item()
+    return {
+        "cu_seq_lens_q": offsets,
+        "cu_seq_lens_k": offsets,
+        "max_length_q": longest,
+        "max_length_k": longest,
+    }
+
+
 @auto_docstring
 class TinyLlamaModel(TinyLlamaPreTrainedModel):
     def __init__(self, config: TinyLlamaConfig):
         super().__init__(config)
+        config.validate_architecture()
         self.padding_idx = config.pad_token_id
         self.vocab_size = config.vocab_size
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size, self.padding_idx)
@@ -268,6 +290,10 @@ class TinyLlamaModel(TinyLlamaPreTrainedModel):
 
         # The mask comes before a new cache is made: transformers separates packed stories (`position_ids` that start
         # again in mid-row) only where it sees no cache, and an empty one would let each story see those before it.
+        # Flash attention has no such mask, and by itself it looks for packed stories in batches of one row only.
+        packable = position_ids is not None and attention_mask is None and past_key_values is None
+        if packable and is_flash_attention_requested(self.config) and kwargs.get("cu_seq_lens_q") is None:
+            kwargs |= _flash_story_bounds(position_ids.expand(inputs_embeds.shape[:2]))
         attention_mask = create_causal_mask(
             config=self.config,
             inputs_embeds=inputs_embeds,
@@ -378,13 +404,33 @@ class TinyLlamaForCausalLM(TinyLlamaPreTrainedModel, GenerationMixin):
         )
 
 
-class TinyLlamaForSequenceClassification(GenericForSequenceClassification, TinyLlamaPreTrainedModel): ...
+class _HeadOnTinyLlama:
+    """The heads that transformers gives ask `AutoModel` for their base. Where this code came out of a model folder,
+    `AutoModel` has not heard of it and would ask once more whether to trust it: so it is told first."""
+
+    def __init__(self, config: TinyLlamaConfig):
+        AutoModel.register(type(config), TinyLlamaModel, exist_ok=True)
+        super().__init__(config)
 
 
-class TinyLlamaForTokenClassification(GenericForTokenClassification, TinyLlamaPreTrainedModel): ...
+class TinyLlamaForSequenceClassification(
+    _HeadOnTinyLlama, GenericForSequenceClassification, TinyLlamaPreTrainedModel
+): ...
 
 
-class TinyLlamaForQuestionAnswering(GenericForQuestionAnswering, TinyLlamaPreTrainedModel): ...
+class TinyLlamaForTokenClassification(_HeadOnTinyLlama, GenericForTokenClassification, TinyLlamaPreTrainedModel): ...
+
+
+class TinyLlamaForQuestionAnswering(_HeadOnTinyLlama, GenericForQuestionAnswering, TinyLlamaPreTrainedModel): ...
+
+
+# So that `save_pretrained` copies this code into the folder; here and not in the package, because this file is also
+# loaded alone, out of such a folder.
+TinyLlamaModel.register_for_auto_class("AutoModel")
+TinyLlamaForCausalLM.register_for_auto_class("AutoModelForCausalLM")
+TinyLlamaForSequenceClassification.register_for_auto_class("AutoModelForSequenceClassification")
+TinyLlamaForTokenClassification.register_for_auto_class("AutoModelForTokenClassification")
+TinyLlamaForQuestionAnswering.register_for_auto_class("AutoModelForQuestionAnswering")
 
 
 __all__ = [

@@ -65,8 +65,12 @@ def _train(options: argparse.Namespace, overrides: list[str]) -> None:
     from .recipe import load_recipe
 
     recipe = load_recipe(options.recipe, overrides)
+    from transformers.utils import logging
+
     from .training import train
 
+    # The training bar is `Trainer`'s own and stays; this is about one bar for each file that is written or read.
+    logging.disable_progress_bar()
     train(recipe)
 
 

@@ -8,6 +8,7 @@ that names the nearest one that does.
 
 import dataclasses
 import difflib
+import re
 import types
 import typing
 from dataclasses import dataclass, field
@@ -38,7 +39,7 @@ class Recipe:
         tokenizer: folder or Hub id of a tokenizer; by default one is trained on the corpus.
         vocab_size: entries of a tokenizer that is trained.
         max_length: the model's context in tokens; longer stories are trained on in overlapping parts.
-        row_length: tokens of a packed row, 1.5 times `max_length` by default, which whole stories fill to the brim.
+        row_length: tokens of a packed row, twice `max_length` by default, which whole stories fill to the brim.
         num_proc: processes for tokenising.
         overwrite_output_dir: start again in a folder that holds checkpoints of an earlier run.
         prompts: the beginnings that the finished model is shown to continue.
@@ -91,7 +92,7 @@ def load_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:
         UserError: for a file that cannot be read, an unknown key or a value of the wrong type.
     """
     try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        content = yaml.load(Path(path).read_text(encoding="utf-8"), _Yaml12Loader)
     except FileNotFoundError:
         raise UserError(f"There is no recipe {path}; those that come with the project are in configs/.") from None
     except IsADirectoryError:
@@ -125,7 +126,17 @@ def build_recipe(content: dict | None, overrides: dict[str, str] | None = None, 
     for key, text in (overrides or {}).items():
         section, name = _owner(key, known)
         settings[section][name] = _coerce(_parse_scalar(text), known[section][name], f"`--{key}`")
-    return Recipe(**settings[None], model=settings["model"], trainer=settings["trainer"])
+    recipe = Recipe(**settings[None], model=settings["model"], trainer=settings["trainer"])
+    if recipe.max_length < 16:
+        raise UserError(f"`max_length` ({recipe.max_length}) must be at least 16 tokens; stories take about 200.")
+    if recipe.row_length is not None and recipe.row_length < recipe.max_length:
+        raise UserError(
+            f"`row_length` ({recipe.row_length}) must be at least `max_length` ({recipe.max_length}), since a row "
+            f"holds whole stories."
+        )
+    if recipe.num_proc is not None and recipe.num_proc < 1:
+        raise UserError(f"`num_proc` ({recipe.num_proc}) must be at least 1.")
+    return recipe
 
 
 def parse_overrides(arguments: list[str]) -> dict[str, str]:
@@ -167,21 +178,40 @@ def _require_known(key: Any, names: dict[str, Any], where: str) -> None:
         return
     if key in _DERIVED:
         raise UserError(
-            f"{where}: `{key}` follows from the tokenizer and `max_length`; set `vocab_size` or `max_length` at the top."
+            f"{where}: `{key}` follows from the tokenizer and `max_length`; set `vocab_size` or `max_length`."
         )
     close = difflib.get_close_matches(str(key), names, n=1, cutoff=0.0)
     raise UserError(f"{where}: there is no setting `{key}`; the nearest is `{close[0]}`.")
 
 
+class _Yaml12Loader(yaml.SafeLoader):
+    """YAML 1.2 for what recipes hold: `no` is a word (`eval_strategy: no`), and 5e-4 is a number."""
+
+    yaml_implicit_resolvers = {
+        first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith((":bool", ":float"))]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+
+_Yaml12Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:bool", re.compile("true|True|TRUE|false|False|FALSE"), list("tTfF")
+)
+_Yaml12Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"[-+]?(\.\d+|\d+(\.\d*)?)([eE][-+]?\d+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)"),
+    list("-+0123456789."),
+)
+
+
 def _parse_scalar(text: str) -> Any:
     try:
-        return yaml.safe_load(text)
+        return yaml.load(text, _Yaml12Loader)
     except yaml.YAMLError:
         return text
 
 
 def _coerce(value: Any, hint: Any, name: str) -> Any:
-    """`value` as the type that `hint` names, or a `UserError`. YAML reads 5e-4 as text, which is mended here."""
+    """`value` as the type that `hint` names, or a `UserError`."""
     accepted = _scalar_types(hint)
     if value is None:
         if type(None) in accepted or not accepted:
@@ -189,19 +219,20 @@ def _coerce(value: Any, hint: Any, name: str) -> Any:
         raise UserError(f"{name} needs a value ({_describe(accepted)}).")
     if not accepted or type(value) in accepted:
         return value
-    if float in accepted and isinstance(value, (int, str)) and not isinstance(value, bool):
-        try:
-            return float(value)
-        except ValueError:
-            pass
-    if str in accepted and isinstance(value, (int, float)) and not isinstance(value, bool):
+    if isinstance(value, bool):
+        if str in accepted:
+            return str(value).lower()
+    elif str in accepted and isinstance(value, (int, float)):
         return str(value)
-    if int in accepted and isinstance(value, str) and value.replace("_", "").isdecimal():
-        return int(value)
-    if int in accepted and isinstance(value, float) and value.is_integer():
-        return int(value)
-    if str in accepted and isinstance(value, bool) and bool not in accepted:
-        return str(value).lower()
+    elif isinstance(value, (int, float, str)) and accepted & {int, float}:
+        try:
+            number = float(value)
+        except ValueError:
+            number = None
+        if number is not None and float in accepted:
+            return number
+        if number is not None and number.is_integer():
+            return int(number)
     raise UserError(f"{name} must be {_describe(accepted)}, but is {value!r}.")
 
 

@@ -9,6 +9,8 @@ import math
 import shutil
 import sys
 import time
+from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
@@ -65,6 +67,8 @@ def train(recipe: Recipe) -> Path:
     arguments = training_arguments(recipe)
     output_dir = Path(arguments.output_dir)
     checkpoint = _checkpoint_to_resume(arguments, recipe)
+    with _blaming("model"):
+        TinyLlamaConfig(**recipe.model)
     set_seed(arguments.seed)
 
     with arguments.main_process_first(desc="reading the corpus"):
@@ -77,8 +81,10 @@ def train(recipe: Recipe) -> Path:
             num_proc=recipe.num_proc,
         )
     with arguments.main_process_first(desc="tokenizer"):
-        tokenizer = _tokenizer(recipe, corpus, output_dir, resuming=checkpoint is not None)
-        if arguments.process_index == 0:
+        # The other processes of a machine read what its first one has written.
+        written = checkpoint is not None or arguments.local_process_index > 0
+        tokenizer = load_tokenizer(str(output_dir)) if written else _tokenizer(recipe, corpus)
+        if arguments.local_process_index == 0:
             output_dir.mkdir(parents=True, exist_ok=True)
             tokenizer.save_pretrained(output_dir)
             save_recipe(recipe, output_dir / "recipe.yaml")
@@ -96,7 +102,7 @@ def train(recipe: Recipe) -> Path:
     )
     if arguments.process_index == 0:
         print(_summary(corpus, tokenizer, model, train_rows, validation_rows, arguments))
-    trainer.train(resume_from_checkpoint=checkpoint)
+    trained = trainer.train(resume_from_checkpoint=checkpoint)
     metrics = trainer.evaluate()
     trainer.save_model()
     trainer.save_state()
@@ -106,7 +112,8 @@ def train(recipe: Recipe) -> Path:
         print(
             f"\nValidation: {metrics['eval_bits_per_byte']:.4f} bits per byte "
             f"({metrics['eval_nats_per_token']:.3f} nats a token) on {len(corpus.validation):,} held-out stories of "
-            f"{corpus.name}."
+            f"{corpus.name}.\nTraining took {timedelta(seconds=round(trained.metrics['train_runtime']))}, "
+            f"with {trainer.state.global_step:,} steps in all."
         )
         for number, prompt in enumerate(recipe.prompts):
             print(f"\n--- story {number + 1}")
@@ -123,10 +130,13 @@ def training_arguments(recipe: Recipe) -> TrainingArguments:
     settings["bf16"] = _wants_bf16(settings)
     settings.setdefault("save_strategy", settings["eval_strategy"])
     settings.setdefault("save_steps", settings["eval_steps"])
-    try:
+    with _blaming("trainer"):
         return TrainingArguments(**settings)
-    except (ValueError, TypeError) as error:
-        raise UserError(f"The recipe's `trainer` section does not work: {first_line(error)}.") from None
+
+
+def rows_per_step(arguments: TrainingArguments) -> int:
+    """Rows that one optimizer step sees, over all processes."""
+    return arguments.train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
 
 
 def computes_in_bf16(use_cpu: bool) -> bool:
@@ -138,7 +148,7 @@ def computes_in_bf16(use_cpu: bool) -> bool:
 
 def model_config(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> TinyLlamaConfig:
     """The recipe's `model` section, completed by what follows from the tokenizer and the row length."""
-    try:
+    with _blaming("model"):
         return TinyLlamaConfig(
             **recipe.model,
             vocab_size=len(tokenizer),
@@ -147,8 +157,14 @@ def model_config(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> TinyLlam
             eos_token_id=tokenizer.eos_token_id,
             pad_token_id=tokenizer.pad_token_id,
         )
-    except ValueError as error:
-        raise UserError(f"The recipe's `model` section does not work: {first_line(error)}.") from None
+
+
+@contextmanager
+def _blaming(section: str):
+    try:
+        yield
+    except (ValueError, TypeError) as error:
+        raise UserError(f"The recipe's `{section}` section does not work: {first_line(error)}.") from None
 
 
 def pack_corpus(
@@ -161,7 +177,7 @@ def pack_corpus(
     )
     context = recipe.max_length
     shape = {
-        "length": recipe.row_length or context * 3 // 2,
+        "length": recipe.row_length or context * 2,
         "context": context,
         "pad_token_id": tokenizer.pad_token_id,
         "seed": seed,
@@ -241,28 +257,30 @@ class StoryProgress(ProgressCallback):
 
     def on_train_begin(self, args, state, control, **kwargs):
         super().on_train_begin(args, state, control, **kwargs)
-        self._seconds, self._steps, self._began = 0.0, 0, time.perf_counter()
-        rows = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
-        self.tokens_per_step = rows * self.tokens_per_row
+        self.tokens_per_step = rows_per_step(args) * self.tokens_per_row
+        self._start_measuring(state)
         if self.training_bar is not None:
             # A log file keeps every redrawing of the bar as a line, so there it is drawn seldom.
             self.training_bar.mininterval = 0.5 if sys.stderr.isatty() else 30.0
             self.training_bar.set_description("Training")
 
-    def on_step_begin(self, args, state, control, **kwargs):
-        self._began = time.perf_counter()
+    def _start_measuring(self, state):
+        self._measured_from = state.global_step, time.perf_counter()
 
-    def on_step_end(self, args, state, control, **kwargs):
-        self._seconds += time.perf_counter() - self._began
-        self._steps += 1
-        super().on_step_end(args, state, control, **kwargs)
+    def on_evaluate(self, args, state, control, **kwargs):
+        super().on_evaluate(args, state, control, **kwargs)
+        self._start_measuring(state)
+
+    def on_save(self, args, state, control, **kwargs):
+        self._start_measuring(state)
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         if not state.is_world_process_zero or self.training_bar is None or not logs:
             return
         if "loss" in logs:
-            speed = self._steps * self.tokens_per_step / max(self._seconds, 1e-9)
-            self._seconds, self._steps = 0.0, 0
+            step, began = self._measured_from
+            speed = (state.global_step - step) * self.tokens_per_step / (time.perf_counter() - began)
+            self._start_measuring(state)
             self.training_bar.set_postfix_str(
                 f"loss {float(logs['loss']):.3f}, lr {float(logs['learning_rate']):.1e}, {speed:,.0f} tokens/s",
                 refresh=False,
@@ -278,9 +296,7 @@ class StoryProgress(ProgressCallback):
             )
 
 
-def _tokenizer(recipe: Recipe, corpus: Corpus, output_dir: Path, resuming: bool) -> PreTrainedTokenizerBase:
-    if resuming or (output_dir / "tokenizer.json").exists() and torch.distributed.is_initialized():
-        return load_tokenizer(str(output_dir))
+def _tokenizer(recipe: Recipe, corpus: Corpus) -> PreTrainedTokenizerBase:
     if recipe.tokenizer is None:
         texts = (batch["text"] for batch in corpus.train.iter(batch_size=1_000))
         return train_bpe(texts, recipe.vocab_size, model_max_length=recipe.max_length, total=len(corpus.train))
@@ -333,7 +349,7 @@ def _wants_bf16(settings: dict) -> bool:
 
 
 def _summary(corpus, tokenizer, model, train_rows: PackedStories, validation_rows: PackedStories, arguments) -> str:
-    batch = arguments.train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
+    batch = rows_per_step(arguments)
     return "\n".join(
         (
             f"corpus      {corpus.name}: {len(corpus.train):,} stories to train on, "

@@ -27,7 +27,7 @@ from collections.abc import Iterable, Iterator
 from itertools import islice
 
 import transformers
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from tqdm.auto import tqdm
 
 from tinystories.errors import UserError
@@ -96,7 +96,7 @@ def train_bpe(
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
         min_frequency=2,  # a pair seen once is a spelling of one place, not a habit of the language
-        show_progress=False,  # its bar draws nothing in a log file, and cannot tell how far the corpus is read
+        show_progress=False,  # its bar draws nothing in a log file; ours does
         special_tokens=SPECIAL_TOKENS,
         initial_alphabet=BYTE_ALPHABET,
     )
@@ -125,7 +125,6 @@ def build_tokenizer(backend: Tokenizer, model_max_length: int) -> PreTrainedToke
     found = [backend.token_to_id(token) for token in SPECIAL_TOKENS]
     if found != [0, 1, 2]:
         raise ValueError(f"{SPECIAL_TOKENS} must have the ids 0, 1, 2 in the vocabulary, not {found}")
-    backend.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL_TOKENS])
     backend.post_processor = processors.TemplateProcessing(
         single=f"{BOS} $A", pair=f"{BOS} $A {BOS}:1 $B:1", special_tokens=[(BOS, 0)]
     )

@@ -80,12 +80,12 @@ def cut_to_top_k(
     kept = _prune(halves, _usage(_model(halves, merges), words), k - BASE_SIZE)
     used = _usage(_model(kept, merges), words)
     by_usage = sorted(kept, key=lambda token: -used[token])  # stable: what is used as often stays in merge order
-    unused = sum(not used[token] for token in kept)
-    if unused:
-        logger.warning(
-            f"{unused:,} of the {k:,} entries are tokens that this corpus never needs; "
-            f"k={k - unused} would encode it as well"
-        )
+    needed = {token for token in kept if used[token]}
+    for token in reversed(kept):  # halves come before what they make, so one pass finds the stepping stones too
+        if token in needed:
+            needed.update(halves[token])
+    if spare := len(kept) - sum(token in needed for token in kept):
+        logger.warning(f"{spare:,} of the {k:,} entries are no use to this corpus; k={k - spare} encodes it as well")
     backend = Tokenizer(_model(by_usage, merges))
     backend.pre_tokenizer = pre_tokenizer
     return build_tokenizer(backend, model_max_length)

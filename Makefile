@@ -1,0 +1,29 @@
+# Each target does all its own set-up: a virtual environment in .venv with the exact versions of constraints.txt.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: quickstart test test-all lint clean
+
+quickstart: $(READY)
+	$(BIN)/python train_hf.py configs/quickstart.yaml
+
+test: $(READY)
+	$(BIN)/python -m pytest -m "not slow" --durations=10
+
+test-all: $(READY)
+	$(BIN)/python -m pytest --durations=20
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+clean:
+	rm -rf $(VENV) *.egg-info .pytest_cache .ruff_cache
+
+$(READY): setup.cfg constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@

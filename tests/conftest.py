@@ -1,0 +1,61 @@
+"""What the tests share: caches of their own, and one small model that was really trained."""
+
+import os
+import tempfile
+from pathlib import Path
+
+import pytest
+
+
+# Before anything of Hugging Face is imported: the user's caches are neither read nor filled.
+os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="tinystories-tests-")
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+TINY_RECIPE = {
+    "corpus": "sample",
+    "max_stories": 600,
+    "max_validation_stories": 40,
+    "vocab_size": 600,
+    "max_length": 128,
+    "prompts": ["Once upon a time there was"],
+    "model": {
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "initializer_range": 0.1,
+    },
+    "trainer": {
+        "max_steps": 120,
+        "per_device_train_batch_size": 4,
+        "per_device_eval_batch_size": 8,
+        "learning_rate": 5e-3,
+        "warmup_steps": 5,
+        "eval_steps": 60,
+        "logging_steps": 20,
+        "disable_tqdm": True,
+    },
+}
+
+
+@pytest.fixture
+def tiny_recipe(tmp_path):
+    """A function that makes a recipe of a model that trains in seconds: `tiny_recipe(max_steps=4)`."""
+    from tinystories.recipe import build_recipe
+
+    def make(**overrides):
+        overrides = {"output_dir": str(tmp_path / "run"), **overrides}
+        return build_recipe(TINY_RECIPE, {key: str(value) for key, value in overrides.items()})
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tmp_path_factory) -> Path:
+    """The run folder of a small model that was trained for a few seconds; tests only read it."""
+    from tinystories.recipe import build_recipe
+    from tinystories.training import train
+
+    folder = tmp_path_factory.mktemp("runs") / "tiny"
+    return train(build_recipe(TINY_RECIPE, {"output_dir": str(folder)}))

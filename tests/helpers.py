@@ -1,0 +1,43 @@
+"""Small models that several test files build."""
+
+import torch
+from torch import nn
+
+from modeling_tinyllama import TinyLlamaConfig, TinyLlamaForCausalLM
+
+
+def tiny_config(**changes) -> TinyLlamaConfig:
+    """Two layers, four query heads on two key/value heads, of which the first half is rotated."""
+    settings = {
+        "vocab_size": 96,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 64,
+        **changes,
+    }
+    return TinyLlamaConfig(**settings)
+
+
+def sharpen(model: nn.Module, seed: int = 0) -> nn.Module:
+    """Random weights of a trained model's size, ready for inference: with fresh ones (0.02) attention is nearly even
+    and many a fault would drown in the tolerance."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                parameter.normal_(std=0.2, generator=generator)
+            else:
+                parameter.uniform_(0.5, 1.5, generator=generator)
+    return model.eval()
+
+
+def tiny_model(model_class=TinyLlamaForCausalLM, seed: int = 0, **changes) -> nn.Module:
+    return sharpen(model_class(tiny_config(**changes)), seed)
+
+
+def random_ids(batch: int, length: int, seed: int = 0) -> torch.LongTensor:
+    """Ids that are neither padding nor the end of a story."""
+    return torch.randint(2, 96, (batch, length), generator=torch.Generator().manual_seed(seed))
