@@ -184,8 +184,10 @@ class TinyLlamaConfig(PreTrainedConfig):
                 raise ValueError(f"`{name}` must be True or False, but is {value!r}.")
         for name in ("initializer_range", "rms_norm_eps", "attention_dropout"):
             value = getattr(self, name)
-            if not _is_number(value) or not 0.0 <= value < 1.0:
-                raise ValueError(f"`{name}` must be a number in [0, 1), but is {value!r}.")
+            if not _is_number(value) or value < 0:
+                raise ValueError(f"`{name}` must be a finite number of at least 0, but is {value!r}.")
+        if self.attention_dropout >= 1:
+            raise ValueError(f"`attention_dropout` must lie in [0, 1), but is {self.attention_dropout!r}.")
         if not isinstance(self.hidden_act, str) or self.hidden_act not in ACT2FN:
             nearest = difflib.get_close_matches(str(self.hidden_act), ACT2FN, n=1) or ["silu"]
             raise ValueError(f"`hidden_act` {self.hidden_act!r} is not known: did you mean {nearest[0]!r}?")
@@ -206,7 +208,7 @@ class TinyLlamaConfig(PreTrainedConfig):
             )
 
     def _check_rope(self):
-        rope = self.rope_parameters
+        rope = self.rope_parameters or {}
         rope_type = rope.get("rope_type", "default")
         if rope_type != "default" and rope_type not in ROPE_INIT_FUNCTIONS:
             known = ", ".join(["default", *ROPE_INIT_FUNCTIONS])

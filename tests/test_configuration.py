@@ -85,6 +85,12 @@ def test_callers_dictionary_is_left_alone():
     assert tiny_config(rope_parameters=shared).rope_parameters["partial_rotary_factor"] == 0.5
 
 
+def test_unusual_but_possible_numbers_are_taken():
+    """What transformers' own tests set, and no more is refused than cannot work."""
+    config = tiny_config(rms_norm_eps=1.0, initializer_range=0.0, attention_dropout=0)
+    assert TinyLlamaForCausalLM(config).model.norm.variance_epsilon == 1.0
+
+
 def test_attributes_can_be_set_later():
     config = tiny_config()
     config.hidden_size, config.num_attention_heads, config.pad_token_id = 64, 8, None

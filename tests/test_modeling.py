@@ -28,7 +28,7 @@ from modeling_tinyllama import (
     TinyLlamaForTokenClassification,
     TinyLlamaModel,
 )
-from modeling_tinyllama.modeling_tinyllama import TinyLlamaRMSNorm
+from modeling_tinyllama.modeling_tinyllama import TinyLlamaRMSNorm, apply_rotary_pos_emb
 
 
 def reference_flash(module, query, key, value, attention_mask, scaling=None, dropout=0.0, **kwargs):
@@ -705,8 +705,6 @@ def test_only_the_first_part_of_a_head_is_rotated():
     query = torch.randn(1, 4, 6, 8)
     cos, sin = model.model.rotary_emb(query, torch.arange(6)[None])
     assert cos.shape == (1, 6, 4)
-    from modeling_tinyllama.modeling_tinyllama import apply_rotary_pos_emb
-
     turned, _ = apply_rotary_pos_emb(query, query, cos, sin)
     assert torch.equal(turned[..., 4:], query[..., 4:])
     assert (turned[:, :, 1:, :4] - query[:, :, 1:, :4]).abs().max() > 0.1

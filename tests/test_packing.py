@@ -5,7 +5,14 @@ import torch
 from transformers import default_data_collator
 
 from modeling_tinyllama import TinyLlamaConfig, TinyLlamaForCausalLM
-from tinystories.packing import IGNORE_INDEX, PackedStories, best_fit, split_long_stories, tokenize_stories
+from tinystories.packing import (
+    IGNORE_INDEX,
+    PackedStories,
+    best_fit,
+    shortest_full_row,
+    split_long_stories,
+    tokenize_stories,
+)
 from tinystories.training import bits_per_byte_metrics, token_losses
 from tokenization import train_bpe
 
@@ -103,12 +110,18 @@ def test_best_fit_finds_the_perfect_filling_where_there_is_one():
     assert best_fit(rng.permutation(lengths), 100).max() + 1 <= 201
 
 
-def test_less_than_one_percent_of_story_rows_is_padding():
-    # Token counts spread as those of TinyStories are: few under 100, half between 160 and 220, a tail past 600.
-    lengths = np.random.default_rng(0).lognormal(np.log(190), 0.33, size=5_000).astype(int)
-    parts = split_long_stories(lengths, 512, 64).length
-    rows = best_fit(parts, 768).max() + 1
-    assert 1 - parts.sum() / (rows * 768) < 0.01
+@pytest.mark.parametrize(("context", "median"), [(512, 190), (256, 200), (128, 200), (512, 60)])
+def test_less_than_one_percent_of_story_rows_is_padding(context, median):
+    # Token counts spread as those of TinyStories are: half within a sixth of the median, a tail past three times that.
+    lengths = np.random.default_rng(0).lognormal(np.log(median), 0.33, size=5_000).astype(int)
+    parts = split_long_stories(lengths, context, context // 8).length
+    row_length = shortest_full_row(parts, context)
+    assert context <= row_length <= 4 * context
+    assert 1 - parts.sum() / ((best_fit(parts, row_length).max() + 1) * row_length) < 0.01
+
+
+def test_a_handful_of_stories_still_gets_rows():
+    assert 32 <= shortest_full_row(np.array([30, 5, 9]), 32) <= 256
 
 
 def tiny_model(tokenizer):

@@ -39,7 +39,7 @@ class Recipe:
         tokenizer: folder or Hub id of a tokenizer; by default one is trained on the corpus.
         vocab_size: entries of a tokenizer that is trained.
         max_length: the model's context in tokens; longer stories are trained on in overlapping parts.
-        row_length: tokens of a packed row, twice `max_length` by default, which whole stories fill to the brim.
+        row_length: tokens of a packed row; by default the shortest that the stories fill to over 99 %.
         num_proc: processes for tokenising.
         overwrite_output_dir: start again in a folder that holds checkpoints of an earlier run.
         prompts: the beginnings that the finished model is shown to continue.

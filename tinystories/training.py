@@ -176,16 +176,9 @@ def pack_corpus(
         for split, stories in (("train", corpus.train), ("validation", corpus.validation))
     )
     context = recipe.max_length
-    shape = {
-        "length": recipe.row_length or context * 2,
-        "context": context,
-        "pad_token_id": tokenizer.pad_token_id,
-        "seed": seed,
-    }
-    return (
-        PackedStories(train_stories, overlap=max(1, context // 8), **shape),
-        PackedStories(validation_stories, overlap=max(1, context // 2), **shape),
-    )
+    shape = {"context": context, "pad_token_id": tokenizer.pad_token_id, "seed": seed}
+    train_rows = PackedStories(train_stories, length=recipe.row_length, overlap=context // 8, **shape)
+    return train_rows, PackedStories(validation_stories, length=train_rows.length, overlap=context // 2, **shape)
 
 
 class StoryTrainer(Trainer):
@@ -206,6 +199,9 @@ class StoryTrainer(Trainer):
             compute_metrics=bits_per_byte_metrics(eval_dataset, processing_class.eos_token_id),
             preprocess_logits_for_metrics=token_losses,
         )
+        if model.config.tie_word_embeddings:
+            # Else `Trainer` warns that the head is missing when it loads the best checkpoint, which stores it once.
+            model._keys_to_ignore_on_save = list(model._tied_weights_keys)
         self.remove_callback(ProgressCallback)
         if not args.disable_tqdm:
             self.add_callback(StoryProgress(train_dataset.tokens / len(train_dataset)))
@@ -266,6 +262,10 @@ class StoryProgress(ProgressCallback):
 
     def _start_measuring(self, state):
         self._measured_from = state.global_step, time.perf_counter()
+
+    def on_prediction_step(self, args, state, control, **kwargs):
+        if sys.stderr.isatty():
+            super().on_prediction_step(args, state, control, **kwargs)
 
     def on_evaluate(self, args, state, control, **kwargs):
         super().on_evaluate(args, state, control, **kwargs)
