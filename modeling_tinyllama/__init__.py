@@ -1,5 +1,6 @@
 """TinyLlama for transformers. Importing this package registers it with the Auto classes."""
 
+import transformers
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -27,6 +28,8 @@ AutoModelForCausalLM.register(TinyLlamaConfig, TinyLlamaForCausalLM, exist_ok=Tr
 AutoModelForSequenceClassification.register(TinyLlamaConfig, TinyLlamaForSequenceClassification, exist_ok=True)
 AutoModelForTokenClassification.register(TinyLlamaConfig, TinyLlamaForTokenClassification, exist_ok=True)
 AutoModelForQuestionAnswering.register(TinyLlamaConfig, TinyLlamaForQuestionAnswering, exist_ok=True)
+if hasattr(transformers, "AutoModelForDecision"):  # not in every version that this runs with
+    transformers.AutoModelForDecision.register(TinyLlamaConfig, TinyLlamaForCausalLM, exist_ok=True)
 
 
 __all__ = [

@@ -12,11 +12,13 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 
 # What a saved folder offers to a process that has transformers and not this package: the module in the folder and the
-# class in it. All heads, whichever was saved: a classifier starts from the folder of a language model.
+# class in it. All heads, whichever was saved: a classifier starts from the folder of a language model. "Decision" is
+# the one class that `transformers serve` asks a folder with code for; to it, a language model decides by its logits.
 AUTO_MAP = {
     "AutoConfig": "configuration_tinyllama.TinyLlamaConfig",
     "AutoModel": "modeling_tinyllama.TinyLlamaModel",
     "AutoModelForCausalLM": "modeling_tinyllama.TinyLlamaForCausalLM",
+    "AutoModelForDecision": "modeling_tinyllama.TinyLlamaForCausalLM",
     "AutoModelForSequenceClassification": "modeling_tinyllama.TinyLlamaForSequenceClassification",
     "AutoModelForTokenClassification": "modeling_tinyllama.TinyLlamaForTokenClassification",
     "AutoModelForQuestionAnswering": "modeling_tinyllama.TinyLlamaForQuestionAnswering",

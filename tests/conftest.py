@@ -17,6 +17,7 @@ TINY_RECIPE = {
     "max_stories": 600,
     "max_validation_stories": 40,
     "vocab_size": 600,
+    "optimizer": "muon",
     "max_length": 128,
     "prompts": ["Once upon a time there was"],
     "model": {
@@ -30,7 +31,7 @@ TINY_RECIPE = {
         "max_steps": 120,
         "per_device_train_batch_size": 4,
         "per_device_eval_batch_size": 8,
-        "learning_rate": 5e-3,
+        "learning_rate": 1e-2,
         "warmup_steps": 5,
         "eval_steps": 60,
         "logging_steps": 20,

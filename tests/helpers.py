@@ -1,9 +1,33 @@
-"""Small models that several test files build."""
+"""What several test files use: small models, and a process in which this project does not exist."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import torch
 from torch import nn
 
 from modeling_tinyllama import TinyLlamaConfig, TinyLlamaForCausalLM
+
+
+WITHOUT_US = """
+import sys
+
+class Nothing:
+    def find_spec(self, name, path=None, target=None):
+        if name in ("modeling_tinyllama", "tokenization", "tinystories"):
+            raise ImportError(name)
+
+sys.meta_path.insert(0, Nothing())
+try:
+    import modeling_tinyllama
+except ImportError:
+    pass
+else:
+    raise SystemExit("the package can be imported, so this shows nothing")
+"""
 
 
 def tiny_config(**changes) -> TinyLlamaConfig:
@@ -41,3 +65,18 @@ def tiny_model(model_class=TinyLlamaForCausalLM, seed: int = 0, **changes) -> nn
 def random_ids(batch: int, length: int, seed: int = 0) -> torch.LongTensor:
     """Ids that are neither padding nor the end of a story."""
     return torch.randint(2, 96, (batch, length), generator=torch.Generator().manual_seed(seed))
+
+
+def run_without_us(code: str, folder: Path, tmp_path: Path):
+    """What `code` prints as JSON in its last line, run with `folder` as `sys.argv[1]` in a process that cannot import
+    anything of this project."""
+    environment = {**os.environ, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_OFFLINE": "1"}
+    result = subprocess.run(
+        [sys.executable, "-c", WITHOUT_US + code, str(folder)],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stderr[-3000:]
+    return json.loads(result.stdout.splitlines()[-1])

@@ -16,6 +16,7 @@ from transformers import (
     AutoConfig,
     AutoModel,
     AutoModelForCausalLM,
+    AutoModelForDecision,
     AutoModelForQuestionAnswering,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
@@ -29,6 +30,7 @@ from modeling_tinyllama.configuration_tinyllama import AUTO_MAP, ROPE_REQUIRED_K
 HEADS = {
     AutoModel: modeling_tinyllama.TinyLlamaModel,
     AutoModelForCausalLM: modeling_tinyllama.TinyLlamaForCausalLM,
+    AutoModelForDecision: modeling_tinyllama.TinyLlamaForCausalLM,
     AutoModelForSequenceClassification: modeling_tinyllama.TinyLlamaForSequenceClassification,
     AutoModelForTokenClassification: modeling_tinyllama.TinyLlamaForTokenClassification,
     AutoModelForQuestionAnswering: modeling_tinyllama.TinyLlamaForQuestionAnswering,

@@ -1,46 +1,14 @@
 """A run folder works for people who have transformers and nothing of ours."""
 
-import json
-import os
 import shutil
-import subprocess
-import sys
 
 import pytest
 import torch
+from helpers import run_without_us
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 
 PROMPT = "Once upon a time there was"
-WITHOUT_US = """
-import sys
-
-class Nothing:
-    def find_spec(self, name, path=None, target=None):
-        if name in ("modeling_tinyllama", "tokenization", "tinystories"):
-            raise ImportError(name)
-
-sys.meta_path.insert(0, Nothing())
-try:
-    import modeling_tinyllama
-except ImportError:
-    pass
-else:
-    raise SystemExit("the package can be imported, so this shows nothing")
-"""
-
-
-def run_without_us(code, folder, tmp_path):
-    environment = {**os.environ, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_OFFLINE": "1"}
-    result = subprocess.run(
-        [sys.executable, "-c", WITHOUT_US + code, str(folder)],
-        cwd=tmp_path,
-        env=environment,
-        capture_output=True,
-        text=True,
-    )
-    assert result.returncode == 0, result.stderr[-3000:]
-    return json.loads(result.stdout.splitlines()[-1])
 
 
 @pytest.fixture

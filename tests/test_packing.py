@@ -2,9 +2,9 @@ import datasets
 import numpy as np
 import pytest
 import torch
+from helpers import tiny_model
 from transformers import default_data_collator
 
-from modeling_tinyllama import TinyLlamaConfig, TinyLlamaForCausalLM
 from tinystories.packing import (
     IGNORE_INDEX,
     PackedStories,
@@ -124,18 +124,6 @@ def test_a_handful_of_stories_still_gets_rows():
     assert 32 <= shortest_full_row(np.array([30, 5, 9]), 32) <= 256
 
 
-def tiny_model(tokenizer):
-    torch.manual_seed(0)
-    config = TinyLlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2
-    )
-    model = TinyLlamaForCausalLM(config)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.mul_(4)
-    return model
-
-
 def largest_leak(model, batch, **extra):
     """Largest difference of a logit between a story in its row and the same story alone."""
     together = model(input_ids=batch["input_ids"], position_ids=batch["position_ids"], **extra).logits
@@ -150,7 +138,7 @@ def largest_leak(model, batch, **extra):
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 def test_packed_logits_equal_those_of_each_story_alone(tokenised, tokenizer, training, attention):
-    model = tiny_model(tokenizer).train(training)
+    model = tiny_model(vocab_size=len(tokenizer)).train(training)
     model.set_attn_implementation(attention)
     batch = default_data_collator(pack(tokenised, tokenizer).__getitems__([0, 1, 2, 3]))
     assert all(len(list(parts_of({k: v[i] for k, v in batch.items()}))) > 1 for i in range(2))
@@ -161,7 +149,7 @@ def test_packed_logits_equal_those_of_each_story_alone(tokenised, tokenizer, tra
 def test_the_comparison_sees_a_leak(tokenised, tokenizer):
     from transformers import DynamicCache
 
-    model = tiny_model(tokenizer).eval()
+    model = tiny_model(vocab_size=len(tokenizer)).eval()
     batch = default_data_collator(pack(tokenised, tokenizer).__getitems__([0, 1, 2, 3]))
     assert largest_leak(model, batch, attention_mask=torch.ones_like(batch["input_ids"])) > 0.1
     assert largest_leak(model, batch, past_key_values=DynamicCache(config=model.config)) > 0.1
@@ -171,7 +159,7 @@ def test_bits_per_byte_counts_every_byte_of_whole_stories_once(texts, tokenised,
     """Against a plain loop over the stories, each alone; long ones by a window that slides half its width."""
     from types import SimpleNamespace
 
-    model = tiny_model(tokenizer).eval()
+    model = tiny_model(vocab_size=len(tokenizer)).eval()
     rows = pack(tokenised, tokenizer, overlap=CONTEXT // 2)
     batch = default_data_collator(rows.__getitems__(list(range(len(rows)))))
     with torch.no_grad():

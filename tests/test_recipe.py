@@ -52,6 +52,7 @@ def test_the_full_recipe_is_the_24_million_model(tmp_path):
         ({"model": 3}, r"`model` is a section"),
         ({"max_length": 4}, r"`max_length` \(4\) must be at least 16"),
         ({"max_length": 64, "row_length": 32}, r"`row_length` \(32\) must be at least `max_length` \(64\)"),
+        ({"optimizer": "sgd"}, r"`optimizer` must be adamw or muon, but is 'sgd'"),
         ({"num_proc": 0}, r"`num_proc` \(0\) must be at least 1"),
         ([1, 2], r"must hold `key: value` lines"),
     ],

@@ -171,6 +171,25 @@ def test_prompt_begins_as_stories_do(either):
     assert set(either("the dog")) == {"input_ids", "attention_mask"}
 
 
+def test_chat_is_a_story_that_the_user_began(either, tmp_path):
+    def said(role: str, content: str) -> dict:
+        return {"role": role, "content": content}
+
+    earlier = [said("system", "Be brief."), said("user", "One day,"), said("assistant", " it rained.")]
+    begun = [*earlier, said("user", "Once upon a time")]
+    answered = [*begun, said("assistant", " there was a cat.")]
+    either.save_pretrained(tmp_path)
+    for tokenizer in (either, AutoTokenizer.from_pretrained(tmp_path)):
+        prompt = tokenizer.apply_chat_template(begun, add_generation_prompt=True)["input_ids"]
+        assert prompt == tokenizer("Once upon a time")["input_ids"]
+        story = "Once upon a time there was a cat."
+        assert tokenizer.apply_chat_template(answered, tokenize=False) == BOS + story + EOS
+        assert tokenizer.apply_chat_template(answered, tokenize=False, continue_final_message=True) == BOS + story
+        assert tokenizer.apply_chat_template(earlier[:1], tokenize=False, add_generation_prompt=True) == BOS
+        twice = [said("user", "Hi"), said("assistant", "."), said("user", "Hi")]
+        assert tokenizer.apply_chat_template(twice, tokenize=False, add_generation_prompt=True) == BOS + "Hi"
+
+
 def test_pads_on_the_left_with_pad(either):
     batch = either(["the", "the the the the"], padding=True)
     short, long = batch["input_ids"]
@@ -248,7 +267,7 @@ def test_saved_again_after_loading_is_the_same_file(tokenizer, tmp_path):
     loaded = PreTrainedTokenizerFast.from_pretrained(tmp_path / "one")
     loaded(["a", "the the"], padding="max_length", truncation=True)
     loaded.save_pretrained(tmp_path / "two")
-    for file in ("tokenizer.json", "tokenizer_config.json"):
+    for file in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
         assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()
 
 

@@ -58,6 +58,17 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("--seed", type=int, help="tell the same story again")
     verb.add_argument("--max-new-tokens", type=int, help="at most so many tokens (what the context leaves)")
     verb.set_defaults(run=_generate)
+
+    verb = verbs.add_parser(
+        "export",
+        help="write a model for people who do not run our code",
+        description="Write a model as one of transformers' own, to be loaded without trust_remote_code. The folder is "
+        "loaded back and compared before it is put in place.",
+    )
+    verb.add_argument("model", help="run folder, or id of a model on the Hub")
+    verb.add_argument("out", help="folder to write to, new or empty")
+    verb.add_argument("--to", help="llama or phi3 (llama where whole heads are rotated, else phi3)")
+    verb.set_defaults(run=_export)
     return parser
 
 
@@ -129,6 +140,19 @@ def _generate(options: argparse.Namespace, _: list[str]) -> None:
         max_new_tokens=options.max_new_tokens,
         stream=True,
     )
+
+
+def _export(options: argparse.Namespace, _: list[str]) -> None:
+    from transformers.utils import logging
+
+    from .interop.stock import TOLERANCE, export_stock
+
+    logging.disable_progress_bar()
+    written = export_stock(options.model, options.out, options.to)
+    print(f"model     {written.architecture}, {written.parameters:,} parameters, {str(written.dtype)[6:]}")
+    print(f"checked   largest difference of a logit {written.difference:.1e} at {written.positions:,} positions "
+          f"(allowed {TOLERANCE:.0e})")  # fmt: skip
+    print(f"saved in  {written.folder}")
 
 
 if __name__ == "__main__":

@@ -41,6 +41,8 @@ class Recipe:
         max_length: the model's context in tokens; longer stories are trained on in overlapping parts.
         row_length: tokens of a packed row; by default the shortest that the stories fill to over 99 %.
         num_proc: processes for tokenising.
+        optimizer: `adamw` (or what `trainer.optim` says), or `muon` for the matrices inside the layers and AdamW for
+            the rest.
         overwrite_output_dir: start again in a folder that holds checkpoints of an earlier run.
         prompts: the beginnings that the finished model is shown to continue.
         model: fields of `TinyLlamaConfig`. `vocab_size`, `max_position_embeddings` and the token ids follow from the
@@ -58,6 +60,7 @@ class Recipe:
     max_length: int = 512
     row_length: int | None = None
     num_proc: int | None = None
+    optimizer: str = "adamw"
     overwrite_output_dir: bool = False
     prompts: list[str] = field(
         default_factory=lambda: ["Once upon a time there was", "One day, a little girl named Lily", "The happy cat"]
@@ -134,6 +137,8 @@ def build_recipe(content: dict | None, overrides: dict[str, str] | None = None, 
             f"`row_length` ({recipe.row_length}) must be at least `max_length` ({recipe.max_length}), since a row "
             f"holds whole stories."
         )
+    if recipe.optimizer not in ("adamw", "muon"):
+        raise UserError(f"`optimizer` must be adamw or muon, but is {recipe.optimizer!r}.")
     if recipe.num_proc is not None and recipe.num_proc < 1:
         raise UserError(f"`num_proc` ({recipe.num_proc}) must be at least 1.")
     return recipe

@@ -31,6 +31,7 @@ from tokenization import train_bpe
 from .corpus import Corpus, load_corpus
 from .decoding import load_tokenizer, preset_config, tell_story
 from .errors import UserError, first_line
+from .optimizers import MuonWithAdamW, hidden_matrices
 from .packing import IGNORE_INDEX, PackedStories, tokenize_stories
 from .plots import plot_loss
 from .recipe import Recipe, save_recipe
@@ -99,6 +100,7 @@ def train(recipe: Recipe) -> Path:
         train_dataset=train_rows,
         eval_dataset=validation_rows,
         processing_class=tokenizer,
+        use_muon=recipe.optimizer == "muon",
     )
     if arguments.process_index == 0:
         print(_summary(corpus, tokenizer, model, train_rows, validation_rows, arguments))
@@ -188,7 +190,17 @@ class StoryTrainer(Trainer):
     it compares across tokenizers; `eval_nats_per_token` is the loss per scored token, end of text included.
     """
 
-    def __init__(self, *, model, args, train_dataset: PackedStories, eval_dataset: PackedStories, processing_class):
+    def __init__(
+        self,
+        *,
+        model,
+        args,
+        train_dataset: PackedStories,
+        eval_dataset: PackedStories,
+        processing_class,
+        use_muon: bool = False,
+    ):
+        self.use_muon = use_muon
         super().__init__(
             model=model,
             args=args,
@@ -205,6 +217,28 @@ class StoryTrainer(Trainer):
         self.remove_callback(ProgressCallback)
         if not args.disable_tqdm:
             self.add_callback(StoryProgress(train_dataset.tokens / len(train_dataset)))
+
+    def create_optimizer(self, model=None) -> torch.optim.Optimizer:
+        if self.optimizer is None and self.use_muon:
+            self.optimizer = self._muon_with_adamw(self.model if model is None else model)
+        return super().create_optimizer(model)
+
+    def _muon_with_adamw(self, model) -> MuonWithAdamW:
+        args = self.args
+        matrices = hidden_matrices(model)
+        decayed = self.get_decay_parameter_names(model)
+        rest = [(name, weight) for name, weight in model.named_parameters() if name not in matrices]
+        return MuonWithAdamW(
+            list(matrices.values()),
+            [
+                {"params": [w for name, w in rest if name in decayed], "weight_decay": args.weight_decay},
+                {"params": [w for name, w in rest if name not in decayed], "weight_decay": 0.0},
+            ],
+            lr=args.learning_rate,
+            weight_decay=args.weight_decay,
+            betas=(args.adam_beta1, args.adam_beta2),
+            eps=args.adam_epsilon,
+        )
 
     def _save(self, output_dir: str | None = None, state_dict=None) -> None:
         # `Trainer` turns the cache off in the configuration while it trains; what is saved is there to generate.

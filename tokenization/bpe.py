@@ -14,6 +14,9 @@ Design decisions
 - **Special tokens in raw text are special**, as with GPT-2: `tokenizer("<|endoftext|>")` is the real token. Encode
   text from strangers with `tokenizer(text, split_special_tokens=True)`: then it is spelt out in ordinary pieces
   that decode to the same characters. Training drops these strings, so that no merge is spent on them.
+- **A chat is a story that someone began.** Chat tools (`transformers chat`, `/v1/chat/completions`) ask for a chat
+  template. Ours renders the last message of the user as the beginning of a story, and the answer is how it goes on.
+  What was said before is another story and left out, as are system messages: the model follows no instructions.
 - **Left padding**, since a decoder-only model writes on from the right edge of a batch of prompts.
 - **The class** is transformers' own under its transformers-4 name: see `PreTrainedTokenizerFast` below.
 - **Memory** grows with the number of distinct words, not with the corpus: texts are read once, in order, and
@@ -41,6 +44,22 @@ UNK = "<unk>"
 SPECIAL_TOKENS = [EOS, PAD, UNK]
 # Sorted, as GPT-2 and the trainer order it: printable ASCII first, stand-ins for the other bytes last.
 BYTE_ALPHABET = sorted(pre_tokenizers.ByteLevel.alphabet())
+# As stories are trained: the end of text follows an answer that is complete, and no other.
+CHAT_TEMPLATE = """\
+{%- set story = namespace(begin=0) -%}
+{%- for message in messages -%}
+    {%- if message.role == "user" -%}
+        {%- set story.begin = loop.index0 -%}
+    {%- endif -%}
+{%- endfor -%}
+{{- bos_token -}}
+{%- for message in messages[story.begin:] if message.role != "system" -%}
+    {{- message.content -}}
+{%- endfor -%}
+{%- if messages and messages[-1].role == "assistant" and not add_generation_prompt -%}
+    {{- eos_token -}}
+{%- endif -%}
+"""
 BASE_SIZE = len(SPECIAL_TOKENS) + len(BYTE_ALPHABET)
 
 _SPECIAL_PATTERN = re.compile("|".join(map(re.escape, SPECIAL_TOKENS)))
@@ -140,6 +159,7 @@ def build_tokenizer(backend: Tokenizer, model_max_length: int) -> PreTrainedToke
         model_max_length=model_max_length,
         padding_side="left",
         clean_up_tokenization_spaces=False,
+        chat_template=CHAT_TEMPLATE,
         # token_type_ids are nothing to a decoder, and transformers 4 adds them to a generic tokenizer unless told.
         model_input_names=["input_ids", "attention_mask"],
     )

@@ -1,0 +1,1 @@
+"""A trained model in the formats of others. Each module is one format, and imports nothing of its neighbours."""
