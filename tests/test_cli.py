@@ -67,10 +67,10 @@ def test_generate_writes_as_the_story_comes(tiny_run):
 def test_presets_differ(tiny_run):
     stories = {
         preset: tinystories("generate", tiny_run, PROMPT, "--preset", preset, "--seed", 1, "--max-new-tokens", 60)
-        for preset in ("balanced", "conservative", "creative")
+        for preset in ("balanced", "conservative", "creative", "plain")
     }
     assert all(result.returncode == 0 for result in stories.values())
-    assert len({result.stdout for result in stories.values()}) == 3
+    assert len({result.stdout for result in stories.values()}) == 4
 
 
 def test_mistakes_with_generate_are_one_line(tiny_run, tmp_path):

@@ -42,7 +42,7 @@ def test_a_streamed_story_is_the_whole_story(tiny_run):
     thread.start()
     pieces = list(streamer)
     thread.join()
-    assert "".join(pieces) == whole and len([piece for piece in pieces if piece]) > 10
+    assert "".join(pieces) == whole and len([piece for piece in pieces if piece]) > 5
 
 
 def test_a_chat_goes_on_with_what_the_user_began(tiny_run):
@@ -145,7 +145,7 @@ def test_transformers_serve_and_chat(stock, tiny_run, serve, tmp_path):
         cwd=tmp_path,
         env={**os.environ, "HF_HUB_OFFLINE": "0", "COLUMNS": "200"},
     )
-    assert expected.strip() in said.stdout, said.stdout + said.stderr[-3000:]
+    assert " ".join(expected.split()) in " ".join(said.stdout.split()), said.stdout + said.stderr[-3000:]
 
 
 # ---- lm-evaluation-harness

@@ -54,7 +54,7 @@ def _parser() -> argparse.ArgumentParser:
     verb = verbs.add_parser("generate", help="write a story")
     verb.add_argument("model", help="run folder, or id of a model on the Hub")
     verb.add_argument("prompt", help='how the story begins, such as "Once upon a time"')
-    verb.add_argument("--preset", default="balanced", help="balanced, conservative or creative (balanced)")
+    verb.add_argument("--preset", default="balanced", help="balanced, conservative, creative or plain (balanced)")
     verb.add_argument("--seed", type=int, help="tell the same story again")
     verb.add_argument("--max-new-tokens", type=int, help="at most so many tokens (what the context leaves)")
     verb.set_defaults(run=_generate)
@@ -124,10 +124,9 @@ def _refuse_file(folder: str) -> None:
 
 
 def _generate(options: argparse.Namespace, _: list[str]) -> None:
-    from .decoding import PRESETS, load_model, tell_story
+    from .decoding import check_preset, load_model, tell_story
 
-    if options.preset not in PRESETS:
-        raise UserError(f"There is no preset {options.preset!r}; there are {', '.join(PRESETS)}.")
+    check_preset(options.preset)
     if options.max_new_tokens is not None and options.max_new_tokens < 1:
         raise UserError("--max-new-tokens must be at least 1.")
     model, tokenizer = load_model(options.model)

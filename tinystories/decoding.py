@@ -24,6 +24,8 @@ PRESETS: dict[str, dict[str, float]] = {
     "balanced": {"temperature": 0.8, "top_k": 50, "top_p": 0.95, "repetition_penalty": 1.2},
     "conservative": {"temperature": 0.7, "top_k": 40, "top_p": 0.9, "repetition_penalty": 1.3},
     "creative": {"temperature": 0.9, "top_k": 60, "top_p": 0.95, "repetition_penalty": 1.1},
+    # A penalty on repetition also falls on a character's name, and the smallest models then take another.
+    "plain": {"temperature": 0.6, "top_k": 50, "top_p": 0.9, "repetition_penalty": 1.0},
 }
 
 
@@ -66,6 +68,12 @@ def _device() -> str:
     if torch.cuda.is_available():
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def check_preset(preset: str) -> None:
+    """Refuse a preset that there is not, with a `UserError` that names those there are."""
+    if preset not in PRESETS:
+        raise UserError(f"There is no preset {preset!r}; there are {', '.join(PRESETS)}.")
 
 
 def preset_config(preset: str, tokenizer: PreTrainedTokenizerBase, max_new_tokens: int) -> GenerationConfig:

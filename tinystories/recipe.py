@@ -45,6 +45,7 @@ class Recipe:
             the rest.
         overwrite_output_dir: start again in a folder that holds checkpoints of an earlier run.
         prompts: the beginnings that the finished model is shown to continue.
+        preset: how these are told (see `tinystories/decoding.py`).
         model: fields of `TinyLlamaConfig`. `vocab_size`, `max_position_embeddings` and the token ids follow from the
             tokenizer and `max_length`.
         trainer: fields of `TrainingArguments`. `bf16: auto` stands for bf16 where the machine computes in it.
@@ -65,6 +66,7 @@ class Recipe:
     prompts: list[str] = field(
         default_factory=lambda: ["Once upon a time there was", "One day, a little girl named Lily", "The happy cat"]
     )
+    preset: str = "balanced"
     model: dict[str, Any] = field(default_factory=dict)
     trainer: dict[str, Any] = field(default_factory=dict)
 

@@ -29,7 +29,7 @@ from modeling_tinyllama import TinyLlamaConfig, TinyLlamaForCausalLM
 from tokenization import train_bpe
 
 from .corpus import Corpus, load_corpus
-from .decoding import load_tokenizer, preset_config, tell_story
+from .decoding import check_preset, load_tokenizer, preset_config, tell_story
 from .errors import UserError, first_line
 from .optimizers import MuonWithAdamW, hidden_matrices
 from .packing import IGNORE_INDEX, PackedStories, tokenize_stories
@@ -68,6 +68,7 @@ def train(recipe: Recipe) -> Path:
     arguments = training_arguments(recipe)
     output_dir = Path(arguments.output_dir)
     checkpoint = _checkpoint_to_resume(arguments, recipe)
+    check_preset(recipe.preset)
     with _blaming("model"):
         TinyLlamaConfig(**recipe.model)
     set_seed(arguments.seed)
@@ -119,7 +120,7 @@ def train(recipe: Recipe) -> Path:
         )
         for number, prompt in enumerate(recipe.prompts):
             print(f"\n--- story {number + 1}")
-            print(tell_story(trainer.model, tokenizer, prompt, seed=arguments.seed + number))
+            print(tell_story(trainer.model, tokenizer, prompt, preset=recipe.preset, seed=arguments.seed + number))
         print(f'\nThe model is in {output_dir}. Next: tinystories generate {output_dir} "Once upon a time"')
     return output_dir
 

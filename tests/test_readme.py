@@ -1,0 +1,56 @@
+"""What the README shows is what works."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from tinystories.cli import _parser
+from tinystories.recipe import load_recipe
+
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+def blocks(language):
+    return re.findall(rf"^```{language}\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
+
+
+def commands():
+    for block in blocks("bash"):
+        for line in block.splitlines():
+            if words := shlex.split(line, comments=True):
+                yield pytest.param(words, id=" ".join(words[:3]))
+
+
+@pytest.mark.parametrize("words", commands())
+def test_commands_are_understood(words, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    if words[0] == "make":
+        assert re.search(rf"^{words[1]}:", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
+    elif "train_hf.py" in words:
+        recipe, *overrides = words[words.index("train_hf.py") + 1 :]
+        load_recipe(recipe, overrides)
+    elif words[0] == "tinystories":
+        _, extra = _parser().parse_known_args(words[1:])
+        assert words[1] == "train" or not extra
+    else:
+        pytest.skip("a command of another tool")
+
+
+@pytest.mark.parametrize("number", range(len(blocks("python"))))
+def test_python_runs(number, tiny_run, capsys):
+    code = blocks("python")[number]
+    assert "runs/quickstart" in code
+    exec(compile(code.replace("runs/quickstart", str(tiny_run)), f"README block {number}", "exec"), {})
+    assert capsys.readouterr().out.strip()
+
+
+def test_files_and_settings_that_are_named_exist():
+    for name in re.findall(r"`((?:configs|tinystories|tokenization|modeling_tinyllama|benchmarks)/[\w./-]+)`", README):
+        assert (ROOT / name).exists(), name
+    for name in re.findall(r"`(?:--)([\w-]+)`", README):
+        known = (ROOT / "tinystories" / "cli.py").read_text() + (ROOT / "tinystories" / "recipe.py").read_text()
+        assert name in known or name.replace("-", "_") in known, name
