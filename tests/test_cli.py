@@ -36,7 +36,7 @@ def test_help_answers_without_loading_torch():
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
     result = tinystories("--help")
     assert result.returncode == 0
-    for verb in ("train", "tokenizer", "generate"):
+    for verb in ("train", "tokenizer", "generate", "export"):
         assert verb in result.stdout
 
 
@@ -134,7 +134,7 @@ def test_mistakes_with_tokenizer_are_one_line(tmp_path):
     assert not (tmp_path / "t").exists()
 
 
-@pytest.mark.parametrize("verb", ["train", "tokenizer", "generate"])
+@pytest.mark.parametrize("verb", ["train", "tokenizer", "generate", "export"])
 def test_each_verb_explains_itself(verb):
     result = tinystories(verb, "--help")
     assert result.returncode == 0 and f"tinystories {verb}" in result.stdout

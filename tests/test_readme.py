@@ -20,7 +20,7 @@ def blocks(language):
 
 def commands():
     for block in blocks("bash"):
-        for line in block.splitlines():
+        for line in block.replace("\\\n", " ").splitlines():
             if words := shlex.split(line, comments=True):
                 yield pytest.param(words, id=" ".join(words[:3]))
 

@@ -104,6 +104,11 @@ def export_stock(run: str | Path, out: str | Path, to: str | None = None) -> Exp
         raise UserError(
             f"The model in {run} is a {model.config.model_type} and no tinyllama: transformers loads it as it is."
         )
+    if len(tokenizer) > model.config.vocab_size:
+        raise UserError(
+            f"The tokenizer in {run} has {len(tokenizer):,} entries and the model {model.config.vocab_size:,}: they "
+            f"do not belong together."
+        )
     model = model.cpu()
     stock = TARGETS[to or target_of(model.config)](model)
 
