@@ -101,6 +101,15 @@ def test_mistakes_with_train_are_one_line(tmp_path):
     )  # fmt: skip
 
 
+def test_a_folder_that_cannot_be_written_to_is_refused_before_the_work(tmp_path):
+    (tmp_path / "file").write_text("x")
+    quickstart = ROOT / "configs" / "quickstart.yaml"
+    fails_with_one_line(tinystories("train", quickstart, "--output_dir", tmp_path / "file"), "is a file")
+    inside = tmp_path / "file" / "run"
+    fails_with_one_line(tinystories("train", quickstart, "--output_dir", inside), "file is a file")
+    fails_with_one_line(tinystories("tokenizer", "sample", inside), "cannot be written to")
+
+
 def test_tokenizer_is_trained_reported_and_loads(tmp_path):
     from transformers import AutoTokenizer
 

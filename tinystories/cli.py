@@ -90,23 +90,23 @@ def _tokenizer(options: argparse.Namespace, _: list[str]) -> None:
 
     from .corpus import load_texts
     from .decoding import load_tokenizer
+    from .folders import output_folder
 
     if options.model_max_length < 1:
         raise UserError("--model-max-length must be at least 1.")
-    _refuse_file(options.out)
     whole = load_tokenizer(options.top_k_of) if options.top_k_of else None
     stories = load_texts(options.corpus, text_column=options.text_column, max_stories=options.max_stories)
+
+    output_folder(options.out)
 
     def texts():
         return (batch["text"] for batch in stories.iter(batch_size=1_000))
 
+    shape = {"model_max_length": options.model_max_length, "total": len(stories)}
     if whole is not None:
-        tokenizer = cut_to_top_k(whole, texts(), options.vocab_size, total=len(stories))
-        tokenizer.model_max_length = options.model_max_length
+        tokenizer = cut_to_top_k(whole, texts(), options.vocab_size, **shape)
     else:
-        tokenizer = train_bpe(
-            texts(), options.vocab_size, model_max_length=options.model_max_length, total=len(stories)
-        )
+        tokenizer = train_bpe(texts(), options.vocab_size, **shape)
     tokenizer.save_pretrained(options.out)
     report = tokenizer_report(tokenizer, texts())
     single = ", ".join(f'"{word}" {"yes" if is_one else "NO"}' for word, is_one in report["single_token"].items())
@@ -114,13 +114,6 @@ def _tokenizer(options: argparse.Namespace, _: list[str]) -> None:
     print(f"bytes per token  {report['bytes_per_token']:.3f} ({report['bytes']:,} bytes, {report['tokens']:,} tokens)")
     print(f"single tokens    {single}")
     print(f"saved in         {options.out}")
-
-
-def _refuse_file(folder: str) -> None:
-    from pathlib import Path
-
-    if Path(folder).exists() and not Path(folder).is_dir():
-        raise UserError(f"{folder} is a file; give the folder to write to.")
 
 
 def _generate(options: argparse.Namespace, _: list[str]) -> None:

@@ -31,6 +31,7 @@ from tokenization import train_bpe
 from .corpus import Corpus, load_corpus
 from .decoding import check_preset, load_tokenizer, preset_config, tell_story
 from .errors import UserError, first_line
+from .folders import output_folder
 from .optimizers import MuonWithAdamW, hidden_matrices
 from .packing import IGNORE_INDEX, PackedStories, tokenize_stories
 from .plots import plot_loss
@@ -66,7 +67,7 @@ def train(recipe: Recipe) -> Path:
         UserError: for a setting, corpus or folder that training cannot go on with.
     """
     arguments = training_arguments(recipe)
-    output_dir = Path(arguments.output_dir)
+    output_dir = output_folder(arguments.output_dir)
     checkpoint = _checkpoint_to_resume(arguments, recipe)
     check_preset(recipe.preset)
     with _blaming("model"):
@@ -87,7 +88,6 @@ def train(recipe: Recipe) -> Path:
         written = checkpoint is not None or arguments.local_process_index > 0
         tokenizer = load_tokenizer(str(output_dir)) if written else _tokenizer(recipe, corpus)
         if arguments.local_process_index == 0:
-            output_dir.mkdir(parents=True, exist_ok=True)
             tokenizer.save_pretrained(output_dir)
             save_recipe(recipe, output_dir / "recipe.yaml")
     with arguments.main_process_first(desc="tokenising"):
