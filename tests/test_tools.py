@@ -157,7 +157,7 @@ def test_lm_eval_counts_the_bits_per_byte_that_we_count(tiny_run, tmp_path):
         [
             *(sys.executable, "-m", "lm_eval", "run", "--model", "hf"),
             *("--model_args", f"pretrained={tiny_run},trust_remote_code=True,add_bos_token=False"),
-            *("--include_path", "tests/lm_eval", "--tasks", "story_bits_per_byte,story_pairs"),
+            *("--include_path", "tests/lm_eval_tasks", "--tasks", "story_bits_per_byte,story_pairs"),
             *("--device", "cpu", "--batch_size", "2", "--output_path", str(tmp_path)),
         ],
         cwd=ROOT,
@@ -174,7 +174,7 @@ def test_lm_eval_counts_the_bits_per_byte_that_we_count(tiny_run, tmp_path):
             return model(ids, labels=ids).loss.item() * (ids.shape[1] - 1)
 
     def lines(name):
-        return [json.loads(line) for line in (ROOT / "tests" / "lm_eval" / name).read_text().splitlines()]
+        return [json.loads(line) for line in (ROOT / "tests" / "lm_eval_tasks" / name).read_text().splitlines()]
 
     texts = [story["text"] for story in lines("stories.jsonl")]
     assert max(len(tokenizer(text)["input_ids"]) for text in texts) <= model.config.max_position_embeddings
