@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 .PHONY: quickstart test test-all lint clean
 
 quickstart: $(READY)
-	$(BIN)/python train_hf.py configs/quickstart.yaml
+	$(BIN)/python train_hf.py configs/quickstart.yaml --overwrite_output_dir
 
 test: $(READY)
 	$(BIN)/python -m pytest -m "not slow" --durations=10

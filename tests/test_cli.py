@@ -82,6 +82,9 @@ def test_mistakes_with_generate_are_one_line(tiny_run, tmp_path):
     fails_with_one_line(tinystories("generate", tiny_run, PROMPT, "--max-new-tokens", 999), "at most")
     fails_with_one_line(tinystories("generate", tiny_run, "again and " * 200), "shorten the prompt")
     fails_with_one_line(tinystories("generate", tiny_run, PROMPT, "--sed", 1), "--sed")
+    missing = tinystories("train", ROOT / "configs" / "quickstart.yaml", "--tokenizer", "tok2", "--max_stories", 50,
+                          "--output_dir", tmp_path / "run")  # fmt: skip
+    fails_with_one_line(missing, "There is no folder tok2")
     (tmp_path / "broken").mkdir()
     for file in tiny_run.glob("*.*"):
         (tmp_path / "broken" / file.name).write_bytes(file.read_bytes()[:200_000])
@@ -93,12 +96,22 @@ def test_mistakes_with_train_are_one_line(tmp_path):
     train_hf = [sys.executable, str(ROOT / "train_hf.py"), str(quickstart), "--learning_rat", "1"]
     fails_with_one_line(subprocess.run(train_hf, capture_output=True, text=True), "nearest is `learning_rate`")
     fails_with_one_line(tinystories("train", "none.yaml"), "no recipe none.yaml", "configs/")
-    fails_with_one_line(tinystories("train", quickstart, "--corpus", tmp_path / "none.txt"), "none.txt")
+    elsewhere = ("--output_dir", tmp_path / "run")
+    fails_with_one_line(tinystories("train", quickstart, "--corpus", tmp_path / "none.txt", *elsewhere), "none.txt")
     fails_with_one_line(
         tinystories("train", quickstart, "--hidden_size", 100, "--num_attention_heads", 3, "--max_stories", 200,
                     "--output_dir", tmp_path / "run"),
         "`hidden_size` (100) must be a multiple",
     )  # fmt: skip
+
+
+def test_options_may_be_spelt_with_underscores(tiny_run):
+    result = tinystories("generate", tiny_run, PROMPT, "--seed", 1, "--max_new_tokens=5")
+    assert result.returncode == 0, result.stderr
+
+
+def test_what_the_system_refuses_is_one_line():
+    fails_with_one_line(tinystories("tokenizer", "sample", "/proc/none", "--max-stories", 50), "/proc/none")
 
 
 def test_a_folder_that_cannot_be_written_to_is_refused_before_the_work(tmp_path):
@@ -128,6 +141,8 @@ def test_tokenizer_is_trained_reported_and_loads(tmp_path):
         "--max-stories", 500, "--model-max-length", 64, HF_HOME=str(tmp_path / "hf"),
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
+    again = tinystories("tokenizer", "sample", tmp_path / "cut", "--max-stories", 500, HF_HOME=str(tmp_path / "hf"))
+    fails_with_one_line(again, "holds a tokenizer already")
     cut = AutoTokenizer.from_pretrained(tmp_path / "cut")
     assert len(cut) == 600 and cut.model_max_length == 64
     assert cut.decode(cut("A purple xylophone!")["input_ids"], skip_special_tokens=True) == "A purple xylophone!"

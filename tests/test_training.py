@@ -195,7 +195,7 @@ def test_earlier_checkpoints_are_not_mixed_with_a_new_run(tiny_run, tiny_recipe,
         ({"bf16": "sometimes"}, "`trainer.bf16` must be true, false or auto"),
         ({"optim": "sgdd"}, "`trainer` section does not work"),
         ({"corpus": "no/such/file.txt"}, "no/such/file.txt"),
-        ({"tokenizer": "no/such/tokenizer"}, "tokenizer in no/such/tokenizer cannot be loaded"),
+        ({"tokenizer": "no/such/tokenizer"}, "There is no folder no/such/tokenizer"),
     ],
 )
 def test_settings_that_do_not_work_are_named_before_training(tiny_recipe, overrides, message):

@@ -9,7 +9,8 @@ from .errors import UserError
 def main(arguments: list[str] | None = None) -> int:
     """Run a verb and return the exit status: 0, 2 for a user's mistake, 130 where the user stopped it."""
     parser = _parser()
-    options, extra = parser.parse_known_args(arguments)
+    arguments = sys.argv[1:] if arguments is None else arguments
+    options, extra = parser.parse_known_args([_with_dashes(argument) for argument in arguments])
     if extra and options.run is not _train:
         parser.error(f"unrecognized arguments: {' '.join(extra)}")
     try:
@@ -18,12 +19,26 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"tinystories: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("\ntinystories: stopped.", file=sys.stderr)
+        hint = " The same command with --resume_from_checkpoint goes on from the last checkpoint."
+        print(f"\ntinystories: stopped.{hint if options.run is _train else ''}", file=sys.stderr)
         return 130
     except BrokenPipeError:
         sys.stderr.close()
         return 0
+    except OSError as error:
+        if error.errno is None:
+            raise
+        print(f"tinystories: {error.strerror}: {error.filename or 'while reading or writing'}.", file=sys.stderr)
+        return 2
     return 0
+
+
+def _with_dashes(argument: str) -> str:
+    """Options may be spelt with underscores, as recipe keys are."""
+    if not argument.startswith("--"):
+        return argument
+    name, equals, value = argument.partition("=")
+    return name.replace("_", "-") + equals + value
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -54,7 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     verb = verbs.add_parser("generate", help="write a story")
     verb.add_argument("model", help="run folder, or id of a model on the Hub")
     verb.add_argument("prompt", help='how the story begins, such as "Once upon a time"')
-    verb.add_argument("--preset", default="balanced", help="balanced, conservative, creative or plain (balanced)")
+    verb.add_argument("--preset", help="balanced, conservative, creative or plain (what the model's folder says)")
     verb.add_argument("--seed", type=int, help="tell the same story again")
     verb.add_argument("--max-new-tokens", type=int, help="at most so many tokens (what the context leaves)")
     verb.set_defaults(run=_generate)
@@ -97,7 +112,8 @@ def _tokenizer(options: argparse.Namespace, _: list[str]) -> None:
     whole = load_tokenizer(options.top_k_of) if options.top_k_of else None
     stories = load_texts(options.corpus, text_column=options.text_column, max_stories=options.max_stories)
 
-    output_folder(options.out)
+    if (output_folder(options.out) / "tokenizer.json").exists():
+        raise UserError(f"{options.out} holds a tokenizer already, which a model may need; choose another folder.")
 
     def texts():
         return (batch["text"] for batch in stories.iter(batch_size=1_000))
@@ -119,7 +135,8 @@ def _tokenizer(options: argparse.Namespace, _: list[str]) -> None:
 def _generate(options: argparse.Namespace, _: list[str]) -> None:
     from .decoding import check_preset, load_model, tell_story
 
-    check_preset(options.preset)
+    if options.preset is not None:
+        check_preset(options.preset)
     if options.max_new_tokens is not None and options.max_new_tokens < 1:
         raise UserError("--max-new-tokens must be at least 1.")
     model, tokenizer = load_model(options.model)

@@ -1,5 +1,6 @@
 """How a story is told: loading a model, named decoding presets, and streaming a story to the terminal."""
 
+import copy
 from pathlib import Path
 
 import torch
@@ -60,7 +61,10 @@ def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
         if type(tokenizer) is transformers.PreTrainedTokenizerFast:
             tokenizer = PreTrainedTokenizerFast.from_pretrained(path)
     except (OSError, ValueError) as error:
-        raise UserError(f"The tokenizer in {path} cannot be loaded: {first_line(error)}.") from None
+        where = f"The tokenizer in {path} cannot be loaded"
+        if not Path(path).exists():
+            where = f"There is no folder {path}, and no tokenizer of that name can be had from the Hub"
+        raise UserError(f"{where}: {first_line(error)}.") from None
     return tokenizer
 
 
@@ -93,7 +97,7 @@ def tell_story(
     tokenizer: PreTrainedTokenizerBase,
     prompt: str,
     *,
-    preset: str = "balanced",
+    preset: str | None = None,
     max_new_tokens: int | None = None,
     seed: int | None = None,
     stream: bool = False,
@@ -101,6 +105,8 @@ def tell_story(
     """Continue `prompt` and return the whole story; with `stream`, print it as it is written.
 
     Args:
+        preset: how it is told; by default as the model's own `generation_config.json` says, or "balanced" where that
+            does not sample.
         max_new_tokens: at most so many; by default as many as the context leaves.
         seed: the same seed tells the same story on the same machine.
 
@@ -108,7 +114,7 @@ def tell_story(
         UserError: where the prompt leaves no room in the context, or `max_new_tokens` asks for more than there is.
     """
     context = model.config.max_position_embeddings
-    inputs = tokenizer(prompt, return_tensors="pt", return_token_type_ids=False).to(model.device)
+    inputs = tokenizer(prompt, return_tensors="pt", return_token_type_ids=False, verbose=False).to(model.device)
     used = inputs["input_ids"].shape[1]
     room = context - used
     if room < 1:
@@ -117,7 +123,11 @@ def tell_story(
         raise UserError(
             f"The context is {context} tokens and the prompt takes {used}: --max-new-tokens can be at most {room}."
         )
-    config = preset_config(preset, tokenizer, max_new_tokens or room)
+    if preset is None and model.generation_config.do_sample:
+        config = copy.deepcopy(model.generation_config)
+        config.max_length, config.max_new_tokens = None, max_new_tokens or room
+    else:
+        config = preset_config(preset or "balanced", tokenizer, max_new_tokens or room)
     if seed is not None:
         set_seed(seed)
     streamer = TextStreamer(tokenizer, skip_special_tokens=True) if stream else None

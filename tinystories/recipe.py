@@ -45,7 +45,7 @@ class Recipe:
             the rest.
         overwrite_output_dir: start again in a folder that holds checkpoints of an earlier run.
         prompts: the beginnings that the finished model is shown to continue.
-        preset: how these are told (see `tinystories/decoding.py`).
+        preset: how these are told, and what `generation_config.json` says (see `tinystories/decoding.py`).
         model: fields of `TinyLlamaConfig`. `vocab_size`, `max_position_embeddings` and the token ids follow from the
             tokenizer and `max_length`.
         trainer: fields of `TrainingArguments`. `bf16: auto` stands for bf16 where the machine computes in it.

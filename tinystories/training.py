@@ -94,7 +94,7 @@ def train(recipe: Recipe) -> Path:
         train_rows, validation_rows = pack_corpus(corpus, tokenizer, recipe, arguments.seed)
 
     model = TinyLlamaForCausalLM(model_config(recipe, tokenizer))
-    model.generation_config = preset_config("balanced", tokenizer, max_new_tokens=recipe.max_length * 3 // 4)
+    model.generation_config = preset_config(recipe.preset, tokenizer, max_new_tokens=recipe.max_length * 3 // 4)
     trainer = StoryTrainer(
         model=model,
         args=arguments,
