@@ -183,6 +183,11 @@ def test_earlier_checkpoints_are_not_mixed_with_a_new_run(tiny_run, tiny_recipe,
         train(tiny_recipe(output_dir=tmp_path / "empty", resume_from_checkpoint="true"))
     with pytest.raises(UserError, match="is not a checkpoint folder"):
         train(tiny_recipe(output_dir=tmp_path / "empty", resume_from_checkpoint=str(tmp_path)))
+    kept = sorted(earlier.rglob("*"))
+    for mistake in ({"hidden_size": 65}, {"preset": "wild"}, {"corpus": "none.txt"}, {"tokenizer": "none/none"}):
+        with pytest.raises(UserError):
+            train(tiny_recipe(output_dir=earlier, overwrite_output_dir="true", **mistake))
+    assert sorted(earlier.rglob("*")) == kept, "a mistake must not cost the earlier run"
     train(tiny_recipe(output_dir=earlier, overwrite_output_dir="true", max_steps=2, eval_steps=2))
     assert [folder.name for folder in earlier.glob("checkpoint-*")] == ["checkpoint-2"]
 

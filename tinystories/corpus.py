@@ -44,7 +44,7 @@ from datasets.exceptions import DatasetNotFoundError
 from datasets.fingerprint import Hasher
 from datasets.table import CastError
 
-from .errors import UserError
+from .errors import UserError, first_line
 
 
 logger = logging.getLogger(__name__)
@@ -466,7 +466,7 @@ def _reason(error: BaseException) -> BaseException:
 def _line(error: BaseException) -> str:
     if isinstance(error, CastError):
         return f"not every file has the same columns: {error.details()}"
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].strip().rstrip(".!")
+    return first_line(error)
 
 
 @contextmanager

@@ -6,6 +6,6 @@ class UserError(ValueError):
 
 
 def first_line(error: BaseException) -> str:
-    """What a library says of its error, as one line without its closing full stop, to put into a `UserError`."""
+    """What a library says of its error, as one line without its closing mark, to put into a `UserError`."""
     text = str(error).strip()
-    return text.splitlines()[0].rstrip(".") if text else type(error).__name__
+    return text.splitlines()[0].strip().rstrip(".!") if text else type(error).__name__

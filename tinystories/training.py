@@ -86,8 +86,12 @@ def train(recipe: Recipe) -> Path:
     with arguments.main_process_first(desc="tokenizer"):
         # The other processes of a machine read what its first one has written.
         written = checkpoint is not None or arguments.local_process_index > 0
-        tokenizer = load_tokenizer(str(output_dir)) if written else _tokenizer(recipe, corpus)
+        tokenizer = load_tokenizer(checkpoint or str(output_dir)) if written else _tokenizer(recipe, corpus)
         if arguments.local_process_index == 0:
+            if checkpoint is None:
+                # Only now, when nothing that the user gave can be refused any more.
+                for folder in output_dir.glob("checkpoint-*"):
+                    shutil.rmtree(folder)
             tokenizer.save_pretrained(output_dir)
             save_recipe(recipe, output_dir / "recipe.yaml")
     with arguments.main_process_first(desc="tokenising"):
@@ -361,9 +365,6 @@ def _checkpoint_to_resume(arguments: TrainingArguments, recipe: Recipe) -> str |
                 f"{output_dir} holds checkpoints of an earlier run: go on with --resume_from_checkpoint, choose "
                 f"another --output_dir, or start again with --overwrite_output_dir."
             )
-        if last and arguments.process_index == 0:
-            for folder in output_dir.glob("checkpoint-*"):
-                shutil.rmtree(folder)
         return None
     if wanted == "true":
         if last is None:
