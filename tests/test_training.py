@@ -143,6 +143,12 @@ def test_a_stopped_run_goes_on_where_it_was(tiny_recipe, tmp_path, optimizer):
     assert all(torch.equal(expected[name], found[name]) for name in expected)
 
 
+def test_a_checkpoint_of_another_folder_brings_its_tokenizer(tiny_run, tiny_recipe):
+    run = train(tiny_recipe(resume_from_checkpoint=tiny_run / "checkpoint-60", max_steps=62, eval_steps=62))
+    assert (run / "tokenizer.json").read_text() == (tiny_run / "tokenizer.json").read_text()
+    assert json.loads((run / "trainer_state.json").read_text())["global_step"] == 62
+
+
 def test_muon_moves_the_matrices_inside_the_layers_and_adamw_the_rest(tiny_run):
     from tinystories.optimizers import MuonWithAdamW, hidden_matrices
 
