@@ -11,6 +11,8 @@ import pytest
 os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="tinystories-tests-")
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
+# Models this small gain nothing by a second thread, and lose much where something else runs.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 TINY_RECIPE = {
     "corpus": "sample",

@@ -13,7 +13,8 @@ from tinystories.packing import (
     split_long_stories,
     tokenize_stories,
 )
-from tinystories.training import bits_per_byte_metrics, token_losses
+from tinystories.trainer import story_metrics, token_losses
+from tinystories.words import TokenKinds
 from tokenization import train_bpe
 
 
@@ -165,7 +166,7 @@ def test_bits_per_byte_counts_every_byte_of_whole_stories_once(texts, tokenised,
     with torch.no_grad():
         logits = model(input_ids=batch["input_ids"], position_ids=batch["position_ids"]).logits
     losses = token_losses(logits, batch["labels"]).numpy()
-    metrics = bits_per_byte_metrics(rows, tokenizer.eos_token_id)(
+    metrics = story_metrics(rows, tokenizer.eos_token_id, TokenKinds(tokenizer))(
         SimpleNamespace(predictions=losses, label_ids=batch["labels"].numpy())
     )
 

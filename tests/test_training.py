@@ -11,7 +11,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from tinystories.corpus import load_corpus
 from tinystories.errors import UserError
 from tinystories.recipe import load_recipe
-from tinystories.training import StoryTrainer, model_config, pack_corpus, train, training_arguments
+from tinystories.trainer import StoryTrainer
+from tinystories.training import model_config, pack_corpus, train, training_arguments
 
 
 def log_of(run):

@@ -17,6 +17,7 @@ Design decisions:
 """
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import datasets
@@ -46,6 +47,22 @@ def tokenize_stories(
     bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
     key = Hasher.hash((_CACHE_VERSION, fingerprint, len(stories), tokenizer_fingerprint(tokenizer), bos, eos))
     id_type = "uint16" if len(tokenizer) <= 2**16 else "int32"
+    return stories.map(
+        encode_stories(tokenizer),
+        batched=True,
+        num_proc=num_proc,
+        remove_columns=stories.column_names,
+        features=datasets.Features(
+            {"input_ids": datasets.List(datasets.Value(id_type)), "bytes": datasets.Value("int32")}
+        ),
+        new_fingerprint=key,
+        desc="Tokenising",
+    )
+
+
+def encode_stories(tokenizer: PreTrainedTokenizerBase) -> Callable[[dict], dict]:
+    """What [`tokenize_stories`] does to a batch with the column `text`."""
+    bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
 
     def encode(batch: dict) -> dict:
         # A special token's name inside a story is spelt out, so that only the real end of a story ends it.
@@ -61,17 +78,7 @@ def tokenize_stories(
             "bytes": [len(text.encode()) for text in batch["text"]],
         }
 
-    return stories.map(
-        encode,
-        batched=True,
-        num_proc=num_proc,
-        remove_columns=stories.column_names,
-        features=datasets.Features(
-            {"input_ids": datasets.List(datasets.Value(id_type)), "bytes": datasets.Value("int32")}
-        ),
-        new_fingerprint=key,
-        desc="Tokenising",
-    )
+    return encode
 
 
 def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
@@ -192,6 +199,8 @@ class PackedStories(torch.utils.data.Dataset):
         scored: tokens that have a loss.
         bytes: UTF-8 bytes of the stories, for bits per byte.
         padding: share of padding, from 0 to 1.
+        tokens_per_row: tokens of a row that are not padding, on average.
+        mean_attended: positions that a token attends to, itself included, on average.
     """
 
     def __init__(
@@ -225,6 +234,8 @@ class PackedStories(torch.utils.data.Dataset):
         self.scored = int((segments.length - segments.context).sum())
         self.bytes = int(np.sum(stories.with_format("numpy")["bytes"][:], dtype=np.int64))
         self.padding = 1 - self.tokens / max(1, len(self) * length)
+        self.tokens_per_row = self.tokens / max(1, len(self))
+        self.mean_attended = float((segments.length * (segments.length + 1) / 2).sum() / max(1, self.tokens))
 
     def __len__(self) -> int:
         return len(self._first) - 1

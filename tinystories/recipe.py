@@ -21,6 +21,7 @@ from transformers import TrainingArguments
 from modeling_tinyllama import TinyLlamaConfig
 
 from .errors import UserError
+from .sizes import SIZES
 
 
 SECTIONS = {"model": TinyLlamaConfig, "trainer": TrainingArguments}
@@ -35,14 +36,23 @@ class Recipe:
         validation_corpus: held-out stories from another source; by default the corpus' own validation split, or a
             part held out from it.
         text_column: column that holds the stories.
+        streaming: read the training stories during training instead of storing them first; needs `trainer.max_steps`.
         max_stories, max_validation_stories: use no more than these; all by default.
         tokenizer: folder or Hub id of a tokenizer; by default one is trained on the corpus.
         vocab_size: entries of a tokenizer that is trained.
         max_length: the model's context in tokens; longer stories are trained on in overlapping parts.
         row_length: tokens of a packed row; by default the shortest that the stories fill to over 99 %.
         num_proc: processes for tokenising.
+        size: shape and vocabulary of the model by one name (see `tinystories/sizes.py`); what is stated beside it
+            wins, and a size on the command line wins over a shape in the file.
         optimizer: `adamw` (or what `trainer.optim` says), or `muon` for the matrices inside the layers and AdamW for
             the rest.
+        ema_decay: train towards an exponential moving average of the weights with this decay, such as 0.999.
+        early_stopping_patience: stop after so many evaluations in a row without a better validation figure.
+        article_loss_weight: what the loss on "a", "an" and "the" is multiplied by, up to 2. 1 is the standard
+            objective, and the recommendation.
+        check: let `tinystories doctor` look at the model, the batches and the machine before the first step, and stop
+            on a fault.
         overwrite_output_dir: start again in a folder that holds checkpoints of an earlier run.
         prompts: the beginnings that the finished model is shown to continue.
         preset: how these are told, and what `generation_config.json` says (see `tinystories/decoding.py`).
@@ -54,6 +64,7 @@ class Recipe:
     corpus: str = "sample"
     validation_corpus: str | None = None
     text_column: str = "text"
+    streaming: bool = False
     max_stories: int | None = None
     max_validation_stories: int | None = None
     tokenizer: str | None = None
@@ -61,7 +72,12 @@ class Recipe:
     max_length: int = 512
     row_length: int | None = None
     num_proc: int | None = None
+    size: str | None = None
     optimizer: str = "adamw"
+    ema_decay: float | None = None
+    early_stopping_patience: int | None = None
+    article_loss_weight: float = 1.0
+    check: bool = True
     overwrite_output_dir: bool = False
     prompts: list[str] = field(
         default_factory=lambda: ["Once upon a time there was", "One day, a little girl named Lily", "The happy cat"]
@@ -128,10 +144,42 @@ def build_recipe(content: dict | None, overrides: dict[str, str] | None = None, 
         else:
             _require_known(key, known[None], source)
             settings[None][key] = _coerce(value, known[None][key], f"`{key}`")
-    for key, text in (overrides or {}).items():
-        section, name = _owner(key, known)
-        settings[section][name] = _coerce(_parse_scalar(text), known[section][name], f"`--{key}`")
+    given = {_owner(key, known): _parse_scalar(text) for key, text in (overrides or {}).items()}
+    given = {
+        (section, name): _coerce(value, known[section][name], f"`--{name}`")
+        for (section, name), value in given.items()
+    }
+    _make_way(settings, given)
+    for (section, name), value in given.items():
+        settings[section][name] = value
+    _apply_size(settings)
     recipe = Recipe(**settings[None], model=settings["model"], trainer=settings["trainer"])
+    _check(recipe)
+    return recipe
+
+
+def _make_way(settings: dict[str | None, dict[str, Any]], given: dict[tuple[str | None, str], Any]) -> None:
+    """Drop what a recipe says of a size or schedule that the command line replaces by another."""
+    if (None, "size") in given:
+        settings[None].pop("vocab_size", None)
+        for name in (*next(iter(SIZES.values())), "head_dim", "num_key_value_heads", "initializer_range"):
+            settings["model"].pop(name, None)
+    kind = given.get(("trainer", "lr_scheduler_type"))
+    if kind is not None and kind != settings["trainer"].get("lr_scheduler_type"):
+        settings["trainer"].pop("lr_scheduler_kwargs", None)
+
+
+def _apply_size(settings: dict[str | None, dict[str, Any]]) -> None:
+    size = settings[None].get("size")
+    if size is None:
+        return
+    if size not in SIZES:
+        raise UserError(f"There is no `size` {size}; there are {', '.join(SIZES)}.")
+    for name, value in SIZES[size].items():
+        settings[None if name == "vocab_size" else "model"].setdefault(name, value)
+
+
+def _check(recipe: Recipe) -> None:
     if recipe.max_length < 16:
         raise UserError(f"`max_length` ({recipe.max_length}) must be at least 16 tokens; stories take about 200.")
     if recipe.row_length is not None and recipe.row_length < recipe.max_length:
@@ -143,7 +191,18 @@ def build_recipe(content: dict | None, overrides: dict[str, str] | None = None, 
         raise UserError(f"`optimizer` must be adamw or muon, but is {recipe.optimizer!r}.")
     if recipe.num_proc is not None and recipe.num_proc < 1:
         raise UserError(f"`num_proc` ({recipe.num_proc}) must be at least 1.")
-    return recipe
+    if recipe.ema_decay is not None and not 0 < recipe.ema_decay < 1:
+        raise UserError(f"`ema_decay` ({recipe.ema_decay}) must lie between 0 and 1; 0.999 is usual.")
+    if recipe.early_stopping_patience is not None and recipe.early_stopping_patience < 1:
+        raise UserError(f"`early_stopping_patience` ({recipe.early_stopping_patience}) must be at least 1.")
+    if not 0 < recipe.article_loss_weight <= 2:
+        raise UserError(
+            f"`article_loss_weight` ({recipe.article_loss_weight}) must be above 0 and at most 2: a weight w teaches "
+            f"the model that an article of probability p has w*p / (1 + (w-1)*p), which at 2 already makes 0.67 of "
+            f"0.5. Articles that go missing have another cause; `tinystories doctor` looks for it."
+        )
+    if recipe.streaming and recipe.trainer.get("max_steps", -1) <= 0:
+        raise UserError("A stream has no known end: with `streaming` set `max_steps`.")
 
 
 def parse_overrides(arguments: list[str]) -> dict[str, str]:
@@ -201,11 +260,11 @@ class _Yaml12Loader(yaml.SafeLoader):
 
 
 _Yaml12Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:bool", re.compile("true|True|TRUE|false|False|FALSE"), list("tTfF")
+    "tag:yaml.org,2002:bool", re.compile(r"(?:true|True|TRUE|false|False|FALSE)\Z"), list("tTfF")
 )
 _Yaml12Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
-    re.compile(r"[-+]?(\.\d+|\d+(\.\d*)?)([eE][-+]?\d+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)"),
+    re.compile(r"(?:[-+]?(\.\d+|\d+(\.\d*)?)([eE][-+]?\d+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN))\Z"),
     list("-+0123456789."),
 )
 

@@ -5,37 +5,30 @@ folder that any transformers user can load. The objective is the model's own sta
 touches the labels.
 """
 
-import math
 import shutil
-import sys
-import time
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 
-import numpy as np
 import torch
-from transformers import (
-    PreTrainedTokenizerBase,
-    ProgressCallback,
-    Trainer,
-    TrainingArguments,
-    default_data_collator,
-    set_seed,
-)
-from transformers.trainer_utils import EvalPrediction, get_last_checkpoint
+from datasets import IterableDataset
+from transformers import EarlyStoppingCallback, PreTrainedTokenizerBase, TrainingArguments, set_seed
 
 from modeling_tinyllama import TinyLlamaConfig, TinyLlamaForCausalLM
 from tokenization import train_bpe
 
+from . import checkpoints
+from .callbacks import CsvLog, LossPicture, StorySample
 from .corpus import Corpus, load_corpus
-from .decoding import check_preset, load_tokenizer, preset_config, tell_story
+from .decoding import check_preset, load_model, load_tokenizer, preset_config, tell_story
 from .errors import UserError, first_line
 from .folders import output_folder
-from .optimizers import MuonWithAdamW, hidden_matrices
-from .packing import IGNORE_INDEX, PackedStories, tokenize_stories
-from .plots import plot_loss
-from .recipe import Recipe, save_recipe
+from .packing import PackedStories, tokenize_stories
+from .recipe import Recipe, load_recipe, save_recipe
+from .schedules import KINDS, schedule
+from .speed import rows_per_step
+from .streaming import PackedStream
+from .trainer import StoryTrainer
 
 
 # What every recipe starts from; sources of the figures are named where the recipes state them.
@@ -56,8 +49,14 @@ TRAINER_DEFAULTS = {
     "load_best_model_at_end": True,
     "metric_for_best_model": "bits_per_byte",
     "greater_is_better": False,
-    "report_to": "none",
+    "report_to": "csv",
+    # The filter would put the mean of earlier losses in the place of one that is not a number.
+    "logging_nan_inf_filter": False,
+    "restore_callback_states_from_checkpoint": True,
+    "remove_unused_columns": False,
+    "ddp_find_unused_parameters": False,
 }
+STREAM_TOKENIZER_STORIES = 100_000  # about 90 MB of text: more changes a vocabulary of 10,000 hardly at all
 
 
 def train(recipe: Recipe) -> Path:
@@ -82,11 +81,15 @@ def train(recipe: Recipe) -> Path:
             max_stories=recipe.max_stories,
             max_validation_stories=recipe.max_validation_stories,
             num_proc=recipe.num_proc,
+            streaming=recipe.streaming,
         )
     with arguments.main_process_first(desc="tokenizer"):
         # The other processes of a machine read what its first one has written.
         written = checkpoint is not None or arguments.local_process_index > 0
-        tokenizer = load_tokenizer(checkpoint or str(output_dir)) if written else _tokenizer(recipe, corpus)
+        tokenizer = load_tokenizer(str(checkpoint or output_dir)) if written else _tokenizer(recipe, corpus)
+        config = model_config(recipe, tokenizer)
+        if checkpoint is not None:
+            _require_same_model(checkpoint, config)
         if arguments.local_process_index == 0:
             if checkpoint is None:
                 # Only now, when nothing that the user gave can be refused any more.
@@ -97,53 +100,97 @@ def train(recipe: Recipe) -> Path:
     with arguments.main_process_first(desc="tokenising"):
         train_rows, validation_rows = pack_corpus(corpus, tokenizer, recipe, arguments.seed)
 
-    model = TinyLlamaForCausalLM(model_config(recipe, tokenizer))
+    model = TinyLlamaForCausalLM(config)
     model.generation_config = preset_config(recipe.preset, tokenizer, max_new_tokens=recipe.max_length * 3 // 4)
-    trainer = StoryTrainer(
-        model=model,
-        args=arguments,
-        train_dataset=train_rows,
-        eval_dataset=validation_rows,
-        processing_class=tokenizer,
-        use_muon=recipe.optimizer == "muon",
-    )
+    if checkpoint is not None and recipe.streaming:
+        train_rows.load_state(checkpoint)
+        arguments.ignore_data_skip = True
+    trainer = story_trainer(recipe, arguments, model, tokenizer, train_rows, validation_rows)
     if arguments.process_index == 0:
         print(_summary(corpus, tokenizer, model, train_rows, validation_rows, arguments))
-    trained = trainer.train(resume_from_checkpoint=checkpoint)
+    trained = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     metrics = trainer.evaluate()
     trainer.save_model()
     trainer.save_state()
     trainer.save_metrics("eval", metrics)
     if arguments.process_index == 0:
-        plot_loss(trainer.state.log_history, output_dir / "loss.png")
         print(
             f"\nValidation: {metrics['eval_bits_per_byte']:.4f} bits per byte "
             f"({metrics['eval_nats_per_token']:.3f} nats a token) on {len(corpus.validation):,} held-out stories of "
             f"{corpus.name}.\nTraining took {timedelta(seconds=round(trained.metrics['train_runtime']))}, "
             f"with {trainer.state.global_step:,} steps in all."
         )
+        # A sharded model tells stories only with all processes at once; here, one does.
+        model = load_model(str(output_dir))[0] if trainer.is_fsdp_enabled else trainer.model
         for number, prompt in enumerate(recipe.prompts):
             print(f"\n--- story {number + 1}")
-            print(tell_story(trainer.model, tokenizer, prompt, preset=recipe.preset, seed=arguments.seed + number))
+            print(tell_story(model, tokenizer, prompt, preset=recipe.preset, seed=arguments.seed + number))
         print(f'\nThe model is in {output_dir}. Next: tinystories generate {output_dir} "Once upon a time"')
     return output_dir
+
+
+def story_trainer(
+    recipe: Recipe,
+    arguments: TrainingArguments,
+    model: TinyLlamaForCausalLM,
+    tokenizer: PreTrainedTokenizerBase,
+    train_rows: PackedStories | PackedStream,
+    validation_rows: PackedStories,
+) -> StoryTrainer:
+    """The trainer of a recipe, with all that happens beside training."""
+    callbacks = [LossPicture()]
+    if "csv" in _reports(recipe):
+        callbacks.append(CsvLog())
+    if recipe.early_stopping_patience is not None:
+        if arguments.eval_strategy == "no" or not arguments.load_best_model_at_end:
+            raise UserError("`early_stopping_patience` needs evaluations, and `load_best_model_at_end: true`.")
+        callbacks.append(EarlyStoppingCallback(recipe.early_stopping_patience))
+    with _blaming("trainer"):
+        trainer = StoryTrainer(
+            model=model,
+            args=arguments,
+            train_dataset=train_rows,
+            eval_dataset=validation_rows,
+            processing_class=tokenizer,
+            callbacks=callbacks,
+            use_muon=recipe.optimizer == "muon",
+            ema_decay=recipe.ema_decay,
+            article_loss_weight=recipe.article_loss_weight,
+        )
+    if recipe.prompts and not trainer.is_fsdp_enabled:
+        trainer.add_callback(StorySample(tokenizer, recipe.prompts[0], recipe.preset, arguments.seed))
+    return trainer
 
 
 def training_arguments(recipe: Recipe) -> TrainingArguments:
     """transformers' arguments for a recipe, with `bf16: auto` decided for this machine."""
     settings = {**TRAINER_DEFAULTS, **recipe.trainer}
+    if "lr_scheduler_kwargs" not in recipe.trainer and "min_lr_rate" not in KINDS.get(
+        settings["lr_scheduler_type"], ()
+    ):
+        del settings["lr_scheduler_kwargs"]
     if not torch.cuda.is_available() and not torch.backends.mps.is_available():
         settings.setdefault("use_cpu", True)
     settings["bf16"] = _wants_bf16(settings)
+    settings["report_to"] = [name for name in _reports(recipe) if name != "csv"] or "none"
     settings.setdefault("save_strategy", settings["eval_strategy"])
     settings.setdefault("save_steps", settings["eval_steps"])
+    if settings["eval_strategy"] == "no":
+        for name in ("load_best_model_at_end", "metric_for_best_model"):
+            if name not in recipe.trainer:
+                del settings[name]
     with _blaming("trainer"):
-        return TrainingArguments(**settings)
+        arguments = TrainingArguments(**settings)
+    if recipe.streaming and arguments.dataloader_num_workers:
+        raise UserError("A stream is read in the training process itself: set `dataloader_num_workers` to 0.")
+    schedule(arguments, 100)  # refuses what it does not know before any work is done
+    return arguments
 
 
-def rows_per_step(arguments: TrainingArguments) -> int:
-    """Rows that one optimizer step sees, over all processes."""
-    return arguments.train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
+def _reports(recipe: Recipe) -> list[str]:
+    asked = recipe.trainer.get("report_to", TRAINER_DEFAULTS["report_to"])
+    names = [name.strip() for name in asked.split(",")] if isinstance(asked, str) else list(asked or [])
+    return [name for name in names if name != "none"]
 
 
 def computes_in_bf16(use_cpu: bool) -> bool:
@@ -170,175 +217,39 @@ def model_config(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> TinyLlam
 def _blaming(section: str):
     try:
         yield
-    except (ValueError, TypeError) as error:
+    except UserError:
+        raise
+    except (ValueError, TypeError, ImportError, RuntimeError) as error:
         raise UserError(f"The recipe's `{section}` section does not work: {first_line(error)}.") from None
 
 
 def pack_corpus(
     corpus: Corpus, tokenizer: PreTrainedTokenizerBase, recipe: Recipe, seed: int
-) -> tuple[PackedStories, PackedStories]:
+) -> tuple[PackedStories | PackedStream, PackedStories]:
     """Rows to train on and rows to validate on. In both, each token of each story is scored once."""
-    train_stories, validation_stories = (
-        tokenize_stories(stories, tokenizer, f"{corpus.fingerprint}-{split}", recipe.num_proc)
-        for split, stories in (("train", corpus.train), ("validation", corpus.validation))
-    )
+
+    def tokenized(split: str, stories):
+        return tokenize_stories(stories, tokenizer, f"{corpus.fingerprint}-{split}", recipe.num_proc)
+
     context = recipe.max_length
-    shape = {"context": context, "pad_token_id": tokenizer.pad_token_id, "seed": seed}
-    train_rows = PackedStories(train_stories, length=recipe.row_length, overlap=context // 8, **shape)
-    return train_rows, PackedStories(validation_stories, length=train_rows.length, overlap=context // 2, **shape)
-
-
-class StoryTrainer(Trainer):
-    """`Trainer` on packed rows, with bits per byte at each evaluation.
-
-    `eval_bits_per_byte` counts every byte of every validation story once and leaves out the end-of-text token, so that
-    it compares across tokenizers; `eval_nats_per_token` is the loss per scored token, end of text included.
-    """
-
-    def __init__(
-        self,
-        *,
-        model,
-        args,
-        train_dataset: PackedStories,
-        eval_dataset: PackedStories,
-        processing_class,
-        use_muon: bool = False,
-    ):
-        self.use_muon = use_muon
-        super().__init__(
-            model=model,
-            args=args,
-            train_dataset=train_dataset,
-            eval_dataset=eval_dataset,
-            processing_class=processing_class,
-            data_collator=default_data_collator,
-            compute_metrics=bits_per_byte_metrics(eval_dataset, processing_class.eos_token_id),
-            preprocess_logits_for_metrics=token_losses,
-        )
-        if model.config.tie_word_embeddings:
-            # Else `Trainer` warns that the head is missing when it loads the best checkpoint, which stores it once.
-            model._keys_to_ignore_on_save = list(model._tied_weights_keys)
-        self.remove_callback(ProgressCallback)
-        if not args.disable_tqdm:
-            self.add_callback(StoryProgress(train_dataset.tokens / len(train_dataset)))
-
-    def create_optimizer(self, model=None) -> torch.optim.Optimizer:
-        if self.optimizer is None and self.use_muon:
-            self.optimizer = self._muon_with_adamw(self.model if model is None else model)
-        return super().create_optimizer(model)
-
-    def _muon_with_adamw(self, model) -> MuonWithAdamW:
-        args = self.args
-        matrices = hidden_matrices(model)
-        decayed = self.get_decay_parameter_names(model)
-        rest = [(name, weight) for name, weight in model.named_parameters() if name not in matrices]
-        return MuonWithAdamW(
-            list(matrices.values()),
-            [
-                {"params": [w for name, w in rest if name in decayed], "weight_decay": args.weight_decay},
-                {"params": [w for name, w in rest if name not in decayed], "weight_decay": 0.0},
-            ],
-            lr=args.learning_rate,
-            weight_decay=args.weight_decay,
-            betas=(args.adam_beta1, args.adam_beta2),
-            eps=args.adam_epsilon,
-        )
-
-    def _save(self, output_dir: str | None = None, state_dict=None) -> None:
-        # `Trainer` turns the cache off in the configuration while it trains; what is saved is there to generate.
-        config = self.accelerator.unwrap_model(self.model).config
-        training_value, config.use_cache = config.use_cache, True
-        try:
-            super()._save(output_dir, state_dict)
-        finally:
-            config.use_cache = training_value
-
-
-def token_losses(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Cross-entropy of each token `[batch, length]` in nats, at the place of the token that is predicted."""
-    losses = torch.zeros(labels.shape, dtype=torch.float, device=logits.device)
-    losses[:, 1:] = torch.nn.functional.cross_entropy(
-        logits[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten(), ignore_index=IGNORE_INDEX, reduction="none"
-    ).view(labels.shape[0], -1)
-    return losses
-
-
-def bits_per_byte_metrics(rows: PackedStories, eos_token_id: int):
-    """`compute_metrics` for a `Trainer` that evaluates on `rows` with [`token_losses`]."""
-
-    def compute(prediction: EvalPrediction) -> dict[str, float]:
-        losses, labels = prediction.predictions, prediction.label_ids
-        scored = labels != IGNORE_INDEX
-        nats = losses[scored & (labels != eos_token_id)].sum(dtype=np.float64)
-        return {
-            "bits_per_byte": float(nats / math.log(2) / rows.bytes),
-            "nats_per_token": float(losses[scored].mean(dtype=np.float64)),
-        }
-
-    return compute
-
-
-class StoryProgress(ProgressCallback):
-    """A bar with loss, learning rate, tokens per second and time left; a line for each evaluation.
-
-    Args:
-        tokens_per_row: mean number of story tokens in a row, padding not counted.
-    """
-
-    def __init__(self, tokens_per_row: float):
-        super().__init__()
-        self.tokens_per_row = tokens_per_row
-
-    def on_train_begin(self, args, state, control, **kwargs):
-        super().on_train_begin(args, state, control, **kwargs)
-        self.tokens_per_step = rows_per_step(args) * self.tokens_per_row
-        self._start_measuring(state)
-        if self.training_bar is not None:
-            # A log file keeps every redrawing of the bar as a line, so there it is drawn seldom.
-            self.training_bar.mininterval = 0.5 if sys.stderr.isatty() else 30.0
-            self.training_bar.set_description("Training")
-
-    def _start_measuring(self, state):
-        self._measured_from = state.global_step, time.perf_counter()
-
-    def on_prediction_step(self, args, state, control, **kwargs):
-        if sys.stderr.isatty():
-            super().on_prediction_step(args, state, control, **kwargs)
-
-    def on_evaluate(self, args, state, control, **kwargs):
-        super().on_evaluate(args, state, control, **kwargs)
-        self._start_measuring(state)
-
-    def on_save(self, args, state, control, **kwargs):
-        self._start_measuring(state)
-
-    def on_log(self, args, state, control, logs=None, **kwargs):
-        if not state.is_world_process_zero or self.training_bar is None or not logs:
-            return
-        if "loss" in logs:
-            step, began = self._measured_from
-            speed = (state.global_step - step) * self.tokens_per_step / (time.perf_counter() - began)
-            self._start_measuring(state)
-            self.training_bar.set_postfix_str(
-                f"loss {float(logs['loss']):.3f}, lr {float(logs['learning_rate']):.1e}, {speed:,.0f} tokens/s",
-                refresh=False,
-            )
-            self.training_bar.write(
-                f"step {state.global_step:>6}/{state.max_steps}  loss {float(logs['loss']):.4f}  "
-                f"lr {float(logs['learning_rate']):.2e}  {speed:,.0f} tokens/s"
-            )
-        elif "eval_bits_per_byte" in logs:
-            self.training_bar.write(
-                f"step {state.global_step:>6}/{state.max_steps}  validation: "
-                f"{logs['eval_bits_per_byte']:.4f} bits per byte, {logs['eval_nats_per_token']:.3f} nats a token"
-            )
+    shape = {"context": context, "seed": seed}
+    pad = {"pad_token_id": tokenizer.pad_token_id}
+    train_shape = {"length": recipe.row_length, "overlap": context // 8, **shape}
+    if isinstance(corpus.train, IterableDataset):
+        train_rows = PackedStream(corpus.train, tokenizer, **train_shape)
+    else:
+        train_rows = PackedStories(tokenized("train", corpus.train), **train_shape, **pad)
+    held_out = tokenized("validation", corpus.validation)
+    return train_rows, PackedStories(held_out, length=train_rows.length, overlap=context // 2, **shape, **pad)
 
 
 def _tokenizer(recipe: Recipe, corpus: Corpus) -> PreTrainedTokenizerBase:
     if recipe.tokenizer is None:
-        texts = (batch["text"] for batch in corpus.train.iter(batch_size=1_000))
-        return train_bpe(texts, recipe.vocab_size, model_max_length=recipe.max_length, total=len(corpus.train))
+        streamed = isinstance(corpus.train, IterableDataset)
+        stories = corpus.train.take(STREAM_TOKENIZER_STORIES) if streamed else corpus.train
+        texts = (batch["text"] for batch in stories.iter(batch_size=1_000))
+        total = None if streamed else len(stories)
+        return train_bpe(texts, recipe.vocab_size, model_max_length=recipe.max_length, total=total)
     tokenizer = load_tokenizer(recipe.tokenizer)
     missing = [name for name in ("bos_token", "eos_token", "pad_token") if getattr(tokenizer, name) is None]
     if missing:
@@ -355,24 +266,63 @@ def _tokenizer(recipe: Recipe, corpus: Corpus) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def _checkpoint_to_resume(arguments: TrainingArguments, recipe: Recipe) -> str | None:
+def _checkpoint_to_resume(arguments: TrainingArguments, recipe: Recipe) -> Path | None:
     output_dir = Path(arguments.output_dir)
-    last = get_last_checkpoint(output_dir) if output_dir.is_dir() else None
     wanted = arguments.resume_from_checkpoint
     if wanted in (None, "false"):
-        if last and not recipe.overwrite_output_dir:
+        if checkpoints.find_checkpoints(output_dir) and not recipe.overwrite_output_dir:
             raise UserError(
                 f"{output_dir} holds checkpoints of an earlier run: go on with --resume_from_checkpoint, choose "
                 f"another --output_dir, or start again with --overwrite_output_dir."
             )
         return None
     if wanted == "true":
-        if last is None:
-            raise UserError(f"{output_dir} has no checkpoint to resume from; leave out --resume_from_checkpoint.")
-        return last
-    if not (Path(wanted) / "trainer_state.json").is_file():
-        raise UserError(f"{wanted} is not a checkpoint folder (it has no trainer_state.json).")
-    return wanted
+        checkpoint, faults = checkpoints.last_whole_checkpoint(output_dir)
+        told = "; ".join(f"{folder.name} cannot be used, {reason}" for folder, reason in faults.items())
+        if checkpoint is None:
+            raise UserError(
+                f"{output_dir} has no checkpoint to resume from{f' ({told})' if told else ''}; leave out "
+                f"--resume_from_checkpoint{', with --overwrite_output_dir,' if told else ''} to begin."
+            )
+        if told and arguments.process_index == 0:
+            print(f"note: {told}; going on from {checkpoint.name}.")
+    else:
+        checkpoint = Path(wanted)
+        if reason := checkpoints.fault(checkpoint):
+            raise UserError(f"{checkpoint} is not a checkpoint folder to go on from: {reason}.")
+    if arguments.process_index == 0:
+        _tell_changes(checkpoint.parent / "recipe.yaml", recipe)
+    return checkpoint
+
+
+def _tell_changes(earlier: Path, recipe: Recipe) -> None:
+    """Say which settings of a resumed run are not those that it began with."""
+    harmless = {"overwrite_output_dir", "num_proc", "prompts", "preset", "check"}
+    harmless |= {"resume_from_checkpoint", "output_dir", "disable_tqdm", "report_to", "logging_steps"}
+    try:
+        before = load_recipe(earlier)
+    except UserError:
+        return
+    changed = [name for name in vars(recipe) if getattr(recipe, name) != getattr(before, name)]
+    for section in ("model", "trainer"):
+        if section in changed:
+            changed.remove(section)
+            old, new = getattr(before, section), getattr(recipe, section)
+            changed += [name for name in sorted({*old, *new}) if old.get(name) != new.get(name)]
+    if told := [name for name in changed if name not in harmless]:
+        print(f"note: the run began with another {', '.join(told)}, so its end is not the one it would have had.")
+
+
+def _require_same_model(checkpoint: Path, config: TinyLlamaConfig) -> None:
+    there = TinyLlamaConfig.from_pretrained(checkpoint)
+    shape = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
+             "num_key_value_heads", "head_dim", "tie_word_embeddings", "rope_parameters")  # fmt: skip
+    for name in shape:
+        if getattr(there, name) != getattr(config, name):
+            raise UserError(
+                f"{checkpoint} holds a model with `{name}` {getattr(there, name)}, but the recipe says "
+                f"{getattr(config, name)}: use the recipe of its run, {checkpoint.parent / 'recipe.yaml'}."
+            )
 
 
 def _wants_bf16(settings: dict) -> bool:
@@ -384,17 +334,20 @@ def _wants_bf16(settings: dict) -> bool:
     raise UserError(f"`trainer.bf16` must be true, false or auto, but is {asked!r}.")
 
 
-def _summary(corpus, tokenizer, model, train_rows: PackedStories, validation_rows: PackedStories, arguments) -> str:
+def _summary(corpus, tokenizer, model, train_rows, validation_rows: PackedStories, arguments) -> str:
     batch = rows_per_step(arguments)
+    if isinstance(train_rows, PackedStream):
+        stories, tokens = "a stream of stories", "a stream in rows"
+    else:
+        stories, tokens = f"{len(corpus.train):,} stories", f"{train_rows.tokens:,} in {len(train_rows):,} rows"
     return "\n".join(
         (
-            f"corpus      {corpus.name}: {len(corpus.train):,} stories to train on, "
-            f"{len(corpus.validation):,} held out",
-            f"tokens      {train_rows.tokens:,} in {len(train_rows):,} rows of {train_rows.length} "
-            f"({train_rows.padding:.2%} padding), {train_rows.bytes / train_rows.scored:.2f} bytes a token",
+            f"corpus      {corpus.name}: {stories} to train on, {len(corpus.validation):,} held out",
+            f"tokens      {tokens} of {train_rows.length} ({train_rows.padding:.2%} padding), "
+            f"{validation_rows.bytes / validation_rows.scored:.2f} bytes a token",
             f"vocabulary  {len(tokenizer):,}",
             f"model       {model.num_parameters():,} parameters",
-            f"batch       {batch} rows, {round(batch * train_rows.tokens / len(train_rows)):,} tokens",
+            f"batch       {batch} rows, {round(batch * train_rows.tokens_per_row):,} tokens",
             f"precision   {'bf16 autocast, fp32 weights' if arguments.bf16 else 'fp32'} on {arguments.device}",
         )
     )

@@ -1,0 +1,26 @@
+"""One dial for the size of a model: its shape and vocabulary, in the field's usual steps.
+
+Heads are 64 wide. `64m` is what the origin calls "standard",
+768 x 8; `24m` is the model that `TinyLlamaConfig()` is. The two smallest have vocabularies of their own, since 10,000
+entries would be most of their weights.
+"""
+
+SIZES: dict[str, dict[str, int]] = {
+    name: {
+        "vocab_size": vocab_size,
+        "hidden_size": hidden_size,
+        "intermediate_size": intermediate_size,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+    }
+    for name, vocab_size, hidden_size, intermediate_size, layers, heads in (
+        ("1m", 2_048, 128, 384, 4, 2),
+        ("3m", 4_096, 192, 512, 6, 3),
+        ("8m", 10_000, 256, 640, 8, 4),
+        ("15m", 10_000, 384, 1_024, 6, 6),
+        ("24m", 10_000, 448, 1_536, 7, 7),
+        ("33m", 10_000, 512, 1_536, 8, 8),
+        ("64m", 10_000, 768, 2_048, 8, 12),
+        ("110m", 10_000, 768, 2_688, 12, 12),
+    )
+}

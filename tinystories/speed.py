@@ -1,0 +1,113 @@
+"""How fast training is, and how much of the machine it uses: tokens per second and model FLOP utilisation, as PaLM
+defines it (arXiv 2204.02311, appendix B)."""
+
+import re
+import time
+from contextlib import contextmanager
+
+import torch
+from transformers import PreTrainedModel, TrainerCallback, TrainingArguments
+
+
+# Dense bf16 peak in FLOP/s, as NVIDIA's data sheets give it (fp16 for the T4, which has no bf16).
+PEAK_FLOPS = {
+    "B200": 2250e12,
+    "H200": 989e12,
+    "H100 PCIe": 756e12,
+    "H100": 989e12,
+    "A100": 312e12,
+    "L40S": 362e12,
+    "L4": 121e12,
+    "RTX 4090": 165e12,
+    "RTX 3090": 71e12,
+    "T4": 65e12,
+}
+
+
+def training_flops_per_token(model: PreTrainedModel, mean_attended: float) -> float:
+    """Floating point operations that one token costs forward and backward.
+
+    6 for each weight that it is multiplied by (the head included, the embedding lookup not), and 12 times hidden size
+    for each position that it attends to in each layer.
+
+    Args:
+        model: a decoder whose heads together are as wide as `num_attention_heads * head_dim`.
+        mean_attended: positions that a token attends to, itself included, on average over all tokens.
+    """
+    config = model.config
+    weights = sum(weight.numel() for weight in model.parameters() if weight.ndim == 2)
+    if not config.tie_word_embeddings:
+        weights -= model.get_input_embeddings().weight.numel()
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    width = config.num_attention_heads * head_dim
+    return 6 * weights + 12 * config.num_hidden_layers * width * mean_attended
+
+
+def peak_flops(device: torch.device, dtype: torch.dtype) -> float:
+    """FLOP/s that the device can reach: of a known GPU in bf16 what its data sheet says, else as measured here with
+    one large matrix product."""
+    if device.type == "cuda" and dtype != torch.float32:
+        name = torch.cuda.get_device_name(device)
+        for known, flops in PEAK_FLOPS.items():
+            if re.search(rf"\b{known}\b(?! Laptop)", name):
+                return flops
+    size = 4096 if device.type == "cuda" else 1024
+    left, right = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
+    best = float("inf")
+    for _ in range(8):
+        _wait_for(device)
+        began = time.perf_counter()
+        torch.mm(left, right)
+        _wait_for(device)
+        best = min(best, time.perf_counter() - began)
+    return 2 * size**3 / best
+
+
+def rows_per_step(args: TrainingArguments) -> int:
+    """Rows that one optimizer step sees, over all processes."""
+    return args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+
+
+class Speedometer(TrainerCallback):
+    """Tokens per second since the last reading, and how much of the machine they used; pauses do not count.
+
+    Args:
+        rows: what is trained on; its `tokens_per_row` and `mean_attended` are used.
+    """
+
+    def __init__(self, rows):
+        self._rows = rows
+        self._per_step: dict[str, float] | None = None
+
+    def on_train_begin(self, args, state, control, model=None, **kwargs):
+        dtype = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else torch.float32
+        tokens = rows_per_step(args) * self._rows.tokens_per_row
+        flops = tokens * training_flops_per_token(model, self._rows.mean_attended) / args.world_size
+        self._per_step = {"tokens": tokens, "seconds_at_peak": flops / peak_flops(args.device, dtype)}
+        self._step, self._since, self._paused = state.global_step, time.perf_counter(), 0.0
+
+    def read(self, step: int) -> dict[str, float]:
+        """`tokens_per_second` (padding not counted) and `mfu` (0 to 1) since the last reading."""
+        if self._per_step is None or step <= self._step:
+            return {}
+        now = time.perf_counter()
+        steps_per_second = (step - self._step) / max(1e-9, now - self._since - self._paused)
+        self._step, self._since, self._paused = step, now, 0.0
+        return {
+            "tokens_per_second": self._per_step["tokens"] * steps_per_second,
+            "mfu": self._per_step["seconds_at_peak"] * steps_per_second,
+        }
+
+    @contextmanager
+    def paused(self):
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            if self._per_step is not None:
+                self._paused += time.perf_counter() - began
+
+
+def _wait_for(device: torch.device) -> None:
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)

@@ -1,0 +1,328 @@
+"""transformers' `Trainer` for packed stories: what a run that can be trusted and resumed needs beside it.
+
+Design decisions:
+
+- The loss is the model's own. What is added is measured beside it: bits per byte and the loss by kind of word.
+- A checkpoint counts when it is whole (see `checkpoints.py`); nothing older is deleted before that.
+- With averaged weights (EMA), `model.safetensors` holds the average, which is what evaluation measured, and
+  `training_weights.safetensors` beside it what training goes on from.
+- Weights that are not finite are never saved, so that the last checkpoint is always one to go back to.
+"""
+
+import errno
+import math
+import shutil
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from transformers import (
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    ProgressCallback,
+    Trainer,
+    TrainingArguments,
+    default_data_collator,
+)
+from transformers.trainer_utils import EvalPrediction
+
+from . import checkpoints
+from .callbacks import EMACallback, StoryProgress
+from .errors import UserError, first_line
+from .optimizers import MuonWithAdamW, hidden_matrices
+from .packing import IGNORE_INDEX, PackedStories
+from .schedules import schedule
+from .speed import Speedometer, rows_per_step
+from .streaming import PackedStream
+from .words import ARTICLE, KINDS, TokenKinds
+
+
+TRAINING_WEIGHTS = "training_weights.safetensors"
+
+
+class StoryTrainer(Trainer):
+    """`Trainer` on packed rows.
+
+    Each evaluation gives `eval_bits_per_byte`, which counts every byte of every validation story once and leaves out
+    the end-of-text token, so that it compares across tokenizers; `eval_nats_per_token`, the loss per scored token,
+    end of text included; and `eval_nats_per_token_{articles,function_words,other_words}`.
+
+    Args:
+        use_muon: Muon for the matrices inside the layers, AdamW for the rest.
+        ema_decay: of an exponential moving average of the weights, which is then what is evaluated and saved.
+        article_loss_weight: what the loss on articles is multiplied by in training; 1 is the standard objective.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: PreTrainedModel,
+        args: TrainingArguments,
+        train_dataset: PackedStories | PackedStream,
+        eval_dataset: PackedStories,
+        processing_class: PreTrainedTokenizerBase,
+        callbacks: list | None = None,
+        use_muon: bool = False,
+        ema_decay: float | None = None,
+        article_loss_weight: float = 1.0,
+    ):
+        self.use_muon = use_muon
+        self.article_loss_weight = article_loss_weight
+        self._token_kinds = TokenKinds(processing_class)
+        super().__init__(
+            model=model,
+            args=args,
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
+            processing_class=processing_class,
+            data_collator=default_data_collator if article_loss_weight == 1 else self._collate_with_weights,
+            callbacks=callbacks,
+            compute_metrics=story_metrics(eval_dataset, processing_class.eos_token_id, self._token_kinds),
+            preprocess_logits_for_metrics=token_losses,
+        )
+        self._random_state_of = None
+        self.ema = None
+        if ema_decay is not None:
+            if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+                raise UserError(
+                    "`ema_decay` needs whole weights on each process; leave it out with FSDP or DeepSpeed."
+                )
+            self.ema = EMACallback(ema_decay)
+            self.add_callback(self.ema)
+        if model.config.tie_word_embeddings:
+            # Else `Trainer` warns that the head is missing when it loads the best checkpoint, which stores it once.
+            model._keys_to_ignore_on_save = list(model._tied_weights_keys)
+        self.speed = Speedometer(train_dataset)
+        self.add_callback(self.speed)
+        self.remove_callback(ProgressCallback)
+        if not args.disable_tqdm:
+            self.add_callback(StoryProgress())
+
+    # What is trained
+
+    def _collate_with_weights(self, rows: list[dict]) -> dict[str, torch.Tensor]:
+        batch = default_data_collator(rows)
+        articles = np.stack([self._token_kinds(row["input_ids"].tolist()) == ARTICLE for row in rows])
+        weights = torch.where(torch.from_numpy(articles), self.article_loss_weight, 1.0)
+        return {**batch, "loss_weights": weights}
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        weights = inputs.pop("loss_weights", None)
+        if weights is None or not model.training:
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        inputs = dict(inputs)
+        labels = inputs.pop("labels")
+        outputs = model(**inputs)
+        scored = (labels != IGNORE_INDEX).sum() if num_items_in_batch is None else num_items_in_batch
+        loss = (token_losses(outputs.logits, labels) * weights).sum() / scored
+        if self.args.average_tokens_across_devices and num_items_in_batch is not None:
+            loss = loss * self.accelerator.num_processes
+        return (loss, outputs) if return_outputs else loss
+
+    def get_batch_samples(self, *args, **kwargs):
+        samples = super().get_batch_samples(*args, **kwargs)
+        if self._random_state_of is not None:
+            # A new iterator has drawn a seed, which that of the run that is resumed did long ago.
+            self._load_rng_state(self._random_state_of)
+            self._random_state_of = None
+        return samples
+
+    def training_step(self, model, inputs, num_items_in_batch=None) -> torch.Tensor:
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        if self.args.device.type == "cpu" and not torch.isfinite(loss):
+            # Elsewhere this look would make the device wait, and the loss is looked at when it is logged.
+            self._stop_on_diverged_training()
+        return loss
+
+    def create_optimizer(self, model=None) -> torch.optim.Optimizer:
+        if self.optimizer is None and self.use_muon:
+            if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+                raise UserError(
+                    "`optimizer: muon` needs whole matrices on each process; take adamw with this launcher."
+                )
+            self.optimizer = self._muon_with_adamw(self.model if model is None else model)
+        return super().create_optimizer(model)
+
+    def _muon_with_adamw(self, model) -> MuonWithAdamW:
+        args = self.args
+        matrices = hidden_matrices(model)
+        decayed = self.get_decay_parameter_names(model)
+        rest = [(name, weight) for name, weight in model.named_parameters() if name not in matrices]
+        return MuonWithAdamW(
+            list(matrices.values()),
+            [
+                {"params": [w for name, w in rest if name in decayed], "weight_decay": args.weight_decay},
+                {"params": [w for name, w in rest if name not in decayed], "weight_decay": 0.0},
+            ],
+            lr=args.learning_rate,
+            weight_decay=args.weight_decay,
+            betas=(args.adam_beta1, args.adam_beta2),
+            eps=args.adam_epsilon,
+        )
+
+    def create_scheduler(self, num_training_steps: int, optimizer=None):
+        factor = schedule(self.args, num_training_steps) if self.lr_scheduler is None else None
+        if factor is not None:
+            self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer or self.optimizer, factor)
+            self._created_lr_scheduler = True
+        return super().create_scheduler(num_training_steps, optimizer)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is None or not isinstance(self.lr_scheduler, torch.optim.lr_scheduler.LambdaLR):
+            return
+        step, before = self.lr_scheduler.last_epoch, self.lr_scheduler.get_last_lr()[0]
+        now = self.lr_scheduler.base_lrs[0] * self.lr_scheduler.lr_lambdas[0](step)
+        if now > before * (1 + 1e-6) and before < self.lr_scheduler.base_lrs[0]:
+            raise UserError(
+                f"Going on from {checkpoint} with these settings would raise the learning rate again, from "
+                f"{before:.2e} to {now:.2e}: keep the run's number of steps and schedule, or begin a run of its own "
+                f"(only constant and warmup_stable_decay can be lengthened, before their decay)."
+            )
+
+    # What is measured
+
+    def evaluate(self, *args, **kwargs) -> dict[str, float]:
+        with self._averaged_weights(), self.speed.paused():
+            metrics = super().evaluate(*args, **kwargs)
+        if not all(math.isfinite(value) for key, value in metrics.items() if key.endswith(("loss", "per_byte"))):
+            self._stop_on_diverged_training()
+        return metrics
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        if "loss" in logs and "learning_rate" in logs:
+            if not math.isfinite(logs["loss"]) or not math.isfinite(logs.get("grad_norm", 0.0)):
+                self._stop_on_diverged_training()
+            logs = {**logs, **self.speed.read(self.state.global_step)}
+        super().log(logs, start_time)
+
+    # What is kept
+
+    def _save_checkpoint(self, model, trial) -> None:
+        if not all(bool(torch.isfinite(weight).all()) for weight in self.model.parameters()):
+            self._stop_on_diverged_training()
+        folder = Path(self._get_output_dir(trial=trial)) / f"checkpoint-{self.state.global_step}"
+        limit, self.args.save_total_limit = self.args.save_total_limit, None
+        with self.speed.paused():
+            try:
+                super()._save_checkpoint(model, trial)
+                if self.args.should_save:
+                    self._save_what_resuming_needs(folder)
+                self.accelerator.wait_for_everyone()
+                if self.args.should_save:
+                    checkpoints.seal(folder)
+            except (OSError, RuntimeError, SafetensorError) as error:
+                if not _disk_is_full(error):
+                    raise
+                shutil.rmtree(folder, ignore_errors=True)
+                raise UserError(
+                    f"The disk is full: {folder} could not be written ({first_line(error)}). {self._way_back()}"
+                ) from None
+            finally:
+                self.args.save_total_limit = limit
+            if self.args.should_save:
+                best = self.state.best_model_checkpoint
+                checkpoints.delete_oldest(folder.parent, limit, keep={folder, Path(best)} if best else {folder})
+
+    def _save_what_resuming_needs(self, folder: Path) -> None:
+        if self.ema is not None:
+            weights = {name: weight.detach() for name, weight in self.model.named_parameters()}
+            safetensors.torch.save_file(weights, folder / TRAINING_WEIGHTS)
+        if isinstance(self.train_dataset, PackedStream):
+            self.train_dataset.save_state(folder, self.state.global_step * rows_per_step(self.args))
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model=None) -> None:
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        if isinstance(self.train_dataset, PackedStream):
+            self._random_state_of = resume_from_checkpoint
+        if self.ema is None:
+            return
+        self.ema.begin(self.model)
+        weights = safetensors.torch.load_file(Path(resume_from_checkpoint) / TRAINING_WEIGHTS)
+        with torch.no_grad():
+            for name, weight in self.model.named_parameters():
+                weight.copy_(weights[name])
+
+    def _load_best_model(self) -> None:
+        super()._load_best_model()
+        if self.ema is not None:
+            self.ema.forget()
+
+    def _save(self, output_dir: str | None = None, state_dict=None) -> None:
+        # `Trainer` turns the cache off in the configuration while it trains; what is saved is there to generate.
+        config = self.accelerator.unwrap_model(self.model).config
+        training_value, config.use_cache = config.use_cache, True
+        try:
+            with self._averaged_weights():
+                super()._save(output_dir, state_dict)
+        finally:
+            config.use_cache = training_value
+
+    @contextmanager
+    def _averaged_weights(self):
+        if self.ema is None:
+            yield
+            return
+        self.ema.swap(self.model)
+        try:
+            yield
+        finally:
+            self.ema.swap(self.model)
+
+    def _stop_on_diverged_training(self) -> None:
+        raise UserError(
+            f"The loss is no longer a finite number at step {self.state.global_step} (learning rate "
+            f"{self._get_learning_rate():.1e}): lower --learning_rate, lengthen --warmup_steps or set "
+            f"--max_grad_norm. {self._way_back()}"
+        )
+
+    def _way_back(self) -> str:
+        last, _ = checkpoints.last_whole_checkpoint(Path(self.args.output_dir))
+        if last is None:
+            return "No checkpoint was written before that."
+        return f"The last whole checkpoint is {last}; --resume_from_checkpoint goes on from it."
+
+
+def token_losses(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Cross-entropy of each token `[batch, length]` in nats, at the place of the token that is predicted."""
+    losses = torch.zeros(labels.shape, dtype=torch.float, device=logits.device)
+    losses[:, 1:] = torch.nn.functional.cross_entropy(
+        logits[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten(), ignore_index=IGNORE_INDEX, reduction="none"
+    ).view(labels.shape[0], -1)
+    return losses
+
+
+def story_metrics(rows: PackedStories, eos_token_id: int, token_kinds: TokenKinds):
+    """`compute_metrics` for a `Trainer` that evaluates on `rows` with [`token_losses`]."""
+    kinds = None
+
+    def compute(prediction: EvalPrediction) -> dict[str, float]:
+        nonlocal kinds
+        losses, labels = prediction.predictions, prediction.label_ids
+        if kinds is None:
+            kinds = np.stack([token_kinds(rows[row]["input_ids"].tolist()) for row in range(len(rows))])
+        scored = labels != IGNORE_INDEX
+        nats = losses[scored & (labels != eos_token_id)].sum(dtype=np.float64)
+        by_kind = {
+            f"nats_per_token_{name}": float(losses[scored & (kinds == kind)].mean(dtype=np.float64))
+            for kind, name in enumerate(KINDS)
+            if (scored & (kinds == kind)).any()
+        }
+        return {
+            "bits_per_byte": float(nats / math.log(2) / rows.bytes),
+            "nats_per_token": float(losses[scored].mean(dtype=np.float64)),
+            **by_kind,
+        }
+
+    return compute
+
+
+def _disk_is_full(error: Exception) -> bool:
+    text = str(error)
+    # What torch and safetensors make of ENOSPC.
+    return getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or any(
+        sign in text for sign in ("No space left", "file write failed", "unexpected pos", "os error 28")
+    )

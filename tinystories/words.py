@@ -1,0 +1,74 @@
+"""Kinds of words in story text: articles, other function words and the rest, for words and for tokens.
+
+Function words are closed classes (determiners, pronouns, prepositions, conjunctions, auxiliaries, particles), so a
+list of them can be complete; see R. Quirk et al., A Comprehensive Grammar of the English Language (1985), chapter 2.
+They are what goes missing when a model learns to predict the wrong token, and a mean over all tokens hides that.
+"""
+
+import re
+from collections.abc import Sequence
+
+import numpy as np
+from transformers import PreTrainedTokenizerBase
+
+
+WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*")
+
+ARTICLES = frozenset({"a", "an", "the"})
+OTHER_FUNCTION_WORDS = frozenset(
+    """
+    this that these those some any no every each either neither both all half such much many more most few fewer less
+    least several enough another other
+    i you he she it we they me him her us them my your his its our their mine yours hers ours theirs myself yourself
+    himself herself itself ourselves yourselves themselves who whom whose which what whoever whatever someone somebody
+    something anyone anybody anything everyone everybody everything nobody nothing none one
+    about above across after against along among around as at before behind below beneath beside besides between beyond
+    but by despite down during except for from in inside into like near of off on onto out outside over past round
+    since than through throughout till to toward towards under underneath until up upon with within without
+    and or nor so yet because although though if unless while when whenever where wherever whether once
+    be am is are was were been being do does did done doing have has had having can could will would shall should may
+    might must ought
+    not there here then how why too also just
+    i'm i've i'll i'd you're you've you'll you'd he's he'll he'd she's she'll she'd it's it'll it'd we're we've we'll
+    we'd they're they've they'll they'd that's there's here's what's who's where's how's let's isn't aren't wasn't
+    weren't don't doesn't didn't haven't hasn't hadn't can't couldn't won't wouldn't shan't shouldn't mustn't cannot
+    """.split()
+)
+
+KINDS = ("other_words", "articles", "function_words")
+OTHER, ARTICLE, FUNCTION_WORD = range(3)
+
+
+def kind_of_word(word: str) -> int:
+    """`ARTICLE`, `FUNCTION_WORD` or `OTHER`; capitals and the form of the apostrophe make no difference."""
+    word = word.lower().replace("’", "'")
+    if word in ARTICLES:
+        return ARTICLE
+    return FUNCTION_WORD if word in OTHER_FUNCTION_WORDS else OTHER
+
+
+class TokenKinds:
+    """Says of each token which kind of word it belongs to.
+
+    A token is an article only where the whole word is one: " a" before "pple" is not. Where an article or function
+    word is cut into several tokens, all of them count. Punctuation and special tokens are `OTHER`.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase):
+        special = set(tokenizer.all_special_ids)
+        # A line feed in place of a special token keeps the words on its two sides apart.
+        self._pieces = [
+            "\n" if index in special else tokenizer.decode([index], clean_up_tokenization_spaces=False)
+            for index in range(len(tokenizer))
+        ]
+
+    def __call__(self, token_ids: Sequence[int]) -> np.ndarray:
+        """Kinds `[length]` (uint8) of the tokens `[length]` of a text, or of a row of texts."""
+        pieces = [self._pieces[index] for index in token_ids]
+        ends = np.cumsum([len(piece) for piece in pieces])
+        kinds = np.zeros(len(pieces), dtype=np.uint8)
+        for word in WORD.finditer("".join(pieces)):
+            if kind := kind_of_word(word[0]):
+                first, last = np.searchsorted(ends, (word.start(), word.end() - 1), side="right")
+                kinds[first : last + 1] = kind
+        return kinds
