@@ -70,6 +70,8 @@ class TinyLlamaConfig(PreTrainedConfig):
             for weight; below 1.0 it is Phi-3's function.
         attention_bias, mlp_bias (`bool`, default to `False`): biases of the projections.
         attention_dropout (`float`, defaults to 0.0): dropout of the attention weights, in training only.
+        resid_pdrop, embd_pdrop (`float`, default to 0.0): dropout of what each block adds to the hidden states, and of
+            the embeddings, in training only; the names are Phi-3's.
 
     Raises:
         ValueError: for a setting that no model can be built from; the message names the field and a value that works.
@@ -118,6 +120,8 @@ class TinyLlamaConfig(PreTrainedConfig):
     attention_bias: bool = False
     mlp_bias: bool = False
     attention_dropout: float | int = 0.0
+    resid_pdrop: float | int = 0.0
+    embd_pdrop: float | int = 0.0
 
     def __post_init__(self, **kwargs):
         self._check_fields()
@@ -184,12 +188,13 @@ class TinyLlamaConfig(PreTrainedConfig):
             value = getattr(self, name)
             if not isinstance(value, bool):
                 raise ValueError(f"`{name}` must be True or False, but is {value!r}.")
-        for name in ("initializer_range", "rms_norm_eps", "attention_dropout"):
+        dropouts = ("attention_dropout", "resid_pdrop", "embd_pdrop")
+        for name in ("initializer_range", "rms_norm_eps", *dropouts):
             value = getattr(self, name)
             if not _is_number(value) or value < 0:
                 raise ValueError(f"`{name}` must be a finite number of at least 0, but is {value!r}.")
-        if self.attention_dropout >= 1:
-            raise ValueError(f"`attention_dropout` must lie in [0, 1), but is {self.attention_dropout!r}.")
+            if name in dropouts and value >= 1:
+                raise ValueError(f"`{name}` must lie in [0, 1), but is {value!r}.")
         if not isinstance(self.hidden_act, str) or self.hidden_act not in ACT2FN:
             nearest = difflib.get_close_matches(str(self.hidden_act), ACT2FN, n=1) or ["silu"]
             raise ValueError(f"`hidden_act` {self.hidden_act!r} is not known: did you mean {nearest[0]!r}?")

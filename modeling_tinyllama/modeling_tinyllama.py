@@ -212,11 +212,12 @@ class TinyLlamaDecoderLayer(GradientCheckpointingLayer):
         self.mlp = TinyLlamaMLP(config)
         self.input_layernorm = TinyLlamaRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.post_attention_layernorm = TinyLlamaRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.dropout = nn.Dropout(config.resid_pdrop)
 
     def forward(self, hidden_states: torch.Tensor, **kwargs: Unpack[TransformersKwargs]) -> torch.Tensor:
         attended, _ = self.self_attn(self.input_layernorm(hidden_states), **kwargs)
-        hidden_states = hidden_states + attended
-        return hidden_states + self.mlp(self.post_attention_layernorm(hidden_states))
+        hidden_states = hidden_states + self.dropout(attended)
+        return hidden_states + self.dropout(self.mlp(self.post_attention_layernorm(hidden_states)))
 
 
 @auto_docstring
@@ -264,6 +265,7 @@ class TinyLlamaModel(TinyLlamaPreTrainedModel):
         self.padding_idx = config.pad_token_id
         self.vocab_size = config.vocab_size
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size, self.padding_idx)
+        self.dropout = nn.Dropout(config.embd_pdrop)
         self.layers = nn.ModuleList(TinyLlamaDecoderLayer(config, i) for i in range(config.num_hidden_layers))
         self.norm = TinyLlamaRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.rotary_emb = TinyLlamaRotaryEmbedding(config)
@@ -307,7 +309,7 @@ class TinyLlamaModel(TinyLlamaPreTrainedModel):
             seen = past_key_values.get_seq_length() if past_key_values is not None else 0
             position_ids = torch.arange(inputs_embeds.shape[1], device=inputs_embeds.device).unsqueeze(0) + seen
 
-        hidden_states = inputs_embeds
+        hidden_states = self.dropout(inputs_embeds)
         position_embeddings = self.rotary_emb(hidden_states, position_ids)
         for layer in self.layers[: self.config.num_hidden_layers]:
             hidden_states = layer(

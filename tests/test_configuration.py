@@ -150,6 +150,7 @@ def test_a_later_rope_dictionary_keeps_what_the_weights_were_trained_with():
         ({"rms_norm_eps": -1e-6}, "`rms_norm_eps`"),
         ({"initializer_range": float("nan")}, "`initializer_range` nan"),
         ({"attention_dropout": 1.0}, "`attention_dropout` [0, 1)"),
+        ({"resid_pdrop": -0.1}, "`resid_pdrop` at least 0"),
         ({"tie_word_embeddings": "false"}, "`tie_word_embeddings` True or False 'false'"),
         ({"pad_token_id": 96}, "`pad_token_id` 0 to 95 96 tokenizer None"),
         ({"pad_token_id": -1}, "`pad_token_id` -1"),

@@ -547,8 +547,9 @@ def test_gradient_checkpointing_gives_the_same_gradients(use_reentrant):
     assert not model.is_gradient_checkpointing
 
 
-def test_dropout_only_in_training():
-    model = tiny_model(attention_dropout=0.5)
+@pytest.mark.parametrize("which", ["attention_dropout", "resid_pdrop", "embd_pdrop"])
+def test_dropout_only_in_training(which):
+    model = tiny_model(**{which: 0.5})
     ids = random_ids(2, 10)
     for back_end in ("sdpa", "eager"):
         model.set_attn_implementation(back_end)

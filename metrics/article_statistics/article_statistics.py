@@ -1,0 +1,51 @@
+"""Do stories use "a", "an" and "the" as English does?"""
+
+import datasets
+import evaluate
+
+from .text_statistics import article_statistics, flatten
+
+
+_DESCRIPTION = """
+Use of articles in English children's stories: whether there are any, how many, and how often one is missing before a
+countable singular noun or has the wrong form. Made for small language models, which may lose these words.
+"""
+
+_KWARGS_DESCRIPTION = """
+Args:
+    data (`list` of `str`): the texts.
+    confidence (`float`): of the intervals; 0.95 by default.
+    resamples (`int`): of the bootstrap; 1000 by default.
+    seed (`int`): the same seed gives the same intervals; 0 by default.
+
+Returns (each with the ends of its interval under the same name with `_low` and `_high`; nan where nothing is counted):
+    article_omission (`float`): share of countable singular nouns without any determiner. About 0.014 in real stories.
+    articles_per_100_words (`float`): about 9.5 in real stories.
+    wrong_a_or_an (`float`): share of "a" and "an" that should be the other one. Below 0.001 in real stories.
+    stories_with_article (`float`): share of texts with any article. It says little: word salad has them, too.
+
+Examples:
+    >>> import evaluate
+    >>> measurement = evaluate.load("metrics/article_statistics")
+    >>> good = measurement.compute(data=["Once upon a time there was a girl. She had an apple and a red ball."])
+    >>> bad = measurement.compute(data=["Once upon time there was girl. She had a apple and red ball."])
+    >>> good["article_omission"], bad["article_omission"], good["wrong_a_or_an"], bad["wrong_a_or_an"]
+    (0.0, 0.5, 0.0, 1.0)
+"""
+
+_CITATION = ""
+
+
+@evaluate.utils.file_utils.add_start_docstrings(_DESCRIPTION, _KWARGS_DESCRIPTION)
+class ArticleStatistics(evaluate.Measurement):
+    def _info(self):
+        return evaluate.MeasurementInfo(
+            module_type="measurement",
+            description=_DESCRIPTION,
+            citation=_CITATION,
+            inputs_description=_KWARGS_DESCRIPTION,
+            features=datasets.Features({"data": datasets.Value("string")}),
+        )
+
+    def _compute(self, data, confidence=0.95, resamples=1000, seed=0):
+        return flatten(article_statistics(data, confidence=confidence, resamples=resamples, seed=seed))

@@ -1,0 +1,1 @@
+../../tinystories/text_statistics.py
