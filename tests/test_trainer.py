@@ -477,3 +477,29 @@ def test_random_states_are_preserved():
         random.random(), np.random.rand(), torch.rand(1)
         torch.manual_seed(5)
     assert (random.random(), np.random.rand(), torch.rand(1)) == expected
+
+
+# The look before the first step
+
+
+def test_training_on_shifted_labels_does_not_begin(tmp_path, monkeypatch):
+    from tinystories.packing import PackedStories
+
+    build = PackedStories._build
+
+    def shifted(self, *args):
+        row = build(self, *args)
+        row["labels"] = torch.cat([row["labels"][1:], torch.tensor([-100])])
+        return row
+
+    monkeypatch.setattr(PackedStories, "_build", shifted)
+    with pytest.raises(UserError, match="Training would go wrong: .*--check false trains all the same") as error:
+        run_with(tmp_path / "run", check=True)
+    assert "\n" not in str(error.value) and not list((tmp_path / "run").glob("checkpoint-*"))
+    run_with(tmp_path / "run", check=False)
+
+
+def test_the_look_changes_nothing(one_by_eight, tmp_path, capsys):
+    run = run_with(tmp_path / "run", check=True)
+    assert largest_difference(run, one_by_eight) == 0.0
+    assert re.search(r"checked +\d+ ok", capsys.readouterr().out)

@@ -6,6 +6,7 @@ touches the labels.
 """
 
 import shutil
+from collections import Counter
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -35,7 +36,7 @@ from .trainer import StoryTrainer
 TRAINER_DEFAULTS = {
     "output_dir": "runs/story",
     "learning_rate": 5e-4,
-    "lr_scheduler_type": "cosine_warmup_with_min_lr",
+    "lr_scheduler_type": "cosine",
     "lr_scheduler_kwargs": {"min_lr_rate": 0.1},
     "adam_beta1": 0.9,
     "adam_beta2": 0.95,
@@ -86,7 +87,7 @@ def train(recipe: Recipe) -> Path:
     with arguments.main_process_first(desc="tokenizer"):
         # The other processes of a machine read what its first one has written.
         written = checkpoint is not None or arguments.local_process_index > 0
-        tokenizer = load_tokenizer(str(checkpoint or output_dir)) if written else _tokenizer(recipe, corpus)
+        tokenizer = load_tokenizer(str(checkpoint or output_dir)) if written else recipe_tokenizer(recipe, corpus)
         config = model_config(recipe, tokenizer)
         if checkpoint is not None:
             _require_same_model(checkpoint, config)
@@ -108,6 +109,8 @@ def train(recipe: Recipe) -> Path:
     trainer = story_trainer(recipe, arguments, model, tokenizer, train_rows, validation_rows)
     if arguments.process_index == 0:
         print(_summary(corpus, tokenizer, model, train_rows, validation_rows, arguments))
+    if recipe.check:
+        _stop_on_a_fault(trainer)
     trained = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     metrics = trainer.evaluate()
     trainer.save_model()
@@ -243,7 +246,7 @@ def pack_corpus(
     return train_rows, PackedStories(held_out, length=train_rows.length, overlap=context // 2, **shape, **pad)
 
 
-def _tokenizer(recipe: Recipe, corpus: Corpus) -> PreTrainedTokenizerBase:
+def recipe_tokenizer(recipe: Recipe, corpus: Corpus) -> PreTrainedTokenizerBase:
     if recipe.tokenizer is None:
         streamed = isinstance(corpus.train, IterableDataset)
         stories = corpus.train.take(STREAM_TOKENIZER_STORIES) if streamed else corpus.train
@@ -293,6 +296,19 @@ def _checkpoint_to_resume(arguments: TrainingArguments, recipe: Recipe) -> Path 
     if arguments.process_index == 0:
         _tell_changes(checkpoint.parent / "recipe.yaml", recipe)
     return checkpoint
+
+
+def _stop_on_a_fault(trainer: StoryTrainer) -> None:
+    from .doctor import check_trainer
+
+    findings = check_trainer(trainer)
+    if trainer.args.process_index == 0:
+        counts = Counter(finding.status for finding in findings)
+        told = ", ".join(f"{count} {status}" for status, count in counts.items())
+        print(f"checked     {told} (tinystories doctor tells all)")
+    if faults := [finding for finding in findings if finding.status == "fault"]:
+        told = "; ".join(f"{fault.check}: {fault.evidence} {fault.advice}".strip() for fault in faults)
+        raise UserError(f"Training would go wrong: {told.rstrip('.')}. --check false trains all the same.")
 
 
 def _tell_changes(earlier: Path, recipe: Recipe) -> None:

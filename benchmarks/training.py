@@ -1,0 +1,186 @@
+"""Training speed of a recipe beside a plain `LlamaForCausalLM` of the same shape under a plain `Trainer`.
+
+    python benchmarks/training.py --corpus ../shared/data/tinystories
+
+Each variant trains in turn, round after round, in one process, so that a slow minute of the machine falls on all of
+them. What counts is story tokens per second: padding is work, too, but teaches nothing.
+
+- `ours`: the recipe's model on packed rows under `StoryTrainer`.
+- `stock`: `LlamaForCausalLM`, one story a row, padded by `DataCollatorForLanguageModeling`, under `Trainer`.
+- `stock-packed`: the same model on our packed rows under `Trainer`.
+- `ours-compiled`, `stock-compiled`: with `torch.compile`.
+
+The optimizer is fused AdamW in all of them, the precision the same. The first steps of a round are not counted.
+"""
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+
+import torch
+from machine import describe_machine
+from transformers import (
+    DataCollatorForLanguageModeling,
+    LlamaConfig,
+    LlamaForCausalLM,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+    default_data_collator,
+)
+
+from modeling_tinyllama import TinyLlamaForCausalLM
+from tinystories.corpus import load_corpus
+from tinystories.recipe import load_recipe
+from tinystories.speed import peak_flops, training_flops_per_token
+from tinystories.trainer import StoryTrainer
+from tinystories.training import computes_in_bf16, model_config, pack_corpus, recipe_tokenizer
+
+
+WARM_UP = 2
+
+
+class Stopwatch(TrainerCallback):
+    """When each step ended, on the device."""
+
+    def __init__(self):
+        self.ends = []
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if args.device.type == "cuda":
+            torch.cuda.synchronize()
+        self.ends.append(time.perf_counter())
+
+
+class Counting:
+    """A collator that notes how many story tokens each batch holds."""
+
+    def __init__(self, collator, pad_token_id: int):
+        self.collator, self.pad_token_id, self.tokens = collator, pad_token_id, []
+
+    def __call__(self, rows):
+        batch = self.collator(rows)
+        self.tokens.append(int((batch["input_ids"] != self.pad_token_id).sum()))
+        return batch
+
+
+class Stories(torch.utils.data.Dataset):
+    """One story a row, cut to the context, as `run_clm`-like scripts without packing feed them."""
+
+    def __init__(self, tokenised, context: int):
+        self.tokenised, self.context = tokenised, context
+
+    def __len__(self):
+        return len(self.tokenised)
+
+    def __getitem__(self, index):
+        return {"input_ids": self.tokenised[index]["input_ids"][: self.context]}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--recipe", default="configs/tinystories-24m.yaml")
+    parser.add_argument("--corpus", default="sample")
+    parser.add_argument("--variants", default="ours,stock", help="comma-separated, the last is what ratios refer to")
+    parser.add_argument("--steps", type=int, default=50, help="timed steps of each variant")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rows", type=int, default=8, help="packed rows a step")
+    parser.add_argument("--stories", type=int, default=32, help="padded stories a step")
+    parser.add_argument("--json", help="also write the figures to this file")
+    options = parser.parse_args()
+
+    overrides = ["--corpus", options.corpus, "--optimizer", "adamw"]
+    if options.corpus != "sample":
+        overrides += ["--max_stories", "20000"]
+    recipe = load_recipe(options.recipe, overrides)
+    corpus = load_corpus(recipe.corpus, max_stories=recipe.max_stories, max_validation_stories=50)
+    tokenizer = recipe_tokenizer(recipe, corpus)
+    rows, validation_rows = pack_corpus(corpus, tokenizer, recipe, seed=0)
+    config = model_config(recipe, tokenizer)
+    stories = Stories(rows.stories.with_format(None), recipe.max_length)
+    torch.manual_seed(0)
+    ours = TinyLlamaForCausalLM(config)
+    shared = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
+              "num_key_value_heads", "head_dim", "max_position_embeddings", "tie_word_embeddings", "pad_token_id",
+              "bos_token_id", "eos_token_id")  # fmt: skip
+    stock = LlamaForCausalLM(LlamaConfig(**{name: getattr(config, name) for name in shared}))
+    stock.load_state_dict(ours.state_dict())
+    cuda = torch.cuda.is_available()
+    bf16 = computes_in_bf16(use_cpu=not cuda)
+    steps = options.steps // options.rounds + WARM_UP
+
+    def trainer_for(variant: str) -> tuple[Trainer, Counting]:
+        kind, _, how = variant.partition("-")
+        packed = kind == "ours" or how == "packed"
+        collator = Counting(
+            default_data_collator if packed else DataCollatorForLanguageModeling(tokenizer, mlm=False),
+            tokenizer.pad_token_id,
+        )
+        args = TrainingArguments(
+            output_dir=tempfile.mkdtemp(),
+            max_steps=steps,
+            per_device_train_batch_size=options.rows if packed else options.stories,
+            learning_rate=1e-4,
+            adam_beta2=0.95,
+            weight_decay=0.1,
+            lr_scheduler_type="constant",
+            optim="adamw_torch_fused",
+            bf16=bf16,
+            use_cpu=not cuda,
+            report_to="none",
+            save_strategy="no",
+            logging_strategy="no",
+            disable_tqdm=True,
+            remove_unused_columns=False,
+            torch_compile=how == "compiled",
+        )
+        if kind == "ours":
+            trainer = StoryTrainer(
+                model=ours,
+                args=args,
+                train_dataset=rows,
+                eval_dataset=validation_rows,
+                processing_class=tokenizer,
+            )
+            trainer.data_collator = collator
+        else:
+            trainer = Trainer(model=stock, args=args, train_dataset=rows if packed else stories, data_collator=collator)
+        return trainer, collator
+
+    variants = options.variants.split(",")
+    speeds = {variant: [] for variant in variants}
+    dtype = torch.bfloat16 if bf16 else torch.float32
+    peak = peak_flops(torch.device("cuda" if cuda else "cpu"), dtype)
+    for round_number in range(options.rounds):
+        for variant in variants if round_number % 2 == 0 else variants[::-1]:
+            trainer, collator = trainer_for(variant)
+            stopwatch = Stopwatch()
+            trainer.add_callback(stopwatch)
+            trainer.train()
+            seconds = stopwatch.ends[-1] - stopwatch.ends[WARM_UP - 1]
+            speeds[variant].append(sum(collator.tokens[WARM_UP:steps]) / seconds)
+            print(f"round {round_number + 1}  {variant:15} {speeds[variant][-1]:12,.0f} story tokens/s", flush=True)
+
+    flops = training_flops_per_token(ours, rows.mean_attended)
+    base = variants[-1]
+    print(f"\n{describe_machine()}; matrix products at {peak / 1e9:,.0f} GFLOP/s")
+    print(f"{options.recipe}, {ours.num_parameters():,} parameters, {options.rounds} x {steps - WARM_UP} steps each\n")
+    print(f"{'variant':15} {'story tokens/s (median)':>24} {'least':>10} {'most':>10} {'MFU':>6}  x {base}")
+    results = {"machine": describe_machine(), "peak_flops": peak, "flops_per_token": flops, "variants": {}}
+    for variant, values in speeds.items():
+        median = statistics.median(values)
+        ratio = statistics.median(a / b for a, b in zip(values, speeds[base], strict=True))
+        print(
+            f"{variant:15} {median:24,.0f} {min(values):10,.0f} {max(values):10,.0f} {median * flops / peak:6.0%}  "
+            f"{ratio:.2f}"
+        )
+        results["variants"][variant] = {"story_tokens_per_second": values, "ratio": ratio}
+    if options.json:
+        with open(options.json, "w", encoding="utf-8") as file:
+            json.dump(results, file, indent=2)
+
+
+if __name__ == "__main__":
+    main()
