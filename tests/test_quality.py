@@ -378,7 +378,7 @@ def test_curly_apostrophes_and_accents_in_duplicates():
 
 def test_the_set_of_digests_is_a_set_in_8_bytes():
     generator = np.random.default_rng(0)
-    seen, known = quality._Seen(), set()
+    seen, known = quality.duplicates.Seen(), set()
     for size in generator.integers(1, 900, 200):
         digests = generator.integers(0, 60_000, size).astype("<u8")
         expected = []
@@ -392,7 +392,7 @@ def test_the_set_of_digests_is_a_set_in_8_bytes():
 
 def test_memory_does_not_grow_with_the_text():
     def peak(batches):
-        stories = (f"Story {number}. {PLAIN * 3}" for number in range(batches * quality.BATCH))
+        stories = (f"Story {number}. {PLAIN * 3}" for number in range(batches * quality.reading.BATCH))
         tracemalloc.start()
         check_quality(stories, progress=False)
         peak = tracemalloc.get_traced_memory()[1]
@@ -502,7 +502,7 @@ def test_what_is_cleaned_has_no_fault_and_stays_as_it_is():
     stories = corrupted(1_500)
     assert len(check_quality(stories, progress=False).faults) == len(FAULTS) - 1  # none is empty
     once, counts = cleaned(*stories)
-    assert 300 < len(once) < 1_400 and len(counts["mended"]) == len(quality.MENDING) + 1
+    assert 300 < len(once) < 1_400 and len(counts["mended"]) == len(quality.mending.MENDING) + 1
     report = check_quality(once, progress=False)
     assert not report.faults and not {finding.kind for finding in report.findings} & {*DROPPED, "spaces"}
     twice, counts = cleaned(*once)
@@ -600,7 +600,7 @@ def test_a_disk_that_refuses_is_one_line(tmp_path, monkeypatch):
     def full(self, target):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(quality.Path, "rename", full)
+    monkeypatch.setattr(quality.cleaning.Path, "rename", full)
     with pytest.raises(UserError, match="No space left"):
         write_clean(numbered(3), tmp_path / "clean.jsonl", progress=False)
     assert not list(tmp_path.iterdir())
