@@ -414,3 +414,14 @@ def test_generate_prints_a_mended_story_when_it_is_finished(tiny_run, trained, c
     streamed = capsys.readouterr().out
     assert streamed.startswith("once upon a time , there was")
     assert mended == post_process(streamed) + "\n" and mended.startswith("Once upon a time, there was")
+
+
+def test_every_id_that_ends_a_story_of_the_model_ends_it_in_every_preset(tiny_run):
+    """llama2.c's models end a story with the token that begins one, which their tokenizer does not call its end."""
+    model, tokenizer = load_model(str(tiny_run))
+    prompt = "Once upon a time there was"
+    whole = tell_story(model, tokenizer, prompt, preset=GREEDY, max_new_tokens=30)
+    third = tokenizer(whole)["input_ids"][len(tokenizer(prompt)["input_ids"]) + 2]
+    model.generation_config.eos_token_id = [tokenizer.eos_token_id, third]
+    cut = tell_story(model, tokenizer, prompt, preset=GREEDY, max_new_tokens=30)
+    assert whole.startswith(cut) and len(cut) < len(whole)

@@ -191,7 +191,7 @@ def test_a_folder_that_differs_is_not_left_behind(fault, run, tmp_path, monkeypa
         return phi3
 
     if fault == "another tokenizer":
-        other = SimpleNamespace(from_pretrained=lambda folder: lambda text: {"input_ids": [3]})
+        other = SimpleNamespace(from_pretrained=lambda folder: lambda text, **_: {"input_ids": [3]})
         monkeypatch.setattr(stock, "AutoTokenizer", other)
     monkeypatch.setitem(stock.TARGETS, "phi3", faulty)
     folder = run()

@@ -503,3 +503,19 @@ def test_the_look_changes_nothing(one_by_eight, tmp_path, capsys):
     run = run_with(tmp_path / "run", check=True)
     assert largest_difference(run, one_by_eight) == 0.0
     assert re.search(r"checked +\d+ ok", capsys.readouterr().out)
+
+
+def test_kinds_of_words_of_a_sentencepiece_tokenizer(tmp_path):
+    """Its pieces lose their spaces when they are decoded one by one."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    backend = Tokenizer(models.BPE(unk_token="<unk>"))
+    backend.pre_tokenizer, backend.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
+    trainer = trainers.BpeTrainer(vocab_size=80, special_tokens=["<unk>", "</s>"], show_progress=False)
+    backend.train_from_iterator(["the cat and a dog saw an old theme"] * 20, trainer)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="</s>", unk_token="<unk>")
+    ids = tokenizer("the cat saw an old theme and a dog")["input_ids"]
+    kinds = TokenKinds(tokenizer)(ids)
+    articles = tokenizer.decode([index for index, kind in zip(ids, kinds, strict=True) if kind == ARTICLE])
+    assert articles.split() == ["the", "an", "a"]

@@ -7,14 +7,15 @@ from .errors import UserError
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run a verb and return the exit status: 0, 2 for a user's mistake, 130 where the user stopped it."""
+    """Run a verb and return the exit status: 0, 1 where `doctor` finds a fault, 2 for a user's mistake, 130 where the
+    user stopped it."""
     parser = _parser()
     arguments = sys.argv[1:] if arguments is None else arguments
     options, extra = parser.parse_known_args([_with_dashes(argument) for argument in arguments])
     if extra and options.run is not _train:
         parser.error(f"unrecognized arguments: {' '.join(extra)}")
     try:
-        options.run(options, extra)
+        return options.run(options, extra) or 0
     except UserError as error:
         print(f"tinystories: {error}", file=sys.stderr)
         return 2
@@ -30,7 +31,6 @@ def main(arguments: list[str] | None = None) -> int:
             raise
         print(f"tinystories: {error.strerror}: {error.filename or 'while reading or writing'}.", file=sys.stderr)
         return 2
-    return 0
 
 
 def _with_dashes(argument: str) -> str:
@@ -69,9 +69,14 @@ def _parser() -> argparse.ArgumentParser:
     verb = verbs.add_parser("generate", help="write a story")
     verb.add_argument("model", help="run folder, or id of a model on the Hub")
     verb.add_argument("prompt", help='how the story begins, such as "Once upon a time"')
-    verb.add_argument("--preset", help="balanced, conservative, creative or plain (what the model's folder says)")
+    verb.add_argument(
+        "--preset", help="balanced, conservative, creative, plain or greedy (what the model's folder says)"
+    )
     verb.add_argument("--seed", type=int, help="tell the same story again")
     verb.add_argument("--max-new-tokens", type=int, help="at most so many tokens (what the context leaves)")
+    verb.add_argument(
+        "--post-process", action="store_true", help="mend spaces, capitals and full stops; printed when it is finished"
+    )
     verb.set_defaults(run=_generate)
 
     verb = verbs.add_parser(
@@ -84,6 +89,36 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("out", help="folder to write to, new or empty")
     verb.add_argument("--to", help="llama or phi3 (llama where whole heads are rotated, else phi3)")
     verb.set_defaults(run=_export)
+
+    verb = verbs.add_parser(
+        "import",
+        help="read a model that others trained",
+        description="Read a WikiMini checkpoint (.pth), a model of llama2.c (.bin), or a Llama or Phi-3 of "
+        "transformers, and write it as a TinyLlama. The folder is loaded back and compared before it is put in place.",
+    )
+    verb.add_argument("source", help="file, folder, or id of a model on the Hub")
+    verb.add_argument("out", help="folder to write to, new or empty")
+    verb.add_argument("--tokenizer", metavar="PATH", help="its tokenizer (beside the source, under its usual name)")
+    verb.set_defaults(run=_import)
+
+    verb = verbs.add_parser(
+        "doctor",
+        help="prove that training is right, or name the fault",
+        description="Look at a recipe, a run, a model or stories, and print one line a finding: ok, fault, cannot "
+        "tell or note, with figures and what to do. The exit status is 1 where there is a fault.",
+    )
+    verb.add_argument(
+        "target",
+        help="recipe (.yaml), run folder or checkpoint, any causal model, WikiMini checkpoint (.pth), or stories",
+    )
+    verb.add_argument("--corpus", help="stories to look at and to measure on (those of the recipe)")
+    verb.add_argument("--tokenizer", metavar="PATH", help="its tokenizer (that of the target)")
+    verb.add_argument("--limit", type=int, help="stories to look at, spread over the corpus (2000)")
+    verb.add_argument("--quick", action="store_true", help="measure no training steps, and score fewer stories")
+    verb.add_argument("--strict", action="store_true", help="warnings of text quality are faults")
+    verb.add_argument("--json", action="store_true", help="print the findings as JSON, and nothing else")
+    verb.add_argument("--clean", metavar="OUT", help="also write a mended copy of the stories to this folder")
+    verb.set_defaults(run=_doctor)
     return parser
 
 
@@ -133,22 +168,24 @@ def _tokenizer(options: argparse.Namespace, _: list[str]) -> None:
 
 
 def _generate(options: argparse.Namespace, _: list[str]) -> None:
-    from .decoding import check_preset, load_model, tell_story
+    from .decoding import check_preset, load_model, post_process, tell_story
 
     if options.preset is not None:
         check_preset(options.preset)
     if options.max_new_tokens is not None and options.max_new_tokens < 1:
         raise UserError("--max-new-tokens must be at least 1.")
     model, tokenizer = load_model(options.model)
-    tell_story(
+    story = tell_story(
         model,
         tokenizer,
         options.prompt,
         preset=options.preset,
         seed=options.seed,
         max_new_tokens=options.max_new_tokens,
-        stream=True,
+        stream=not options.post_process,
     )
+    if options.post_process:
+        print(post_process(story))
 
 
 def _export(options: argparse.Namespace, _: list[str]) -> None:
@@ -162,6 +199,60 @@ def _export(options: argparse.Namespace, _: list[str]) -> None:
     print(f"checked   largest difference of a logit {written.difference:.1e} at {written.positions:,} positions "
           f"(allowed {TOLERANCE:.0e})")  # fmt: skip
     print(f"saved in  {written.folder}")
+
+
+def _import(options: argparse.Namespace, _: list[str]) -> None:
+    from transformers.utils import logging
+
+    from .interop.imports import import_model
+    from .interop.stock import TOLERANCE
+
+    logging.disable_progress_bar()
+    written = import_model(options.source, options.out, options.tokenizer)
+    print(f"source    {written.kind}, {written.parameters:,} parameters, {str(written.dtype)[6:]}")
+    print(f"checked   largest difference of a logit {written.difference:.1e} at {written.positions:,} positions "
+          f"(allowed {TOLERANCE:.0e})")  # fmt: skip
+    print(f"loss      {written.next_token_loss:.3f} nats a token on built-in stories (at the token after the next "
+          f"{written.two_ahead_loss:.3f})")  # fmt: skip
+    print(f"saved in  {written.folder}")
+    if written.shifted_twice:
+        print(
+            "tinystories: warning: this model predicts the token after the next one. Its labels were shifted twice in "
+            "training, which is why its stories lose small words; no import can mend that, only training again can.",
+            file=sys.stderr,
+        )
+
+
+def _doctor(options: argparse.Namespace, _: list[str]) -> int:
+    import json
+
+    from transformers.utils import logging
+
+    from .doctor import LIMIT, as_dicts, corpus_of, examine, has_fault, report_lines
+
+    logging.disable_progress_bar()
+    if options.clean:
+        from .quality import write_clean
+
+        for split, counts in write_clean(corpus_of(options.target, options.corpus), options.clean).items():
+            print(
+                f"{options.clean}, {split}: {counts['kept']:,} of {counts['stories']:,} stories kept; "
+                f"mended {counts['mended'] or 'none'}, dropped {counts['dropped'] or 'none'}",
+                file=sys.stderr if options.json else sys.stdout,
+            )
+    findings = examine(
+        options.target,
+        corpus=options.corpus,
+        tokenizer=options.tokenizer,
+        limit=LIMIT if options.limit is None else options.limit,
+        quick=options.quick,
+        strict=options.strict,
+    )
+    if options.json:
+        print(json.dumps(as_dicts(findings), ensure_ascii=False, indent=2))
+    else:
+        print("\n".join(report_lines(findings)))
+    return 1 if has_fault(findings) else 0
 
 
 if __name__ == "__main__":

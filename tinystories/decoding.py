@@ -99,6 +99,13 @@ def preset_config(preset: str, tokenizer: PreTrainedTokenizerBase, max_new_token
     )
 
 
+def stop_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Every id that ends a story: the tokenizer's, and those of the model's own generation config."""
+    of_model = model.generation_config.eos_token_id
+    candidates = [tokenizer.eos_token_id, *(of_model if isinstance(of_model, list) else [of_model])]
+    return sorted({index for index in candidates if index is not None})
+
+
 @contextmanager
 def generating_as(config: GenerationConfig, model: PreTrainedModel) -> Iterator[None]:
     """Within the block the model is in evaluation mode and `config` is its own; afterwards all is as it was.
@@ -153,6 +160,7 @@ def tell_story(
         config.max_length, config.max_new_tokens = None, max_new_tokens or room
     else:
         config = preset_config(preset or "balanced", tokenizer, max_new_tokens or room)
+        config.eos_token_id = stop_ids(model, tokenizer) or None
     if seed is not None:
         set_seed(seed)
     streamer = TextStreamer(tokenizer, skip_special_tokens=True) if stream else None

@@ -20,7 +20,7 @@ import torch
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from .decoding import check_preset, generating_as, preset_config
+from .decoding import check_preset, generating_as, preset_config, stop_ids
 from .errors import UserError
 from .random_state import preserved_random_state
 
@@ -127,7 +127,7 @@ def tell_stories(
     if not rows:
         return []
     config = preset_config(preset, tokenizer, _budget(model, rows, prompts, max_new_tokens))
-    stops = _stop_ids(model, tokenizer)
+    stops = stop_ids(model, tokenizer)
     config.eos_token_id = stops or None
     if config.pad_token_id is None:
         config.pad_token_id = stops[0] if stops else None
@@ -181,13 +181,6 @@ def _budget(model: PreTrainedModel, rows: list[list[int]], prompts: Sequence[str
             f"{room}."
         )
     return max_new_tokens or room
-
-
-def _stop_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Every id that ends a story: the tokenizer's, and those of the model's own generation config."""
-    of_model = model.generation_config.eos_token_id
-    candidates = [tokenizer.eos_token_id, *(of_model if isinstance(of_model, list) else [of_model])]
-    return sorted({index for index in candidates if index is not None})
 
 
 def _padded(batch: list[list[int]], device: torch.device) -> dict[str, torch.Tensor]:

@@ -58,8 +58,8 @@ class TokenKinds:
         special = set(tokenizer.all_special_ids)
         # A line feed in place of a special token keeps the words on its two sides apart.
         self._pieces = [
-            "\n" if index in special else tokenizer.decode([index], clean_up_tokenization_spaces=False)
-            for index in range(len(tokenizer))
+            "\n" if index in special else _piece(tokenizer, index, token)
+            for index, token in enumerate(tokenizer.convert_ids_to_tokens(range(len(tokenizer))))
         ]
 
     def __call__(self, token_ids: Sequence[int]) -> np.ndarray:
@@ -72,3 +72,10 @@ class TokenKinds:
                 first, last = np.searchsorted(ends, (word.start(), word.end() - 1), side="right")
                 kinds[first : last + 1] = kind
         return kinds
+
+
+def _piece(tokenizer: PreTrainedTokenizerBase, index: int, token: str) -> str:
+    # Decoded alone, a token of SentencePiece's kind loses the space that it begins with.
+    if token.startswith("▁"):
+        return token.replace("▁", " ")
+    return tokenizer.decode([index], clean_up_tokenization_spaces=False)
