@@ -97,7 +97,7 @@ def test_a_mean_of_means_would_be_seen(one_by_eight, tmp_path, monkeypatch):
 def test_two_processes_are_one(one_by_eight, tmp_path, launcher):
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(yaml.safe_dump(SHORT))
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--main_process_port", "29547"]
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--main_process_port", "0"]
     command += ["--config_file", str(ROOT / "configs" / "accelerate" / f"{launcher}.yaml"), str(ROOT / "train_hf.py")]
     command += [str(recipe), "--output_dir", str(tmp_path / "run"), "--per_device_train_batch_size", "4"]
     result = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
@@ -155,7 +155,7 @@ def test_sharded_layers_compute_the_same(tmp_path):
     """What fsdp.yaml does on GPUs, by torch itself on two CPU processes, since accelerate shards on GPUs only."""
     script = tmp_path / "sharded.py"
     script.write_text(SHARDED)
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=29549", str(script)]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone", str(script)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     result = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr[-3000:]
