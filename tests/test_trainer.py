@@ -206,6 +206,7 @@ def test_wrong_settings_of_a_schedule_are_refused_before_any_work():
         ({"lr_scheduler_kwargs": "{min_lr: 1.0}"}, "least learning rate"),
         ({"lr_scheduler_type": "warmup_stable_decay", "lr_scheduler_kwargs": "{decay_type: x}"}, "decay_type"),
         ({"lr_scheduler_type": "cosin"}, "trainer"),
+        ({"label_smoothing_factor": "0.1"}, "labels that are not shifted"),
         ({"report_to": "csv,nothing"}, "report_to|nothing"),
     ):
         with pytest.raises(UserError, match=message):

@@ -14,6 +14,7 @@ def main(arguments: list[str] | None = None) -> int:
     options, extra = parser.parse_known_args([_with_dashes(argument) for argument in arguments])
     if extra and options.run is not _train:
         parser.error(f"unrecognized arguments: {' '.join(extra)}")
+    options.arguments = arguments
     try:
         return options.run(options, extra) or 0
     except UserError as error:
@@ -119,6 +120,45 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("--json", action="store_true", help="print the findings as JSON, and nothing else")
     verb.add_argument("--clean", metavar="OUT", help="also write a mended copy of the stories to this folder")
     verb.set_defaults(run=_doctor)
+
+    verb = verbs.add_parser(
+        "push",
+        help="publish a run on the Hub, with a model card",
+        description="Build a release folder of a run, upload it in one commit, download it again in a new process and "
+        "compare it with the run. The exit status is 1 where what comes back is not the run's model.",
+    )
+    verb.add_argument("model", help="run folder or checkpoint folder")
+    verb.add_argument("--repo-id", required=True, metavar="USER/NAME", help="where to; made if it is not there")
+    verb.add_argument("--include", help="other forms beside the model, such as llama,gguf,onnx (llama: stock classes)")
+    verb.add_argument("--private", action="store_true", help="make a new repo private")
+    verb.add_argument("--revision", metavar="BRANCH", help="an existing branch to push to (main)")
+    verb.add_argument("--dry-run", action="store_true", help="build and check everything here, and upload nothing")
+    verb.add_argument("--out", metavar="DIR", help="keep what was built in this new folder")
+    verb.add_argument("--checkpoints", action="store_true", help="each checkpoint, too, as a branch step-N")
+    verb.add_argument("--space", action="store_true", help="a demo, too, as a Space of the same name")
+    verb.add_argument("--message", help="of the commit (Release of RUN)")
+    verb.add_argument("--license", metavar="ID", help="licence of the model for its card, such as mit (none)")
+    verb.set_defaults(run=_push)
+
+    verb = verbs.add_parser(
+        "evaluate",
+        help="measure models, ours or anybody's, and write a report",
+        description="Measure bits per byte, minimal pairs and told stories of any number of causal models, and write "
+        "report.json and report.html. The exit status is 2 where a model could not be measured.",
+    )
+    verb.add_argument("models", nargs="+", metavar="model", help="run folder, checkpoint folder, or id on the Hub")
+    verb.add_argument("--corpus", help="held-out stories to measure on (what the run held out, or `sample`)")
+    verb.add_argument("--text-column", default="text", help="column that holds the stories (text)")
+    verb.add_argument("--train-corpus", help="training stories, to find copies (those of the recipe, if here)")
+    verb.add_argument("--out", help="folder for the report (the run folder of a single run, else `evaluation`)")
+    verb.add_argument("--limit", type=int, help="at most so many stories, pairs of each kind, and prompts")
+    verb.add_argument("--quick", action="store_true", help="a first look: 100 stories, 50 pairs, 5 prompts, 1 preset")
+    verb.add_argument("--presets", help="how stories are told, such as balanced,plain,greedy (all but greedy)")
+    verb.add_argument("--seed", type=int, default=0, help="the same seed gives the same figures (0)")
+    verb.add_argument("--judge-url", help="endpoint of a language model that grades the stories (costs money there)")
+    verb.add_argument("--judge-model", help="its name there; the key is read from OPENAI_API_KEY")
+    verb.add_argument("--dump-pairs", metavar="FILE", help="write the minimal pairs to this .tsv or .jsonl")
+    verb.set_defaults(run=_evaluate)
     return parser
 
 
@@ -253,6 +293,60 @@ def _doctor(options: argparse.Namespace, _: list[str]) -> int:
     else:
         print("\n".join(report_lines(findings)))
     return 1 if has_fault(findings) else 0
+
+
+def _push(options: argparse.Namespace, _: list[str]) -> int:
+    from .hub import push
+
+    problems = push(
+        options.model,
+        options.repo_id,
+        include=[name.strip() for name in options.include.split(",")] if options.include is not None else (),
+        private=options.private,
+        revision=options.revision,
+        dry_run=options.dry_run,
+        out=options.out,
+        with_checkpoints=options.checkpoints,
+        space=options.space,
+        message=options.message,
+        license=options.license,
+    )
+    for problem in problems:
+        print(f"tinystories: {problem}", file=sys.stderr)
+    return 1 if problems else 0
+
+
+def _evaluate(options: argparse.Namespace, _: list[str]) -> int:
+    import shlex
+
+    from transformers.utils import logging
+
+    from .evaluation import evaluate_models
+    from .judge import Judge
+    from .report import HTML, report_folder, terminal_table, write_report
+
+    logging.disable_progress_bar()
+    if bool(options.judge_url) != bool(options.judge_model):
+        raise UserError("A judge needs both --judge-url and --judge-model.")
+    folder = report_folder(options.out, options.models)
+    report = evaluate_models(
+        options.models,
+        corpus=options.corpus,
+        text_column=options.text_column,
+        train_corpus=options.train_corpus,
+        limit=options.limit,
+        quick=options.quick,
+        presets=[name.strip() for name in options.presets.split(",")] if options.presets is not None else None,
+        seed=options.seed,
+        judge=Judge(options.judge_url, options.judge_model) if options.judge_url else None,
+        dump_pairs=options.dump_pairs,
+        command=shlex.join(["tinystories", *options.arguments]),
+        save=lambda report: write_report(report, folder) if report["models"] else None,
+    )
+    if report["models"]:
+        print(terminal_table(report))
+        print(f"\nThe report is in {folder / HTML}")
+    return 2 if report["failed"] else 0
 
 
 if __name__ == "__main__":

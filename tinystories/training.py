@@ -184,6 +184,9 @@ def training_arguments(recipe: Recipe) -> TrainingArguments:
                 del settings[name]
     with _blaming("trainer"):
         arguments = TrainingArguments(**settings)
+    if arguments.label_smoothing_factor:
+        # transformers' smoother does not know that this model shifts, and would train it on the token it was given.
+        raise UserError("`label_smoothing_factor` must be 0: transformers smooths labels that are not shifted.")
     if recipe.streaming and arguments.dataloader_num_workers:
         raise UserError("A stream is read in the training process itself: set `dataloader_num_workers` to 0.")
     schedule(arguments, 100)  # refuses what it does not know before any work is done

@@ -1,0 +1,270 @@
+"""What a trained model has learnt to predict, measured on whole stories that it was not trained on.
+
+Design decisions:
+
+- Each story stands alone in its context, behind the beginning of text, with nothing in front of it and no packing.
+- The logits at position t are scored against tokens t, t+1 and t+2, all over the same tokens. A model scores best on
+  what it was trained on: t+1 is the standard objective, t+2 means labels that were shifted twice, t none at all.
+- Differences are compared story by story, and count where they are three times their standard error.
+- Where the model does no better than drawing from the vocabulary blindly, nothing can be told.
+"""
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch.nn.functional import cross_entropy, log_softmax
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from .findings import Finding
+
+
+HORIZONS = (1, 2, 0)
+LOGITS_AT_ONCE = 40_000_000  # of one forward pass: 160 MB in fp32
+TRAINED = 0.1  # nats by which a model must be better than blind drawing before anything is said of it
+COPIES = 0.5  # nats at t itself; an untrained model with tied embeddings favours its input too, but not so much
+
+
+def encode(tokenizer: PreTrainedTokenizerBase, stories: list[str]) -> list[list[int]]:
+    """Token ids of stories, nothing in front or behind; the name of a special token in a story is ordinary text."""
+    return tokenizer(stories, add_special_tokens=False, split_special_tokens=True, verbose=False)["input_ids"]
+
+
+def beginning_of_text(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """What stands in front of a story: the beginning of text or, where there is none, the end of text."""
+    token = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
+    return [] if token is None else [token]
+
+
+def context_of(model: PreTrainedModel) -> int:
+    """Positions that the model has, or 512 where it does not say."""
+    return min(getattr(model.config, "max_position_embeddings", None) or 512, 2048)
+
+
+@torch.no_grad()
+def logits_of(model: PreTrainedModel, stories: list[list[int]]) -> Iterator[torch.Tensor]:
+    """Logits `[tokens, vocabulary]`, float32 on the CPU, for each story `[tokens]`, each alone in its context."""
+    model.eval()
+    size = model.get_output_embeddings().weight.shape[0] if model.get_output_embeddings() is not None else 50_000
+    longest = max(map(len, stories), default=1)
+    together = max(1, min(16, LOGITS_AT_ONCE // (longest * size)))
+    for begin in range(0, len(stories), together):
+        some = stories[begin : begin + together]
+        width = max(map(len, some))
+        # What stands behind a story cannot be seen from it, so any token will do, and no mask is needed.
+        ids = torch.tensor([story + story[-1:] * (width - len(story)) for story in some], device=model.device)
+        logits = model(input_ids=ids, use_cache=False).logits
+        for number, story in enumerate(some):
+            yield logits[number, : len(story)].float().cpu()
+
+
+def check_objective(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, stories: list[str]
+) -> tuple[list[Finding], bool]:
+    """Findings on held-out stories, and whether the model is trained well enough to be told anything of."""
+    check = "objective"
+    context = context_of(model)
+    begin = beginning_of_text(tokenizer)
+    end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+    whole = [begin + ids + end for ids in encode(tokenizer, stories)]
+    rows = [ids[:context] for ids in whole if len(ids) > 8]
+    if not rows:
+        return [Finding(check, "cannot tell", "the stories are too short")], False
+    vocabulary = model.get_input_embeddings().num_embeddings
+    if max(map(max, rows)) >= vocabulary:
+        return [
+            Finding(
+                check,
+                "fault",
+                f"the tokenizer gives ids up to {max(map(max, rows)):,}, but the model has {vocabulary:,} embeddings",
+                "This is not the tokenizer that the model was trained with: name that one with --tokenizer.",
+            )
+        ], False
+
+    losses: dict[int, list[float]] = {horizon: [] for horizon in HORIZONS}
+    weights, targets, ends = [], [], []
+    for ids, full, logits in zip(rows, (ids for ids in whole if len(ids) > 8), logits_of(model, rows), strict=True):
+        tokens = torch.tensor(ids)
+        for horizon in HORIZONS:
+            nats = cross_entropy(logits[2 - horizon : len(ids) - horizon], tokens[2:])
+            losses[horizon].append(float(nats))
+        weights.append(len(ids) - 2)
+        targets += ids[2:]
+        if end and len(full) <= context:
+            ends.append(-float(log_softmax(logits[-2], -1)[end[0]]))
+    if end and len(ends) < 10:
+        # Of stories longer than the context, the last part.
+        tails = [ids[-context:] for ids in whole if len(ids) > context]
+        ends += [-float(log_softmax(logits[-2], -1)[end[0]]) for logits in logits_of(model, tails)]
+
+    mean = {horizon: float(np.average(losses[horizon], weights=weights)) for horizon in HORIZONS}
+    blind = math.log(vocabulary)
+    counts = np.bincount(targets)
+    shares = counts[counts > 0] / len(targets)
+    by_frequency = float(-(shares * np.log(shares)).sum())
+    seen = (
+        f"{mean[1]:.3f} nats a token at t+1, {mean[2]:.3f} at t+2, {mean[0]:.3f} at t itself, on {len(targets):,} "
+        f"tokens of {len(rows):,} stories (drawing blindly: {blind:.2f}; by frequency: {by_frequency:.2f})"
+    )
+    best = min(HORIZONS, key=mean.get)
+    second = min((horizon for horizon in HORIZONS if horizon != best), key=mean.get)
+    if mean[best] > blind - TRAINED:
+        return [
+            Finding(check, "cannot tell", f"{seen}: it predicts nothing yet", "Ask again when it is trained.")
+        ], False
+    if not math.isfinite(sum(mean.values())):
+        return [Finding(check, "fault", f"{seen}: not finite numbers", "The weights are damaged; train again.")], False
+    apart = np.array(losses[second]) - np.array(losses[best])
+    error = apart.std(ddof=1) / math.sqrt(len(apart)) if len(apart) > 1 else math.inf
+    if apart.mean() < max(3 * error, 0.02):
+        return [
+            Finding(
+                check,
+                "cannot tell",
+                f"{seen}: too close to tell apart ({apart.mean():.3f}, standard error {error:.3f})",
+                "Ask again when it is better trained, or with a larger --limit.",
+            )
+        ], False
+    if best == 2:
+        return [
+            Finding(
+                check,
+                "fault",
+                f"{seen}: it predicts the token after the next one",
+                "Its labels were shifted twice, in the data and in the model: give labels equal to input_ids and "
+                "train again. Models trained so leave out articles.",
+            )
+        ], False
+    if best == 0 and mean[0] > COPIES:
+        return [
+            Finding(
+                check,
+                "cannot tell",
+                f"{seen}: it favours the token it was given, as an untrained model with tied embeddings does",
+                "Ask again when it is trained.",
+            )
+        ], False
+    if best == 0:
+        return [
+            Finding(
+                check,
+                "fault",
+                f"{seen}: it repeats the token it was given",
+                "Its labels were never shifted: score token t+1 at position t and train again.",
+            )
+        ], False
+    findings = [Finding(check, "ok", f"{seen}: it predicts the next token")]
+    findings.append(_check_stopping(ends, np.mean([len(ids) for ids in whole]), tokenizer))
+    return findings, True
+
+
+def _check_stopping(ends: list[float], mean_length: float, tokenizer: PreTrainedTokenizerBase) -> Finding:
+    """At the end of a story, is the end of text likelier than at any place (one in the tokens of a story)?"""
+    check = "stopping"
+    if tokenizer.eos_token_id is None:
+        return Finding(
+            check, "fault", "the tokenizer has no end-of-text token", "Without one a model cannot learn to stop."
+        )
+    if not ends:
+        return Finding(check, "cannot tell", "no story has an end")
+    anywhere = math.log(mean_length)
+    middle = float(np.median(ends))
+    seen = (
+        f"at the end of {len(ends):,} stories {tokenizer.eos_token!r} has a probability of {math.exp(-middle):.2g} "
+        f"(median); at any place it is {math.exp(-anywhere):.2g}"
+    )
+    if middle > anywhere:
+        return Finding(
+            check,
+            "fault",
+            f"{seen}: it has not learnt to stop",
+            "Put the end-of-text token behind each story, score it, and pad with another token.",
+        )
+    return Finding(check, "ok", seen)
+
+
+def check_beginning(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, stories: list[str]) -> Finding:
+    """Whether the tokenizer puts in front of a prompt what the model expects there: the loss on the first words of
+    stories, with and without the beginning of text."""
+    check = "beginning of text, as learnt"
+    begin = beginning_of_text(tokenizer)
+    openings = [ids[:12] for ids in encode(tokenizer, stories[:64]) if len(ids) >= 12]
+    if not begin or not openings:
+        return Finding(check, "cannot tell", "there is no such token" if not begin else "the stories are too short")
+
+    def nats(prefix: list[int]) -> float:
+        at = len(prefix)
+        return float(
+            np.mean(
+                [
+                    # The first token has nothing before it without a prefix, so it is left out in both.
+                    float(cross_entropy(logits[at:-1], torch.tensor(ids[1:])))
+                    for ids, logits in zip(openings, logits_of(model, [prefix + ids for ids in openings]), strict=True)
+                ]
+            )
+        )
+
+    without, with_it = nats([]), nats(begin)
+    given = tokenizer("a")["input_ids"]
+    adds = given[:1] == begin and encode(tokenizer, ["a"])[0][:1] != begin
+    token = tokenizer.decode(begin)
+    seen = f"the first words cost {with_it:.3f} nats a token behind {token!r}, {without:.3f} without"
+    does = f"the tokenizer puts {'it' if adds else 'nothing'} in front of a prompt"
+    if abs(with_it - without) < 0.02 or (with_it < without) == adds:
+        return Finding(check, "ok", f"{seen}; {does}")
+    return Finding(
+        check,
+        "note",
+        f"{seen}, but {does}",
+        f"Begin prompts {'with' if with_it < without else 'without'} it; a tokenizer's template can see to that.",
+    )
+
+
+def by_hand(logits: torch.Tensor, labels: torch.Tensor, smoothing: float = 0.0) -> dict[int, float]:
+    """Cross-entropy of logits `[rows, length, vocabulary]` and labels `[rows, length]` for each shift between them."""
+    length = labels.shape[1]
+    return {
+        shift: float(
+            cross_entropy(
+                logits[:, : length - shift].flatten(0, 1), labels[:, shift:].flatten(), label_smoothing=smoothing
+            )
+        )
+        for shift in sorted(HORIZONS)
+    }
+
+
+def which_shift(loss: float, candidates: dict[int, float]) -> tuple[int | None, bool]:
+    """The shift whose cross-entropy `loss` is, or None; and whether that can be said.
+
+    A loss may be rounded as bfloat16 rounds, but the right candidate must be ten times as near as any other.
+    """
+    away = {shift: abs(value - loss) for shift, value in candidates.items()}
+    nearest, second = sorted(away, key=away.get)[:2]
+    if not away[nearest] <= 1e-2 * max(1.0, abs(loss)):
+        return None, True
+    clear = away[second] > 10 * max(away[nearest], 1e-6 * max(1.0, abs(loss)))
+    return (nearest, True) if clear else (None, False)
+
+
+def check_model_shift(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, story: str) -> Finding:
+    """Whether the model itself shifts labels that equal the inputs, once: what any Trainer relies on."""
+    check = "shift in the model"
+    ids = torch.tensor([(beginning_of_text(tokenizer) + encode(tokenizer, [story])[0])[: context_of(model)]])
+    with torch.no_grad():
+        output = model.eval()(input_ids=ids.to(model.device), labels=ids.to(model.device), use_cache=False)
+    loss = float(output.loss)
+    candidates = by_hand(output.logits.float().cpu(), ids)
+    shift, clear = which_shift(loss, candidates)
+    figures = ", ".join(f"{value:.4f} with {shifts}" for shifts, value in candidates.items())
+    seen = f"loss {loss:.4f} on labels equal to the inputs; by hand, by shifts: {figures}"
+    if shift == 1:
+        return Finding(check, "ok", f"one: {seen}")
+    if not clear:
+        return Finding(check, "cannot tell", f"{seen}: the logits are too alike")
+    return Finding(
+        check,
+        "fault",
+        f"{'none of these' if shift is None else shift}: {seen}",
+        "With labels equal to the inputs, a Trainer would train this model on the wrong token.",
+    )
