@@ -115,6 +115,16 @@ def words(text: str) -> list[str]:
     return _WORD.findall(text.lower().replace("’", "'"))
 
 
+def slice_words(text: str, start: int = 0, stop: int | None = None) -> str:
+    """The part of a text from word `start` on and before word `stop`, counted as by [`words`], with all that stands
+    between them, and with the end of the text where `stop` does not come before it."""
+    begins = [match.start() for match in _WORD.finditer(text)]
+    ends = [match.end() for match in _WORD.finditer(text)]
+    if start >= len(begins):
+        return ""
+    return text[begins[start] : ends[stop - 1] if stop is not None and stop < len(ends) else len(text)]
+
+
 def vocabulary(texts: Iterable[str], at_least: int = 1) -> frozenset[str]:
     """The words that occur `at_least` so often in `texts`."""
     counts = Counter(word for text in texts for word in words(text))
