@@ -32,11 +32,10 @@ from transformers import (
 )
 
 from modeling_tinyllama import TinyLlamaForCausalLM
-from tinystories.corpus import load_corpus
 from tinystories.recipe import load_recipe
 from tinystories.speed import peak_flops, training_flops_per_token
 from tinystories.trainer import StoryTrainer
-from tinystories.training import computes_in_bf16, model_config, pack_corpus, recipe_tokenizer
+from tinystories.training import computes_in_bf16, model_config, pack_corpus, recipe_corpus, recipe_tokenizer
 
 
 WARM_UP = 2
@@ -91,11 +90,11 @@ def main() -> None:
     parser.add_argument("--json", help="also write the figures to this file")
     options = parser.parse_args()
 
-    overrides = ["--corpus", options.corpus, "--optimizer", "adamw"]
+    overrides = ["--corpus", options.corpus, "--optimizer", "adamw", "--max_validation_stories", "50"]
     if options.corpus != "sample":
         overrides += ["--max_stories", "20000"]
     recipe = load_recipe(options.recipe, overrides)
-    corpus = load_corpus(recipe.corpus, max_stories=recipe.max_stories, max_validation_stories=50)
+    corpus = recipe_corpus(recipe)
     tokenizer = recipe_tokenizer(recipe, corpus)
     rows, validation_rows = pack_corpus(corpus, tokenizer, recipe, seed=0)
     config = model_config(recipe, tokenizer)
@@ -146,7 +145,9 @@ def main() -> None:
             )
             trainer.data_collator = collator
         else:
-            trainer = Trainer(model=stock, args=args, train_dataset=rows if packed else stories, data_collator=collator)
+            trainer = Trainer(
+                model=stock, args=args, train_dataset=rows if packed else stories, data_collator=collator
+            )
         return trainer, collator
 
     variants = options.variants.split(",")

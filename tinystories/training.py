@@ -75,15 +75,7 @@ def train(recipe: Recipe) -> Path:
     set_seed(arguments.seed)
 
     with arguments.main_process_first(desc="reading the corpus"):
-        corpus = load_corpus(
-            recipe.corpus,
-            validation=recipe.validation_corpus,
-            text_column=recipe.text_column,
-            max_stories=recipe.max_stories,
-            max_validation_stories=recipe.max_validation_stories,
-            num_proc=recipe.num_proc,
-            streaming=recipe.streaming,
-        )
+        corpus = recipe_corpus(recipe)
     with arguments.main_process_first(desc="tokenizer"):
         # The other processes of a machine read what its first one has written.
         written = checkpoint is not None or arguments.local_process_index > 0
@@ -249,7 +241,25 @@ def pack_corpus(
     return train_rows, PackedStories(held_out, length=train_rows.length, overlap=context // 2, **shape, **pad)
 
 
+def recipe_corpus(recipe: Recipe) -> Corpus:
+    """The stories of a recipe."""
+    return load_corpus(
+        recipe.corpus,
+        validation=recipe.validation_corpus,
+        text_column=recipe.text_column,
+        max_stories=recipe.max_stories,
+        max_validation_stories=recipe.max_validation_stories,
+        num_proc=recipe.num_proc,
+        streaming=recipe.streaming,
+    )
+
+
 def recipe_tokenizer(recipe: Recipe, corpus: Corpus) -> PreTrainedTokenizerBase:
+    """The tokenizer that a recipe names, or one that is trained on its stories.
+
+    Raises:
+        UserError: for one that training cannot use.
+    """
     if recipe.tokenizer is None:
         streamed = isinstance(corpus.train, IterableDataset)
         stories = corpus.train.take(STREAM_TOKENIZER_STORIES) if streamed else corpus.train

@@ -11,10 +11,11 @@ from collections.abc import Sequence
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
+from .text_statistics import ARTICLES
+
 
 WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*")
 
-ARTICLES = frozenset({"a", "an", "the"})
 OTHER_FUNCTION_WORDS = frozenset(
     """
     this that these those some any no every each either neither both all half such much many more most few fewer less

@@ -121,19 +121,7 @@ def corpus_of(target: str, corpus: str | None) -> Corpus:
             raise UserError(f"{target} names no stories; name them with --corpus.")
     else:
         recipe = Recipe(corpus=corpus or target)
-    return _load_corpus(dataclasses.replace(recipe, streaming=False))
-
-
-def _load_corpus(recipe: Recipe) -> Corpus:
-    return load_corpus(
-        recipe.corpus,
-        validation=recipe.validation_corpus,
-        text_column=recipe.text_column,
-        max_stories=recipe.max_stories,
-        max_validation_stories=recipe.max_validation_stories,
-        num_proc=recipe.num_proc,
-        streaming=recipe.streaming,
-    )
+    return recipe_corpus(dataclasses.replace(recipe, streaming=False))
 
 
 # Stories
@@ -162,7 +150,7 @@ class _Stories:
     def load(cls, recipe: Recipe, limit: int, given: bool) -> "_Stories | Finding":
         """Or a finding that says why they cannot be had; where the user has named them, that is an error."""
         try:
-            corpus = _load_corpus(recipe)
+            corpus = recipe_corpus(recipe)
         except UserError as error:
             if given:
                 raise
