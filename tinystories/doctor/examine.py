@@ -35,6 +35,7 @@ from ..errors import UserError, first_line
 from ..random_state import preserved_random_state
 from ..recipe import Recipe, load_recipe
 from ..schedules import schedule
+from ..training import recipe_corpus
 from . import history, objective, text
 from .before_training import Scale, examine_trainer, vocabulary_findings
 from .findings import Finding, tried
