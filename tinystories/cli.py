@@ -83,12 +83,13 @@ def _parser() -> argparse.ArgumentParser:
     verb = verbs.add_parser(
         "export",
         help="write a model for people who do not run our code",
-        description="Write a model as one of transformers' own, to be loaded without trust_remote_code. The folder is "
-        "loaded back and compared before it is put in place.",
+        description="Write a model as one of transformers' own, to be loaded without trust_remote_code, as a GGUF "
+        "file for llama.cpp, or as ONNX for transformers.js. It is loaded back and compared before it is put in place.",
     )
     verb.add_argument("model", help="run folder, or id of a model on the Hub")
-    verb.add_argument("out", help="folder to write to, new or empty")
-    verb.add_argument("--to", help="llama or phi3 (llama where whole heads are rotated, else phi3)")
+    verb.add_argument("out", help="folder to write to, new or empty; for gguf the name of the file")
+    verb.add_argument("--to", help="gguf, onnx, llama or phi3 (llama where whole heads are rotated, else phi3)")
+    verb.add_argument("--dtype", help="gguf: f32, f16, bf16 or q8_0 (f16); onnx: f32, f16 or q8 (f32)")
     verb.set_defaults(run=_export)
 
     verb = verbs.add_parser(
@@ -159,6 +160,37 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("--judge-model", help="its name there; the key is read from OPENAI_API_KEY")
     verb.add_argument("--dump-pairs", metavar="FILE", help="write the minimal pairs to this .tsv or .jsonl")
     verb.set_defaults(run=_evaluate)
+
+    verb = verbs.add_parser(
+        "serve",
+        help="tell stories over HTTP, with a page to try it on",
+        description="Serve a model: a page at /, POST /generate, and OpenAI's /v1/completions. CHECKPOINT_PATH, "
+        "TOKENIZER_PATH, DEVICE and PORT in the environment stand in for what is not given.",
+    )
+    verb.add_argument("checkpoint", nargs="?", metavar="RUN", help="run folder, or id of a model on the Hub")
+    verb.add_argument("--tokenizer", metavar="PATH", help="another tokenizer than the run's")
+    verb.add_argument("--device", help="such as cpu or cuda:0 (the best there is)")
+    verb.add_argument("--host", help="address to listen at (127.0.0.1; 0.0.0.0 for everybody)")
+    verb.add_argument("--port", type=int, help="port to listen at (7779; 0 for any that is free)")
+    verb.add_argument("--max-batch", type=int, help="stories written at once (16)")
+    verb.add_argument("--max-queue", type=int, help="stories that wait for a place (64)")
+    verb.add_argument("--time-limit", type=float, metavar="SECONDS", help="for a request, waiting included (120)")
+    verb.add_argument("--rate-limit", metavar="LIMIT", help="for each client, or none (60/minute)")
+    verb.add_argument(
+        "--trusted-proxy",
+        action="append",
+        dest="trusted_proxies",
+        metavar="ADDRESS",
+        help="believe the X-Forwarded-For of this address or network; may be repeated",
+    )
+    verb.add_argument(
+        "--cors-origin",
+        action="append",
+        dest="cors_origins",
+        metavar="ORIGIN",
+        help="let pages of this origin, such as https://example.org, use the server; may be repeated",
+    )
+    verb.set_defaults(run=_serve)
     return parser
 
 
@@ -231,14 +263,52 @@ def _generate(options: argparse.Namespace, _: list[str]) -> None:
 def _export(options: argparse.Namespace, _: list[str]) -> None:
     from transformers.utils import logging
 
-    from .interop.stock import TOLERANCE, export_stock
-
     logging.disable_progress_bar()
+    if options.to in _EXPORTS:
+        _EXPORTS[options.to](options)
+        return
+    from .interop.stock import TARGETS, TOLERANCE, export_stock
+
+    if options.to is not None and options.to not in TARGETS:
+        raise UserError(f"There is no export to {options.to!r}; there are {', '.join([*TARGETS, *_EXPORTS])}.")
+    if options.dtype is not None:
+        raise UserError("--dtype goes with --to gguf or --to onnx: elsewhere the weights keep theirs.")
     written = export_stock(options.model, options.out, options.to)
     print(f"model     {written.architecture}, {written.parameters:,} parameters, {str(written.dtype)[6:]}")
     print(f"checked   largest difference of a logit {written.difference:.1e} at {written.positions:,} positions "
           f"(allowed {TOLERANCE:.0e})")  # fmt: skip
     print(f"saved in  {written.folder}")
+
+
+def _export_gguf(options: argparse.Namespace) -> None:
+    from .interop.gguf import TOLERANCE, export_gguf
+
+    written = export_gguf(options.model, options.out, **({"dtype": options.dtype} if options.dtype else {}))
+    print(f"model     {written.architecture}, {written.parameters:,} parameters, {written.dtype}, "
+          f"{written.bytes / 1e6:.1f} MB")  # fmt: skip
+    print(f"checked   largest difference of a logit {written.difference:.1e} at {written.positions:,} positions "
+          f"(allowed {TOLERANCE:.0e}); the same tokens in {written.stories:,} stories")  # fmt: skip
+    if written.rounding:
+        print(f"rounding  changes a logit by {written.rounding:.1e} at most")
+    if written.not_quantized:
+        print(f"f16       {written.not_quantized:,} matrices, as their rows are no multiple of 32")
+    print(f"saved in  {written.file}")
+
+
+def _export_onnx(options: argparse.Namespace) -> None:
+    from .interop.onnx import TOLERANCE, export_onnx
+
+    written = export_onnx(options.model, options.out, **({"dtype": options.dtype} if options.dtype else {}))
+    print(f"model     {written.architecture}, {written.parameters:,} parameters, {written.dtype}, "
+          f"{written.bytes / 1e6:.1f} MB")  # fmt: skip
+    print(f"checked   largest difference of a logit {written.difference:.1e} at {written.positions:,} positions, "
+          f"without and with cache, in float32 (allowed {TOLERANCE:.0e})")  # fmt: skip
+    if written.dtype != "f32":
+        print(f"rounding  costs {written.cost:+.4f} nats a token on built-in stories")
+    print(f"saved in  {written.folder}")
+
+
+_EXPORTS = {"gguf": _export_gguf, "onnx": _export_onnx}
 
 
 def _import(options: argparse.Namespace, _: list[str]) -> None:
@@ -347,6 +417,20 @@ def _evaluate(options: argparse.Namespace, _: list[str]) -> int:
         print(terminal_table(report))
         print(f"\nThe report is in {folder / HTML}")
     return 2 if report["failed"] else 0
+
+
+def _serve(options: argparse.Namespace, _: list[str]) -> None:
+    try:
+        from .server.run import serve
+    except ModuleNotFoundError as error:
+        if error.name.partition(".")[0] not in ("fastapi", "h11", "limits", "pydantic", "starlette", "uvicorn"):
+            raise
+        raise UserError(
+            f"The server needs packages of its own ({error.name}): pip install 'tinyllama-stories[serve]'."
+        ) from None
+    from .server.settings import read_settings
+
+    serve(read_settings(vars(options)))
 
 
 if __name__ == "__main__":

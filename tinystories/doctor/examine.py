@@ -35,7 +35,6 @@ from ..errors import UserError, first_line
 from ..random_state import preserved_random_state
 from ..recipe import Recipe, load_recipe
 from ..schedules import schedule
-from ..training import recipe_corpus
 from . import history, objective, text
 from .before_training import Scale, examine_trainer, vocabulary_findings
 from .findings import Finding, tried
@@ -122,7 +121,7 @@ def corpus_of(target: str, corpus: str | None) -> Corpus:
             raise UserError(f"{target} names no stories; name them with --corpus.")
     else:
         recipe = Recipe(corpus=corpus or target)
-    return recipe_corpus(dataclasses.replace(recipe, streaming=False))
+    return training.recipe_corpus(dataclasses.replace(recipe, streaming=False))
 
 
 # Stories
@@ -151,7 +150,7 @@ class _Stories:
     def load(cls, recipe: Recipe, limit: int, given: bool) -> "_Stories | Finding":
         """Or a finding that says why they cannot be had; where the user has named them, that is an error."""
         try:
-            corpus = recipe_corpus(recipe)
+            corpus = training.recipe_corpus(recipe)
         except UserError as error:
             if given:
                 raise
