@@ -84,7 +84,8 @@ def _parser() -> argparse.ArgumentParser:
         "export",
         help="write a model for people who do not run our code",
         description="Write a model as one of transformers' own, to be loaded without trust_remote_code, as a GGUF "
-        "file for llama.cpp, or as ONNX for transformers.js. It is loaded back and compared before it is put in place.",
+        "file for llama.cpp, or as ONNX for transformers.js. It is loaded back and compared before it is put in "
+        "place.",
     )
     verb.add_argument("model", help="run folder, or id of a model on the Hub")
     verb.add_argument("out", help="folder to write to, new or empty; for gguf the name of the file")
