@@ -1,6 +1,8 @@
 """How fast training is, and how much of the machine it uses: tokens per second and model FLOP utilisation, as PaLM
 defines it (arXiv 2204.02311, appendix B)."""
 
+import os
+import platform
 import re
 import time
 from contextlib import contextmanager
@@ -85,6 +87,14 @@ class Speedometer(TrainerCallback):
         flops = tokens * training_flops_per_token(model, self._rows.mean_attended) / args.world_size
         self._per_step = {"tokens": tokens, "seconds_at_peak": flops / peak_flops(args.device, dtype)}
         self._step, self._since, self._paused = state.global_step, time.perf_counter(), 0.0
+        earlier = [entry["seconds"] for entry in state.log_history if "seconds" in entry]
+        self._seconds_before, self._began = max(earlier, default=0.0), self._since
+
+    def seconds(self) -> float:
+        """Of training in all sessions of the run, evaluations included."""
+        if self._per_step is None:
+            return 0.0
+        return round(self._seconds_before + time.perf_counter() - self._began, 1)
 
     def read(self, step: int) -> dict[str, float]:
         """`tokens_per_second` (padding not counted) and `mfu` (0 to 1) since the last reading."""
@@ -111,3 +121,12 @@ class Speedometer(TrainerCallback):
 def _wait_for(device: torch.device) -> None:
     if device.type != "cpu":
         torch.accelerator.synchronize(device)
+
+
+def describe_hardware() -> str:
+    """What this process computes on, in words."""
+    if torch.cuda.is_available():
+        return f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()}"
+    has = {"AVX-512 bf16": torch.cpu._is_avx512_bf16_supported(), "AMX": torch.cpu._is_amx_tile_supported()}
+    features = ", ".join(name for name, there in has.items() if there)
+    return f"{platform.machine()} CPU, {os.cpu_count()} cores{f' ({features})' if features else ''}"

@@ -197,6 +197,8 @@ class StoryTrainer(Trainer):
             if not math.isfinite(logs["loss"]) or not math.isfinite(logs.get("grad_norm", 0.0)):
                 self._stop_on_diverged_training()
             logs = {**logs, **self.speed.read(self.state.global_step)}
+        if "train_runtime" not in logs:
+            logs = {**logs, "seconds": self.speed.seconds()}
         super().log(logs, start_time)
 
     # What is kept
@@ -214,6 +216,8 @@ class StoryTrainer(Trainer):
                 self.accelerator.wait_for_everyone()
                 if self.args.should_save:
                     checkpoints.seal(folder)
+                if self.args.push_to_hub:
+                    self._push_whole_checkpoint(folder)
             except (OSError, RuntimeError, SafetensorError) as error:
                 if not _disk_is_full(error):
                     raise
@@ -226,6 +230,25 @@ class StoryTrainer(Trainer):
             if self.args.should_save:
                 best = self.state.best_model_checkpoint
                 checkpoints.delete_oldest(folder.parent, limit, keep={folder, Path(best)} if best else {folder})
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        """Nothing yet: `Trainer` calls this before the checkpoint is whole."""
+
+    def _push_whole_checkpoint(self, folder: Path) -> None:
+        if self.is_world_process_zero():
+            for code in folder.glob("*.py"):
+                shutil.copy(code, self.args.output_dir)
+        super()._push_from_checkpoint(str(folder))
+
+    def create_model_card(self, *args, **kwargs) -> None:
+        """A card with the figures of the run in the place of `Trainer`'s draft."""
+        if self.is_world_process_zero():
+            from .facts import read_facts
+            from .model_card import model_card
+
+            folder = Path(self.args.output_dir)
+            facts = read_facts(folder, self.accelerator.unwrap_model(self.model))
+            model_card(facts, self.hub_model_id, {}, picture=(folder / "loss.png").exists()).save(folder / "README.md")
 
     def _save_what_resuming_needs(self, folder: Path) -> None:
         if self.ema is not None:

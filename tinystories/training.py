@@ -5,14 +5,18 @@ folder that any transformers user can load. The objective is the model's own sta
 touches the labels.
 """
 
+import json
 import shutil
 from collections import Counter
 from contextlib import contextmanager
 from datetime import timedelta
+from importlib.metadata import version
 from pathlib import Path
 
 import torch
 from datasets import IterableDataset
+from huggingface_hub import get_token
+from huggingface_hub.errors import HfHubHTTPError
 from transformers import EarlyStoppingCallback, PreTrainedTokenizerBase, TrainingArguments, set_seed
 
 from modeling_tinyllama import TinyLlamaConfig, TinyLlamaForCausalLM
@@ -27,7 +31,7 @@ from .folders import output_folder
 from .packing import PackedStories, tokenize_stories
 from .recipe import Recipe, load_recipe, save_recipe
 from .schedules import KINDS, schedule
-from .speed import rows_per_step
+from .speed import describe_hardware, rows_per_step
 from .streaming import PackedStream
 from .trainer import StoryTrainer
 
@@ -105,10 +109,11 @@ def train(recipe: Recipe) -> Path:
         _stop_on_a_fault(trainer)
     trained = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     metrics = trainer.evaluate()
-    trainer.save_model()
+    trainer.save_model(_internal_call=True)
     trainer.save_state()
     trainer.save_metrics("eval", metrics)
     if arguments.process_index == 0:
+        _record(trainer, corpus, output_dir)
         print(
             f"\nValidation: {metrics['eval_bits_per_byte']:.4f} bits per byte "
             f"({metrics['eval_nats_per_token']:.3f} nats a token) on {len(corpus.validation):,} held-out stories of "
@@ -121,7 +126,41 @@ def train(recipe: Recipe) -> Path:
             print(f"\n--- story {number + 1}")
             print(tell_story(model, tokenizer, prompt, preset=recipe.preset, seed=arguments.seed + number))
         print(f'\nThe model is in {output_dir}. Next: tinystories generate {output_dir} "Once upon a time"')
+    if arguments.push_to_hub:
+        _push_at_the_end(trainer, output_dir)
     return output_dir
+
+
+def _record(trainer: StoryTrainer, corpus: Corpus, output_dir: Path) -> None:
+    """`run.json`: what the run saw, on what, and how long it took (see `tinystories/facts.py`)."""
+    steps = trainer.state.global_step
+    streamed = isinstance(corpus.train, IterableDataset)
+    record = {
+        "format": 1,
+        "corpus": {
+            "name": corpus.name,
+            "fingerprint": corpus.fingerprint,
+            "training_stories": None if streamed else len(corpus.train),
+            "validation_stories": len(corpus.validation),
+            "validation_bytes": trainer.eval_dataset.bytes,
+        },
+        "tokens_seen": round(steps * rows_per_step(trainer.args) * trainer.train_dataset.tokens_per_row),
+        "seconds": max((entry["seconds"] for entry in trainer.state.log_history if "seconds" in entry), default=None),
+        "hardware": describe_hardware(),
+        "precision": _precision(trainer.args),
+        "versions": {name: version(name) for name in ("torch", "transformers", "datasets", "accelerate")},
+    }
+    (output_dir / "run.json").write_text(json.dumps(record, indent=2) + "\n", "utf-8")
+
+
+def _push_at_the_end(trainer: StoryTrainer, output_dir: Path) -> None:
+    try:
+        trainer.push_to_hub(commit_message="End of training")
+    except (HfHubHTTPError, OSError, ValueError, RuntimeError) as error:
+        raise UserError(
+            f"The model is whole in {output_dir}, but could not be pushed: {first_line(error)}. "
+            f"python push_to_hub.py {output_dir} --repo-id {trainer.hub_model_id} tries again."
+        ) from None
 
 
 def story_trainer(
@@ -176,6 +215,10 @@ def training_arguments(recipe: Recipe) -> TrainingArguments:
                 del settings[name]
     with _blaming("trainer"):
         arguments = TrainingArguments(**settings)
+    if recipe.trainer.get("hub_token"):
+        raise UserError("A token does not belong into a recipe, which is published with the model: `hf auth login`.")
+    if arguments.push_to_hub and get_token() is None:
+        raise UserError("`push_to_hub` needs a token of the Hub: `hf auth login`, or set HF_TOKEN.")
     if arguments.label_smoothing_factor:
         # transformers' smoother does not know that this model shifts, and would train it on the token it was given.
         raise UserError("`label_smoothing_factor` must be 0: transformers smooths labels that are not shifted.")
@@ -363,6 +406,12 @@ def _wants_bf16(settings: dict) -> bool:
     raise UserError(f"`trainer.bf16` must be true, false or auto, but is {asked!r}.")
 
 
+def _precision(arguments: TrainingArguments) -> str:
+    if arguments.fp16:
+        return "fp16 autocast, fp32 weights"
+    return "bf16 autocast, fp32 weights" if arguments.bf16 else "fp32"
+
+
 def _summary(corpus, tokenizer, model, train_rows, validation_rows: PackedStories, arguments) -> str:
     batch = rows_per_step(arguments)
     if isinstance(train_rows, PackedStream):
@@ -377,6 +426,6 @@ def _summary(corpus, tokenizer, model, train_rows, validation_rows: PackedStorie
             f"vocabulary  {len(tokenizer):,}",
             f"model       {model.num_parameters():,} parameters",
             f"batch       {batch} rows, {round(batch * train_rows.tokens_per_row):,} tokens",
-            f"precision   {'bf16 autocast, fp32 weights' if arguments.bf16 else 'fp32'} on {arguments.device}",
+            f"precision   {_precision(arguments)} on {arguments.device}",
         )
     )

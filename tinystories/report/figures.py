@@ -82,6 +82,6 @@ def kind_name(kind: str) -> str:
     return KIND_NAMES.get(kind, kind.replace("_", " "))
 
 
-def text(content: str) -> str:
+def escaped(content: str) -> str:
     """Text of others as text of ours: escaped, and without the control characters that no document may hold."""
     return escape("".join(c if c >= " " or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in str(content)))

@@ -13,13 +13,13 @@ from .figures import (
     Figure,
     bits,
     count,
+    escaped,
     kind_name,
     number,
     or_dash,
     share,
-    text,
 )
-from .plots import Group, Mark, curve, domain, dot_plot
+from .plots import Group, Mark, curve, domain_of, dot_plot
 from .style import COLOURS, STYLE
 
 
@@ -51,7 +51,7 @@ def html_report(report: dict) -> str:
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"/>'
         f'{meta_generator()}<meta name="viewport" content="width=device-width, initial-scale=1"/>'
-        f'<meta name="color-scheme" content="light dark"/><title>{text(title)}: tinystories evaluate</title>'
+        f'<meta name="color-scheme" content="light dark"/><title>{escaped(title)}: tinystories evaluate</title>'
         f"<style>{STYLE}</style></head><body><main>{_header(report, title)}"
         f"{''.join(sections)}</main></body></html>\n"
     )
@@ -64,8 +64,8 @@ def meta_generator() -> str:
 def _header(report: dict, title: str) -> str:
     corpus = report["corpus"]
     return (
-        f"<header><p class='eyebrow'>Evaluation</p><h1>{text(title)}</h1><p>Measured on {corpus['stories']:,} "
-        f"held-out stories of <strong>{text(corpus['name'])}</strong> ({count(corpus['bytes'])} bytes), with seed "
+        f"<header><p class='eyebrow'>Evaluation</p><h1>{escaped(title)}</h1><p>Measured on {corpus['stories']:,} "
+        f"held-out stories of <strong>{escaped(corpus['name'])}</strong> ({count(corpus['bytes'])} bytes), with seed "
         f"{report['seed']}. Intervals hold 95 %, over the choice of stories, pairs or prompts; they say nothing of "
         f"another training run.</p></header>"
     )
@@ -96,9 +96,9 @@ def _interval(figures: dict, key: str, style: Callable[[float], str]) -> str:
 
 def _swatch(report: dict, model: dict) -> str:
     if len(report["models"]) == 1:
-        return text(model["name"])
+        return escaped(model["name"])
     dot = f'<span class="swatch b{_colour(report, model)}"></span>'
-    return f'<span class="name">{dot}<span>{text(model["name"])}</span></span>'
+    return f'<span class="name">{dot}<span>{escaped(model["name"])}</span></span>'
 
 
 def _colour(report: dict, model: dict) -> int:
@@ -148,7 +148,7 @@ def _summary_section(report: dict) -> str:
         rows.append(("yardstick", [name, "–", chance, *given, *["–"] * 4]))
     lead = (
         f"Fewest bits per byte first: the one figure that compares models of different tokenizers. Minimal pairs are "
-        f"the mean over their kinds. The four columns behind it are of stories told as <em>{text(preset)}</em>, "
+        f"the mean over their kinds. The four columns behind it are of stories told as <em>{escaped(preset)}</em>, "
         f"before any post-processing."
     )
     return _section(
@@ -168,7 +168,7 @@ def _bits_section(report: dict) -> str:
             " All models were scored on the same stories, so that a difference between two of them is surer than "
             "their intervals make it look. The scale does not begin at zero."
         )
-    return _section("Bits per byte", lead, dot_plot(groups, bits, domain=domain(groups, zero=len(marks) == 1)))
+    return _section("Bits per byte", lead, dot_plot(groups, bits, domain=domain_of(groups, zero=len(marks) == 1)))
 
 
 def _pairs_section(report: dict) -> str:
@@ -178,7 +178,7 @@ def _pairs_section(report: dict) -> str:
         marks = [Mark(m["name"], v["accuracy"], v["low"], v["high"], _colour(report, m)) for m, v in found]
         groups.append(Group(kind_name(kind), marks, 0.5))
         if found:
-            rows.append(("", [kind_name(kind), text(rule.fault), f"{found[0][1]['pairs']:,}"]))
+            rows.append(("", [kind_name(kind), escaped(rule.fault), f"{found[0][1]['pairs']:,}"]))
     if not rows:
         return ""
     lead = (
@@ -210,7 +210,7 @@ def _told_section(report: dict) -> str:
         "amount of text, these were cut to the length of the told ones."
     )
     if shown != presets:
-        lead += f" Shown is <em>{text(shown[0])}</em>; the other presets are among all figures."
+        lead += f" Shown is <em>{escaped(shown[0])}</em>; the other presets are among all figures."
     body = f'<div class="cards">{"".join(cards)}</div><details><summary>All figures</summary>{tables}</details>'
     return _section("Told stories", lead, body)
 
@@ -256,7 +256,7 @@ def _preset_table(report: dict, preset: str) -> str:
     def cells(figures: dict | None, key: str) -> str:
         style = share if key in _SHARES else number
         value = (figures or {}).get(key)
-        return text(value) if isinstance(value, str) else _interval(figures or {}, key, style)
+        return escaped(value) if isinstance(value, str) else _interval(figures or {}, key, style)
 
     head = [*(_swatch(report, model) for model, _ in told), "real, same length", "real, whole", "words shuffled"]
     rows = []
@@ -270,8 +270,8 @@ def _preset_table(report: dict, preset: str) -> str:
     speed = [number(each["stories_per_second"]) for _, each in told]
     rows.append(("", ["stories per second", *speed, *["–"] * 3]))
     if len(told) > 1:
-        head[-3] += f" <small>as {text(told[0][0]['name'])}</small>"
-    return f"<h3>{text(preset)}</h3>{_table(['', *head], rows)}"
+        head[-3] += f" <small>as {escaped(told[0][0]['name'])}</small>"
+    return f"<h3>{escaped(preset)}</h3>{_table(['', *head], rows)}"
 
 
 _SHARES = {
@@ -289,13 +289,13 @@ def _judge_section(report: dict) -> str:
     for model in judged:
         for preset, grades in model["judge"]["presets"].items():
             cells = [_interval(grades, key, number) for key in criteria]
-            name = f"{_swatch(report, model)} <small>{text(preset)}</small>"
+            name = f"{_swatch(report, model)} <small>{escaped(preset)}</small>"
             rows.append(("", [name, *cells, f"{grades['graded']:,}"]))
     if real := report["real_stories"].get("judge"):
         cells = [_interval(real, key, number) for key in criteria]
         rows.append(("yardstick", ["real stories", *cells, f"{real['graded']:,}"]))
     lead = (
-        f"Grades from 1 to 10 by {text(judged[0]['judge']['model'])}, of the told part of each story; real stories "
+        f"Grades from 1 to 10 by {escaped(judged[0]['judge']['model'])}, of the told part of each story; real stories "
         f"were given to it in the same way, from their seventh word on."
     )
     return _section("A judge's grades", lead, _table(["", *criteria, "graded"], rows))
@@ -337,9 +337,9 @@ def _curves_section(report: dict) -> str:
     ]
     kinds = [plot(kind_name(kind), share, pairs(kind), _pairs_domain(report)) for kind in KINDS]
     swatches = "".join(
-        f'<span class="name"><span class="swatch b{colours[run]}"></span>{text(names[run])}</span> ' for run in runs
+        f'<span class="name"><span class="swatch b{colours[run]}"></span>{escaped(names[run])}</span> ' for run in runs
     )
-    lead = f"Each point is a checkpoint, the scale below is optimizer steps. Told as <em>{text(preset)}</em>."
+    lead = f"Each point is a checkpoint, the scale below is optimizer steps. Told as <em>{escaped(preset)}</em>."
     body = f'<p class="key">{swatches}</p><div class="curves">{"".join(plots)}</div>'
     if any(kinds):
         body += f'<h3>Minimal pairs by kind</h3><div class="curves small">{"".join(kinds)}</div>'
@@ -352,7 +352,7 @@ def _samples_section(report: dict) -> str:
         presets = []
         for preset, told in model["generation"].items():
             cards = "".join(_sample(sample) for sample in told["samples"][:SHOWN_SAMPLES])
-            presets.append(f'<h3>{text(preset)}</h3><div class="samples">{cards}</div>')
+            presets.append(f'<h3>{escaped(preset)}</h3><div class="samples">{cards}</div>')
         opened = ' open="open"' if not blocks else ""
         blocks.append(f"<details{opened}><summary>{_swatch(report, model)}</summary>{''.join(presets)}</details>")
     lead = (
@@ -365,7 +365,7 @@ def _samples_section(report: dict) -> str:
 def _sample(sample: dict) -> str:
     prompt, text = sample["prompt"], sample["text"]
     end = "" if sample["ended"] else ' <span class="cut">cut off here</span>'
-    return f"<blockquote><p><b>{text(prompt)}</b>{text(text[len(prompt) :])}{end}</p></blockquote>"
+    return f"<blockquote><p><b>{escaped(prompt)}</b>{escaped(text[len(prompt) :])}{end}</p></blockquote>"
 
 
 def _legacy_section(report: dict) -> str:
@@ -376,7 +376,7 @@ def _legacy_section(report: dict) -> str:
     for model in report["models"]:
         for preset in _shown_presets(report):
             cells = [or_dash(model["generation"][preset]["legacy"][each], style) for each, _, style in LEGACY]
-            name = f"{_swatch(report, model)} <small>{text(preset)}</small>"
+            name = f"{_swatch(report, model)} <small>{escaped(preset)}</small>"
             rows.append(("", [name, *cells, number(model["perplexity"])]))
     lead = (
         "What the first model of this kind was judged by, for those who want to compare. Look at the second row: "
@@ -391,7 +391,7 @@ def _legacy_section(report: dict) -> str:
 def _notes_section(report: dict) -> str:
     notes = [(model["name"], note) for model in report["models"] for note in model["notes"]]
     notes += [(failed["model"], f"Not measured, or not wholly: {failed['reason']}") for failed in report["failed"]]
-    items = "".join(f"<li><strong>{text(name)}</strong> {text(note)}</li>" for name, note in notes)
+    items = "".join(f"<li><strong>{escaped(name)}</strong> {escaped(note)}</li>" for name, note in notes)
     return f"<section><h2>Notes</h2><ul>{items}</ul></section>" if notes else ""
 
 
@@ -402,21 +402,22 @@ def _method_section(report: dict) -> str:
         training = model["training_stories"]
         cells = [
             _swatch(report, model),
-            f"<code>{text(model['model'])}</code>",
-            text(model["architecture"]),
+            f"<code>{escaped(model['model'])}</code>",
+            escaped(model["architecture"]),
             or_dash(model["step"], lambda step: f"{step:,}"),
             f"{model['vocab_size']:,}",
             or_dash(model["context"], lambda context: f"{context:,}"),
             ", ".join(map(str, sorted(limits))),
             f"{model['dtype']}, {model['device']}",
-            f"{training['stories']:,} of {text(training['name'])}" if training else "–",
+            f"{training['stories']:,} of {escaped(training['name'])}" if training else "–",
         ]
         rows.append(("", cells))
     head = ["Model", "From", "Class", "Step", "Vocabulary", "Context", "Most new tokens", "Computed in"]
     versions = ", ".join(f"{name} {number}" for name, number in report["versions"].items())
-    command = f"<p><code>{text(report['command'])}</code></p>" if report["command"] else ""
+    command = f"<p><code>{escaped(report['command'])}</code></p>" if report["command"] else ""
     lead = (
-        f"tinystories {text(report['tinystories_version'])} with {text(versions)}. Stories measured on: fingerprint "
+        f"tinystories {escaped(report['tinystories_version'])} with {escaped(versions)}. Stories measured on: "
+        f"fingerprint "
         f"<code>{report['corpus']['fingerprint']}</code>; only reports with the same one can be compared."
     )
     return _section("How it was measured", lead, command + _table([*head, "Training stories compared with"], rows))

@@ -5,7 +5,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
-from .figures import count, share, text
+from .figures import count, escaped, share
 
 
 class Mark(NamedTuple):
@@ -35,7 +35,7 @@ def dot_plot(
 ) -> str:
     """Dots with intervals on one scale; a group with one mark takes one line, another a line for each and a head."""
     groups = [group for group in groups if group.marks]
-    low, high = domain or domain(groups)
+    low, high = domain or domain_of(groups)
     ticks = _ticks(low, high)
 
     def place(value: float) -> str:
@@ -46,12 +46,12 @@ def dot_plot(
     for group in groups:
         named = len(group.marks) > 1
         if named:
-            lines.append(f'<div class="row group">{text(group.label)}</div>')
+            lines.append(f'<div class="row group">{escaped(group.label)}</div>')
         beside = ""
         if group.reference is not None and low <= group.reference <= high:
             at = place(group.reference)
             beside = (
-                f'<line class="reference" x1="{at}" x2="{at}" y1="0" y2="100%"><title>{text(reference)}: '
+                f'<line class="reference" x1="{at}" x2="{at}" y1="0" y2="100%"><title>{escaped(reference)}: '
                 f"{style(group.reference)}</title></line>"
             )
         for mark in group.marks:
@@ -65,8 +65,9 @@ def dot_plot(
                     f'x2="{place(min(high, mark.high))}" y1="50%" y2="50%"/>'
                 )
             lines.append(
-                f'<div class="row"><span class="label">{text(label)}</span>'
-                f'<svg class="track" role="img" aria-label="{text(said)}"><title>{text(said)}</title>{grid}{beside}'
+                f'<div class="row"><span class="label">{escaped(label)}</span>'
+                f'<svg class="track" role="img" aria-label="{escaped(said)}"><title>{escaped(said)}</title>'
+                f"{grid}{beside}"
                 f'{whisker}<circle class="dot k{mark.colour}" cx="{place(mark.value)}" cy="50%" r="5"/></svg>'
                 f'<span class="value">{style(mark.value)}</span></div>'
             )
@@ -87,7 +88,7 @@ def curve(
     domain: tuple[float, float] | None = None,
 ) -> str:
     """One figure over optimizer steps; a series is one run, its marks by their steps."""
-    low, high = domain or domain([Group(title, list(marks.values())) for marks in series], zero=False)
+    low, high = domain or domain_of([Group(title, list(marks.values())) for marks in series], zero=False)
     steps = [step for marks in series for step in marks]
     first, last = min(steps), max(steps)
 
@@ -117,16 +118,17 @@ def curve(
                     f'y2="{y(mark.high)}"/>'
                 )
             drawn.append(
-                f'<circle class="dot k{mark.colour}" cx="{at}" cy="{y(mark.value)}" r="4"><title>{text(said)}</title>'
+                f'<circle class="dot k{mark.colour}" cx="{at}" cy="{y(mark.value)}" r="4">'
+                f"<title>{escaped(said)}</title>"
                 "</circle>"
             )
     return (
-        f'<figure class="curve"><figcaption>{text(title)}</figcaption><svg role="img" aria-label="{text(title)} '
+        f'<figure class="curve"><figcaption>{escaped(title)}</figcaption><svg role="img" aria-label="{escaped(title)} '
         f'over optimizer steps">{"".join(drawn)}</svg></figure>'
     )
 
 
-def domain(groups: Sequence[Group], *, zero: bool = True) -> tuple[float, float]:
+def domain_of(groups: Sequence[Group], *, zero: bool = True) -> tuple[float, float]:
     """A scale on which all of it has room, from zero or from a little below the lowest; no figure is below zero."""
     values = [
         value
