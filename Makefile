@@ -10,10 +10,10 @@ quickstart: $(READY)
 	$(BIN)/python train_hf.py configs/quickstart.yaml --overwrite_output_dir
 
 test: $(READY)
-	$(BIN)/python -m pytest -m "not slow" --durations=10
+	$(BIN)/python -m pytest -n auto --dist loadfile -m "not slow" --durations=10
 
 test-all: $(READY)
-	$(BIN)/python -m pytest --durations=20
+	$(BIN)/python -m pytest -n auto --dist loadfile --durations=20
 
 lint: $(READY)
 	$(BIN)/ruff check .
