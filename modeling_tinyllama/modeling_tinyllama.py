@@ -265,7 +265,6 @@ class TinyLlamaModel(TinyLlamaPreTrainedModel):
         self.padding_idx = config.pad_token_id
         self.vocab_size = config.vocab_size
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size, self.padding_idx)
-        self.dropout = nn.Dropout(config.embd_pdrop)
         self.layers = nn.ModuleList(TinyLlamaDecoderLayer(config, i) for i in range(config.num_hidden_layers))
         self.norm = TinyLlamaRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.rotary_emb = TinyLlamaRotaryEmbedding(config)
@@ -309,7 +308,7 @@ class TinyLlamaModel(TinyLlamaPreTrainedModel):
             seen = past_key_values.get_seq_length() if past_key_values is not None else 0
             position_ids = torch.arange(inputs_embeds.shape[1], device=inputs_embeds.device).unsqueeze(0) + seen
 
-        hidden_states = self.dropout(inputs_embeds)
+        hidden_states = nn.functional.dropout(inputs_embeds, p=self.config.embd_pdrop, training=self.training)
         position_embeddings = self.rotary_emb(hidden_states, position_ids)
         for layer in self.layers[: self.config.num_hidden_layers]:
             hidden_states = layer(
