@@ -173,7 +173,7 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("--device", help="such as cpu or cuda:0 (the best there is)")
     verb.add_argument("--host", help="address to listen at (127.0.0.1; 0.0.0.0 for everybody)")
     verb.add_argument("--port", type=int, help="port to listen at (7779; 0 for any that is free)")
-    verb.add_argument("--max-batch", type=int, help="stories written at once (16)")
+    verb.add_argument("--max-batch", type=int, help="stories written at once (32)")
     verb.add_argument("--max-queue", type=int, help="stories that wait for a place (64)")
     verb.add_argument("--time-limit", type=float, metavar="SECONDS", help="for a request, waiting included (120)")
     verb.add_argument("--rate-limit", metavar="LIMIT", help="for each client, or none (60/minute)")
