@@ -1,0 +1,300 @@
+"""The server under load and under attack, on this machine, over loopback.
+
+    python benchmarks/serving.py runs/quickstart
+    python benchmarks/serving.py runs/quickstart --untrained 24m --peers
+
+- Load: 1, 8 and 32 streams at once, each client asking again as soon as its story is told. Time to the first piece and
+  tokens per second of a stream (p50, p95), and tokens per second of all.
+- Memory: the server's resident size over 1,000 requests, a part of which are left before their end.
+- Attack: slow readers, half requests, garbage, invalid UTF-8 and bodies of 10 MB, while ordinary clients go on. What
+  counts is that each of those is served.
+- With `--peers` what the same model does without this server: `generate` for one prompt after the other, and
+  transformers' continuous batching, `generate_batch`, for 8 and 32 prompts.
+
+`--untrained SIZE` takes random weights of a size (see `tinystories/sizes.py`) with the run's tokenizer: the speed is
+the same, and no story ends before its last token. Clients, server and peers share the machine's cores.
+"""
+
+import argparse
+import asyncio
+import collections
+import itertools
+import json
+import random
+import re
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import torch
+from machine import describe_machine
+from transformers import GenerationConfig
+
+from modeling_tinyllama import TinyLlamaConfig, TinyLlamaForCausalLM
+from tinystories.decoding import generating_as, load_model, load_tokenizer, preset_config
+from tinystories.sizes import SIZES
+from tinystories.storytelling import PROMPTS
+
+
+@dataclass
+class Told:
+    """One story as a client saw it: seconds to the first piece and to the end; no tokens where it was refused."""
+
+    status: int
+    first: float = 0.0
+    seconds: float = 0.0
+    tokens: int = 0
+
+
+class Clients:
+    def __init__(self, port: int, tokens: int):
+        self.port, self.tokens = port, tokens
+        self.numbers = itertools.count()
+
+    async def send(self, body: bytes, extra: bytes = b""):
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port, limit=2**20)
+        head = b"POST /generate HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nConnection: close\r\n"
+        writer.write(head + extra + b"Content-Length: %d\r\n\r\n" % len(body) + body)
+        return reader, writer
+
+    def order(self) -> bytes:
+        number = next(self.numbers)
+        order = {"prompt": PROMPTS[number % len(PROMPTS)], "seed": number, "max_tokens": self.tokens}
+        return json.dumps({**order, "preset": "balanced"}).encode()
+
+    async def story(self, leave_after: int | None = None) -> Told:
+        began = time.perf_counter()
+        reader, writer = await self.send(self.order())
+        status = int((await reader.readline()).split()[1])
+        told, pieces = Told(status), 0
+        async for line in reader:
+            if not line.startswith(b"data: "):
+                continue
+            pieces += 1
+            told.first = told.first or time.perf_counter() - began
+            told.tokens = json.loads(line[6:]).get("completion_tokens", 0)
+            if pieces == leave_after:
+                break
+        told.seconds = time.perf_counter() - began
+        writer.close()
+        return told
+
+    async def ask_for(self, seconds: float, streams: int) -> list[Told]:
+        """What so many clients were told, who all begin anew until the time is over."""
+        end = time.perf_counter() + seconds
+
+        async def client() -> list[Told]:
+            stories = []
+            while time.perf_counter() < end:
+                stories.append(await self.story())
+            return stories
+
+        return [told for stories in await asyncio.gather(*(client() for _ in range(streams))) for told in stories]
+
+
+@contextmanager
+def serving(run: str, *options: str):
+    """`tinystories serve` in a process of its own, and its port."""
+    command = [sys.executable, "-m", "tinystories.cli", "serve", run, "--port", "0", "--rate-limit", "none", *options]
+    with tempfile.TemporaryFile("w+") as log:
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
+        try:
+            port = None
+            for line in process.stdout:
+                if found := re.match(r"http://127\.0\.0\.1:(\d+)", line):
+                    port = int(found[1])
+                if line.startswith("ready"):
+                    break
+            else:
+                log.seek(0)
+                raise SystemExit(log.read()[-3000:])
+            yield psutil.Process(process.pid), port
+        finally:
+            process.terminate()
+            process.wait(60)
+
+
+def load_figures(clients: Clients, streams: int, seconds: float) -> dict:
+    asyncio.run(clients.ask_for(0.5, streams))
+    began = time.perf_counter()
+    stories = asyncio.run(clients.ask_for(seconds, streams))
+    wall = time.perf_counter() - began
+    good = [told for told in stories if told.status == 200]
+    rates = [told.tokens / max(1e-9, told.seconds - told.first) for told in good]
+    return {
+        "streams": streams,
+        "stories": len(good),
+        "refused": len(stories) - len(good),
+        "first_p50_ms": 1000 * statistics.median(told.first for told in good),
+        "first_p95_ms": 1000 * percentile([told.first for told in good], 95),
+        "stream_p50": statistics.median(rates),
+        "stream_p5": percentile(rates, 5),
+        "all": sum(told.tokens for told in good) / wall,
+    }
+
+
+def percentile(values: list[float], percent: float) -> float:
+    return sorted(values)[min(len(values) - 1, int(len(values) * percent / 100))]
+
+
+def memory_figures(clients: Clients, process: psutil.Process, requests: int) -> list[float]:
+    """Resident megabytes before and after each tenth of the requests, sixteen of which run at once."""
+
+    async def some(count: int) -> None:
+        left = iter(range(count))
+
+        async def client() -> None:
+            for number in left:
+                await clients.story(leave_after=3 if number % 5 == 0 else None)
+
+        await asyncio.gather(*(client() for _ in range(16)))
+
+    asyncio.run(some(64))
+    sizes = [process.memory_info().rss / 1e6]
+    for _ in range(10):
+        asyncio.run(some(requests // 10))
+        sizes.append(process.memory_info().rss / 1e6)
+    return sizes
+
+
+def attack_figures(clients: Clients, seconds: float) -> tuple[list[Told], collections.Counter]:
+    """What four ordinary clients were told meanwhile, and how the others were answered."""
+    answers, rng = collections.Counter(), random.Random(0)
+    end = time.perf_counter() + seconds
+
+    async def answer(kind: str, reader, writer) -> None:
+        try:
+            line = await asyncio.wait_for(reader.readline(), 60)
+            answers[kind, line.split()[1].decode() if line else "closed"] += 1
+        except OSError:
+            answers[kind, "closed"] += 1
+        writer.close()
+
+    async def bad_body(kind: str, body: bytes, pause: float) -> None:
+        while time.perf_counter() < end:
+            await answer(kind, *await clients.send(body))
+            await asyncio.sleep(pause)
+
+    async def half_request() -> None:
+        while time.perf_counter() < end:
+            reader, writer = await asyncio.open_connection("127.0.0.1", clients.port)
+            writer.write(rng.choice([b"", b"GET / HT", b"POST /generate HTTP/1.1\r\nContent-Length: 9\r\n\r\n{"]))
+            await answer("half a request", reader, writer)
+
+    async def slow_reader() -> None:
+        while time.perf_counter() < end:
+            _, writer = await clients.send(clients.order())
+            await asyncio.sleep(seconds / 3)
+            writer.transport.abort()
+            answers["slow reader", "left"] += 1
+
+    async def all_at_once() -> list[Told]:
+        garbage = [
+            ("not JSON", rng.randbytes(500)),
+            ("invalid UTF-8", b'{"prompt": "\xff\xfe"}'),
+            ("nested", b"[" * 100_000),
+        ]
+        attackers = [bad_body(kind, body, 0.05) for kind, body in garbage]
+        attackers += [bad_body("10 MB", b'{"prompt": "' + b"a" * 10_000_000 + b'"}', 0.5)]
+        attackers += [half_request() for _ in range(64)] + [slow_reader() for _ in range(8)]
+        ordinary, *_ = await asyncio.gather(clients.ask_for(seconds, 4), *attackers)
+        return ordinary
+
+    return asyncio.run(all_at_once()), answers
+
+
+def peer_figures(run: str, tokens: int) -> list[tuple[str, float]]:
+    """Tokens per second of the same model without a server."""
+    model, tokenizer = load_model(run)
+    prompts = [tokenizer(prompt)["input_ids"] for prompt in PROMPTS * 2]
+    figures = []
+    config = preset_config("balanced", tokenizer, tokens)
+    with generating_as(config, model):
+        began = time.perf_counter()
+        written = sum(
+            model.generate(torch.tensor([ids]), generation_config=config).shape[1] - len(ids) for ids in prompts[:8]
+        )
+        figures.append(("generate, one after the other", written / (time.perf_counter() - began)))
+    greedy = GenerationConfig(do_sample=False, max_new_tokens=tokens, eos_token_id=0, pad_token_id=1)
+    for count in (8, 32):
+        began = time.perf_counter()
+        outputs = model.generate_batch(prompts[:count], generation_config=greedy, progress_bar=False)
+        written = sum(len(output.generated_tokens) for output in outputs.values())
+        figures.append((f"generate_batch, {count} greedy stories", written / (time.perf_counter() - began)))
+    return figures
+
+
+def untrained(size: str, run: str, folder: str) -> str:
+    """A run folder with random weights, and the run's tokenizer filled up to the size's vocabulary."""
+    import modeling_tinyllama  # noqa: F401
+
+    tokenizer = load_tokenizer(run)
+    tokenizer.add_tokens([f" word{number}" for number in range(len(tokenizer), SIZES[size]["vocab_size"])])
+    torch.manual_seed(0)
+    model = TinyLlamaForCausalLM(TinyLlamaConfig(**SIZES[size], max_position_embeddings=512))
+    model.generation_config = preset_config("balanced", tokenizer, 500)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("run", help="run folder")
+    parser.add_argument("--untrained", choices=SIZES, help="random weights of this size instead of the run's")
+    parser.add_argument("--streams", default="1,8,32", help="clients at once, comma-separated")
+    parser.add_argument("--seconds", type=float, default=10, help="of each measurement")
+    parser.add_argument("--tokens", type=int, default=100, help="longest story")
+    parser.add_argument("--requests", type=int, default=1000, help="over which memory is watched; 0: leave it out")
+    parser.add_argument("--max-batch", default="32", help="stories that the server writes at once")
+    parser.add_argument("--no-attack", action="store_true")
+    parser.add_argument("--peers", action="store_true")
+    parser.add_argument("--json", help="also write the figures to this file")
+    options = parser.parse_args()
+
+    folder = tempfile.mkdtemp()
+    run = untrained(options.untrained, options.run, folder) if options.untrained else options.run
+    figures = {"machine": describe_machine(), "run": options.untrained or options.run, "max_batch": options.max_batch}
+    print(figures["machine"])
+    try:
+        with serving(run, "--max-batch", options.max_batch) as (process, port):
+            clients = Clients(port, options.tokens)
+            print(f"{figures['run']}, up to {options.tokens} tokens a story, {options.max_batch} stories in a batch")
+            print("streams  stories  refused  first piece p50, p95 (ms)  stream p50, p5 (tokens/s)  all (tokens/s)")
+            figures["load"] = [load_figures(clients, int(n), options.seconds) for n in options.streams.split(",")]
+            for row in figures["load"]:
+                print(
+                    f"{row['streams']:7d}  {row['stories']:7d}  {row['refused']:7d}  "
+                    f"{row['first_p50_ms']:12.0f} {row['first_p95_ms']:12.0f}  "
+                    f"{row['stream_p50']:12.1f} {row['stream_p5']:12.1f}  {row['all']:14.1f}"
+                )
+            if options.requests:
+                sizes = figures["memory_mb"] = memory_figures(clients, process, options.requests)
+                print(f"memory over {options.requests} requests (MB): " + " ".join(f"{size:.0f}" for size in sizes))
+            if not options.no_attack:
+                ordinary, answers = attack_figures(clients, options.seconds)
+                served = [told for told in ordinary if told.tokens]
+                print(f"under attack {len(served)} of {len(ordinary)} ordinary stories were told, first piece p95 "
+                      f"{1000 * percentile([told.first for told in served], 95):.0f} ms")  # fmt: skip
+                for (kind, answer), count in sorted(answers.items()):
+                    print(f"    {kind}: {answer}, {count} times")
+                figures["attack"] = {"served": len(served), "ordinary": len(ordinary)}
+        if options.peers:
+            figures["peers"] = peer_figures(run, options.tokens)
+            for name, rate in figures["peers"]:
+                print(f"{name}: {rate:.1f} tokens/s")
+    finally:
+        shutil.rmtree(folder)
+    if options.json:
+        Path(options.json).write_text(json.dumps(figures, indent=2))
+
+
+if __name__ == "__main__":
+    main()
