@@ -525,12 +525,12 @@ print("finished")
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 def test_a_run_that_was_stopped_goes_on(server, make, tmp_path, how):
-    fifth = threading.Event()
+    fifth, stopped = threading.Event(), threading.Event()
 
     def behave(number, body):
-        if number == 5:
+        if number >= 5:
             fifth.set()
-        time.sleep(0.3 if number <= 6 else 0)
+            stopped.wait(30)
         return answer()
 
     server.behave = behave
@@ -540,6 +540,8 @@ def test_a_run_that_was_stopped_goes_on(server, make, tmp_path, how):
     )  # fmt: skip
     assert fifth.wait(60), process.communicate()[1]
     process.send_signal(how)
+    time.sleep(0.5)
+    stopped.set()
     output = process.communicate(timeout=60)
     assert process.returncode != 0 and output[0] == ""
     asked = len(server.requests)

@@ -231,7 +231,7 @@ def test_a_stream_needs_an_end_and_its_own_checkpoint(stream_folder, tmp_path):
         recipe_for(tmp_path / "run", streaming=True, max_steps=-1)
     run = train(recipe_for(tmp_path / "run", max_steps=9))
     with pytest.raises(UserError, match="streaming: true"):
-        train(recipe_for(run, streaming=True, resume_from_checkpoint="true", corpus=stream_folder))
+        train(recipe_for(run, streaming=True, resume_from_checkpoint="true"))
 
 
 # Checkpoints that are not whole
@@ -323,8 +323,31 @@ def test_another_model_is_refused_before_anything_is_written(stopped_run):
 
 def test_other_settings_are_told(stopped_run, capsys):
     damage_truncate(stopped_run / "checkpoint-44")
-    train(recipe_for(stopped_run, resume_from_checkpoint="true", weight_decay=0.0))
-    assert "note: the run began with another weight_decay" in capsys.readouterr().out
+    train(recipe_for(stopped_run, resume_from_checkpoint="true", max_grad_norm=0.5))
+    assert "note: the run began with another max_grad_norm" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "change", [{"weight_decay": 0.0}, {"optimizer": "adamw"}, {"ema_decay": 0.9}, {"corpus": "x"}]
+)
+def test_what_a_resumed_run_keeps_is_refused_and_nothing_is_written(stopped_run, change):
+    before = (stopped_run / "recipe.yaml").read_text()
+    with pytest.raises(UserError, match=f"A resumed run keeps its {next(iter(change))}"):
+        train(recipe_for(stopped_run, resume_from_checkpoint="true", **change))
+    assert (stopped_run / "recipe.yaml").read_text() == before
+
+
+def test_a_run_that_is_resumed_at_its_end_stays_as_it_is(stopped_run, uninterrupted):
+    train(recipe_for(stopped_run, resume_from_checkpoint="true"))
+    assert differing(stopped_run, uninterrupted) == []
+    assert json.loads((stopped_run / "trainer_state.json").read_text())["global_step"] == 44
+
+
+def test_a_model_whose_checkpoints_are_gone_is_not_overwritten(stopped_run):
+    for folder in stopped_run.glob("checkpoint-*"):
+        shutil.rmtree(folder)
+    with pytest.raises(UserError, match="--overwrite_output_dir"):
+        train(recipe_for(stopped_run))
 
 
 def test_a_full_disk_leaves_the_checkpoint_before(tmp_path, monkeypatch):

@@ -306,7 +306,9 @@ def test_small_corpus_gives_a_smaller_tokenizer_and_says_so(caplog):
     assert not caplog.records
 
 
-@pytest.mark.parametrize("texts", [[], iter([]), [""], ["", ""], [[]]], ids=["no list", "no iterator", "empty", "two empty", "a list in it"])
+@pytest.mark.parametrize(
+    "texts", [[], iter([]), [""], ["", ""], [[]]], ids=["none", "no more", "empty", "two empty", "a list"]
+)
 def test_empty_corpus_is_refused(texts, gpt2, tokenizer):
     texts = list(texts)
     for use in (

@@ -29,7 +29,7 @@ class MuonWithAdamW(torch.optim.Optimizer):
     ):
         self.muon = torch.optim.Muon(matrices, lr=lr, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")
         self.adamw = torch.optim.AdamW(adamw_groups, lr=lr, betas=betas, eps=eps, fused=True)
-        super().__init__(self._groups(), {})
+        super().__init__(self._groups(), {"lr": lr})
         self.param_groups = self._groups()
 
     def _groups(self) -> list[dict]:

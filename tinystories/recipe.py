@@ -187,6 +187,8 @@ def _check(recipe: Recipe) -> None:
             f"`row_length` ({recipe.row_length}) must be at least `max_length` ({recipe.max_length}), since a row "
             f"holds whole stories."
         )
+    if not all(isinstance(prompt, str) and prompt for prompt in recipe.prompts):
+        raise UserError("`prompts` must be a list of texts, such as '[Once upon a time]', or '[]'.")
     if recipe.optimizer not in ("adamw", "muon"):
         raise UserError(f"`optimizer` must be adamw or muon, but is {recipe.optimizer!r}.")
     if recipe.num_proc is not None and recipe.num_proc < 1:

@@ -130,6 +130,19 @@ class StoryTrainer(Trainer):
             self._random_state_of = None
         return samples
 
+    def _init_training_state(self, max_steps, *args, **kwargs):
+        trained = super()._init_training_state(max_steps, *args, **kwargs)
+        # A checkpoint brings the intervals of its run along; those of the recipe count.
+        self.state.compute_steps(self.args, max_steps)
+        return trained
+
+    def _run_epoch(self, *args, **kwargs):
+        if self.state.global_step >= self.state.max_steps:
+            # `Trainer` looks only after a step, and would add one to a run that is resumed at its end.
+            self.control.should_training_stop = True
+            return
+        super()._run_epoch(*args, **kwargs)
+
     def training_step(self, model, inputs, num_items_in_batch=None) -> torch.Tensor:
         loss = super().training_step(model, inputs, num_items_in_batch)
         if self.args.device.type == "cpu" and not torch.isfinite(loss):
@@ -171,7 +184,13 @@ class StoryTrainer(Trainer):
         return super().create_scheduler(num_training_steps, optimizer)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        super()._load_optimizer_and_scheduler(checkpoint)
+        try:
+            super()._load_optimizer_and_scheduler(checkpoint)
+        except (KeyError, ValueError) as error:
+            raise UserError(
+                f"The optimizer state in {checkpoint} is not of this recipe's optimizer ({first_line(error)}): go on "
+                f"with the recipe of the run."
+            ) from None
         if checkpoint is None or not isinstance(self.lr_scheduler, torch.optim.lr_scheduler.LambdaLR):
             return
         step, before = self.lr_scheduler.last_epoch, self.lr_scheduler.get_last_lr()[0]
@@ -263,6 +282,8 @@ class StoryTrainer(Trainer):
             self._random_state_of = resume_from_checkpoint
         if self.ema is None:
             return
+        if not (Path(resume_from_checkpoint) / TRAINING_WEIGHTS).is_file():
+            raise UserError(f"{resume_from_checkpoint} is of a run without `ema_decay`, which cannot begin midway.")
         self.ema.begin(self.model)
         weights = safetensors.torch.load_file(Path(resume_from_checkpoint) / TRAINING_WEIGHTS)
         with torch.no_grad():

@@ -6,6 +6,7 @@ touches the labels.
 """
 
 import json
+import math
 import shutil
 from collections import Counter
 from contextlib import contextmanager
@@ -60,6 +61,12 @@ TRAINER_DEFAULTS = {
     "restore_callback_states_from_checkpoint": True,
     "remove_unused_columns": False,
     "ddp_find_unused_parameters": False,
+}
+# What `Trainer` takes from the checkpoint whatever the recipe says, or what its best figure was measured on.
+RESUMED_AS_BEGUN = {
+    *("learning_rate", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon", "optimizer", "optim", "ema_decay"),
+    *("vocab_size", "tokenizer", "corpus", "validation_corpus", "text_column", "max_stories"),
+    "max_validation_stories",
 }
 STREAM_TOKENIZER_STORIES = 100_000  # about 90 MB of text: more changes a vocabulary of 10,000 hardly at all
 
@@ -215,6 +222,7 @@ def training_arguments(recipe: Recipe) -> TrainingArguments:
                 del settings[name]
     with _blaming("trainer"):
         arguments = TrainingArguments(**settings)
+    _check_numbers(arguments)
     if recipe.trainer.get("hub_token"):
         raise UserError("A token does not belong into a recipe, which is published with the model: `hf auth login`.")
     if arguments.push_to_hub and get_token() is None:
@@ -226,6 +234,31 @@ def training_arguments(recipe: Recipe) -> TrainingArguments:
         raise UserError("A stream is read in the training process itself: set `dataloader_num_workers` to 0.")
     schedule(arguments, 100)  # refuses what it does not know before any work is done
     return arguments
+
+
+def _check_numbers(arguments: TrainingArguments) -> None:
+    """Refuse what transformers takes without a word, or fails on with a traceback."""
+    rules = {
+        "learning_rate": lambda value: 0 < value < math.inf,
+        "weight_decay": lambda value: 0 <= value < math.inf,
+        "adam_beta1": lambda value: 0 <= value < 1,
+        "adam_beta2": lambda value: 0 <= value < 1,
+        "max_grad_norm": lambda value: 0 <= value,
+        "seed": lambda value: 0 <= value < 2**32,
+        "per_device_train_batch_size": lambda value: value >= 1,
+        "per_device_eval_batch_size": lambda value: value >= 1,
+        "gradient_accumulation_steps": lambda value: value >= 1,
+        "eval_steps": lambda value: value is None or value > 0,
+        "save_steps": lambda value: value > 0,
+        "logging_steps": lambda value: value > 0,
+        "max_steps": lambda value: value != 0,
+        "num_train_epochs": lambda value: arguments.max_steps > 0 or 0 < value < math.inf,
+    }
+    for name, allowed in rules.items():
+        if not allowed(value := getattr(arguments, name)):
+            raise UserError(f"`trainer.{name}` cannot be {value}.")
+    if not isinstance(arguments.lr_scheduler_kwargs or {}, dict):
+        raise UserError("`trainer.lr_scheduler_kwargs` must be a mapping, such as '{min_lr_rate: 0.1}'.")
 
 
 def _reports(recipe: Recipe) -> list[str]:
@@ -329,10 +362,11 @@ def _checkpoint_to_resume(arguments: TrainingArguments, recipe: Recipe) -> Path 
     output_dir = Path(arguments.output_dir)
     wanted = arguments.resume_from_checkpoint
     if wanted in (None, "false"):
-        if checkpoints.find_checkpoints(output_dir) and not recipe.overwrite_output_dir:
+        taken = checkpoints.find_checkpoints(output_dir) or (output_dir / "model.safetensors").exists()
+        if taken and not recipe.overwrite_output_dir:
             raise UserError(
-                f"{output_dir} holds checkpoints of an earlier run: go on with --resume_from_checkpoint, choose "
-                f"another --output_dir, or start again with --overwrite_output_dir."
+                f"{output_dir} holds checkpoints of an earlier run, or its model: go on with "
+                f"--resume_from_checkpoint, choose another --output_dir, or start again with --overwrite_output_dir."
             )
         return None
     if wanted == "true":
@@ -381,6 +415,11 @@ def _tell_changes(earlier: Path, recipe: Recipe) -> None:
             changed.remove(section)
             old, new = getattr(before, section), getattr(recipe, section)
             changed += [name for name in sorted({*old, *new}) if old.get(name) != new.get(name)]
+    if kept := [name for name in changed if name in RESUMED_AS_BEGUN]:
+        raise UserError(
+            f"A resumed run keeps its {', '.join(kept)}: leave that as {earlier} has it, or begin a run of its own "
+            f"with another --output_dir."
+        )
     if told := [name for name in changed if name not in harmless]:
         print(f"note: the run began with another {', '.join(told)}, so its end is not the one it would have had.")
 

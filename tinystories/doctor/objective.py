@@ -17,6 +17,7 @@ import torch
 from torch.nn.functional import cross_entropy, log_softmax
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from ..decoding import stop_ids
 from .findings import Finding
 
 
@@ -67,6 +68,8 @@ def check_objective(
     context = context_of(model)
     begin = beginning_of_text(tokenizer)
     end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+    # llama2.c's models end a story with the token that begins the next one.
+    stops = stop_ids(model, tokenizer)
     whole = [begin + ids + end for ids in encode(tokenizer, stories)]
     rows = [ids[:context] for ids in whole if len(ids) > 8]
     if not rows:
@@ -92,11 +95,11 @@ def check_objective(
         weights.append(len(ids) - 2)
         targets += ids[2:]
         if end and len(full) <= context:
-            ends.append(-float(log_softmax(logits[-2], -1)[end[0]]))
+            ends.append(-float(log_softmax(logits[-2], -1)[stops].logsumexp(0)))
     if end and len(ends) < 10:
         # Of stories longer than the context, the last part.
         tails = [ids[-context:] for ids in whole if len(ids) > context]
-        ends += [-float(log_softmax(logits[-2], -1)[end[0]]) for logits in logits_of(model, tails)]
+        ends += [-float(log_softmax(logits[-2], -1)[stops].logsumexp(0)) for logits in logits_of(model, tails)]
 
     mean = {horizon: float(np.average(losses[horizon], weights=weights)) for horizon in HORIZONS}
     blind = math.log(vocabulary)
