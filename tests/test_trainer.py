@@ -508,6 +508,16 @@ def test_training_on_shifted_labels_does_not_begin(tmp_path, monkeypatch):
     run_with(tmp_path / "run", check=False)
 
 
+def test_text_that_should_not_be_trained_on_is_told(tmp_path, capsys):
+    corpus = tmp_path / "stories.jsonl"
+    stories = [
+        f"Once upon a time there was a dog called Rex {n}. <b>He ran</b> to the park and was happy." for n in range(80)
+    ]
+    corpus.write_text("".join(json.dumps({"text": story}) + "\n" for story in stories))
+    run_with(tmp_path / "run", check=True, corpus=corpus, max_steps=2, eval_strategy="no")
+    assert re.search(r"note: of the first \d+ stories, html in \d+ should not be trained on", capsys.readouterr().out)
+
+
 def test_the_look_changes_nothing(one_by_eight, tmp_path, capsys):
     run = run_with(tmp_path / "run", check=True)
     assert largest_difference(run, one_by_eight) == 0.0

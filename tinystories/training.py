@@ -62,6 +62,7 @@ TRAINER_DEFAULTS = {
     "remove_unused_columns": False,
     "ddp_find_unused_parameters": False,
 }
+LOOKED_AT_STORIES = 2_000
 # What `Trainer` takes from the checkpoint whatever the recipe says, or what its best figure was measured on.
 RESUMED_AS_BEGUN = {
     *("learning_rate", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon", "optimizer", "optim", "ema_decay"),
@@ -113,6 +114,7 @@ def train(recipe: Recipe) -> Path:
     if arguments.process_index == 0:
         print(_summary(corpus, tokenizer, model, train_rows, validation_rows, arguments))
     if recipe.check:
+        _look_at_the_text(corpus, recipe)
         _stop_on_a_fault(trainer)
     trained = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     metrics = trainer.evaluate()
@@ -386,6 +388,20 @@ def _checkpoint_to_resume(arguments: TrainingArguments, recipe: Recipe) -> Path 
     if arguments.process_index == 0:
         _tell_changes(checkpoint.parent / "recipe.yaml", recipe)
     return checkpoint
+
+
+def _look_at_the_text(corpus: Corpus, recipe: Recipe) -> None:
+    from .quality import check_quality
+
+    if isinstance(corpus.train, IterableDataset):
+        return
+    report = check_quality(corpus.train, limit=LOOKED_AT_STORIES, progress=False)
+    if report.faults:
+        found = ", ".join(f"{fault.kind} in {fault.count:,}" for fault in report.faults)
+        print(
+            f"note: of the first {report.stories:,} stories, {found} should not be trained on; "
+            f"tinystories doctor {recipe.corpus} --clean OUT writes a mended copy."
+        )
 
 
 def _stop_on_a_fault(trainer: StoryTrainer) -> None:
