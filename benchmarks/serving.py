@@ -103,19 +103,16 @@ class Clients:
 def serving(run: str, *options: str):
     """`tinystories serve` in a process of its own, and its port."""
     command = [sys.executable, "-m", "tinystories.cli", "serve", run, "--port", "0", "--rate-limit", "none", *options]
-    with tempfile.TemporaryFile("w+") as log:
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
+    with tempfile.NamedTemporaryFile("r") as log:
+        process = subprocess.Popen(command, stdout=open(log.name, "w"), stderr=subprocess.STDOUT)
         try:
-            port = None
-            for line in process.stdout:
-                if found := re.match(r"http://127\.0\.0\.1:(\d+)", line):
-                    port = int(found[1])
-                if line.startswith("ready"):
-                    break
-            else:
-                log.seek(0)
-                raise SystemExit(log.read()[-3000:])
-            yield psutil.Process(process.pid), port
+            text = ""
+            while "\nready" not in text:
+                if process.poll() is not None:
+                    raise SystemExit(text[-3000:])
+                time.sleep(0.1)
+                text += log.read()
+            yield psutil.Process(process.pid), int(re.search(r"http://127\.0\.0\.1:(\d+)", text)[1])
         finally:
             process.terminate()
             process.wait(60)
