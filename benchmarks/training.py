@@ -33,9 +33,9 @@ from transformers import (
 
 from modeling_tinyllama import TinyLlamaForCausalLM
 from tinystories.recipe import load_recipe
-from tinystories.speed import peak_flops, training_flops_per_token
+from tinystories.speed import computes_in_bf16, peak_flops, training_flops_per_token
 from tinystories.trainer import StoryTrainer
-from tinystories.training import computes_in_bf16, model_config, pack_corpus, recipe_corpus, recipe_tokenizer
+from tinystories.training import model_config, pack_corpus, recipe_corpus, recipe_tokenizer
 
 
 WARM_UP = 2

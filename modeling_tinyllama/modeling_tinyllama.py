@@ -104,7 +104,7 @@ def apply_rotary_pos_emb(
     def rotate(states: torch.Tensor) -> torch.Tensor:
         if rotary_dim == states.shape[-1]:
             return states * cos + rotate_half(states) * sin
-        turned, passed = states[..., :rotary_dim], states[..., rotary_dim:]
+        turned, passed = states.split((rotary_dim, states.shape[-1] - rotary_dim), dim=-1)
         return torch.cat((turned * cos + rotate_half(turned) * sin, passed), dim=-1)
 
     return rotate(query), rotate(key)
@@ -151,6 +151,104 @@ def eager_attention_forward(
     return torch.matmul(weights, value).transpose(1, 2).contiguous(), weights
 
 
+def story_bounds(position_ids: torch.LongTensor) -> list[tuple[int, int, int]]:
+    """Row, begin and end of each packed story of `position_ids` `[batch, length]`, which count up within a story."""
+    rows, length = position_ids.shape
+    begins = torch.ones_like(position_ids, dtype=torch.bool)
+    begins[:, 1:] = position_ids.diff(dim=-1) != 1
+    offsets = [*begins.flatten().nonzero().flatten().tolist(), rows * length]
+    return [
+        (begin // length, begin % length, begin % length + end - begin)
+        for begin, end in zip(offsets, offsets[1:], strict=False)
+    ]
+
+
+@torch.library.custom_op("tinyllama::attend_within_stories", mutates_args=())
+def attend_within_stories(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, position_ids: torch.Tensor, scaling: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Causal attention of packed stories on a CPU, story by story, so that no work goes into what a mask would hide.
+
+    An operator of its own, because the number of stories changes from batch to batch: `torch.compile` keeps it whole,
+    and autograd sees one node instead of one a story.
+
+    Args:
+        query, key, value: `[batch, heads, length, head_dim]`, all of one dtype.
+        position_ids: `[batch, length]`, counting up within a story.
+
+    Returns:
+        What is attended to, `[batch, length, heads, head_dim]`, and the log-sums of the scores
+        `[batch, heads, length]`, which the backward pass needs.
+    """
+    attended = torch.empty_like(query.transpose(1, 2), memory_format=torch.contiguous_format)
+    log_sums = torch.empty(query.shape[:3], dtype=torch.float)
+    for row, begin, end in story_bounds(position_ids):
+        story = slice(row, row + 1), slice(None), slice(begin, end)
+        output, sums = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+            query[story], key[story], value[story], 0.0, True, scale=scaling
+        )
+        attended[row, begin:end] = output[0].transpose(0, 1)
+        log_sums[row, :, begin:end] = sums[0]
+    return attended, log_sums
+
+
+@attend_within_stories.register_fake
+def _(query, key, value, position_ids, scaling):
+    attended = torch.empty_like(query.transpose(1, 2), memory_format=torch.contiguous_format)
+    return attended, query.new_empty(query.shape[:3], dtype=torch.float)
+
+
+@torch.library.custom_op("tinyllama::attend_within_stories_backward", mutates_args=())
+def attend_within_stories_backward(
+    gradient: torch.Tensor,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    position_ids: torch.Tensor,
+    attended: torch.Tensor,
+    log_sums: torch.Tensor,
+    scaling: float,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Gradients of `query`, `key` and `value`, each laid out `[batch, length, heads, head_dim]` in memory."""
+    gradient, attended = gradient.transpose(1, 2), attended.transpose(1, 2)
+    results = _gradients_like(query, key, value)
+    for row, begin, end in story_bounds(position_ids):
+        story = slice(row, row + 1), slice(None), slice(begin, end)
+        gradients = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
+            gradient[story], query[story], key[story], value[story], attended[story], log_sums[story], 0.0, True,
+            scale=scaling,
+        )  # fmt: skip
+        for whole, part in zip(results, gradients, strict=True):
+            whole[story] = part
+    return results
+
+
+@attend_within_stories_backward.register_fake
+def _(gradient, query, key, value, position_ids, attended, log_sums, scaling):
+    return _gradients_like(query, key, value)
+
+
+def _gradients_like(*states: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    # In memory as the projections gave them, whose own backward pass wants them so.
+    return tuple(
+        torch.empty_like(each.transpose(1, 2), memory_format=torch.contiguous_format).transpose(1, 2)
+        for each in states
+    )
+
+
+def _save_for_backward(ctx, inputs, output):
+    query, key, value, position_ids, ctx.scaling = inputs
+    ctx.save_for_backward(query, key, value, position_ids, *output)
+
+
+def _backward(ctx, gradient, _):
+    gradients = attend_within_stories_backward(gradient.contiguous(), *ctx.saved_tensors, ctx.scaling)
+    return *gradients, None, None
+
+
+attend_within_stories.register_autograd(_backward, setup_context=_save_for_backward)
+
+
 class TinyLlamaAttention(nn.Module):
     """Causal attention with rotary positions and, if the configuration says so, grouped key/value heads."""
 
@@ -177,6 +275,7 @@ class TinyLlamaAttention(nn.Module):
         position_embeddings: tuple[torch.Tensor, torch.Tensor],
         attention_mask: torch.Tensor | None = None,
         past_key_values: Cache | None = None,
+        packed_position_ids: torch.LongTensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         batch_and_length = hidden_states.shape[:-1]
@@ -188,6 +287,13 @@ class TinyLlamaAttention(nn.Module):
         query, key = apply_rotary_pos_emb(query, key, *position_embeddings)
         if past_key_values is not None:
             key, value = past_key_values.update(key, value, self.layer_idx)
+
+        if packed_position_ids is not None:
+            key, value = repeat_kv(key, self.num_key_value_groups), repeat_kv(value, self.num_key_value_groups)
+            # Under autocast the rotation leaves float32 behind, which would halve the speed.
+            query, key = query.to(value.dtype), key.to(value.dtype)
+            attended, _ = attend_within_stories(query, key, value, packed_position_ids, self.scaling)
+            return self.o_proj(attended.reshape(*batch_and_length, -1)), None
 
         attend: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
             self.config._attn_implementation, eager_attention_forward
@@ -295,13 +401,16 @@ class TinyLlamaModel(TinyLlamaPreTrainedModel):
         packable = position_ids is not None and attention_mask is None and past_key_values is None
         if packable and is_flash_attention_requested(self.config) and kwargs.get("cu_seq_lens_q") is None:
             kwargs |= _flash_story_bounds(position_ids.expand(inputs_embeds.shape[:2]))
-        attention_mask = create_causal_mask(
-            config=self.config,
-            inputs_embeds=inputs_embeds,
-            attention_mask=attention_mask,
-            past_key_values=past_key_values,
-            position_ids=position_ids,
-        )
+        if packable and not use_cache and self._attends_within_stories(inputs_embeds):
+            kwargs["packed_position_ids"] = position_ids.expand(inputs_embeds.shape[:2])
+        else:
+            attention_mask = create_causal_mask(
+                config=self.config,
+                inputs_embeds=inputs_embeds,
+                attention_mask=attention_mask,
+                past_key_values=past_key_values,
+                position_ids=position_ids,
+            )
         if use_cache and past_key_values is None:
             past_key_values = DynamicCache(config=self.config)
         if position_ids is None:
@@ -322,6 +431,14 @@ class TinyLlamaModel(TinyLlamaPreTrainedModel):
             )
         return BaseModelOutputWithPast(last_hidden_state=self.norm(hidden_states), past_key_values=past_key_values)
 
+    def _attends_within_stories(self, inputs_embeds: torch.Tensor) -> bool:
+        """Whether packed stories are cheaper one by one than under a mask: on a CPU, where no weights are dropped."""
+        return (
+            inputs_embeds.device.type == "cpu"
+            and self.config._attn_implementation == "sdpa"
+            and not (self.training and self.config.attention_dropout)
+        )
+
 
 def _select_positions(hidden_states: torch.Tensor, logits_to_keep: int | torch.Tensor) -> torch.Tensor:
     """The positions of `hidden_states` `[batch, length, hidden]` that logits are wanted for.
@@ -336,6 +453,68 @@ def _select_positions(hidden_states: torch.Tensor, logits_to_keep: int | torch.T
     if logits_to_keep.dtype == torch.bool:
         return hidden_states[logits_to_keep]
     return hidden_states.take_along_dim(logits_to_keep[..., None], dim=1)
+
+
+# Logits that are held at once while the loss is computed: on a CPU what its caches hold.
+_LOGITS_AT_ONCE = {"cpu": 2**21}
+_LOGITS_AT_ONCE_ELSEWHERE = 2**27
+
+
+@torch.library.custom_op("tinyllama::head_loss", mutates_args=())
+def head_loss(
+    hidden_states: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, dtype: torch.dtype
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Summed cross-entropy of a head without bias, some positions at a time, so that the logits of a whole batch are
+    never held: with a small model they are most of the memory that a training step moves.
+
+    Args:
+        hidden_states: `[positions, hidden]`.
+        weight: `[vocab, hidden]`.
+        targets: `[positions]`, -100 where no loss is wanted.
+        dtype: of the matrix products; softmax and sums are float32.
+
+    Returns:
+        The sum in nats, and its gradients for `hidden_states` and `weight`, which cost nothing more here.
+    """
+    low_hidden, low_weight = hidden_states.to(dtype), weight.to(dtype)
+    total = torch.zeros((), dtype=torch.float, device=hidden_states.device)
+    hidden_gradient = torch.empty_like(low_hidden)
+    weight_gradient = torch.zeros_like(weight, dtype=torch.float)
+    at_once = max(64, _LOGITS_AT_ONCE.get(hidden_states.device.type, _LOGITS_AT_ONCE_ELSEWHERE) // len(weight))
+    with torch.autocast(hidden_states.device.type, enabled=False):
+        for begin in range(0, len(targets), at_once):
+            part = slice(begin, begin + at_once)
+            wanted = targets[part] != -100
+            index = torch.where(wanted, targets[part], 0)[:, None]
+            logprobs = nn.functional.log_softmax(low_hidden[part] @ low_weight.T, dim=-1, dtype=torch.float)
+            total -= (logprobs.gather(-1, index)[:, 0] * wanted).sum()
+            gradient = logprobs.exp_()
+            gradient.scatter_add_(-1, index, gradient.new_full((), -1.0).expand(index.shape))
+            gradient = gradient.mul_(wanted[:, None]).to(dtype)
+            torch.mm(gradient, low_weight, out=hidden_gradient[part])
+            if dtype == torch.float:
+                weight_gradient.addmm_(gradient.T, low_hidden[part])
+            else:
+                weight_gradient += gradient.T @ low_hidden[part]
+    return total, hidden_gradient.to(hidden_states.dtype), weight_gradient.to(weight.dtype)
+
+
+@head_loss.register_fake
+def _(hidden_states, weight, targets, dtype):
+    total = hidden_states.new_empty((), dtype=torch.float)
+    return total, torch.empty_like(hidden_states), torch.empty_like(weight)
+
+
+def _save_gradients(ctx, inputs, output):
+    ctx.save_for_backward(*output[1:])
+
+
+def _scale_gradients(ctx, gradient, *_):
+    hidden_gradient, weight_gradient = ctx.saved_tensors
+    return hidden_gradient * gradient, weight_gradient * gradient, None, None
+
+
+head_loss.register_autograd(_scale_gradients, setup_context=_save_gradients)
 
 
 @auto_docstring
@@ -364,12 +543,16 @@ class TinyLlamaForCausalLM(TinyLlamaPreTrainedModel, GenerationMixin):
         labels: torch.LongTensor | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int | torch.Tensor = 0,
+        skip_logits: bool = False,
         **kwargs: Unpack[TransformersKwargs],
     ) -> CausalLMOutputWithPast:
         r"""
         labels (`torch.LongTensor` of shape `(batch_size, sequence_length)`, *optional*):
             Equal to `input_ids`, with -100 where no loss is wanted. They are shifted here: position t is scored on
             token t+1.
+        skip_logits (`bool`, *optional*, defaults to `False`):
+            With `labels`: compute the loss alone, without the logits of the whole batch, which saves time and memory
+            in training. `logits` is None then.
 
         Example:
 
@@ -390,10 +573,12 @@ class TinyLlamaForCausalLM(TinyLlamaPreTrainedModel, GenerationMixin):
             use_cache=use_cache,
             **kwargs,
         )
-        logits = self.lm_head(_select_positions(outputs.last_hidden_state, logits_to_keep))
-
-        loss = None
-        if labels is not None:
+        loss = logits = None
+        if labels is not None and skip_logits:
+            loss = self._loss_without_logits(outputs.last_hidden_state, labels, kwargs.get("num_items_in_batch"))
+        else:
+            logits = self.lm_head(_select_positions(outputs.last_hidden_state, logits_to_keep))
+        if labels is not None and logits is not None:
             loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
 
         return CausalLMOutputWithPast(
@@ -403,6 +588,17 @@ class TinyLlamaForCausalLM(TinyLlamaPreTrainedModel, GenerationMixin):
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
         )
+
+    def _loss_without_logits(
+        self, hidden_states: torch.Tensor, labels: torch.LongTensor, num_items_in_batch: torch.Tensor | int | None
+    ) -> torch.Tensor:
+        device = hidden_states.device.type
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden_states.dtype
+        targets = nn.functional.pad(labels[:, 1:], (0, 1), value=-100).flatten()
+        total, _, _ = head_loss(hidden_states.flatten(0, 1), self.lm_head.weight, targets, dtype)
+        if num_items_in_batch is None:
+            num_items_in_batch = (targets != -100).sum()
+        return total / num_items_in_batch
 
 
 class _HeadOnTinyLlama:

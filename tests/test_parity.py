@@ -132,8 +132,9 @@ def test_llama_with_stretched_context(rope, length):
 def test_phi3(shape, factor):
     if factor == 0.25 and shape.get("hidden_size") != 56 and "head_dim" not in shape:
         shape = {**shape, "head_dim": 16}
-    ours = sharpen(TinyLlamaForCausalLM(tiny_config(partial_rotary_factor=factor, **shape)))
-    assert_same_function(ours, phi3_like(ours))
+    # In float64: the fused products of Phi-3 are rounded in another order, which differs from processor to processor.
+    ours = sharpen(TinyLlamaForCausalLM(tiny_config(partial_rotary_factor=factor, **shape))).double()
+    assert_same_function(ours, phi3_like(ours).double())
 
 
 @pytest.mark.parametrize("length", [12, 40], ids=["short factors", "long factors"])

@@ -118,6 +118,13 @@ class Speedometer(TrainerCallback):
                 self._paused += time.perf_counter() - began
 
 
+def computes_in_bf16(use_cpu: bool) -> bool:
+    """Whether this machine has instructions for bfloat16 products, so that autocast gains by them."""
+    if use_cpu:
+        return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+    return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+
+
 def _wait_for(device: torch.device) -> None:
     if device.type != "cpu":
         torch.accelerator.synchronize(device)

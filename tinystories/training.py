@@ -32,7 +32,7 @@ from .folders import output_folder
 from .packing import PackedStories, tokenize_stories
 from .recipe import Recipe, load_recipe, save_recipe
 from .schedules import KINDS, schedule
-from .speed import describe_hardware, rows_per_step
+from .speed import computes_in_bf16, describe_hardware, rows_per_step
 from .streaming import PackedStream
 from .trainer import StoryTrainer
 
@@ -267,13 +267,6 @@ def _reports(recipe: Recipe) -> list[str]:
     asked = recipe.trainer.get("report_to", TRAINER_DEFAULTS["report_to"])
     names = [name.strip() for name in asked.split(",")] if isinstance(asked, str) else list(asked or [])
     return [name for name in names if name != "none"]
-
-
-def computes_in_bf16(use_cpu: bool) -> bool:
-    """Whether this machine has instructions for bfloat16 products, so that autocast gains by them."""
-    if use_cpu:
-        return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
-    return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def model_config(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> TinyLlamaConfig:

@@ -40,7 +40,7 @@ KERNELS = {
 
 def check_precision(args) -> Finding:
     """Whether the machine computes in bf16, and whether training does."""
-    from ..training import computes_in_bf16
+    from ..speed import computes_in_bf16
 
     check = "precision"
     can = computes_in_bf16(args.device.type == "cpu")
