@@ -15,6 +15,7 @@ import json
 import re
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -105,8 +106,9 @@ class Dropped(Exception):
 class Fault:
     method: str
     path: str
-    kind: int | str
+    kind: int | str | Callable[[], bool]
     times: int
+    after: int
 
 
 class LocalHub:
@@ -125,13 +127,16 @@ class LocalHub:
         self.damaged: dict[str, bytes] = {}
         self.lock = threading.Lock()
 
-    def fail(self, method: str, path: str, kind: int | str, times: int = 1) -> None:
-        """Fail the next requests whose path contains the regular expression `path`.
+    def fail(
+        self, method: str, path: str, kind: int | str | Callable[[], bool], times: int = 1, after: int = 0
+    ) -> None:
+        """Fail the next requests whose path contains the regular expression `path`, or those `after` the next few.
 
-        `kind` is a status, "drop" (the connection ends in the middle of the request's body, of which nothing is kept)
-        or "lost" (the request is carried out, and the connection ends before the answer).
+        `kind` is a status, "drop" (the connection ends in the middle of the request's body, of which nothing is kept),
+        "lost" (the request is carried out, and the connection ends before the answer) or a function (the request is
+        carried out once that returns true, or after a minute).
         """
-        self.faults.append(Fault(method, path, kind, times))
+        self.faults.append(Fault(method, path, kind, times, after))
 
     def model(self, repo_id: str) -> Repo:
         return self.repos["models", repo_id]
@@ -357,6 +362,10 @@ class Handler(BaseHTTPRequestHandler):
             self._read_body(stop_half_way=fault == "drop")
             if isinstance(fault, int):
                 raise Refused(fault, "told to fail")
+            if callable(fault):
+                give_up = time.monotonic() + 60
+                while not fault() and time.monotonic() < give_up:
+                    time.sleep(0.01)
             self.user = self.hub.users.get(token)
             if token is not None and self.user is None:
                 self.headers_out["X-Error-Message"] = "Invalid credentials in Authorization header"
@@ -382,10 +391,13 @@ class Handler(BaseHTTPRequestHandler):
 
     do_GET = do_HEAD = do_POST = do_PUT = handle_any
 
-    def _fault(self) -> int | str | None:
+    def _fault(self) -> int | str | Callable[[], bool] | None:
         with self.hub.lock:
             for fault in self.hub.faults:
                 if fault.times and fault.method == self.command and re.search(fault.path, self.path):
+                    if fault.after:
+                        fault.after -= 1
+                        continue
                     fault.times -= 1
                     return fault.kind
         return None

@@ -708,28 +708,47 @@ print(json.dumps(found))
 
 @pytest.fixture(scope="module")
 def trained(hub, tmp_path_factory):
-    """A run that pushed itself, the processes' folder and the Hub's commits from the first to the last."""
+    """A run that pushed itself through a slow network, the Hub's commits, what each of them tells and the log."""
     from conftest import TINY_RECIPE
 
     place = tmp_path_factory.mktemp("trained")
-    overrides = {"output_dir": str(place / "run"), "max_steps": "4", "eval_steps": "2", "max_stories": "200"}
-    overrides |= {"push_to_hub": "true", "hub_model_id": "ada/trained", "hub_strategy": "checkpoint", "check": "false"}
-    python(TRAIN, hub, place, json.dumps(TINY_RECIPE), json.dumps(overrides))
+    run = place / "run"
+    overrides = {"output_dir": str(run), "max_steps": "8", "eval_steps": "2", "max_stories": "200", "check": "false"}
+    overrides |= {"push_to_hub": "true", "hub_model_id": "ada/trained", "hub_strategy": "checkpoint"}
+    overrides |= {"save_total_limit": "1"}
+
+    # The Hub takes the first push only when those of steps 4 and 6 have been left out, and that of the last checkpoint
+    # not at once.
+    def step_6_is_saved() -> bool:
+        return (run / "checkpoint-6").exists() and not (run / "checkpoint-4").exists()
+
+    hub.fail("POST", "/ada/trained/commit/", step_6_is_saved)
+    hub.fail("POST", "/ada/trained/commit/", 503, after=2)
+    _, log = python(TRAIN, hub, place, json.dumps(TINY_RECIPE), json.dumps(overrides))
     repo = hub.model("ada/trained")
     steps = {commit.title: commit.sha for commit in reversed(repo.history())}
     found, _ = python(LOAD, hub, place, "ada/trained", *list(steps.values())[1:], token=None)
-    return place / "run", steps, found, overrides
+    return run, steps, found, log
 
 
 @pytest.mark.slow
-def test_a_run_that_pushes_itself_loads_for_a_stranger(trained):
-    run, steps, found, _ = trained
+def test_a_run_that_pushes_itself_loads_for_a_stranger(trained, hub):
+    run, steps, found, log = trained
     model, tokenizer = load_model(str(run))
     options = {"do_sample": False, "repetition_penalty": 1.0, "max_new_tokens": 20}
     expected = model.generate(**tokenizer(PROMPT, return_tensors="pt"), **options)[0].tolist()
     last = list(steps.values())[-1]
     assert found[last] == expected
     assert found[f"{last}/last-checkpoint"] == expected
+    assert list(steps) == [
+        "initial commit",
+        *(f"Training in progress, step 2{what}" for what in ("", ", checkpoint")),
+        *(f"Training in progress, step 8{what}" for what in ("", ", checkpoint")),
+        "End of training",
+    ]
+    state = hub.model("ada/trained").files()["last-checkpoint/trainer_state.json"]
+    assert json.loads(state)["global_step"] == 8
+    assert log.count("could not be pushed") == 1 and "note: checkpoint-8 could not be pushed: " in log
     early = steps["Training in progress, step 2, checkpoint"]
     assert isinstance(found[f"{early}/last-checkpoint"], list)
 

@@ -10,8 +10,10 @@ Design decisions:
 """
 
 import errno
+import inspect
 import math
 import shutil
+import sys
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -27,7 +29,7 @@ from transformers import (
     TrainingArguments,
     default_data_collator,
 )
-from transformers.trainer_utils import EvalPrediction
+from transformers.trainer_utils import EvalPrediction, HubStrategy
 
 from . import checkpoints
 from .callbacks import EMACallback, StoryProgress
@@ -83,7 +85,10 @@ class StoryTrainer(Trainer):
             compute_metrics=story_metrics(eval_dataset, processing_class.eos_token_id, self._token_kinds),
             preprocess_logits_for_metrics=token_losses,
         )
+        self._takes_skip_logits = "skip_logits" in inspect.signature(model.forward).parameters
         self._random_state_of = None
+        self._pushed: list[Path] = []  # in the push that is under way, or was the last
+        self._not_pushed: list[Path] = []  # because that failed, and there is no later one in their place
         self.ema = None
         if ema_decay is not None:
             if self.is_fsdp_enabled or self.is_deepspeed_enabled:
@@ -112,6 +117,8 @@ class StoryTrainer(Trainer):
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         weights = inputs.pop("loss_weights", None)
         if weights is None or not model.training:
+            if model.training and not return_outputs and self._takes_skip_logits:
+                inputs = {**inputs, "skip_logits": True}
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         inputs = dict(inputs)
         labels = inputs.pop("labels")
@@ -248,16 +255,72 @@ class StoryTrainer(Trainer):
                 self.args.save_total_limit = limit
             if self.args.should_save:
                 best = self.state.best_model_checkpoint
-                checkpoints.delete_oldest(folder.parent, limit, keep={folder, Path(best)} if best else {folder})
+                keep = {folder, *self._in_upload()} | ({Path(best)} if best else set())
+                checkpoints.delete_oldest(folder.parent, limit, keep)
+
+    # What is pushed
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         """Nothing yet: `Trainer` calls this before the checkpoint is whole."""
 
     def _push_whole_checkpoint(self, folder: Path) -> None:
-        if self.is_world_process_zero():
-            for code in folder.glob("*.py"):
-                shutil.copy(code, self.args.output_dir)
+        """Push in the background as `Trainer` does, which leaves out what is saved while another push is under way,
+        but here never a checkpoint where all belong on the Hub, nor, where one does, the last.
+        """
+        if not self.is_world_process_zero():
+            return
+        strategy = self.args.hub_strategy
+        last = strategy != HubStrategy.EVERY_SAVE and self.control.should_training_stop
+        if last or strategy == HubStrategy.ALL_CHECKPOINTS:
+            self._finish_current_push()
+        if strategy == HubStrategy.END or (self._in_upload() and not self.args.hub_always_push):
+            return
+        self._tell_failed_push()
+        for code in folder.glob("*.py"):
+            shutil.copy(code, self.args.output_dir)
         super()._push_from_checkpoint(str(folder))
+        self._pushed.append(folder)
+        if last:
+            # At once, because `Trainer` may delete it before it waits.
+            self._finish_current_push()
+
+    def _in_upload(self) -> list[Path]:
+        """Checkpoints that are being pushed, whose files must stay."""
+        push = getattr(self, "push_in_progress", None)
+        return [] if push is None or push.is_done() else self._pushed
+
+    def _finish_current_push(self) -> None:
+        super()._finish_current_push()
+        self._tell_failed_push()
+
+    def _tell_failed_push(self) -> None:
+        """Say what went wrong in a push that has ended, of which `Trainer` says nothing."""
+        push = getattr(self, "push_in_progress", None)
+        if push is None or not push.is_done():
+            return
+        if errors := [error for job in push.jobs if (error := job.exception()) is not None]:
+            names = ", ".join(folder.name for folder in self._pushed)
+            print(f"note: {names} could not be pushed: {first_line(errors[0])}.", file=sys.stderr)
+        if self.args.hub_strategy == HubStrategy.CHECKPOINT:
+            self._not_pushed = self._pushed[-1:] if errors else []
+        elif self.args.hub_strategy == HubStrategy.ALL_CHECKPOINTS:
+            self._not_pushed += self._pushed if errors else []
+        self._pushed, self.push_in_progress = [], None
+
+    def push_to_hub(self, *args, **kwargs):
+        again, self._not_pushed = self._not_pushed, []
+        for folder in again:
+            # Before the model is saved: a checkpoint is pushed by way of the run folder.
+            if folder.is_dir():
+                self._push_whole_checkpoint(folder)
+                self._finish_current_push()
+            else:
+                self._not_pushed.append(folder)
+        pushed = super().push_to_hub(*args, **kwargs)
+        if self._not_pushed:
+            names = ", ".join(folder.name for folder in self._not_pushed)
+            raise RuntimeError(f"{names} did not reach the Hub")
+        return pushed
 
     def create_model_card(self, *args, **kwargs) -> None:
         """A card with the figures of the run in the place of `Trainer`'s draft."""
