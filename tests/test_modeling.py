@@ -838,3 +838,88 @@ def test_base_model_is_the_heads_base():
     with torch.no_grad():
         close(model.lm_head(base(ids).last_hidden_state), model(ids).logits, atol=1e-6)
     assert model.base_model is model.model
+
+
+def test_packed_rows_attend_story_by_story_as_under_a_mask(monkeypatch):
+    """With grouped heads, and in bfloat16: the operator of its own against the mask of transformers."""
+    model = sharpen(TinyLlamaForCausalLM(tiny_config(num_key_value_heads=2))).train()
+    ids = random_ids(3, 40)
+    position_ids = torch.stack(
+        [
+            torch.arange(40),
+            torch.cat([torch.arange(n) for n in (1, 9, 30)]),
+            torch.cat([torch.arange(7, 20), torch.arange(26), torch.arange(1)]),
+        ]
+    )
+
+    def run(by_story, autocast):
+        monkeypatch.setattr(TinyLlamaModel, "_attends_within_stories", lambda self, _: by_story)
+        model.zero_grad()
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
+            loss = model(ids, labels=ids, position_ids=position_ids, use_cache=False).loss
+        loss.backward()
+        return loss.detach(), [weight.grad for weight in model.parameters()]
+
+    for autocast, tolerance in ((False, 1e-5), (True, 3e-2)):
+        torch.testing.assert_close(run(True, autocast), run(False, autocast), atol=tolerance, rtol=tolerance)
+    rows = torch.stack([position_ids[1], torch.arange(40)])
+    packed, whole = model(ids[1].expand(2, -1), position_ids=rows, use_cache=False).logits
+    assert (packed - whole).abs().max() > 0.1, "the bounds of the stories must count"
+
+
+def test_attention_by_story_can_be_compiled():
+    torch.compiler.reset()
+    model = sharpen(TinyLlamaForCausalLM(tiny_config())).train()
+    ids, position_ids = random_ids(2, 24), torch.arange(24).remainder(9).expand(2, -1).contiguous()
+    inputs = {"input_ids": ids, "labels": ids, "position_ids": position_ids, "use_cache": False, "skip_logits": True}
+    expected = model(**inputs).loss
+    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+    loss = compiled(**inputs).loss
+    loss.backward()
+    torch.testing.assert_close(loss, expected, atol=1e-5, rtol=0)
+    assert all(weight.grad is not None for weight in model.parameters())
+
+
+@pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
+@pytest.mark.parametrize("given", [None, 50], ids=["mean", "num_items_in_batch"])
+def test_the_loss_without_logits_is_the_standard_one(monkeypatch, tied, given):
+    from modeling_tinyllama import modeling_tinyllama
+
+    # So that the positions are taken in several parts, the last of them shorter.
+    monkeypatch.setattr(modeling_tinyllama, "_LOGITS_AT_ONCE", {"cpu": 1})
+    model = sharpen(TinyLlamaForCausalLM(tiny_config(tie_word_embeddings=tied))).train()
+    ids = random_ids(3, 50)
+    labels = ids.clone()
+    labels[0, :20], labels[2] = -100, -100
+    extra = {} if given is None else {"num_items_in_batch": torch.tensor(given)}
+
+    def run(skip_logits):
+        model.zero_grad()
+        outputs = model(ids, labels=labels, skip_logits=skip_logits, **extra)
+        (2 * outputs.loss).backward()
+        return outputs.logits, [outputs.loss.detach(), *(weight.grad for weight in model.parameters())]
+
+    logits, found = run(True)
+    assert logits is None
+    expected_logits, expected = run(False)
+    assert expected_logits is not None
+    torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-5)
+
+
+def test_the_loss_without_logits_under_autocast():
+    model = sharpen(TinyLlamaForCausalLM(tiny_config())).train()
+    ids = random_ids(2, 30)
+    gradients = []
+    for skip_logits in (True, False):
+        model.zero_grad()
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            loss = model(ids, labels=ids, skip_logits=skip_logits).loss
+        loss.backward()
+        gradients.append((loss.detach(), model.lm_head.weight.grad))
+    assert gradients[0][0].dtype == torch.float32
+    torch.testing.assert_close(*gradients, atol=3e-2, rtol=3e-2)
+
+
+def test_without_labels_there_are_logits_whatever_is_asked():
+    model = TinyLlamaForCausalLM(tiny_config()).eval()
+    assert model(random_ids(1, 5), skip_logits=True).logits is not None
