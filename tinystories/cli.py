@@ -78,6 +78,10 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument(
         "--post-process", action="store_true", help="mend spaces, capitals and full stops; printed when it is finished"
     )
+    verb.add_argument(
+        "--engine", default="transformers", help="what computes: transformers, or llama.cpp (an extra) (transformers)"
+    )
+    verb.add_argument("--dtype", help="weights of llama.cpp: f32, f16, bf16 or q8_0 (f16)")
     verb.set_defaults(run=_generate)
 
     verb = verbs.add_parser(
@@ -241,24 +245,43 @@ def _tokenizer(options: argparse.Namespace, _: list[str]) -> None:
 
 
 def _generate(options: argparse.Namespace, _: list[str]) -> None:
-    from .decoding import check_preset, load_model, post_process, tell_story
+    from .presets import check_preset
 
     if options.preset is not None:
         check_preset(options.preset)
     if options.max_new_tokens is not None and options.max_new_tokens < 1:
         raise UserError("--max-new-tokens must be at least 1.")
-    model, tokenizer = load_model(options.model)
-    story = tell_story(
-        model,
-        tokenizer,
-        options.prompt,
-        preset=options.preset,
-        seed=options.seed,
-        max_new_tokens=options.max_new_tokens,
-        stream=not options.post_process,
-    )
+    if options.engine not in _ENGINES:
+        raise UserError(f"There is no engine {options.engine!r}; there are {' and '.join(_ENGINES)}.")
+    told = {
+        "preset": options.preset,
+        "seed": options.seed,
+        "max_new_tokens": options.max_new_tokens,
+        "stream": not options.post_process,
+    }
+    story = _ENGINES[options.engine](options, told)
     if options.post_process:
+        from .decoding import post_process
+
         print(post_process(story))
+
+
+def _by_transformers(options: argparse.Namespace, told: dict) -> str:
+    from .decoding import load_model, tell_story
+
+    if options.dtype is not None:
+        raise UserError("--dtype goes with --engine llama.cpp: transformers takes the weights as they are.")
+    model, tokenizer = load_model(options.model)
+    return tell_story(model, tokenizer, options.prompt, **told)
+
+
+def _by_llama_cpp(options: argparse.Namespace, told: dict) -> str:
+    from .llamacpp import tell_story
+
+    return tell_story(options.model, options.prompt, **told, **({"dtype": options.dtype} if options.dtype else {}))
+
+
+_ENGINES = {"transformers": _by_transformers, "llama.cpp": _by_llama_cpp}
 
 
 def _export(options: argparse.Namespace, _: list[str]) -> None:

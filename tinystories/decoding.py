@@ -25,16 +25,7 @@ from transformers import (
 from tokenization import PreTrainedTokenizerFast
 
 from .errors import UserError, first_line
-
-
-PRESETS: dict[str, dict[str, float]] = {
-    "balanced": {"temperature": 0.8, "top_k": 50, "top_p": 0.95, "repetition_penalty": 1.2},
-    "conservative": {"temperature": 0.7, "top_k": 40, "top_p": 0.9, "repetition_penalty": 1.3},
-    "creative": {"temperature": 0.9, "top_k": 60, "top_p": 0.95, "repetition_penalty": 1.1},
-    # A penalty on repetition also falls on a character's name, and the smallest models then take another.
-    "plain": {"temperature": 0.6, "top_k": 50, "top_p": 0.9, "repetition_penalty": 1.0},
-}
-GREEDY = "greedy"  # always the likeliest token; no preset of ours, but known wherever one is named
+from .presets import GREEDY, PRESETS, check_preset, room_for_story  # noqa: F401  check_preset for who tells stories
 
 
 def load_model(path: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -79,12 +70,6 @@ def _device() -> str:
     if torch.cuda.is_available():
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"
-
-
-def check_preset(preset: str) -> None:
-    """Refuse a preset that there is not, with a `UserError` that names those there are."""
-    if preset not in (*PRESETS, GREEDY):
-        raise UserError(f"There is no preset {preset!r}; there are {', '.join(PRESETS)} and {GREEDY}.")
 
 
 def preset_config(preset: str, tokenizer: PreTrainedTokenizerBase, max_new_tokens: int) -> GenerationConfig:
@@ -145,21 +130,13 @@ def tell_story(
     Raises:
         UserError: where the prompt leaves no room in the context, or `max_new_tokens` asks for more than there is.
     """
-    context = model.config.max_position_embeddings
     inputs = tokenizer(prompt, return_tensors="pt", return_token_type_ids=False, verbose=False).to(model.device)
-    used = inputs["input_ids"].shape[1]
-    room = context - used
-    if room < 1:
-        raise UserError(f"The prompt is {used} tokens long, but the model's context is {context}: shorten the prompt.")
-    if max_new_tokens is not None and max_new_tokens > room:
-        raise UserError(
-            f"The context is {context} tokens and the prompt takes {used}: --max-new-tokens can be at most {room}."
-        )
+    room = room_for_story(model.config.max_position_embeddings, inputs["input_ids"].shape[1], max_new_tokens)
     if preset is None and model.generation_config.do_sample:
         config = copy.deepcopy(model.generation_config)
-        config.max_length, config.max_new_tokens = None, max_new_tokens or room
+        config.max_length, config.max_new_tokens = None, room
     else:
-        config = preset_config(preset or "balanced", tokenizer, max_new_tokens or room)
+        config = preset_config(preset or "balanced", tokenizer, room)
         config.eos_token_id = stop_ids(model, tokenizer) or None
     if seed is not None:
         set_seed(seed)
