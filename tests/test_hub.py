@@ -254,13 +254,20 @@ import app
 from gradio_client import Client
 
 app.demo.queue().launch(prevent_thread_lock=True, quiet=True)
-job = Client(app.demo.local_url, verbose=False).submit({PROMPT!r}, "plain", api_name="/tell")
+PROMPT = {PROMPT!r}
+client = Client(app.demo.local_url, verbose=False)
+job = client.submit(PROMPT, "plain", api_name="/tell")
 job.result()
-print(json.dumps(job.outputs()))
+seeded = [client.predict(PROMPT, "plain", 0.6, 50, "7", api_name="/tell")[0] for _ in range(2)]
+greedy = [client.predict(PROMPT, "greedy", 0.6, 50, seed, api_name="/tell")[0] for seed in ("1", "2")]
+new = [client.predict(PROMPT, "plain", 2.0, 50, "", api_name="/tell") for _ in range(2)]
+print(json.dumps([[story for story, _ in job.outputs()], seeded, greedy, new]))
 """
-    stories, _ = python(WITHOUT_US + code, hub, tmp_path, token=None)
+    (stories, seeded, greedy, new), _ = python(WITHOUT_US + code, hub, tmp_path, token=None)
     assert len(stories) > 5 and all(stories[-1].startswith(story) for story in stories)
     assert stories[-1].startswith(PROMPT)
+    assert seeded[0] == seeded[1] != greedy[0] == greedy[1]
+    assert new[0] != new[1] and all(" tokens · seed " in status for _, status in new)
 
 
 # ---- the card
