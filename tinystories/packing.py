@@ -22,9 +22,13 @@ from dataclasses import dataclass
 
 import datasets
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from datasets.fingerprint import Hasher
 from transformers import PreTrainedTokenizerBase
+
+from tokenization.words import text_encoder, word_encoder
 
 
 IGNORE_INDEX = -100
@@ -47,7 +51,7 @@ def tokenize_stories(
     bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
     key = Hasher.hash((_CACHE_VERSION, fingerprint, len(stories), tokenizer_fingerprint(tokenizer), bos, eos))
     id_type = "uint16" if len(tokenizer) <= 2**16 else "int32"
-    return stories.map(
+    tokenised = stories.with_format("arrow").map(
         encode_stories(tokenizer),
         batched=True,
         num_proc=num_proc,
@@ -58,27 +62,28 @@ def tokenize_stories(
         new_fingerprint=key,
         desc="Tokenising",
     )
+    return tokenised.with_format(None)
 
 
-def encode_stories(tokenizer: PreTrainedTokenizerBase) -> Callable[[dict], dict]:
-    """What [`tokenize_stories`] does to a batch with the column `text`."""
+def encode_stories(tokenizer: PreTrainedTokenizerBase) -> Callable[[pa.Table], pa.Table]:
+    """What [`tokenize_stories`] does to a table with the column `text`."""
     bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
+    id_type = np.uint16 if len(tokenizer) <= 2**16 else np.int32
+    # A special token's name inside a story is spelt out, so that only the real end of a story ends it.
+    encode = word_encoder(tokenizer) or text_encoder(tokenizer)
 
-    def encode(batch: dict) -> dict:
-        # A special token's name inside a story is spelt out, so that only the real end of a story ends it.
-        encoded = tokenizer(
-            batch["text"],
-            add_special_tokens=False,
-            split_special_tokens=True,
-            return_attention_mask=False,
-            verbose=False,
-        )["input_ids"]
-        return {
-            "input_ids": [[bos, *ids, eos] for ids in encoded],
-            "bytes": [len(text.encode()) for text in batch["text"]],
-        }
+    def encode_table(table: pa.Table) -> pa.Table:
+        texts = table["text"].cast(pa.string())
+        inner, counts = encode(texts)
+        ends = np.cumsum(counts + 2)
+        ids = np.empty(len(inner) + 2 * len(counts), dtype=id_type)
+        ids[np.arange(len(inner)) + np.repeat(2 * np.arange(len(counts)) + 1, counts)] = inner
+        ids[ends - counts - 2] = bos
+        ids[ends - 1] = eos
+        offsets = np.append(0, ends).astype(np.int32)
+        return pa.table({"input_ids": pa.ListArray.from_arrays(offsets, ids), "bytes": pc.binary_length(texts)})
 
-    return encode
+    return encode_table
 
 
 def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:

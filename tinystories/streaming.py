@@ -14,6 +14,7 @@ from pathlib import Path
 
 import datasets
 import numpy as np
+import pyarrow as pa
 import torch
 from transformers import PreTrainedTokenizerBase
 
@@ -101,7 +102,7 @@ class PackedStream(torch.utils.data.IterableDataset):
             at = {**at, "epoch": at["epoch"] + 1, "source": None}
 
     def _pack(self, stories: list[dict], block: int, length: int | None) -> PackedStories:
-        encoded = datasets.Dataset.from_dict(self._encode({"text": [story["text"] for story in stories]}))
+        encoded = datasets.Dataset(self._encode(pa.table({"text": [story["text"] for story in stories]})))
         return PackedStories(encoded, length=length, seed=self.seed + block, **self._shape)
 
     def save_state(self, folder: Path, rows_seen: int) -> None:

@@ -29,11 +29,14 @@ import sys
 from collections.abc import Iterable, Iterator
 from itertools import islice
 
+import numpy as np
+import pyarrow as pa
 import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from tqdm.auto import tqdm
 
 from tinystories.errors import UserError
+from tokenization.words import text_encoder, word_encoder
 
 
 logger = logging.getLogger(__name__)
@@ -174,24 +177,23 @@ def tokenizer_report(tokenizer: transformers.PreTrainedTokenizerBase, texts: Ite
     Raises UserError where there is no text.
     """
 
-    def encode(batch: list[str]) -> list[list[int]]:
-        return tokenizer(batch, add_special_tokens=False, split_special_tokens=True, verbose=False)["input_ids"]
-
+    encode = word_encoder(tokenizer) or text_encoder(tokenizer)
     n_tokens = n_bytes = 0
     used: set[int] = set()
     stream = read_texts(texts, keep_special=True)
     while batch := list(islice(stream, 1000)):
         n_bytes += sum(len(text.encode()) for text in batch)
-        for ids in encode(batch):
-            n_tokens += len(ids)
-            used.update(ids)
+        ids, _ = encode(pa.chunked_array([batch]))
+        n_tokens += len(ids)
+        used.update(np.unique(ids).tolist())
     articles = [" a", " an", " the"]
+    _, lengths = encode(pa.chunked_array([articles]))
     return {
         "bytes_per_token": n_bytes / n_tokens,
         "tokens": n_tokens,
         "bytes": n_bytes,
         "vocab_size": len(tokenizer),
-        "single_token": {text: len(ids) == 1 for text, ids in zip(articles, encode(articles), strict=True)},
+        "single_token": dict(zip(articles, (lengths == 1).tolist(), strict=True)),
         "unused_tokens": len(set(tokenizer.get_vocab().values()) - used - set(tokenizer.all_special_ids)),
     }
 
