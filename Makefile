@@ -4,7 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: quickstart test test-all lint clean
+.PHONY: quickstart test test-all lint bench clean
+
+# What `make bench` trains and measures on; a corpus of your own: make bench CORPUS=my_stories/
+CORPUS ?= sample
 
 quickstart: $(READY)
 	$(BIN)/python train_hf.py configs/quickstart.yaml --overwrite_output_dir
@@ -18,6 +21,9 @@ test-all: $(READY)
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+bench: $(READY)
+	$(BIN)/python benchmarks/run_all.py --corpus $(CORPUS)
 
 clean:
 	rm -rf $(VENV) *.egg-info .pytest_cache .ruff_cache

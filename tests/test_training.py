@@ -181,6 +181,15 @@ def test_muon_moves_the_matrices_inside_the_layers_and_adamw_the_rest(tiny_run):
             assert update.abs() == pytest.approx(5e-3, rel=0.05), name
 
 
+def test_layers_that_begin_silent(tiny_recipe):
+    recipe = tiny_recipe(zero_init_residual="true", max_steps=1, eval_steps=1, learning_rate="1e-9")
+    model = AutoModelForCausalLM.from_pretrained(train(recipe))
+    for layer in model.model.layers:
+        # One step of next to nothing.
+        assert layer.self_attn.o_proj.weight.abs().max() < 1e-6 and layer.mlp.down_proj.weight.abs().max() < 1e-6
+        assert layer.self_attn.q_proj.weight.abs().max() > 1e-2
+
+
 def test_muon_is_torchs_but_for_its_precision():
     from tinystories.optimizers import Muon
 

@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerBase, ProgressCallback, TrainerCallb
 from .decoding import tell_story
 from .plots import plot_loss
 from .random_state import preserved_random_state
+from .time_limit import TimeLimit
 
 
 LOG_NAME = "log.csv"
@@ -20,7 +21,15 @@ SAMPLE_TOKENS = 160
 
 class StoryProgress(ProgressCallback):
     """A bar with loss, learning rate, tokens per second, model FLOP utilisation and time left; a line for each
-    evaluation."""
+    evaluation.
+
+    Args:
+        limit: where the time is given, and not the number of steps: the bar counts seconds then.
+    """
+
+    def __init__(self, limit: TimeLimit | None = None):
+        super().__init__()
+        self.limit = limit
 
     def on_train_begin(self, args, state, control, **kwargs):
         super().on_train_begin(args, state, control, **kwargs)
@@ -30,6 +39,15 @@ class StoryProgress(ProgressCallback):
             self.training_bar.set_description("Training")
             # Else the steps of a resumed run would count as made just now, and the time left would be wrong.
             self.training_bar.initial = self.training_bar.n = self.current_step = state.global_step
+            if self.limit is not None:
+                self.training_bar.initial = self.training_bar.n = round(self.limit.elapsed)
+                self.training_bar.total, self.training_bar.unit = round(self.limit.seconds), " s"
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if self.limit is None or self.training_bar is None:
+            super().on_step_end(args, state, control, **kwargs)
+        else:
+            self.training_bar.update(min(round(self.limit.elapsed), self.training_bar.total) - self.training_bar.n)
 
     def on_prediction_step(self, args, state, control, **kwargs):
         if sys.stderr.isatty():
@@ -38,7 +56,9 @@ class StoryProgress(ProgressCallback):
     def on_log(self, args, state, control, logs=None, **kwargs):
         if not state.is_world_process_zero or self.training_bar is None or not logs:
             return
-        step = f"step {state.global_step:>6}/{state.max_steps}"
+        step = f"step {state.global_step:>6}"
+        if self.limit is None:
+            step += f"/{state.max_steps}"
         if "loss" in logs and "learning_rate" in logs:
             now = [f"loss {float(logs['loss']):.4f}", f"lr {float(logs['learning_rate']):.2e}"]
             if "tokens_per_second" in logs:

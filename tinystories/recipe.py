@@ -47,6 +47,10 @@ class Recipe:
             wins, and a size on the command line wins over a shape in the file.
         optimizer: `adamw` (or what `trainer.optim` says), or `muon` for the matrices inside the layers and AdamW for
             the rest.
+        zero_init_residual: begin with zeros in the matrices that write into the residual stream (`o_proj` and
+            `down_proj`), so that each layer begins as if it were not there; the first steps learn faster.
+        max_minutes: train for so long instead of `trainer.max_steps` or `num_train_epochs`; the learning rate falls by
+            the clock. Such a run cannot be repeated exactly.
         ema_decay: train towards an exponential moving average of the weights with this decay, such as 0.999.
         early_stopping_patience: stop after so many evaluations in a row without a better validation figure.
         article_loss_weight: what the loss on "a", "an" and "the" is multiplied by, up to 2. 1 is the standard
@@ -74,6 +78,8 @@ class Recipe:
     num_proc: int | None = None
     size: str | None = None
     optimizer: str = "adamw"
+    zero_init_residual: bool = False
+    max_minutes: float | None = None
     ema_decay: float | None = None
     early_stopping_patience: int | None = None
     article_loss_weight: float = 1.0
@@ -203,8 +209,10 @@ def _check(recipe: Recipe) -> None:
             f"the model that an article of probability p has w*p / (1 + (w-1)*p), which at 2 already makes 0.67 of "
             f"0.5. Articles that go missing have another cause; `tinystories doctor` looks for it."
         )
-    if recipe.streaming and recipe.trainer.get("max_steps", -1) <= 0:
-        raise UserError("A stream has no known end: with `streaming` set `max_steps`.")
+    if recipe.max_minutes is not None and not 0 < recipe.max_minutes < float("inf"):
+        raise UserError(f"`max_minutes` must be above 0, but is {recipe.max_minutes:g}.")
+    if recipe.streaming and recipe.max_minutes is None and recipe.trainer.get("max_steps", -1) <= 0:
+        raise UserError("A stream has no known end: with `streaming` set `max_steps` or `max_minutes`.")
 
 
 def parse_overrides(arguments: list[str]) -> dict[str, str]:

@@ -11,6 +11,7 @@ from functools import partial
 from transformers import TrainingArguments
 
 from .errors import UserError
+from .time_limit import TimeLimit
 
 
 def _cosine(progress: float) -> float:
@@ -52,13 +53,41 @@ def learning_rate_factor(
     return min_rate + (1 - min_rate) * SHAPES[shape](progress)
 
 
-def schedule(args: TrainingArguments, total_steps: int) -> Callable[[int], float] | None:
+# What a time is divided into, for a schedule by the clock.
+INSTANTS = 1_000_000
+
+
+def timed_schedule(args: TrainingArguments, limit: TimeLimit) -> Callable[[int], float]:
+    """[`schedule`] by the share of the time that is over; a `warmup_steps` above 1 are steps all the same.
+
+    Raises:
+        UserError: also for a type that is left to transformers, which counts steps.
+    """
+    rises_by_step = args.warmup_steps >= 1
+    by_instant = schedule(args, INSTANTS, warmup_steps=0 if rises_by_step else None)
+    if by_instant is None:
+        kind = getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type)
+        raise UserError(f"`max_minutes` has no schedule {kind}; it has {', '.join(KINDS)}.")
+
+    def factor(step: int) -> float:
+        rise = min(1.0, (step + 1) / args.warmup_steps) if rises_by_step else 1.0
+        return min(rise, by_instant(round(limit.progress * INSTANTS)))
+
+    return factor
+
+
+def schedule(
+    args: TrainingArguments, total_steps: int, warmup_steps: int | None = None
+) -> Callable[[int], float] | None:
     """The factor by step that `lr_scheduler_type`, `lr_scheduler_kwargs` and `warmup_steps` ask for, or None for the
     types that are left to transformers.
 
     `lr_scheduler_kwargs` may hold `min_lr` or `min_lr_rate` (a share of the learning rate; 0 by default) and, for
     `warmup_stable_decay`, `num_decay_steps` (steps, or below 1 a share of all; 0.2 by default) and `decay_type`
     (linear, cosine or 1-sqrt; 1-sqrt by default).
+
+    Args:
+        warmup_steps: instead of those of `args`.
 
     Raises:
         UserError: for a setting that the type does not have, or that cannot be.
@@ -76,7 +105,8 @@ def schedule(args: TrainingArguments, total_steps: int) -> Callable[[int], float
     min_rate = settings.get("min_lr_rate", settings.get("min_lr", 0.0) / args.learning_rate)
     if not 0 <= min_rate <= 1:
         raise UserError(f"`lr_scheduler_kwargs`: the least learning rate must lie between 0 and {args.learning_rate}.")
-    warmup_steps = min(args.get_warmup_steps(total_steps), total_steps)
+    if warmup_steps is None:
+        warmup_steps = min(args.get_warmup_steps(total_steps), total_steps)
     decay_steps = total_steps - warmup_steps
     shape = "linear" if kind == "linear" else "cosine"
     if kind == "warmup_stable_decay":

@@ -65,6 +65,11 @@ def peak_flops(device: torch.device, dtype: torch.dtype) -> float:
     return 2 * size**3 / best
 
 
+def logged_seconds(log_history: list[dict]) -> float:
+    """Of training in all sessions of a run so far, evaluations included, as its log has them."""
+    return max((entry["seconds"] for entry in log_history if "seconds" in entry), default=0.0)
+
+
 def rows_per_step(args: TrainingArguments) -> int:
     """Rows that one optimizer step sees, over all processes."""
     return args.train_batch_size * args.gradient_accumulation_steps * args.world_size
@@ -87,8 +92,7 @@ class Speedometer(TrainerCallback):
         flops = tokens * training_flops_per_token(model, self._rows.mean_attended) / args.world_size
         self._per_step = {"tokens": tokens, "seconds_at_peak": flops / peak_flops(args.device, dtype)}
         self._step, self._since, self._paused = state.global_step, time.perf_counter(), 0.0
-        earlier = [entry["seconds"] for entry in state.log_history if "seconds" in entry]
-        self._seconds_before, self._began = max(earlier, default=0.0), self._since
+        self._seconds_before, self._began = logged_seconds(state.log_history), self._since
 
     def seconds(self) -> float:
         """Of training in all sessions of the run, evaluations included."""

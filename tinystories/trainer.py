@@ -36,9 +36,10 @@ from .callbacks import EMACallback, StoryProgress
 from .errors import UserError, first_line
 from .optimizers import MuonWithAdamW, hidden_matrices
 from .packing import IGNORE_INDEX, PackedStories
-from .schedules import schedule
-from .speed import Speedometer, rows_per_step
+from .schedules import schedule, timed_schedule
+from .speed import Speedometer, logged_seconds, rows_per_step
 from .streaming import PackedStream
+from .time_limit import TimeLimit
 from .words import ARTICLE, KINDS, TokenKinds
 
 
@@ -56,6 +57,7 @@ class StoryTrainer(Trainer):
         use_muon: Muon for the matrices inside the layers, AdamW for the rest.
         ema_decay: of an exponential moving average of the weights, which is then what is evaluated and saved.
         article_loss_weight: what the loss on articles is multiplied by in training; 1 is the standard objective.
+        max_minutes: train for so long, whatever `max_steps` says, with a learning rate that falls by the clock.
     """
 
     def __init__(
@@ -70,6 +72,7 @@ class StoryTrainer(Trainer):
         use_muon: bool = False,
         ema_decay: float | None = None,
         article_loss_weight: float = 1.0,
+        max_minutes: float | None = None,
     ):
         self.use_muon = use_muon
         self.article_loss_weight = article_loss_weight
@@ -100,11 +103,15 @@ class StoryTrainer(Trainer):
         if model.config.tie_word_embeddings:
             # Else `Trainer` warns that the head is missing when it loads the best checkpoint, which stores it once.
             model._keys_to_ignore_on_save = list(model._tied_weights_keys)
+        self.time_limit = None
+        if max_minutes is not None:
+            self.time_limit = TimeLimit(max_minutes * 60)
+            self.add_callback(self.time_limit)
         self.speed = Speedometer(train_dataset)
         self.add_callback(self.speed)
         self.remove_callback(ProgressCallback)
         if not args.disable_tqdm:
-            self.add_callback(StoryProgress())
+            self.add_callback(StoryProgress(self.time_limit))
 
     # What is trained
 
@@ -141,10 +148,13 @@ class StoryTrainer(Trainer):
         trained = super()._init_training_state(max_steps, *args, **kwargs)
         # A checkpoint brings the intervals of its run along; those of the recipe count.
         self.state.compute_steps(self.args, max_steps)
+        if self.time_limit is not None:
+            self.time_limit.elapsed = logged_seconds(self.state.log_history)
         return trained
 
     def _run_epoch(self, *args, **kwargs):
-        if self.state.global_step >= self.state.max_steps:
+        out_of_time = self.time_limit is not None and self.time_limit.progress == 1
+        if self.state.global_step >= self.state.max_steps or out_of_time:
             # `Trainer` looks only after a step, and would add one to a run that is resumed at its end.
             self.control.should_training_stop = True
             return
@@ -184,7 +194,11 @@ class StoryTrainer(Trainer):
         )
 
     def create_scheduler(self, num_training_steps: int, optimizer=None):
-        factor = schedule(self.args, num_training_steps) if self.lr_scheduler is None else None
+        factor = None
+        if self.lr_scheduler is None and self.time_limit is not None:
+            factor = timed_schedule(self.args, self.time_limit)
+        elif self.lr_scheduler is None:
+            factor = schedule(self.args, num_training_steps)
         if factor is not None:
             self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer or self.optimizer, factor)
             self._created_lr_scheduler = True

@@ -31,9 +31,10 @@ from .errors import UserError, first_line
 from .folders import output_folder
 from .packing import PackedStories, tokenize_stories
 from .recipe import Recipe, load_recipe, save_recipe
-from .schedules import KINDS, schedule
+from .schedules import KINDS, schedule, timed_schedule
 from .speed import computes_in_bf16, describe_hardware, rows_per_step
 from .streaming import PackedStream
+from .time_limit import STEPS_WITHOUT_END, TimeLimit
 from .trainer import StoryTrainer
 
 
@@ -106,6 +107,8 @@ def train(recipe: Recipe) -> Path:
         train_rows, validation_rows = pack_corpus(corpus, tokenizer, recipe, arguments.seed)
 
     model = TinyLlamaForCausalLM(config)
+    if recipe.zero_init_residual:
+        _silence_layers(model)
     model.generation_config = preset_config(recipe.preset, tokenizer, max_new_tokens=recipe.max_length * 3 // 4)
     if checkpoint is not None and recipe.streaming:
         train_rows.load_state(checkpoint)
@@ -199,6 +202,7 @@ def story_trainer(
             use_muon=recipe.optimizer == "muon",
             ema_decay=recipe.ema_decay,
             article_loss_weight=recipe.article_loss_weight,
+            max_minutes=recipe.max_minutes,
         )
     if recipe.prompts and not trainer.is_fsdp_enabled:
         trainer.add_callback(StorySample(tokenizer, recipe.prompts[0], recipe.preset, arguments.seed))
@@ -218,6 +222,10 @@ def training_arguments(recipe: Recipe) -> TrainingArguments:
     settings["report_to"] = [name for name in _reports(recipe) if name != "csv"] or "none"
     settings.setdefault("save_strategy", settings["eval_strategy"])
     settings.setdefault("save_steps", settings["eval_steps"])
+    if recipe.max_minutes is not None:
+        settings["max_steps"] = STEPS_WITHOUT_END
+        if shares := [name for name in ("eval_steps", "save_steps", "logging_steps") if 0 < settings[name] < 1]:
+            raise UserError(f"With `max_minutes` the number of steps is not known: give {', '.join(shares)} in steps.")
     if settings["eval_strategy"] == "no":
         for name in ("load_best_model_at_end", "metric_for_best_model"):
             if name not in recipe.trainer:
@@ -234,7 +242,8 @@ def training_arguments(recipe: Recipe) -> TrainingArguments:
         raise UserError("`label_smoothing_factor` must be 0: transformers smooths labels that are not shifted.")
     if recipe.streaming and arguments.dataloader_num_workers:
         raise UserError("A stream is read in the training process itself: set `dataloader_num_workers` to 0.")
-    schedule(arguments, 100)  # refuses what it does not know before any work is done
+    # Refuses what it does not know before any work is done.
+    schedule(arguments, 100) if recipe.max_minutes is None else timed_schedule(arguments, TimeLimit(60))
     return arguments
 
 
@@ -280,6 +289,13 @@ def model_config(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> TinyLlam
             eos_token_id=tokenizer.eos_token_id,
             pad_token_id=tokenizer.pad_token_id,
         )
+
+
+@torch.no_grad()
+def _silence_layers(model: TinyLlamaForCausalLM) -> None:
+    for layer in model.model.layers:
+        layer.self_attn.o_proj.weight.zero_()
+        layer.mlp.down_proj.weight.zero_()
 
 
 @contextmanager

@@ -54,6 +54,8 @@ class Scale:
         batch = trainer._train_batch_size * args.world_size
         a_step = batch * args.gradient_accumulation_steps
         steps, epochs = args.max_steps if args.max_steps > 0 else None, None
+        if getattr(trainer, "time_limit", None) is not None:
+            return Run(None, None, None if tokens_per_row is None else tokens_per_row * a_step)
         if self.rows and steps:
             epochs = steps * a_step / self.rows
         elif self.rows:

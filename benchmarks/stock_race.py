@@ -1,0 +1,104 @@
+"""A plain Llama as people train one: what `benchmarks/race.py` races against, in a process of its own.
+
+    python benchmarks/stock_race.py '{"corpus": ..., "shape": {...}, "muon": false}' --output_dir OUT --max_minutes 5
+
+Stories end with `<|endoftext|>`, are put end to end and cut into blocks of 512; 8 blocks a step; warm-up of 50 steps,
+flat for 30 % of the time and then linear to 2 %; gradients clipped at 1; bf16 where the machine computes in it.
+"""
+
+import argparse
+import json
+from itertools import chain
+
+import torch
+from tokenizers import ByteLevelBPETokenizer
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+    Trainer,
+    TrainingArguments,
+    default_data_collator,
+    set_seed,
+)
+
+from tinystories.corpus import load_corpus
+from tinystories.optimizers import MuonWithAdamW, hidden_matrices
+from tinystories.speed import computes_in_bf16
+from tinystories.time_limit import STEPS_WITHOUT_END, TimeLimit
+
+
+BLOCK = 512
+END = "<|endoftext|>"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("contender")
+    parser.add_argument("--output_dir", required=True)
+    parser.add_argument("--max_minutes", type=float, required=True)
+    options = parser.parse_args()
+    contender = json.loads(options.contender)
+    set_seed(42)
+
+    stories = load_corpus(contender["corpus"], max_validation_stories=8).train
+    bpe = ByteLevelBPETokenizer()
+    bpe.train_from_iterator(
+        stories["text"], contender["shape"]["vocab_size"], special_tokens=[END], show_progress=False
+    )
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe._tokenizer, bos_token=END, eos_token=END, pad_token=END)
+
+    def blocks(batch: dict) -> dict:
+        ids = tokenizer([END + story for story in batch["text"]], return_token_type_ids=False)["input_ids"]
+        together = list(chain.from_iterable(ids))
+        rows = [together[at : at + BLOCK] for at in range(0, len(together) // BLOCK * BLOCK, BLOCK)]
+        return {"input_ids": rows, "labels": [list(row) for row in rows]}
+
+    rows = stories.map(blocks, batched=True, num_proc=2, remove_columns=stories.column_names)
+    ends = {"bos_token_id": 0, "eos_token_id": 0}
+    model = LlamaForCausalLM(LlamaConfig(**contender["shape"], **ends, tie_word_embeddings=True))
+    limit = TimeLimit(options.max_minutes * 60)
+
+    def factor(step: int) -> float:
+        return min(1.0, (step + 1) / 50, max(0.02, 1 - 0.98 * (limit.progress - 0.3) / 0.7))
+
+    optimizer = _optimizer(model, 1e-2 if contender["muon"] else 2e-3, contender["muon"])
+    trainer = Trainer(
+        model=model,
+        args=TrainingArguments(
+            output_dir=options.output_dir,
+            max_steps=STEPS_WITHOUT_END,
+            per_device_train_batch_size=8,
+            bf16=computes_in_bf16(use_cpu=not torch.cuda.is_available()),
+            use_cpu=not torch.cuda.is_available(),
+            report_to="none",
+            save_strategy="no",
+            logging_strategy="no",
+            disable_tqdm=True,
+        ),
+        train_dataset=rows,
+        data_collator=default_data_collator,
+        callbacks=[limit],
+        optimizers=(optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, factor)),
+    )
+    trainer.train()
+    trainer.save_model()
+    trainer.save_state()
+    tokenizer.save_pretrained(options.output_dir)
+
+
+def _optimizer(model, learning_rate: float, muon: bool) -> torch.optim.Optimizer:
+    if not muon:
+        return torch.optim.AdamW(model.parameters(), lr=learning_rate, betas=(0.9, 0.95), weight_decay=0.1)
+    matrices = list(hidden_matrices(model).values())
+    inside = {id(matrix) for matrix in matrices}
+    rest = [weight for weight in model.parameters() if id(weight) not in inside]
+    settings = {"lr": learning_rate, "weight_decay": 0.1, "betas": (0.9, 0.95), "eps": 1e-8}
+    optimizer = MuonWithAdamW(matrices, [{"params": rest, "weight_decay": 0.1}], **settings)
+    optimizer.muon = torch.optim.Muon(matrices, lr=learning_rate, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
+    optimizer.param_groups = [*optimizer.muon.param_groups, *optimizer.adamw.param_groups]
+    return optimizer
+
+
+if __name__ == "__main__":
+    main()
