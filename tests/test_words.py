@@ -97,6 +97,7 @@ def test_slices_are_the_texts_again(monkeypatch):
     texts = ["a" * size for size in (3, 0, 7, 30, 1, 9, 1, 0)]
     parts = [part.to_pylist() for part in slices(pa.chunked_array([texts[:5], texts[5:]]))]
     assert sum(parts, []) == texts and all(len("".join(part)) <= 10 or len(part) == 1 for part in parts)
+    assert [part.to_pylist() for part in slices(pa.chunked_array([[text] for text in "abc"]))] == [["a", "b", "c"]]
 
 
 def test_ids_are_those_of_the_tokenizer(tokenizer, monkeypatch):

@@ -42,13 +42,21 @@ _ODD_TEXTS = [
 
 
 def slices(texts: pa.ChunkedArray) -> Iterator[pa.Array]:
-    """`texts` in parts of about `SLICE_BYTES`, at least one text each."""
+    """`texts` in parts of about `SLICE_BYTES`, at least one text each, whatever their chunks: rows that were picked
+    from a dataset are a chunk each."""
+    gathered, size = [], 0
     for chunk in texts.chunks:
-        begin, offsets = 0, _offsets(chunk)
+        begin, offsets = 0, _offsets(chunk).astype(np.int64)
         while begin < len(chunk):
-            end = max(begin + 1, int(np.searchsorted(offsets, int(offsets[begin]) + SLICE_BYTES, "right")) - 1)
-            yield chunk.slice(begin, end - begin)
-            begin = end
+            end = max(begin + 1, int(np.searchsorted(offsets, offsets[begin] + SLICE_BYTES, "right")) - 1)
+            more = int(offsets[end] - offsets[begin])
+            if gathered and size + more > SLICE_BYTES:
+                yield pa.concat_arrays(gathered)
+                gathered, size = [], 0
+            gathered.append(chunk.slice(begin, end - begin))
+            begin, size = end, size + more
+    if gathered:
+        yield pa.concat_arrays(gathered)
 
 
 def split_words(texts: pa.Array) -> tuple[pa.Array, np.ndarray]:
