@@ -3,6 +3,7 @@
 import hashlib
 import json
 import shutil
+import subprocess
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 import torch
 from helpers import tiny_model
 from test_cli import PROMPT
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig, pipeline
 
 from tinystories.cli import main
 from tinystories.decoding import load_model
@@ -106,7 +107,9 @@ def test_the_folder_is_what_transformers_js_loads(exported):
     config = json.loads((folder / "config.json").read_text())
     assert config["model_type"] == kind and config["transformers.js_config"] == {"dtype": "fp32"}
     said = json.loads((folder / "tokenizer_config.json").read_text())
-    assert said["tokenizer_class"] == "PreTrainedTokenizerFast"
+    assert said["tokenizer_class"] == "PreTrainedTokenizerFast" and said["add_bos_token"] is True
+    same = [AutoTokenizer.from_pretrained(path)(PROMPTS)["input_ids"] for path in (exported.source, folder)]
+    assert same[0] == same[1] and same[0][0].count(0) == 1
     assert said["chat_template"] == AutoTokenizer.from_pretrained(exported.source).chat_template
     generation = [GenerationConfig.from_pretrained(path).to_dict() for path in (exported.source, folder)]
     assert generation[0] == generation[1]
@@ -148,6 +151,41 @@ def test_it_tells_the_same_stories(exported):
         expected = model.generate(**inputs, **options).numpy()
         assert (generate(session, inputs, 50) == expected).all()
         assert (generate(session, inputs, 15, cached=False) == expected[:, : inputs["input_ids"].shape[1] + 15]).all()
+
+
+TELL = """
+const { pipeline, env } = require("@huggingface/transformers");
+env.allowRemoteModels = false;
+env.localModelPath = process.argv[1];
+(async () => {
+  const tell = await pipeline("text-generation", process.argv[2], { device: "cpu" });
+  const options = { do_sample: false, repetition_penalty: 1.0, max_new_tokens: 40 };
+  const told = [];
+  for (const prompt of process.argv.slice(3)) told.push((await tell(prompt, options))[0].generated_text);
+  console.log(JSON.stringify(told));
+})();
+"""
+
+
+def node(code, *arguments):
+    """What `code` prints as JSON in its last line, run by node, which finds its packages by `NODE_PATH`."""
+    result = subprocess.run(["node", "-e", code, *map(str, arguments)], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr[-2000:]
+    return json.loads(result.stdout.splitlines()[-1])
+
+
+def test_transformers_js_tells_the_same_stories(exported):
+    there = shutil.which("node") and subprocess.run(
+        ["node", "-e", 'require.resolve("@huggingface/transformers")'], capture_output=True
+    )
+    if not there or there.returncode:
+        pytest.skip("node or its package @huggingface/transformers is not installed")
+    storyteller = pipeline("text-generation", model=load_model(str(exported.source))[0], device="cpu",
+                           tokenizer=AutoTokenizer.from_pretrained(exported.source))  # fmt: skip
+    options = {"do_sample": False, "repetition_penalty": 1.0, "max_new_tokens": 40}
+    expected = [storyteller(prompt, **options)[0]["generated_text"] for prompt in PROMPTS]
+    folder = exported.export.folder
+    assert node(TELL, f"{folder.parent}/", folder.name, *PROMPTS) == expected
 
 
 def test_a_text_of_two_tokens_is_compared_too(tiny_run, tmp_path, monkeypatch):

@@ -118,7 +118,7 @@ def export_onnx(run: str | Path, out: str | Path, dtype: str = "f32") -> OnnxExp
                     f"As {dtype} the model needs {cost:.3f} nats a token more for stories, allowed are "
                     f"{ALLOWED_COST[dtype]}, so nothing was written to {out}: choose --dtype f32."
                 )
-        _finish_folder(folder, dtype)
+        _finish_folder(folder, dtype, tokenizer)
         size = file.stat().st_size
     return OnnxExport(
         folder=out,
@@ -317,13 +317,16 @@ def _cost(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, session: _
     return float((theirs - ours) / tokens)
 
 
-def _finish_folder(folder: Path, dtype: str) -> None:
+def _finish_folder(folder: Path, dtype: str, tokenizer: PreTrainedTokenizerBase) -> None:
     """Leave what transformers.js loads, and tell it what there is."""
     for weights in folder.glob("*.safetensors*"):
         weights.unlink()
     name = DTYPES[dtype][0]
     settings = {"dtype": name} | ({"kv_cache_dtype": {name: "float16"}} if dtype == "f16" else {})
     _add(folder / "config.json", "transformers.js_config", settings)
+    if tokenizer("a")["input_ids"][0] == tokenizer.bos_token_id:
+        # Without this word its pipeline leaves out what the tokenizer puts in front.
+        _add(folder / "tokenizer_config.json", "add_bos_token", True)
     template = folder / "chat_template.jinja"
     if template.exists():
         # transformers.js reads it from here only.
