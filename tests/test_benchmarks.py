@@ -1,0 +1,46 @@
+"""The benchmarks: that they run, and that what they keep is what was printed."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT / "benchmarks"))
+
+
+def benchmark(name, *arguments):
+    return subprocess.run(
+        [sys.executable, str(ROOT / "benchmarks" / name), *arguments], capture_output=True, text=True, cwd=ROOT
+    )
+
+
+def test_a_report_stays_until_its_benchmark_is_run_again():
+    import run_all
+
+    reports = {"Start-up": "`python b`\n\n```\ny\n```\n", "Training": "`python a`\n\n```\nx\n```\n"}
+    text = run_all.write_reports(reports)
+    assert text.index("## Training") < text.index("## Start-up"), "in the order of the list"
+    with_one = run_all.read_reports(run_all.write_reports({"Training": reports["Training"], "Unknown": "kept\n"}))
+    assert with_one == {"Training": reports["Training"], "Unknown": "kept\n"}
+
+
+def test_an_unknown_benchmark_is_refused():
+    done = benchmark("run_all.py", "--only", "trainign")
+    assert done.returncode == 2 and "there is no benchmark trainign" in done.stderr
+
+
+@pytest.mark.slow
+def test_a_short_race(tmp_path):
+    settings = ["--hidden_size", "64", "--num_attention_heads", "1", "--vocab_size", "500", "--max_stories", "500"]
+    done = benchmark(
+        *("race.py", "--minutes", "1.5", "--recipe", "configs/race/5.yaml", "--contenders", "ours", "--limit", "20"),
+        *("--keep", str(tmp_path / "kept"), "--json", str(tmp_path / "race.json"), "--set", *settings),
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    [result] = json.loads((tmp_path / "race.json").read_text())["results"]
+    assert 1 < result["minutes"] < 2 and result["steps"] > 10 and 0 < result["low"] < result["bits_per_byte"] < 4
+    assert (tmp_path / "kept" / "ours" / "model.safetensors").is_file()
