@@ -6,7 +6,6 @@ import os
 import shutil
 from pathlib import Path
 
-from transformers.activations import ACT2FN
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
@@ -195,6 +194,8 @@ class TinyLlamaConfig(PreTrainedConfig):
                 raise ValueError(f"`{name}` must be a finite number of at least 0, but is {value!r}.")
             if name in dropouts and value >= 1:
                 raise ValueError(f"`{name}` must lie in [0, 1), but is {value!r}.")
+        from transformers.activations import ACT2FN  # here, as it loads what only models need
+
         if not isinstance(self.hidden_act, str) or self.hidden_act not in ACT2FN:
             nearest = difflib.get_close_matches(str(self.hidden_act), ACT2FN, n=1) or ["silu"]
             raise ValueError(f"`hidden_act` {self.hidden_act!r} is not known: did you mean {nearest[0]!r}?")

@@ -1,3 +1,4 @@
+import json
 import pickle
 import random
 
@@ -5,13 +6,13 @@ import datasets
 import numpy as np
 import pyarrow as pa
 import pytest
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from tinystories import sample
 from tinystories.packing import tokenize_stories
 from tokenization import train_bpe
-from tokenization.words import slices, split_words, text_encoder, word_encoder
+from tokenization.words import slices, spell_words, split_words, text_encoder, word_encoder
 
 
 GPT2 = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -84,6 +85,33 @@ def test_contractions(text):
 )
 def test_texts_do_not_touch_each_other(texts):
     assert words_of(texts) == [by_library(text) for text in texts]
+
+
+def test_words_are_spelt_as_the_library_spells_them():
+    texts = [*odd_texts(2_000, seed=2), "", " ".join(chr(point) for point in range(0x800))]
+    spelt = [word for text in texts for word, _ in GPT2.pre_tokenize_str(text)]
+    assert spell_words(pa.array(texts)).split(" ") == ["", *spelt]
+    assert spell_words(pa.array(["", ""])) == spell_words(pa.array([], pa.string())) == ""
+
+
+@pytest.mark.parametrize("text", ["stories", "odd"])
+def test_a_trained_vocabulary_is_that_of_the_library(text):
+    texts = list(sample.sample_stories(400, 4)) if text == "stories" else odd_texts(4_000, seed=4, length=40)
+    texts = [text.replace("<|endoftext|>", "").replace("<unk>", "") for text in texts]
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = GPT2
+    trainer = trainers.BpeTrainer(
+        vocab_size=1_200,
+        min_frequency=2,
+        show_progress=False,
+        special_tokens=["<|endoftext|>", "<|padding|>", "<unk>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+    )
+    backend.train_from_iterator(texts, trainer)
+    ours = train_bpe(iter([texts[:50], *texts[50:]]), 1_200, progress=False).backend_tokenizer
+    ours, stock = (json.loads(tokenizer.to_str()) for tokenizer in (ours, backend))
+    assert ours["model"] == stock["model"] and len(ours["model"]["merges"]) == 1_200 - 259
+    assert ours["pre_tokenizer"] == stock["pre_tokenizer"]
 
 
 def test_a_slice_of_a_larger_array_is_read_as_such():

@@ -4,6 +4,8 @@ import argparse
 import sys
 
 from .errors import UserError
+from .folders import require_run
+from .sources import hub_dataset
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -203,6 +205,9 @@ def _train(options: argparse.Namespace, overrides: list[str]) -> None:
     from .recipe import load_recipe
 
     recipe = load_recipe(options.recipe, overrides)
+    for source in (recipe.corpus, recipe.validation_corpus):
+        if source is not None:
+            hub_dataset(source)
     from transformers.utils import logging
 
     from .training import train
@@ -213,19 +218,21 @@ def _train(options: argparse.Namespace, overrides: list[str]) -> None:
 
 
 def _tokenizer(options: argparse.Namespace, _: list[str]) -> None:
-    from tokenization import cut_to_top_k, tokenizer_report, train_bpe
-
-    from .corpus import load_texts
-    from .decoding import load_tokenizer
     from .folders import output_folder
 
     if options.model_max_length < 1:
         raise UserError("--model-max-length must be at least 1.")
-    whole = load_tokenizer(options.top_k_of) if options.top_k_of else None
-    stories = load_texts(options.corpus, text_column=options.text_column, max_stories=options.max_stories)
-
     if (output_folder(options.out) / "tokenizer.json").exists():
         raise UserError(f"{options.out} holds a tokenizer already, which a model may need; choose another folder.")
+    hub_dataset(options.corpus)
+    # What follows takes seconds to import, and the mistakes above are told of before.
+    from tokenization import cut_to_top_k, tokenizer_report, train_bpe
+
+    from .corpus import load_texts
+    from .decoding import load_tokenizer
+
+    whole = load_tokenizer(options.top_k_of) if options.top_k_of else None
+    stories = load_texts(options.corpus, text_column=options.text_column, max_stories=options.max_stories)
 
     def texts():
         return (batch["text"] for batch in stories.iter(batch_size=1_000))
@@ -253,6 +260,7 @@ def _generate(options: argparse.Namespace, _: list[str]) -> None:
         raise UserError("--max-new-tokens must be at least 1.")
     if options.engine not in _ENGINES:
         raise UserError(f"There is no engine {options.engine!r}; there are {' and '.join(_ENGINES)}.")
+    require_run(options.model)
     told = {
         "preset": options.preset,
         "seed": options.seed,
@@ -285,6 +293,7 @@ _ENGINES = {"transformers": _by_transformers, "llama.cpp": _by_llama_cpp}
 
 
 def _export(options: argparse.Namespace, _: list[str]) -> None:
+    require_run(options.model)
     from transformers.utils import logging
 
     logging.disable_progress_bar()

@@ -45,6 +45,7 @@ from datasets.fingerprint import Hasher
 from datasets.table import CastError
 
 from .errors import UserError, first_line
+from .sources import FORMATS, file_format, hub_dataset  # noqa: F401  FORMATS for who looks for files of stories
 
 
 logger = logging.getLogger(__name__)
@@ -54,7 +55,6 @@ SEPARATOR = b"<|endoftext|>"
 MAX_STORY_BYTES = 1_000_000  # more without a separator is not a story; also what bounds the memory for a .txt
 SAMPLE_STORIES, SAMPLE_VALIDATION_STORIES = 20_000, 1_000
 STREAM_VALIDATION_STORIES = 1_000  # held out of a stream, whose length nobody knows
-FORMATS = {".txt": "text", ".json": "json", ".jsonl": "json", ".csv": "csv", ".parquet": "parquet", ".arrow": "arrow"}
 ENDINGS = ".txt, .json, .jsonl or .csv (also with .gz behind it), .parquet or .arrow"
 SPLITS = {"train": ("train", "training"), "validation": ("validation", "valid", "val", "dev")}
 SPLITS["test"] = ("test", "testing", "eval", "evaluation")
@@ -185,14 +185,12 @@ def _split(found: _Source, wanted: str) -> Dataset | IterableDataset:
 def _open(source: str, seed: int, streaming: bool, how: dict) -> _Source:
     if source == "sample":
         return _open_sample(seed, how["cache_dir"])
+    hub = hub_dataset(source)
+    if hub is not None:
+        return _open_hub(source, *hub, streaming, how)
     path = Path(source).expanduser()
-    if source and (path.exists() or glob.has_magic(source)):
-        files = _find_files(path)
-        return _Source(path.resolve().name, {split: partial(_read_files, files[split], how) for split in files})
-    hub = re.fullmatch(r"([\w-][\w.-]*/[\w.-]+)(?::([\w.-]+))?(?:@([\w./-]+))?", source)
-    if not hub or _format(path):
-        raise UserError(f"There is no file or folder {source} (and a dataset on the Hub is called owner/name).")
-    return _open_hub(source, *hub.groups(), streaming, how)
+    files = _find_files(path)
+    return _Source(path.resolve().name, {split: partial(_read_files, files[split], how) for split in files})
 
 
 def _open_sample(seed: int, cache_dir: str | None) -> _Source:
@@ -248,13 +246,9 @@ def _hub_errors(repo: str) -> Iterator[None]:
 # Local files
 
 
-def _format(path: Path) -> str | None:
-    return FORMATS.get(Path(path.name.lower().removesuffix(".gz")).suffix)
-
-
 def _find_files(path: Path) -> dict[str, list[Path]]:
     """The files of a file, folder or glob by split; all are "train" unless their names say otherwise."""
-    if path.is_file() and not _format(path):
+    if path.is_file() and not file_format(path):
         raise UserError(f"{path} does not end in {ENDINGS}.")
     if path.is_file():
         return {"train": [path]}
@@ -264,7 +258,7 @@ def _find_files(path: Path) -> dict[str, list[Path]]:
     for file in sorted(found):
         parts = file.relative_to(root).parts if path.is_dir() else (file.name,)
         hidden = any(part.startswith(".") for part in parts)
-        if file.is_file() and _format(file) and file.name not in NOT_STORIES and not hidden:
+        if file.is_file() and file_format(file) and file.name not in NOT_STORIES and not hidden:
             files.setdefault(_split_name(parts), []).append(file)
     if not files:
         raise UserError(f"{path} holds no files that end in {ENDINGS}.")
@@ -288,7 +282,7 @@ def _read_files(files: list[Path], how: dict) -> Dataset:
     """Files of one format as one dataset, with whatever columns they have."""
     if empty := [file for file in files if not file.stat().st_size]:
         raise UserError(f"{empty[0]} is empty.")
-    kinds = {_format(file): file.name for file in files}
+    kinds = {file_format(file): file.name for file in files}
     if len(kinds) > 1:
         raise UserError(f"{' and '.join(kinds.values())} differ in format; choose with a glob such as 'folder/*.txt'.")
     kind, paths = next(iter(kinds)), [str(file.resolve()) for file in files]

@@ -6,8 +6,10 @@ overridden on the command line by its name alone (`--learning_rate 1e-3`), and a
 that names the nearest one that does.
 """
 
+import ast
 import dataclasses
 import difflib
+import importlib.util
 import re
 import types
 import typing
@@ -16,15 +18,12 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from transformers import TrainingArguments
-
-from modeling_tinyllama import TinyLlamaConfig
 
 from .errors import UserError
 from .sizes import SIZES
 
 
-SECTIONS = {"model": TinyLlamaConfig, "trainer": TrainingArguments}
+SECTIONS = ("model", "trainer")
 
 
 @dataclass
@@ -103,13 +102,61 @@ def _fields(owner: type) -> dict[str, Any]:
 
 
 def _model_fields() -> dict[str, Any]:
+    from modeling_tinyllama.configuration_tinyllama import TinyLlamaConfig
+
     own = {name: hint for name, hint in TinyLlamaConfig.__annotations__.items() if name not in _DERIVED}
     return {**own, "partial_rotary_factor": float}
 
 
+def _own_fields() -> dict[str, Any]:
+    return {name: hint for name, hint in _fields(Recipe).items() if name not in SECTIONS}
+
+
 def _known() -> dict[str | None, dict[str, Any]]:
-    own = {name: hint for name, hint in _fields(Recipe).items() if name not in SECTIONS}
-    return {None: own, "model": _model_fields(), "trainer": {**_fields(TrainingArguments), "bf16": bool | str}}
+    from transformers import TrainingArguments
+
+    trainer = {**_fields(TrainingArguments), "bf16": bool | str}
+    return {None: _own_fields(), "model": _model_fields(), "trainer": trainer}
+
+
+def _names_in_source() -> dict[str | None, dict[str, Any]] | None:
+    """The keys of `_known`, without the seconds that its imports take: a mistyped key is told of at once.
+
+    None where the source does not tell, as when the fields come from a base class.
+    """
+    names: dict[str | None, dict[str, Any]] = {None: _own_fields()}
+    for section, package, file, name, bases in (
+        ("model", "modeling_tinyllama", "configuration_tinyllama.py", "TinyLlamaConfig", ["PreTrainedConfig"]),
+        ("trainer", "transformers", "training_args.py", "TrainingArguments", []),
+    ):
+        spec = importlib.util.find_spec(package)
+        try:
+            tree = ast.parse(Path(spec.origin).with_name(file).read_text("utf-8"))
+        except (AttributeError, OSError, SyntaxError):
+            return None
+        found = [node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == name]
+        if not found or [ast.unparse(base) for base in found[0].bases] != bases:
+            return None
+        fields = [node.target.id for node in found[0].body if isinstance(node, ast.AnnAssign)]
+        names[section] = {field: None for field in fields if not field.startswith("_")}
+    names["model"] = {key: None for key in names["model"] if key not in _DERIVED} | {"partial_rotary_factor": None}
+    return names
+
+
+def _check_keys(
+    content: dict, overrides: dict[str, str], source: str, names: dict[str | None, dict[str, Any]]
+) -> None:
+    """Refuse a key that is not among `names`, in the order of the file."""
+    for key, value in content.items():
+        if key not in SECTIONS:
+            _require_known(key, names[None], source)
+            continue
+        if value is not None and not isinstance(value, dict):
+            raise UserError(f"{source}: `{key}` is a section and takes indented `key: value` lines.")
+        for name in value or {}:
+            _require_known(name, names[key], f"{source}, section `{key}`")
+    for key in overrides:
+        _owner(key, names)
 
 
 def load_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:
@@ -138,19 +185,19 @@ def build_recipe(content: dict | None, overrides: dict[str, str] | None = None, 
     content = {} if content is None else content
     if not isinstance(content, dict):
         raise UserError(f"{source} must hold `key: value` lines, but holds {type(content).__name__}.")
+    overrides = overrides or {}
+    if (names := _names_in_source()) is not None:
+        _check_keys(content, overrides, source, names)
     known = _known()
+    _check_keys(content, overrides, source, known)
     settings: dict[str | None, dict[str, Any]] = {None: {}, "model": {}, "trainer": {}}
     for key, value in content.items():
         if key in SECTIONS:
-            if value is not None and not isinstance(value, dict):
-                raise UserError(f"{source}: `{key}` is a section and takes indented `key: value` lines.")
             for name, inner in (value or {}).items():
-                _require_known(name, known[key], f"{source}, section `{key}`")
                 settings[key][name] = _coerce(inner, known[key][name], f"`{key}.{name}`")
         else:
-            _require_known(key, known[None], source)
             settings[None][key] = _coerce(value, known[None][key], f"`{key}`")
-    given = {_owner(key, known): _parse_scalar(text) for key, text in (overrides or {}).items()}
+    given = {_owner(key, known): _parse_scalar(text) for key, text in overrides.items()}
     given = {
         (section, name): _coerce(value, known[section][name], f"`--{name}`")
         for (section, name), value in given.items()

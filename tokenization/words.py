@@ -33,6 +33,13 @@ _KIND[:0x80] = OTHER
 _KIND[[*b" \t\n\v\f\r"]] = SPACE
 _KIND[[*b"0123456789"]] = NUMBER
 _KIND[[*b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"]] = LETTER
+# GPT-2's letter for each byte, in UTF-8: itself where it can be printed, else the next of those from U+0100 on.
+_PRINTED = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+_OTHERS = iter(range(0x100, 0x200))
+BYTE_LETTERS = [chr(byte if byte in _PRINTED else next(_OTHERS)) for byte in range(256)]
+_SPELT = [letter.encode() for letter in BYTE_LETTERS]
+_SPELT_WIDTH = np.array([len(letter) for letter in _SPELT], dtype=np.uint8)
+_SPELT_FIRST, _SPELT_LAST = (np.array([letter[at] for letter in _SPELT], dtype=np.uint8) for at in (0, -1))
 _ODD_TEXTS = [
     "Once upon a time, there was a cat.\n\n\"I'll go,\" she said; 'tis 3:05pm  now.\t \n They've they're it'd I'm",
     " 's ''s 's\n's x'll'll'd l'l r'e don't \r\n  \u00a0 caf\u00e9 na\u00efve \u201cquoted\u201d \u2019s",
@@ -82,6 +89,22 @@ def split_words(texts: pa.Array) -> tuple[pa.Array, np.ndarray]:
     bounds = np.append(begins, size).astype(np.int32)
     words = pa.Array.from_buffers(pa.binary(), len(begins), [None, pa.py_buffer(bounds), data])
     return words, np.searchsorted(begins, starts)
+
+
+def spell_words(texts: pa.Array) -> str:
+    """All words of `texts` in the spelling of byte-level tokens (a blank is "Ġ"), with a blank in front of each."""
+    words, _ = split_words(texts)
+    if not len(words):
+        return ""
+    text = np.frombuffer(words.buffers()[2], np.uint8)
+    width = _SPELT_WIDTH[text]
+    two = np.flatnonzero(width == 2)
+    width[_offsets(words)[:-1]] += 1
+    last = np.cumsum(width, dtype=np.int64) - 1
+    spelt = np.full(last[-1] + 1, ord(" "), dtype=np.uint8)
+    spelt[last] = _SPELT_LAST[text]
+    spelt[last[two] - 1] = _SPELT_FIRST[text[two]]
+    return spelt.tobytes().decode()
 
 
 def _offsets(texts: pa.Array) -> np.ndarray:

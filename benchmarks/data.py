@@ -1,0 +1,207 @@
+"""From text to packed rows, and training a tokenizer, beside what people use for it today.
+
+    python benchmarks/data.py --corpus ../shared/data/tinystories/train.parquet
+    python benchmarks/data.py --corpus ../shared/data/tinystories/train.parquet --copies 10   # a larger corpus
+
+Each variant runs in turn, round after round, in one process, and writes a cache of its own that nothing is read from
+twice. Speeds are megabytes of story text (UTF-8) a second. First the tokenizer is trained:
+
+- `ours`: `tokenization.train_bpe`.
+- `tokenizers`: the library's `BpeTrainer` with the same settings; the vocabulary must be the same.
+- `bpeasy`: the same number of entries, where `pip install bpeasy` has been done; its vocabulary is another.
+
+Then stories on disk become rows, from the corpus as `datasets` has it to the first row that can be trained on:
+
+- `ours`: `tokenize_stories` and `PackedStories` in one process, whole stories in rows.
+- `run_clm`: what transformers' example script does, `map` with the tokenizer and then with `group_texts`, in two
+  processes; the tokens of the stories must be the same.
+- `tiktoken`: the same vocabulary in tiktoken, two threads, rows cut from one array in memory, nothing on disk; where
+  `pip install tiktoken` has been done.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from itertools import chain
+
+import datasets
+import numpy as np
+import pyarrow.compute as pc
+from machine import describe_machine
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+
+from tinystories.corpus import load_texts
+from tinystories.errors import UserError
+from tinystories.packing import PackedStories, tokenize_stories
+from tokenization import bpe, train_bpe
+from tokenization.words import BYTE_LETTERS
+
+
+try:
+    import bpeasy
+except ImportError:
+    bpeasy = None
+try:
+    import tiktoken
+except ImportError:
+    tiktoken = None
+
+CONTEXT = 512
+GPT2_WORDS = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--corpus", default="sample", help="as of `tinystories tokenizer`")
+    parser.add_argument("--copies", type=int, default=1, help="the corpus so many times over")
+    parser.add_argument("--vocab-size", type=int, default=10_000)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--num-proc", type=int, default=2, help="processes or threads of the others (2)")
+    parser.add_argument("--json", help="also write the figures to this file")
+    options = parser.parse_args()
+
+    datasets.disable_progress_bars()
+    folder = tempfile.TemporaryDirectory()
+    try:
+        texts = load_texts(options.corpus, cache_dir=folder.name)
+    except UserError as error:
+        parser.error(str(error))
+    # Written anew, so that what is read lies in a file as any corpus does.
+    datasets.concatenate_datasets([texts] * options.copies).to_parquet(os.path.join(folder.name, "stories.parquet"))
+    stories = datasets.Dataset.from_parquet(os.path.join(folder.name, "stories.parquet"), cache_dir=folder.name)
+    megabytes = sum(pc.sum(pc.binary_length(chunk)).as_py() for chunk in stories.data["text"].chunks) / 1e6
+    tokenizer = train_bpe(batches(texts), options.vocab_size, progress=False)
+
+    training = {
+        "ours": lambda: train_bpe(batches(stories), options.vocab_size, progress=False).backend_tokenizer,
+        "tokenizers": lambda: stock_tokenizer(stories, options.vocab_size),
+    }
+    if bpeasy:
+        training["bpeasy"] = lambda: bpeasy.train_bpe(
+            (text for batch in batches(stories) for text in batch), GPT2_WORDS, 128, options.vocab_size
+        )
+    trained = {}
+    speeds = {"tokenizer": alternate(training, options.rounds, megabytes, trained)}
+    if options.copies == 1 and model_of(trained["ours"]) != model_of(trained["tokenizers"]):
+        raise SystemExit("The vocabularies of ours and of tokenizers differ.")
+
+    packing = {
+        "ours": lambda: packed(stories, tokenizer),
+        "run_clm": lambda: run_clm(stories, tokenizer, options.num_proc),
+    }
+    if tiktoken:
+        encoding = tiktoken_of(tokenizer)
+        packing["tiktoken"] = lambda: with_tiktoken(stories, encoding, options.num_proc)
+    made = {}
+    speeds["rows"] = alternate(packing, options.rounds, megabytes, made)
+    if len(set(made.values())) > 1:
+        raise SystemExit(f"The tokens of the stories differ: {made}.")
+
+    print(f"\n{describe_machine()}")
+    print(f"{options.corpus}, {options.copies} times over: {len(stories):,} stories, {megabytes:,.1f} MB, "
+          f"{options.rounds} rounds")  # fmt: skip
+    results = {"machine": describe_machine(), "megabytes": megabytes}
+    titles = {"tokenizer": f"training a tokenizer of {options.vocab_size:,}", "rows": "stories to rows"}
+    for work, base in (("tokenizer", "tokenizers"), ("rows", "run_clm")):
+        print(f"\n{titles[work]:30} {'MB/s (median)':>13} {'least':>7} {'most':>7}  x {base}")
+        results[work] = {}
+        for name, values in speeds[work].items():
+            ratio = statistics.median(a / b for a, b in zip(values, speeds[work][base], strict=True))
+            print(f"{name:30} {statistics.median(values):13.1f} {min(values):7.1f} {max(values):7.1f}  {ratio:.2f}")
+            results[work][name] = {"megabytes_per_second": values, "ratio": ratio}
+    if options.json:
+        with open(options.json, "w", encoding="utf-8") as file:
+            json.dump(results, file, indent=2)
+
+
+def batches(stories: datasets.Dataset):
+    return (batch["text"] for batch in stories.iter(batch_size=1_000))
+
+
+def alternate(variants: dict[str, Callable], rounds: int, megabytes: float, results: dict) -> dict[str, list[float]]:
+    """MB/s of each variant in each round; what it gave last goes into `results`."""
+    speeds = {name: [] for name in variants}
+    for round_number in range(rounds):
+        for name in list(variants) if round_number % 2 == 0 else reversed(list(variants)):
+            began = time.perf_counter()
+            results[name] = variants[name]()
+            speeds[name].append(megabytes / (time.perf_counter() - began))
+            print(f"round {round_number + 1}  {name:12} {speeds[name][-1]:8.1f} MB/s", flush=True)
+    return speeds
+
+
+def stock_tokenizer(stories: datasets.Dataset, vocab_size: int) -> Tokenizer:
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        min_frequency=2,
+        show_progress=False,
+        special_tokens=bpe.SPECIAL_TOKENS,
+        initial_alphabet=bpe.BYTE_ALPHABET,
+    )
+    tokenizer.train_from_iterator(batches(stories), trainer=trainer)
+    return tokenizer
+
+
+def model_of(tokenizer: Tokenizer) -> dict:
+    return json.loads(tokenizer.to_str())["model"]
+
+
+def packed(stories: datasets.Dataset, tokenizer) -> int:
+    """Tokens of the stories, begin and end left out."""
+    tokenised = tokenize_stories(stories, tokenizer, f"benchmark {time.time()}")
+    rows = PackedStories(tokenised, context=CONTEXT, overlap=CONTEXT // 8, pad_token_id=tokenizer.pad_token_id)
+    assert len(rows[0]["input_ids"]) == rows.length
+    return sum(len(chunk.flatten()) for chunk in tokenised.data["input_ids"].chunks) - 2 * len(stories)
+
+
+def run_clm(stories: datasets.Dataset, tokenizer, num_proc: int) -> int:
+    how = {"batched": True, "num_proc": num_proc, "load_from_cache_file": False}
+    tokenised = stories.map(
+        lambda batch: tokenizer(batch["text"], add_special_tokens=False, verbose=False),
+        remove_columns=["text"],
+        **how,
+    )
+
+    def group_texts(batch: dict) -> dict:
+        joined = {name: list(chain.from_iterable(lists)) for name, lists in batch.items()}
+        whole = len(joined["input_ids"]) // CONTEXT * CONTEXT
+        rows = {name: [items[at : at + CONTEXT] for at in range(0, whole, CONTEXT)] for name, items in joined.items()}
+        return {**rows, "labels": [list(row) for row in rows["input_ids"]]}
+
+    rows = tokenised.map(group_texts, **how)
+    assert len(rows[0]["input_ids"]) == CONTEXT
+    return sum(len(chunk.flatten()) for chunk in tokenised.data["input_ids"].chunks)
+
+
+def tiktoken_of(tokenizer):
+    """Ranks are merges in order, as a byte-level BPE's own ids are."""
+    letters = {letter: byte for byte, letter in enumerate(BYTE_LETTERS)}
+    special = set(tokenizer.all_special_tokens)
+    ranks = {
+        bytes(letters[letter] for letter in token): number
+        for token, number in tokenizer.get_vocab().items()
+        if token not in special
+    }
+    names = {token: number for token, number in tokenizer.get_vocab().items() if token in special}
+    return tiktoken.Encoding("stories", pat_str=GPT2_WORDS, mergeable_ranks=ranks, special_tokens=names)
+
+
+def with_tiktoken(stories: datasets.Dataset, encoding, threads: int) -> int:
+    parts = []
+    for batch in batches(stories):
+        for ids in encoding.encode_ordinary_batch(batch, num_threads=threads):
+            parts.append(np.array([0, *ids, 0], dtype=np.uint16))
+    tokens = np.concatenate(parts)
+    rows = tokens[: len(tokens) // CONTEXT * CONTEXT].reshape(-1, CONTEXT)
+    assert len(rows[0]) == CONTEXT
+    return len(tokens) - 2 * len(stories)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,82 @@
+"""How long imports and commands take to begin, each as a whole process, in turn.
+
+    python benchmarks/startup.py
+
+`import modeling_tinyllama` (registration with the Auto classes included) stands beside what it is used with or instead
+of. `tinystories --help` and a user's mistakes are to answer at once. A process has nothing of the one before but the
+system's file cache, which a first round fills that is not counted.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+from machine import describe_machine
+
+
+BASE = "LlamaForCausalLM"
+RECIPE = "configs/quickstart.yaml"
+PYTHON = {
+    "nothing": "pass",
+    "torch": "import torch",
+    "AutoModelForCausalLM": "from transformers import AutoModelForCausalLM",
+    BASE: "from transformers import LlamaForCausalLM",
+    "modeling_tinyllama": "import modeling_tinyllama",
+    "TinyLlamaForCausalLM": "from modeling_tinyllama import TinyLlamaForCausalLM",
+}
+COMMANDS = {
+    "tinystories --help": ["--help"],
+    "a mistyped setting": ["train", RECIPE, "--learning_rat", "1"],
+    "no such recipe": ["train", "none.yaml"],
+    "no such corpus": ["tokenizer", "none.txt", "tokenizer-of-none"],
+    "no such run": ["generate", "runs/none", "Once upon a time"],
+}
+
+
+def seconds(code: str, arguments: list[str], status: int) -> float:
+    began = time.perf_counter()
+    done = subprocess.run([sys.executable, "-c", code, *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    took = time.perf_counter() - began
+    if done.returncode != status:
+        sys.exit(f"{code} {arguments}: exit status {done.returncode}\n{done.stderr.decode()}")
+    return took
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--json", help="also write the figures to this file")
+    options = parser.parse_args()
+    cli = "import sys; from tinystories.cli import main; sys.exit(main(sys.argv[1:]))"
+    runs = {name: (code, [], 0) for name, code in PYTHON.items()}
+    runs |= {name: (cli, arguments, 0 if "--help" in arguments else 2) for name, arguments in COMMANDS.items()}
+    os.environ["HF_HOME"] = tempfile.mkdtemp()  # whoever's token or settings lie there have no part in this
+
+    times = {name: [] for name in runs}
+    for round_number in range(options.rounds + 1):
+        for name in list(runs) if round_number % 2 == 0 else reversed(list(runs)):
+            took = seconds(*runs[name])
+            if round_number:
+                times[name].append(took)
+                print(f"round {round_number}  {name:22} {took:6.2f} s", flush=True)
+
+    print(f"\n{describe_machine()}")
+    print(f"{options.rounds} rounds of whole processes, seconds\n")
+    print(f"{'process':22} {'median':>7} {'least':>7} {'most':>7}  x {BASE}")
+    results = {"machine": describe_machine(), "processes": {}}
+    for name, values in times.items():
+        ratio = statistics.median(a / b for a, b in zip(values, times[BASE], strict=True))
+        print(f"{name:22} {statistics.median(values):7.2f} {min(values):7.2f} {max(values):7.2f}  {ratio:.2f}")
+        results["processes"][name] = {"seconds": values, "ratio": ratio}
+    if options.json:
+        with open(options.json, "w", encoding="utf-8") as file:
+            json.dump(results, file, indent=2)
+
+
+if __name__ == "__main__":
+    main()

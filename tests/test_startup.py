@@ -1,0 +1,117 @@
+"""What is imported when, each in a process of its own."""
+
+import subprocess
+import sys
+
+import pytest
+
+
+def run(code, *arguments, **options):
+    return subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, **options)
+
+
+def loaded_by(code):
+    done = run(f"{code}\nimport sys; print(*sys.modules)")
+    assert done.returncode == 0, done.stderr
+    return set(done.stdout.split())
+
+
+def test_importing_the_package_leaves_models_for_later():
+    modules = loaded_by("import modeling_tinyllama")
+    assert "modeling_tinyllama.configuration_tinyllama" in modules
+    assert not modules & {"transformers.modeling_utils", "modeling_tinyllama.modeling_tinyllama", "datasets"}
+
+
+def test_the_package_needs_torch_and_transformers_only():
+    assert not {
+        name.partition(".")[0] for name in loaded_by("from modeling_tinyllama import TinyLlamaForCausalLM")
+    } & {
+        "tinystories",
+        "tokenization",
+        "datasets",
+        "pyarrow",
+    }
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        "AutoModelForCausalLM.from_config(AutoConfig.for_model('tinyllama', **shape))",
+        "AutoModelForCausalLM.from_config(pickle.loads(pickle.dumps(AutoConfig.for_model('tinyllama', **shape))))",
+        "AutoModelForCausalLM.from_pretrained(sys.argv[1])",
+        "AutoModelForCausalLM.from_pretrained(sys.argv[1], trust_remote_code=True)",
+        "AutoModel.from_pretrained(sys.argv[1])",
+        "AutoModelForSequenceClassification.from_pretrained(sys.argv[1])",
+        "AutoModelForTokenClassification.from_pretrained(sys.argv[1])",
+        "AutoModelForQuestionAnswering.from_pretrained(sys.argv[1])",
+        "pipeline('text-generation', sys.argv[1]).model",
+    ],
+)
+def test_auto_classes_know_the_models_after_the_import_alone(tiny_run, use):
+    code = f"""
+import pickle, sys
+import modeling_tinyllama
+from transformers import *
+shape = dict(vocab_size=40, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2)
+print(type({use}).__module__)"""
+    done = run(code, str(tiny_run))
+    assert done.stdout.strip() == "modeling_tinyllama.modeling_tinyllama", done.stderr
+
+
+def test_a_name_from_the_package_registers_all():
+    code = """
+from modeling_tinyllama import TinyLlamaConfig
+from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSequenceClassification
+print(all(TinyLlamaConfig in auto._model_mapping for auto in (AutoModel, AutoModelForCausalLM,
+                                                              AutoModelForSequenceClassification)))"""
+    assert run(code).stdout.strip() == "True"
+
+
+def test_the_package_says_what_it_has():
+    import modeling_tinyllama
+
+    assert set(modeling_tinyllama.__all__) <= set(dir(modeling_tinyllama))
+    with pytest.raises(AttributeError, match="TinyLlamaForNothing"):
+        modeling_tinyllama.TinyLlamaForNothing  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ("--help", ""),
+        ("train none.yaml", "There is no recipe none.yaml"),
+        ("train {recipe} --lernrate 1", "the nearest is `learning_rate`"),
+        ("train {recipe} --model.hidden_sise 1", "the nearest is `hidden_size`"),
+        ("train {recipe} --trainer.warmupsteps 1", "the nearest is `warmup_steps`"),
+        ("train {recipe} --vocabulary_size 1", "there is no setting `vocabulary_size`"),
+        ("tokenizer none.txt {new}", "There is no file or folder none.txt"),
+        ("tokenizer sample {recipe}/in", "is a file"),
+        ("generate runs/none Once", "There is no run folder runs/none"),
+        ("generate . Once", "not a run folder"),
+        ("generate runs/none Once --preset wild", "wild"),
+        ("export runs/none {new}", "There is no run folder runs/none"),
+    ],
+)
+def test_help_and_mistakes_are_answered_without_loading_torch(tmp_path, arguments, told):
+    code = """
+import sys
+from tinystories.cli import main
+try:
+    status = main(sys.argv[1:])
+except SystemExit as left:
+    status = left.code
+print(*sys.modules)
+sys.exit(status)"""
+    (tmp_path / "recipe.yaml").write_text("corpus: sample\ntrainer:\n  max_steps: 1\nmodel:\n  hidden_size: 16\n")
+    places = {"recipe": tmp_path / "recipe.yaml", "new": tmp_path / "new"}
+    done = run(code, *arguments.format(**places).split(), cwd=tmp_path)
+    assert done.returncode == (2 if told else 0) and told in done.stderr, done.stderr
+    assert not {"torch", "transformers", "datasets", "numpy"} & set(done.stdout.split())
+
+
+def test_keys_that_are_read_from_source_are_those_that_count():
+    from tinystories.recipe import _known, _names_in_source
+
+    assert {section: set(names) for section, names in _names_in_source().items()} == {
+        section: set(names) for section, names in _known().items()
+    }
