@@ -77,7 +77,7 @@ def why_not(model: nn.Module, weights: str = "float32") -> str | None:
     if len(inner.layers) != model.config.num_hidden_layers:
         return "some of the model's layers are not in use"
     for module in model.modules():
-        if module is not model and (module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module)):
+        if module is not model and _is_wrapped(vars(module)):
             return f"a {type(module).__name__} in the model has hooks"
     for name, module in _linears(model):
         if type(module) is not nn.Linear:
@@ -85,6 +85,16 @@ def why_not(model: nn.Module, weights: str = "float32") -> str | None:
         if module.bias is not None:
             return f"{name} has a bias"
     return None
+
+
+def _is_wrapped(module: dict) -> bool:
+    """Whether more than its class's `forward` runs in a module, given by its attributes. What transformers leaves
+    behind after it has once recorded hidden states does nothing by itself."""
+    if module["_forward_pre_hooks"] or "forward" in module:
+        return True
+    hooks = module["_forward_hooks"]
+    recording = "transformers.utils.output_capturing"
+    return bool(hooks) and any(getattr(hook, "__module__", None) != recording for hook in hooks.values())
 
 
 def _linears(model: nn.Module):
@@ -197,9 +207,8 @@ class _Plan:
         for children, name, child in self._places:
             if children.get(name) is not child:
                 return False
-        for module in self._modules:
-            if module["_forward_hooks"] or module["_forward_pre_hooks"] or "forward" in module:
-                return False
+        if any(map(_is_wrapped, self._modules)):
+            return False
         for parameters, weight, pointer, _ in self._parameters:
             if parameters.get("weight") is not weight or weight.data_ptr() != pointer:
                 return False
