@@ -192,6 +192,12 @@ def test_health_answers_while_the_model_loads(tiny_run):
     assert report["queue"] == report["running"] == 0 and report["generation"]["temperature"] == 0.8
 
 
+def test_the_api_describes_itself(server, recwarn):
+    schema = server.ask("/openapi.json").json()
+    assert set(schema["paths"]) == {"/health", "/generate", "/v1/completions", "/v1/models", "/v1/models/{name}"}
+    assert not recwarn.list
+
+
 # ---- generate
 
 
@@ -251,6 +257,14 @@ def test_prompts_may_be_any_text(server, told):
     text, done = server.generate(prompt, preset="creative", seed=3, max_tokens=20).story()
     assert prompt + text == tell_story(*told, prompt, preset="creative", seed=3, max_new_tokens=20)
     assert done["prompt_tokens"] == len(told[1](prompt)["input_ids"])
+
+
+def test_a_stream_can_be_cut_at_line_ends_of_any_kind(server):
+    prompt = "a\u2028b\x85c\u2029d\r\ne\x0bf"
+    answer = server.complete(prompt=prompt, echo=True, stream=True, max_tokens=1)
+    lines = [line for line in answer.body.decode().splitlines() if line]
+    assert all(line.startswith("data: ") for line in lines) and lines[-1] == "data: [DONE]"
+    assert json.loads(lines[0][6:])["choices"][0]["text"] == prompt
 
 
 def test_post_process_mends_the_whole_story(server):
@@ -665,9 +679,18 @@ def test_mistakes_are_one_line(tiny_run, tmp_path, monkeypatch, capsys):
     (tmp_path / "config.json").write_text((tiny_run / "config.json").read_text())
     (tmp_path / "pytorch_model.bin").write_bytes(b"a pickle")
     assert "safetensors" in one_line(CHECKPOINT_PATH=str(tmp_path))
+    (tmp_path / "adapter.safetensors").write_bytes(b"")  # not what would be loaded
+    assert "safetensors" in one_line(CHECKPOINT_PATH=str(tmp_path))
     with socket.create_server(("127.0.0.1", 0)) as taken:
         assert "--port" in one_line(tiny_run, "--port", taken.getsockname()[1])
     assert "PORT" in one_line(tiny_run, PORT="http")
+    assert "65535" in one_line(tiny_run, "--port", 70_000)
+    assert "nowhere.invalid" in one_line(tiny_run, "--host", "nowhere.invalid", "--port", 0)
+    assert "--host" in one_line(tiny_run, "--host", "192.0.2.1", "--port", 0)  # nobody's own
+    for proxy in ("proxy.local", "*", "10.0.0.0/99"):
+        assert "--trusted-proxy" in one_line(tiny_run, "--port", 0, "--trusted-proxy", proxy)
+    for origin in ("example.org", "https://example.org/page", "null"):
+        assert "--cors-origin" in one_line(tiny_run, "--port", 0, "--cors-origin", origin)
     assert "5/fortnight" in one_line(tiny_run, "--port", 0, "--rate-limit", "5/fortnight")
     # These are found where the model is loaded, after the server has begun to answer.
     assert "warp:1" in one_line(tiny_run, "--port", 0, "--device", "warp:1")

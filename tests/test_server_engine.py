@@ -14,9 +14,10 @@ from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, Mistra
 
 from tinystories.decoding import GREEDY, PRESETS, generating_as, load_model, preset_config, tell_story
 from tinystories.errors import UserError
+from tinystories.server import sampling
 from tinystories.server.batch import StoryBatch
 from tinystories.server.engine import Engine, Finished, Order, Refused
-from tinystories.server.sampling import Sampling, TokenPicker, unserved
+from tinystories.server.sampling import Sampler, Sampling, unserved
 from tinystories.server.settings import Settings, read_settings
 from tinystories.server.text import StoryText, token_name
 
@@ -125,6 +126,31 @@ def test_a_model_that_forgets_is_refused():
         StoryBatch(model, 4, 64)
 
 
+@pytest.mark.parametrize(
+    ("seconds", "best"), [([1.0, 0.9, 0.88], 1), ([1.0, 0.6, 0.55], 2), ([1.0, 0.95, 0.3], 3), ([1.0, 2.0, 2.0], 1)]
+)
+def test_as_many_threads_as_help(seconds, best, monkeypatch):
+    """With three threads, one, two and three are tried."""
+    monkeypatch.setattr(StoryBatch, "_step_time", lambda batch, threads: seconds[threads - 1])
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        assert StoryBatch(tiny_model(), 4, 64).threads == torch.get_num_threads() == best
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_steps_are_timed():
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        batch = StoryBatch(tiny_model(), 4, 64)
+        assert batch.threads == torch.get_num_threads() and batch.threads in (1, 2)
+        assert 0 < batch._step_time(1) < 1
+    finally:
+        torch.set_num_threads(before)
+
+
 # ---- sampling
 
 
@@ -149,20 +175,101 @@ def test_scores_are_those_of_generate(preset, told):
         assert not torch.equal(logits, scores)
 
 
-def test_a_seed_draws_what_generate_draws(told):
-    logits = torch.randn(40, 600, generator=torch.Generator().manual_seed(1)) * 3
-    picker = TokenPicker(Sampling(top_k=0), [0, 5], 40, seed=11, device=torch.device("cpu"))
-    torch.manual_seed(11)
-    assert [picker.pick(row) for row in logits] == [
-        torch.multinomial(row[None].softmax(-1), 1).item() for row in logits
-    ]
+def drawn_plainly(settings, prompt_ids, seed, logits):
+    """What `generate` draws from logits `[steps, vocab]` after `set_seed(seed)`."""
+    generator, ids = torch.Generator().manual_seed(seed), list(prompt_ids)
+    for row in logits:
+        scores = settings.processors()(torch.tensor([ids]), row[None].clone())
+        drawn = (
+            torch.multinomial(scores.softmax(-1), 1, generator=generator) if settings.do_sample else scores.argmax()
+        )
+        ids.append(drawn.item())
+    return ids[len(prompt_ids) :]
+
+
+SETTINGS = [
+    *(Sampling.of_preset(preset) for preset in [*PRESETS, GREEDY]),
+    Sampling(top_k=0),
+    Sampling(top_k=0, top_p=0.9),  # often more tokens than are looked at
+    Sampling(top_k=0, top_p=0.5, temperature=0.7),
+    Sampling(top_k=1),
+    Sampling(top_k=10**6, top_p=0.95, repetition_penalty=1.1),
+    Sampling(top_k=300, top_p=0.99, temperature=2.0),
+    Sampling(top_k=0, top_p=1e-4),
+    Sampling(do_sample=False, repetition_penalty=1.5),
+]
+KINDS = {
+    "smooth": lambda numbers: numbers * 3,
+    "peaked": lambda numbers: numbers * 12,
+    "flat": lambda numbers: numbers / 100,
+    "tied": lambda numbers: (numbers * 2).round(),  # each value hundreds of times
+    "of one value": lambda numbers: numbers * 0,
+    "mostly impossible": lambda numbers: numbers.where(numbers > 2.5, -torch.inf),
+}
+
+
+@pytest.mark.parametrize("whole", [False, True])
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("vocab", [5, 129, 3_000])
+def test_all_at_once_are_drawn_what_generate_draws(kind, vocab, whole, monkeypatch):
+    """Stories with all kinds of settings, one of which leaves in the middle and another takes its place.
+
+    With `whole` random numbers are made as where torch makes them in another way.
+    """
+    if whole:
+        monkeypatch.setattr(sampling, "exponentials_are_logarithms", lambda device: False)
+    steps, generator = 30, torch.Generator().manual_seed(vocab)
+    logits = KINDS[kind](torch.randn(steps, len(SETTINGS) + 1, vocab, generator=generator))
+    logits[:, :, 3] = 0.5  # so that none is without a possible token
+    prompts = [[place % vocab, 1, 4] for place in range(len(SETTINGS) + 1)]
+    sampler = Sampler(len(SETTINGS), 3 + steps, torch.device("cpu"))
+    for place, settings in enumerate(SETTINGS):
+        sampler.add(settings, prompts[place], seed=place)
+    got = [sampler.pick(rows[:-1]) for rows in logits[:10]]
+    sampler.remove(2)  # the last one moves there
+    sampler.add(SETTINGS[0], prompts[-1], seed=99)
+    order = [0, 1, len(SETTINGS) - 1, *range(3, len(SETTINGS) - 1)]
+    first = sampler.pick(logits[10:11, -1], first=len(order))
+    later = [sampler.pick(torch.cat([rows[order], rows[-1:]])) for rows in logits[11:]]
+    for place, story in enumerate(order):
+        rows = torch.cat([logits[:10, story], logits[11:, story]])
+        want = drawn_plainly(SETTINGS[story], prompts[story], story, rows)
+        assert [tokens[story] for tokens in got] + [tokens[place] for tokens in later] == want, SETTINGS[story]
+    want = drawn_plainly(SETTINGS[0], prompts[-1], 99, logits[10:, -1])
+    assert first + [tokens[-1] for tokens in later] == want
+
+
+def test_most_tokens_are_drawn_without_sorting_the_vocabulary(monkeypatch):
+    plainly, settings = [], [Sampling.of_preset(preset) for preset in PRESETS] + [Sampling(top_k=0, top_p=0.9)]
+    original = sampling._pick_plainly
+    monkeypatch.setattr(sampling, "_pick_plainly", lambda *arguments: plainly.append(1) or original(*arguments))
+    sampler, generator = Sampler(len(settings), 300, torch.device("cpu")), torch.Generator().manual_seed(0)
+    for seed, each in enumerate(settings):
+        sampler.add(each, [1, 2], seed)
+    for _ in range(200):
+        sampler.pick(torch.randn(len(settings), 2_000, generator=generator) * 4)
+    assert len(plainly) < 0.02 * 200 * len(settings)
+
+
+def test_what_is_no_number_is_nobody_elses():
+    sampler = Sampler(4, 9, torch.device("cpu"))
+    for do_sample in (True, True, False, True):
+        sampler.add(Sampling(do_sample=do_sample, top_p=0.9), [1], seed=1)
+    logits = torch.randn(4, 50, generator=torch.Generator().manual_seed(0))
+    want = sampler.pick(logits.clone())
+    sampler.clear()
+    for do_sample in (True, True, False, True):
+        sampler.add(Sampling(do_sample=do_sample, top_p=0.9), [1], seed=1)
+    logits[1, 7], logits[2, 3] = torch.nan, torch.inf
+    assert sampler.pick(logits) == [want[0], None, None, want[3]]
 
 
 def test_drawn_tokens_follow_the_distribution():
     logits, draws = torch.tensor([2.0, 1.0, 0.0, -1.0, -9.0]), 4_000
     want = torch.tensor([2.0, 1.0, 0.0, -torch.inf, -torch.inf]).div(0.8).softmax(-1)
-    picker = TokenPicker(Sampling(temperature=0.8, top_k=3), [0], draws, seed=3, device=torch.device("cpu"))
-    counts = torch.bincount(torch.tensor([picker.pick(logits) for _ in range(draws)]), minlength=5)
+    sampler = Sampler(1, 1 + draws, torch.device("cpu"))
+    sampler.add(Sampling(temperature=0.8, top_k=3), [0], seed=3)
+    counts = torch.bincount(torch.tensor([sampler.pick(logits[None])[0] for _ in range(draws)]), minlength=5)
     assert counts[3:].sum() == 0
     assert (counts / draws - want).abs().max() < 3 * 0.5 / draws**0.5
 
@@ -344,17 +451,19 @@ def test_logprobs_are_the_models(engine, told):
 
 def test_ways_to_end(engine, told):
     ids = told[1](PROMPT)["input_ids"]
+    whole = tell_story(*told, PROMPT, preset=GREEDY, max_new_tokens=40)[len(PROMPT) :]
+    mark = whole[30:34]
     readers, _ = write(
         engine,
         order(ids, max_tokens=3),
         order(ids, max_tokens=0, prompt_logprobs=True, logprobs=0),
-        order(ids, stop=(".",), sampling=Sampling.of_preset(GREEDY)),
+        order(ids, stop=("zzz", mark), sampling=Sampling.of_preset(GREEDY)),
         order(ids, deadline=time.monotonic() - 1),
     )
     (_, length), (nothing, none), (sentence, stop), (late, time_over) = (reader.all() for reader in readers)
     assert (length.reason, length.completion_tokens) == ("length", 3)
     assert (none.reason, none.completion_tokens, nothing) == ("length", 0, "")
-    assert stop.reason == "stop" and sentence and "." not in sentence
+    assert stop.reason == "stop" and sentence == whole[: whole.index(mark)]
     assert (time_over.reason, late) == ("time", "")
 
 
@@ -501,8 +610,8 @@ def test_options_win_over_the_environment():
     [
         ({}, "CHECKPOINT_PATH"),
         ({"checkpoint": "a", "port": 70_000}, "port"),
-        ({"checkpoint": "a", "max_batch": 0}, "max_batch"),
-        ({"checkpoint": "a", "time_limit": float("nan")}, "time_limit"),
+        ({"checkpoint": "a", "max_batch": 0}, "--max-batch"),
+        ({"checkpoint": "a", "time_limit": float("nan")}, "--time-limit"),
         ({"checkpoint": "a", "cors_origins": ["example.org"]}, "example.org"),
     ],
 )

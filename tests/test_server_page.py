@@ -14,7 +14,7 @@ for package in ("fastapi", "limits", "uvicorn", "playwright"):
     pytest.importorskip(package)
 
 from playwright.sync_api import Error, expect, sync_playwright
-from test_server import PROMPT, load, running
+from test_server import PROMPT, command, load, running
 
 
 SIZES = {"desktop": (1280, 860), "phone": (390, 844), "small phone": (320, 568)}
@@ -114,7 +114,11 @@ def test_a_story_appears_as_it_is_written(server, visit):
 def test_stop(server, visit):
     page = visit(server)
     page.locator("#length").fill("100")
-    for stop in (lambda: page.click("#write"), lambda: page.keyboard.press("Escape")):
+    for stop in (
+        lambda: page.click("#write"),
+        lambda: page.keyboard.press("Escape"),
+        lambda: page.locator("#foot").get_by_role("button", name="Stop").click(),
+    ):
         page.click("#write")
         expect(page.locator("#write")).to_have_text("Stop")
         expect(page.locator("#story")).to_have_text(re.compile(f"{PROMPT}.+", re.DOTALL))
@@ -253,7 +257,7 @@ def test_what_goes_wrong_is_said(tiny_run, visit):
         page = visit(client)
         page.locator("#length").fill("500")  # more than there is room for, so it is asked for again
         page.click("#write")
-        story(page)
+        told = story(page)
         assert "tokens" in page.inner_text("#status")
         page.fill("#prompt", "zq" * 300)
         page.click("#write")
@@ -263,7 +267,33 @@ def test_what_goes_wrong_is_said(tiny_run, visit):
         expect(page.locator("#status")).to_have_text(re.compile("Too many requests.*Try again in \\d+ seconds"))
     page.click("#write")
     expect(page.locator("#status")).to_have_text("The server cannot be reached.")
+    assert story(page) == told  # which was told before all that, and is still there to be read
     visit.complaints.clear()  # each refusal is in the browser's console, too
+
+
+def test_a_story_that_breaks_off(tiny_run, visit):
+    with command(tiny_run) as (process, client, _):
+        page = visit(client)
+        page.select_option("#preset", "greedy")
+        page.locator("#length").fill("500")
+        page.click("#write")
+        expect(page.locator("#story")).to_have_text(re.compile(f"{PROMPT}.+", re.DOTALL))
+        process.kill()
+        expect(page.locator("#status")).to_have_text("The story broke off: the server is gone.")
+        assert story(page).startswith(PROMPT)
+        expect(page.locator("#copy")).to_be_enabled()
+        visit.complaints.clear()
+
+
+def test_the_story_is_followed_on_a_phone(server, visit):
+    """The button that stops it stays in sight."""
+    page = visit(server, "small phone")
+    page.locator("#prompt").fill(PROMPT + " a dog" * 40)
+    page.click("#write")
+    expect(page.locator("#story")).to_have_text(re.compile("a dog.+[^ adog].+", re.DOTALL))
+    box = page.locator("#again").bounding_box()
+    assert 0 <= box["y"] and box["y"] + box["height"] <= SIZES["small phone"][1]
+    story(page)
 
 
 def test_the_page_waits_for_the_model(tiny_run, visit):

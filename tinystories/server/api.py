@@ -6,8 +6,10 @@ Design decisions
 - **An answer has its status when the first token is there**, so a story that never gets its turn is 503 and no empty
   stream.
 - **No prompt is written down anywhere**, neither in a log nor in an answer to wrong input.
-- **A page by hand, not Gradio.** It is one file that asks no other host for anything, which its
-  Content-Security-Policy proves, and it starts at once; a demo made with Gradio is for a Space on the Hub.
+- **A page by hand, not Gradio**, which is 80 MB of packages and some sixty requests before its page is there. This one
+  is a single file, a policy allows it nothing but itself and this server, and it asks the API as any client does. A
+  Space on the Hub, where Gradio is there anyway, offers the same with `space_app.py`.
+- **FastAPI's own server-sent events** and `limits`, the package under slowapi, so nothing more is to be installed.
 """
 
 import base64
@@ -106,7 +108,8 @@ def create_app(engine: Engine, settings: Settings, name: str) -> FastAPI:
     async def index() -> HTMLResponse:
         return HTMLResponse(page, headers={"Content-Security-Policy": policy, "Cache-Control": "no-cache"})
 
-    @app.api_route("/health", methods=["GET", "HEAD"])
+    @app.head("/health", include_in_schema=False)
+    @app.get("/health")
     async def health() -> JSONResponse:
         """200 when stories can be ordered; 503 while the model loads, and when the server is about to stop."""
         ready = engine.state == "ready"

@@ -11,8 +11,13 @@ Design decisions
   row is decoded by itself.
 - **Attention written out** ("eager"). For one new token a row it is as fast as torch's fused kernel, whose bits depend
   on the thread that a row falls to.
+- **As many threads as help.** A second one makes a small model slower, the more so where the machine has other work,
+  as this server's own. So before anything else a step is timed with one thread, two, four, ..., and the fewest are
+  kept that are nearly as fast as any (`settle_threads`).
 - **The prompt alone.** It is read in a forward pass of its own, so it cannot depend on others, either.
 """
+
+import time
 
 import torch
 from transformers import DynamicCache, PreTrainedModel
@@ -22,6 +27,7 @@ from ..errors import UserError
 
 
 EXTENT = 64  # the part of the cache that is looked at grows by so many positions
+WORTH = 0.85  # more threads are used where they take less than this share of the time
 
 
 class StoryBatch:
@@ -42,6 +48,7 @@ class StoryBatch:
         self.lengths: list[int] = []
         self.layers = [_RowsLayer(self, layer.keys) for layer in self._probe().layers]
         self._cache = Cache(layers=self.layers)
+        self.threads = self.settle_threads()
         self.exact_sizes = self.find_exact_sizes()
 
     def __len__(self) -> int:
@@ -109,6 +116,32 @@ class StoryBatch:
         ids = torch.tensor(tokens, device=device)[:, None]
         places = {"position_ids": positions[:, None], "past_key_values": self._cache}
         return self._forward(ids, attention_mask=mask, **places)[:, -1]
+
+    def settle_threads(self) -> int:
+        """Let torch use as many threads as a step gains by, at most as many as it uses now; returns how many."""
+        most = torch.get_num_threads()
+        counts = sorted({2**power for power in range(most.bit_length())} | {most})
+        if self.model.device.type != "cpu":
+            return most
+        best, took = 1, self._step_time(1) if len(counts) > 1 else 0.0
+        for count in counts[1:]:
+            if (seconds := self._step_time(count)) < WORTH * took:
+                best, took = count, seconds
+        torch.set_num_threads(best)
+        return best
+
+    def _step_time(self, threads: int) -> float:
+        """Seconds of a step of one story and a step of a full batch, the shortest of some."""
+        torch.set_num_threads(threads)
+        shortest = []
+        for rows in (1, self.capacity):
+            times = []
+            while len(times) < 5 and sum(times) < 1.0:
+                began = time.perf_counter()
+                self._decode(0, [0] * rows, [0] * rows)
+                times.append(time.perf_counter() - began)
+            shortest.append(min(times[1:] or times))
+        return sum(shortest)
 
     @torch.inference_mode()
     def find_exact_sizes(self) -> list[int]:

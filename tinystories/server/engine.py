@@ -3,8 +3,9 @@
 Design decisions
 - **One thread** loads the model and does all of its work; everybody else only puts orders into the queue and gets
   events back, through a callback that must not block. So there is no lock around the model.
-- **Stories join and leave between two tokens.** In each round at most one prompt is read, then every story gets one
-  token, so that a newcomer delays the others by one prompt and no more.
+- **Stories join and leave between two tokens.** In each round prompts are read for as long as the last token took,
+  one at least, then every story gets one token. So newcomers never make the others more than about twice as slow, and
+  many who come at once do not wait for one token each.
 - **Nobody waits for a slow reader.** Events of a story are at most as many as its tokens; they are kept for the
   reader, and the story's place is free as soon as it is written.
 - **An order is taken or refused at once**, all of its stories or none. What is taken ends by its deadline, in the
@@ -24,7 +25,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from .batch import StoryBatch
-from .sampling import Sampling, TokenPicker, unserved
+from .sampling import Sampler, Sampling, unserved
 from .text import StoryText, token_name
 
 
@@ -106,7 +107,6 @@ class Ticket:
     order: Order
     on_event: Callable[[Event], None]
     cancelled: bool = False
-    picker: TokenPicker | None = None
     text: StoryText | None = None
     written: int = 0
     last_token: int = 0
@@ -146,7 +146,7 @@ class Engine:
         self._running: list[Ticket] = []  # in the order of the batch's rows
         self._changed = threading.Condition()
         self._last_moment = float("inf")
-        self._seconds_a_story = 5.0
+        self._seconds_a_story, self._seconds_a_token = 5.0, 0.0
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
 
     def start(self) -> None:
@@ -219,6 +219,7 @@ class Engine:
         try:
             self.model, self.tokenizer = self._load()
             self._batch = StoryBatch(self.model, self.max_batch, self.context)
+            self._sampler = Sampler(self.max_batch, self.context, self.model.device)
             self._ends = self._end_tokens()
         except BaseException as error:
             self.state, self.error = "failed", error
@@ -249,13 +250,19 @@ class Engine:
 
     def _round(self) -> None:
         self._leave()
-        if len(self._running) < self.max_batch and (ticket := self._next_waiting()):
+        began = time.monotonic()
+        while len(self._running) < self.max_batch and (ticket := self._next_waiting()):
             self._begin(ticket)
+            if time.monotonic() - began >= self._seconds_a_token:
+                break
         if not self._running:
             return
+        began = time.monotonic()
         logits = self._batch.step([ticket.last_token for ticket in self._running])
-        for ticket, row in zip(list(self._running), logits, strict=True):
-            self._advance(ticket, row)
+        tokens = self._sampler.pick(logits)
+        self._seconds_a_token = time.monotonic() - began
+        for ticket, token, row in zip(list(self._running), tokens, logits, strict=True):
+            self._advance(ticket, token, row)
 
     def _leave(self) -> None:
         """Stories whose reader has gone, or whose time is over."""
@@ -285,11 +292,13 @@ class Engine:
         order = ticket.order
         ticket.began = time.monotonic()
         try:
-            ticket.picker = TokenPicker(
-                order.sampling, order.prompt_ids, order.max_tokens, order.seed, self.model.device
-            )
             ticket.text = StoryText(self.tokenizer, order.prompt_ids, order.stop)
             logits = self._batch.add(order.prompt_ids, all_logits=order.prompt_logprobs)
+            try:
+                self._sampler.add(order.sampling, order.prompt_ids, order.seed)
+            except Exception:
+                self._batch.remove(len(self._running))
+                raise
         except Exception:
             logger.exception("A story could not be begun.")
             return self._tell(ticket, _ended(ticket, "error"))
@@ -300,22 +309,25 @@ class Engine:
             tokens += [self._token(token, row, order.logprobs) for token, row in known]
             self._tell(ticket, Piece("", tuple(tokens), of_prompt=True))
         if order.max_tokens:
-            self._advance(ticket, logits[-1])
+            (token,) = self._sampler.pick(logits[-1:], first=len(self._running) - 1)
+            self._advance(ticket, token, logits[-1])
         else:
             self._finish(ticket, "length")
 
-    def _advance(self, ticket: Ticket, logits: torch.Tensor) -> None:
-        """Give a story its next token, drawn from logits `[vocab]`, or end it."""
+    def _advance(self, ticket: Ticket, token: int | None, logits: torch.Tensor) -> None:
+        """Give a story its next token, which was drawn from logits `[vocab]`, or end it."""
         try:
-            reason = self._write(ticket, logits)
+            reason = self._write(ticket, token, logits)
         except Exception:
             logger.exception("A story could not be continued.")
             reason = "error"
         if reason:
             self._finish(ticket, reason)
 
-    def _write(self, ticket: Ticket, logits: torch.Tensor) -> str | None:
-        token = ticket.picker.pick(logits)
+    def _write(self, ticket: Ticket, token: int | None, logits: torch.Tensor) -> str | None:
+        if token is None:
+            logger.error("The model gave no numbers for a story, which ends here.")
+            return "error"
         if token in self._ends:
             return "stop"
         ticket.last_token = token
@@ -354,6 +366,7 @@ class Engine:
         """Take a story out of the batch, whose last row moves to its place."""
         row = self._running.index(ticket)
         self._batch.remove(row)
+        self._sampler.remove(row)
         self._running[row] = self._running[-1]
         self._running.pop()
 
@@ -361,6 +374,7 @@ class Engine:
         """End all stories of the batch at once, whatever state it is in."""
         tickets, self._running = self._running, []
         self._batch.clear()
+        self._sampler.clear()
         for ticket in tickets:
             self._tell(ticket, _ended(ticket, reason))
 

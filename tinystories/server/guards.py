@@ -74,10 +74,15 @@ class RateLimit:
         free_at = self.limiter.get_window_stats(self.limit, client).reset_time
         answer = refusal(
             429,
-            f"Too many requests: the limit is {self.limit}.",
+            f"Too many requests: the limit is {_spoken(self.limit)}.",
             retry_after=max(1, round(free_at - time.time() + 0.5)),
         )
         await answer(scope, receive, send)
+
+
+def _spoken(limit: RateLimitItem) -> str:
+    unit = limit.GRANULARITY.name
+    return f"{limit.amount} in " + (f"a {unit}" if limit.multiples == 1 else f"{limit.multiples} {unit}s")
 
 
 def client_key(scope: Scope) -> str:

@@ -1,11 +1,13 @@
 """The process behind `tinystories serve`: checks, a socket, the engine, and an end that lets stories finish."""
 
+import errno
 import socket
 from functools import partial
 from pathlib import Path
 
 import uvicorn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, logging
 
 from ..decoding import load_model, load_tokenizer
 from ..errors import UserError, first_line
@@ -24,6 +26,7 @@ def serve(settings: Settings) -> None:
     Raises:
         UserError: where the model, the device or the port cannot be had.
     """
+    logging.disable_progress_bar()
     _check_checkpoint(settings.checkpoint)
     listener = _listen(settings.host, settings.port)
     engine = Engine(
@@ -103,7 +106,10 @@ def model_name(checkpoint: str) -> str:
 
 
 def _check_checkpoint(checkpoint: str) -> None:
-    """Refuse a folder without safetensors: other weights are pickles, and a pickle can run what it likes."""
+    """Refuse a folder whose weights are no safetensors: others are pickles, and a pickle can run what it likes.
+
+    These two names are where transformers looks first.
+    """
     folder = Path(checkpoint)
     if not folder.exists():
         if checkpoint.count("/") != 1:
@@ -112,7 +118,7 @@ def _check_checkpoint(checkpoint: str) -> None:
         raise UserError(
             f"{checkpoint} is not a run folder: it has no config.json. Give the folder that training wrote."
         )
-    elif not list(folder.glob("*.safetensors")):
+    elif not any((folder / name).exists() for name in (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME)):
         raise UserError(f"{checkpoint} has no weights as safetensors, and the server loads no other kind.")
 
 
@@ -132,7 +138,12 @@ def _listen(host: str, port: int) -> socket.socket:
     try:
         return socket.create_server((host, port), family=family, backlog=2048)
     except OSError as error:
-        raise UserError(f"Cannot listen at {host}, port {port}: {error.strerror}. Choose another --port.") from None
+        if error.errno == errno.EADDRINUSE:
+            raise UserError(f"Port {port} at {host} is in use: choose another --port.") from None
+        if error.errno == errno.EACCES:
+            raise UserError(f"Port {port} is not for everybody: choose a --port above 1023.") from None
+        reason = (error.strerror or str(error)).partition(" (while")[0]
+        raise UserError(f"Cannot listen at {host}: {reason}. Choose another --host.") from None
 
 
 def _report(engine: Engine, server: uvicorn.Server) -> None:

@@ -1,6 +1,8 @@
 """What a user chooses about the server: by option, or by environment where an option is missing."""
 
+import ipaddress
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
@@ -54,13 +56,24 @@ class Settings:
             raise UserError(f"The port must be between 0 and 65535, but is {self.port}.")
         for name in ("max_batch", "time_limit", "max_connections", "patience"):
             if not getattr(self, name) > 0:
-                raise UserError(f"`{name}` must be above 0, but is {getattr(self, name)}.")
+                raise UserError(f"{_option(name)} must be above 0, but is {getattr(self, name)}.")
         for name in ("max_queue", "drain_time"):
             if not getattr(self, name) >= 0:
-                raise UserError(f"`{name}` cannot be below 0, but is {getattr(self, name)}.")
+                raise UserError(f"{_option(name)} cannot be below 0, but is {getattr(self, name)}.")
         for origin in self.cors_origins:
-            if origin != "*" and not origin.startswith(("http://", "https://")):
+            if origin != "*" and not re.fullmatch(r"https?://[^/?#\s]+", origin):
                 raise UserError(f"--cors-origin takes an origin such as https://example.org, not {origin!r}.")
+        for proxy in self.trusted_proxies:
+            try:
+                ipaddress.ip_network(proxy)
+            except ValueError:
+                raise UserError(
+                    f"--trusted-proxy takes an address or a network such as 10.0.0.0/8, not {proxy!r}."
+                ) from None
+
+
+def _option(name: str) -> str:
+    return "--" + name.replace("_", "-")
 
 
 def read_settings(given: Mapping, environment: Mapping[str, str] = os.environ) -> Settings:

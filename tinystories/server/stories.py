@@ -1,6 +1,7 @@
 """Between the engine's thread and asyncio: the stories of one request, whose client may leave at any time."""
 
 import asyncio
+import weakref
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable
 from functools import partial
@@ -29,10 +30,10 @@ class Stories:
         self._engine, self._unfinished = engine, len(orders)
         self._queue: asyncio.Queue[tuple[int, Event]] = asyncio.Queue()
         self._seen: deque[tuple[int, Event]] = deque()  # taken from the queue, but not told yet
-        loop = asyncio.get_running_loop()
+        mail = _Mail.of_running_loop()
 
         def tell(index: int, event: Event) -> None:
-            loop.call_soon_threadsafe(self._queue.put_nowait, (index, event))
+            mail.send(self._queue, (index, event))
 
         self._tickets = engine.submit(orders, [partial(tell, index) for index in range(len(orders))])
 
@@ -65,6 +66,37 @@ class Stories:
     def cancel(self) -> None:
         for ticket in self._tickets:
             self._engine.cancel(ticket)
+
+
+class _Mail:
+    """What the engine's thread sends to an event loop, which is woken once for all that has come meanwhile."""
+
+    _of_loops: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
+
+    def __init__(self, loop: asyncio.AbstractEventLoop):
+        self._loop, self._sent, self._woken = weakref.ref(loop), deque(), False
+
+    @classmethod
+    def of_running_loop(cls) -> "_Mail":
+        loop = asyncio.get_running_loop()
+        return cls._of_loops.setdefault(loop, cls(loop))
+
+    def send(self, queue: asyncio.Queue, item) -> None:
+        """Called in the engine's thread. Raises RuntimeError where the loop is closed."""
+        self._sent.append((queue, item))
+        if not self._woken:
+            self._woken = True
+            try:
+                self._loop().call_soon_threadsafe(self._deliver)
+            except BaseException:
+                self._woken = False
+                raise
+
+    def _deliver(self) -> None:
+        self._woken = False  # before the first is taken: what comes from here on wakes the loop again
+        while self._sent:
+            queue, item = self._sent.popleft()
+            queue.put_nowait(item)
 
 
 async def while_connected(request: Request, wanted: Awaitable[Result]) -> Result:

@@ -19,6 +19,8 @@ from .stories import Stories
 
 
 MAX_PROMPT = 2_048  # characters
+# Ends of lines to str.splitlines, by which some clients cut a stream, though not to server-sent events.
+LINE_ENDS = {ord(end): f"\\u{ord(end):04x}" for end in "\x85\u2028\u2029"}
 
 
 class Teller:
@@ -82,7 +84,7 @@ class Teller:
 
 def sse(data: dict | str, event: str | None = None) -> bytes:
     """A server-sent event with JSON, or with a word of a protocol such as `[DONE]`."""
-    text = data if isinstance(data, str) else json.dumps(data, ensure_ascii=False)
+    text = data if isinstance(data, str) else json.dumps(data, ensure_ascii=False).translate(LINE_ENDS)
     return format_sse_event(data_str=text, event=event)
 
 
