@@ -184,6 +184,9 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("--time-limit", type=float, metavar="SECONDS", help="for a request, waiting included (120)")
     verb.add_argument("--rate-limit", metavar="LIMIT", help="for each client, or none (60/minute)")
     verb.add_argument(
+        "--drain-time", type=float, metavar="SECONDS", help="that stories have to end in after SIGTERM (30)"
+    )
+    verb.add_argument(
         "--trusted-proxy",
         action="append",
         dest="trusted_proxies",
