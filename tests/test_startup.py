@@ -36,23 +36,25 @@ def test_the_package_needs_torch_and_transformers_only():
 @pytest.mark.parametrize(
     "use",
     [
-        "AutoModelForCausalLM.from_config(AutoConfig.for_model('tinyllama', **shape))",
-        "AutoModelForCausalLM.from_config(pickle.loads(pickle.dumps(AutoConfig.for_model('tinyllama', **shape))))",
-        "AutoModelForCausalLM.from_pretrained(sys.argv[1])",
-        "AutoModelForCausalLM.from_pretrained(sys.argv[1], trust_remote_code=True)",
-        "AutoModel.from_pretrained(sys.argv[1])",
-        "AutoModelForSequenceClassification.from_pretrained(sys.argv[1])",
-        "AutoModelForTokenClassification.from_pretrained(sys.argv[1])",
-        "AutoModelForQuestionAnswering.from_pretrained(sys.argv[1])",
-        "pipeline('text-generation', sys.argv[1]).model",
+        "transformers.AutoModelForCausalLM.from_config(config())",
+        "transformers.AutoModelForCausalLM.from_config(pickle.loads(pickle.dumps(config())))",
+        "transformers.AutoModelForCausalLM.from_pretrained(sys.argv[1])",
+        "transformers.AutoModelForCausalLM.from_pretrained(sys.argv[1], trust_remote_code=True)",
+        "transformers.AutoModel.from_pretrained(sys.argv[1])",
+        "transformers.AutoModelForSequenceClassification.from_pretrained(sys.argv[1])",
+        "transformers.AutoModelForTokenClassification.from_pretrained(sys.argv[1])",
+        "transformers.AutoModelForQuestionAnswering.from_pretrained(sys.argv[1])",
+        "transformers.pipeline('text-generation', sys.argv[1]).model",
     ],
 )
 def test_auto_classes_know_the_models_after_the_import_alone(tiny_run, use):
     code = f"""
 import pickle, sys
 import modeling_tinyllama
-from transformers import *
+import transformers
+from transformers import AutoConfig
 shape = dict(vocab_size=40, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2)
+config = lambda: AutoConfig.for_model('tinyllama', **shape)
 print(type({use}).__module__)"""
     done = run(code, str(tiny_run))
     assert done.stdout.strip() == "modeling_tinyllama.modeling_tinyllama", done.stderr
