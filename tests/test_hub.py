@@ -756,6 +756,8 @@ def test_a_run_that_pushes_itself_loads_for_a_stranger(trained, hub):
     state = hub.model("ada/trained").files()["last-checkpoint/trainer_state.json"]
     assert json.loads(state)["global_step"] == 8
     assert log.count("could not be pushed") == 1 and "note: checkpoint-8 could not be pushed: " in log
+    pushed = [blob for commit in hub.model("ada/trained").commits.values() for blob in commit.files.values()]
+    assert ADA not in log and not any(ADA.encode() in blob.data for blob in pushed)
     early = steps["Training in progress, step 2, checkpoint"]
     assert isinstance(found[f"{early}/last-checkpoint"], list)
 
@@ -764,3 +766,20 @@ def test_a_run_that_pushes_itself_loads_for_a_stranger(trained, hub):
 def test_a_run_in_progress_loads_for_a_stranger(trained):
     _, steps, found, _ = trained
     assert isinstance(found[steps["Training in progress, step 2"]], list)
+
+
+@pytest.mark.slow
+def test_where_all_checkpoints_belong_on_the_hub_none_is_left_out(hub, tmp_path):
+    from conftest import TINY_RECIPE
+
+    overrides = {"output_dir": str(tmp_path / "run"), "max_steps": "6", "eval_steps": "2", "max_stories": "200"}
+    overrides |= {"push_to_hub": "true", "hub_model_id": "ada/all", "hub_strategy": "all_checkpoints"}
+    overrides |= {"save_total_limit": "1", "check": "false"}
+    hub.fail("POST", "/ada/all/commit/", (tmp_path / "run" / "checkpoint-4").exists)
+    python(TRAIN, hub, tmp_path, json.dumps(TINY_RECIPE), json.dumps(overrides))
+    repo = hub.model("ada/all")
+    folders = {path.split("/")[0] for path in repo.files() if path.startswith("checkpoint-")}
+    assert folders == {"checkpoint-2", "checkpoint-4", "checkpoint-6"}
+    for folder in folders:
+        assert json.loads(repo.files()[f"{folder}/config.json"])["model_type"] == "tinyllama"
+        assert f"{folder}/modeling_tinyllama.py" in repo.files() and f"{folder}/optimizer.pt" in repo.files()

@@ -1,0 +1,149 @@
+"""Speed of one story at a time by llama.cpp beside `generate()`, with the same weights.
+
+    python benchmarks/engines.py
+    python benchmarks/engines.py --model runs/quickstart
+
+Every engine tells the same story in turn, round after round, in one process, so that a slow minute of the machine
+falls on all of them. What counts is new tokens per second of whole calls, the prompt's reading included; greedy, one
+story, as many threads for each.
+
+- `transformers`: `generate()` in float32, as the model is loaded.
+- `fast`: the same after `tinystories.fast.accelerate`.
+- `f32`, `f16`, `bf16`, `q8_0`: llama.cpp with weights stored so (`tinystories generate --engine llama.cpp`).
+
+The weights are random unless `--model` names some. `text` says how much of the story is that of `transformers`, up to
+the first token that differs; rounded weights may choose another one where two are almost as likely.
+"""
+
+import argparse
+import copy
+import json
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from machine import describe_machine
+from transformers.utils import logging
+
+from modeling_tinyllama import TinyLlamaConfig, TinyLlamaForCausalLM
+from tinystories.decoding import load_model, load_tokenizer, preset_config
+from tinystories.errors import UserError
+from tinystories.fast import accelerate
+from tinystories.interop.gguf import export_gguf
+from tinystories.llamacpp import DTYPES, LlamaCpp, require_package, story_settings
+from tinystories.sample import sample_stories
+from tinystories.sizes import SIZES
+from tokenization import train_bpe
+
+
+PROMPT = "Once upon a time there was"
+
+
+def random_run(folder: Path, options: argparse.Namespace) -> Path:
+    """A run folder of the shape with random weights, large enough that attention is not even."""
+    vocab_size, context = SIZES[options.size]["vocab_size"], 512
+    if options.tokenizer:
+        tokenizer = load_tokenizer(options.tokenizer)
+    else:
+        tokenizer = train_bpe(sample_stories(2_000), min(vocab_size, 2_048), model_max_length=context)
+    torch.manual_seed(0)
+    shape = {**SIZES[options.size], "vocab_size": max(vocab_size, len(tokenizer))}
+    model = TinyLlamaForCausalLM(TinyLlamaConfig(**shape, max_position_embeddings=context))
+    for weight in model.parameters():
+        if weight.ndim > 1:
+            torch.nn.init.normal_(weight, std=0.05)
+    model.generation_config = preset_config("balanced", tokenizer, context)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def engines(run: Path, folder: Path, options: argparse.Namespace) -> dict[str, Callable[[], tuple[str, int]]]:
+    """By name, what tells the story: its text, and of how many tokens it is. GGUF files are written to `folder`."""
+    model, tokenizer = load_model(str(run))
+    model = model.to("cpu").float()
+    inputs = tokenizer(PROMPT, return_tensors="pt", return_token_type_ids=False)
+    length, greedy = inputs["input_ids"].shape[1], preset_config("greedy", tokenizer, options.tokens)
+
+    def by_transformers(model) -> Callable[[], tuple[str, int]]:
+        model.generation_config = greedy
+
+        def tell() -> tuple[str, int]:
+            tokens = model.generate(**inputs)[0, length:]
+            return tokenizer.decode(tokens, skip_special_tokens=True), len(tokens)
+
+        return tell
+
+    def by_llama_cpp(dtype: str) -> Callable[[], tuple[str, int]]:
+        file = export_gguf(run, folder / f"{dtype}.gguf", dtype).file
+        server = LlamaCpp(file, model.config.max_position_embeddings, torch.get_num_threads())
+        ids, settings = inputs["input_ids"][0].tolist(), story_settings(run, "greedy")
+        return lambda: server.write(ids, settings, max_new_tokens=options.tokens)
+
+    makers = {
+        "transformers": lambda: by_transformers(model),
+        "fast": lambda: by_transformers(accelerate(copy.deepcopy(model))),
+    }
+    makers |= {dtype: lambda dtype=dtype: by_llama_cpp(dtype) for dtype in DTYPES}
+    return {name: makers[name]() for name in options.engines.split(",")}
+
+
+def measure(run: Path, folder: Path, options: argparse.Namespace) -> dict:
+    tellers = engines(run, folder, options)
+    texts = {name: tell()[0] for name, tell in tellers.items()}  # and warm up
+    speeds = {name: [] for name in tellers}
+    for _ in range(options.rounds):
+        for name, tell in tellers.items():
+            began = time.perf_counter()
+            _, count = tell()
+            speeds[name].append(count / (time.perf_counter() - began))
+    base = next(iter(tellers))
+    print(f"\n{'engine':14} {'tokens/s (median)':>18} {'least':>8} {'most':>8}   x {base}   text")
+    results = {}
+    for name, values in speeds.items():
+        ratio = statistics.median(a / b for a, b in zip(values, speeds[base], strict=True))
+        alike = len(os.path.commonprefix([texts[name], texts[base]])) / max(1, len(texts[base]))
+        said = "" if name == base else "the same" if texts[name] == texts[base] else f"the same for {alike:.0%}"
+        middle, least, most = statistics.median(values), min(values), max(values)
+        print(f"{name:14} {middle:18,.1f} {least:8,.1f} {most:8,.1f}   {ratio:{2 + len(base)}.2f}   {said}")
+        results[name] = {"tokens_per_second": values, "ratio": ratio, "same_text": texts[name] == texts[base]}
+    return results
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", help="run folder that is told with (random weights)")
+    parser.add_argument("--size", choices=SIZES, default="24m", help="shape of the random weights (24m)")
+    parser.add_argument("--tokenizer", help="of the random weights (2,048 entries, trained on the built-in stories)")
+    parser.add_argument(
+        "--engines", default="transformers,fast,f32,f16,q8_0", help="the first is what ratios refer to"
+    )
+    parser.add_argument("--tokens", type=int, default=200, help="new ones, at most (200)")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--threads", type=int, help="of every engine (as many as torch takes)")
+    parser.add_argument("--json", help="also write the figures to this file")
+    options = parser.parse_args()
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    try:
+        require_package()
+    except UserError as error:
+        parser.exit(2, f"{error}\n")
+    logging.disable_progress_bar()
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        run = Path(options.model) if options.model else random_run(folder / options.size, options)
+        print(
+            f"{describe_machine()}\n{options.model or options.size + ' with random weights'}, {options.rounds} rounds"
+        )
+        results = measure(run, folder, options)
+    if options.json:
+        Path(options.json).write_text(json.dumps({"machine": describe_machine(), "engines": results}, indent=2))
+
+
+if __name__ == "__main__":
+    main()
