@@ -646,3 +646,23 @@ def test_top_p_seldom_needs_torch(monkeypatch):
     scores = 3 * torch.randn(500, 4096, generator=torch.Generator().manual_seed(0))
     QuickTopP(0.95)(None, scores)
     assert sum(rows) < 25
+
+
+# ---- where it is used
+
+
+def test_stories_are_told_fast_and_the_model_is_left_as_it_was(tiny_run, ordinary_calls):
+    from tinystories.decoding import load_model, tell_story
+    from tinystories.storytelling import tell_stories
+
+    model, tokenizer = load_model(str(tiny_run))
+    model.to("cpu")
+    ordinary_calls.clear()
+    story = tell_story(model, tokenizer, "Once upon a time", preset="balanced", seed=1, max_new_tokens=20)
+    told = tell_stories(model, tokenizer, ["Once upon a time", "One day"], preset="greedy", max_new_tokens=9,
+                        progress=False)  # fmt: skip
+    assert ordinary_calls == [] and type(model) is TinyLlamaForCausalLM
+    assert story.startswith("Once upon a time") and len(told) == 2
+    fast = accelerate(model)
+    tell_story(fast, tokenizer, "Once", preset="greedy", max_new_tokens=5)
+    assert fast._engine is not None

@@ -25,6 +25,7 @@ from transformers import (
 from tokenization import PreTrainedTokenizerFast
 
 from .errors import UserError, first_line
+from .fast import accelerated
 from .presets import GREEDY, PRESETS, check_preset, room_for_story  # noqa: F401  check_preset for who tells stories
 
 
@@ -93,7 +94,8 @@ def stop_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list
 
 @contextmanager
 def generating_as(config: GenerationConfig, model: PreTrainedModel) -> Iterator[None]:
-    """Within the block the model is in evaluation mode and `config` is its own; afterwards all is as it was.
+    """Within the block the model is in evaluation mode, fast where it can be, and `config` is its own; afterwards all
+    is as it was.
 
     `generate` fills what its config leaves open from the model's own: a greedy story would take its penalty.
     """
@@ -102,7 +104,8 @@ def generating_as(config: GenerationConfig, model: PreTrainedModel) -> Iterator[
     model.eval()
     model.generation_config = config
     try:
-        yield
+        with accelerated(model):
+            yield
     finally:
         model.generation_config = own
         for module, training in modes:

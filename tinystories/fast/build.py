@@ -25,7 +25,7 @@ from pathlib import Path
 from ..errors import UserError, first_line
 
 
-SOURCES = [Path(__file__).with_name(name) for name in ("step.c", "top_p.c")]
+SOURCES = [Path(__file__).with_name(name) for name in ("step.c", "top_p.c", "memory.c")]
 HEADERS = [Path(__file__).with_name("vectors.h")]
 FLAGS = ["-std=gnu11", "-O3", "-ffp-contract=fast", "-fPIC", "-shared", "-pthread"]
 # The names that compilers have for "this processor"; the first that is taken is used.
@@ -159,6 +159,8 @@ def _open(file: Path) -> ctypes.CDLL:
     opened.tinystories_step.argtypes = [ctypes.c_void_p]
     opened.tinystories_step.restype = ctypes.c_int
     opened.tinystories_padding.restype = ctypes.c_int64
+    opened.tinystories_large_pages.argtypes = [ctypes.c_size_t, ctypes.c_size_t]
+    opened.tinystories_large_pages.restype = ctypes.c_int
     opened.tinystories_top_p.argtypes = [
         ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_double, ctypes.c_int64, ctypes.c_float,
         ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p,

@@ -10,6 +10,7 @@ from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
 from .build import library
 from .cache import RoomyLayer
+from .memory import Arena, use_large_pages
 
 
 ARCHITECTURES = ("tinyllama", "llama")
@@ -118,6 +119,8 @@ class Engine:
         self.weights = weights
         self._library = library()
         self._lock = threading.Lock()
+        if weights == "float32":
+            use_large_pages(model, self._library)
         self._plan: _Plan | None = _Plan(model, self._library, weights)
 
     def logits(
@@ -152,6 +155,8 @@ class _Plan:
         inner, config = model.model, model.config
         self._native, self._weights, self._config, self._rotary = native, weights, config, inner.rotary_emb
         self._copies: list[torch.Tensor] = []
+        if weights == "int8":
+            self._arena = Arena(_eight_bit_bytes(model, native.tinystories_padding()))
         self._places = [
             (parent._modules, name, child) for parent in model.modules() for name, child in parent.named_children()
         ]
@@ -195,6 +200,7 @@ class _Plan:
         if self._weights == "float32":
             return _Matrix(weight.data_ptr(), None)
         rounded, scale = eight_bit(weight.detach(), self._native.tinystories_padding())
+        rounded = self._arena.keep(rounded)
         self._copies += [rounded, scale]
         return _Matrix(rounded.data_ptr(), scale.data_ptr())
 
@@ -300,6 +306,12 @@ def eight_bit(weight: torch.Tensor, padding: int) -> tuple[torch.Tensor, torch.T
     scale = weight.abs().amax(dim=1).clamp(min=torch.finfo(torch.float32).tiny * 127) / 127
     rounded = (weight / scale[:, None]).round().to(torch.int8)
     return nn.functional.pad(rounded, (0, -weight.shape[1] % padding)).contiguous(), scale
+
+
+def _eight_bit_bytes(model: PreTrainedModel, padding: int) -> int:
+    """What the matrices take with eight bits a weight."""
+    shapes = [module.weight.shape for _, module in _linears(model)]
+    return sum(outs * (ins + -ins % padding) + 64 for outs, ins in shapes)
 
 
 def roomy_layers(cache: Cache, count: int) -> list[RoomyLayer] | None:

@@ -10,6 +10,8 @@ Design decisions
 """
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 
 import torch
@@ -66,6 +68,19 @@ def decelerate(model: PreTrainedModel) -> PreTrainedModel:
         model.__class__ = type(model).ordinary
         del model.__dict__["_engine"]
     return model
+
+
+@contextmanager
+def accelerated(model: PreTrainedModel) -> Iterator[None]:
+    """Within the block a model is accelerated, where it can be; one that is already stays so."""
+    before = isinstance(model, Accelerated)
+    if not before:
+        accelerate(model, warn=False)
+    try:
+        yield
+    finally:
+        if not before:
+            decelerate(model)
 
 
 class Accelerated:
