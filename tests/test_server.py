@@ -662,7 +662,8 @@ def test_sigterm_lets_stories_finish(tiny_run):
             choices = waiting.result().json()["choices"]
             assert len(choices) == 16 and all(choice["text"] for choice in choices)
         assert process.wait(20) == -signal.SIGTERM
-    assert "walrus" not in "".join(lines) and "POST /generate" in "".join(lines)
+    log = "".join(lines)
+    assert "walrus" not in log and "POST /generate" in log and re.search(r"SIGTERM: \d+ stories have 30 seconds", log)
 
 
 def test_mistakes_are_one_line(tiny_run, tmp_path, monkeypatch, capsys):
@@ -675,7 +676,12 @@ def test_mistakes_are_one_line(tiny_run, tmp_path, monkeypatch, capsys):
         return capsys.readouterr().err.strip().splitlines()[-1]
 
     assert "CHECKPOINT_PATH" in one_line()
-    assert "runs/none" in one_line("runs/none")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").mkdir()
+    assert "make quickstart" in one_line("runs/none")
+    assert "has no config.json" in one_line("runs")
+    assert "from the Hub" in one_line("nobody/nothing", "--port", 0)
+    assert "no folder nothing" in one_line(tiny_run, "--port", 0, "--tokenizer", "nothing")
     (tmp_path / "config.json").write_text((tiny_run / "config.json").read_text())
     (tmp_path / "pytorch_model.bin").write_bytes(b"a pickle")
     assert "safetensors" in one_line(CHECKPOINT_PATH=str(tmp_path))

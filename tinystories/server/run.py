@@ -1,13 +1,17 @@
 """The process behind `tinystories serve`: checks, a socket, the engine, and an end that lets stories finish."""
 
 import errno
+import logging
+import signal
 import socket
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
 import uvicorn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
-from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, logging
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
+from transformers.utils.logging import disable_progress_bar
 
 from ..decoding import load_model, load_tokenizer
 from ..errors import UserError, first_line
@@ -26,8 +30,10 @@ def serve(settings: Settings) -> None:
     Raises:
         UserError: where the model, the device or the port cannot be had.
     """
-    logging.disable_progress_bar()
+    disable_progress_bar()
     _check_checkpoint(settings.checkpoint)
+    if settings.tokenizer and not Path(settings.tokenizer).exists() and not _may_be_on_the_hub(settings.tokenizer):
+        raise UserError(f"There is no folder {settings.tokenizer} with a tokenizer.")
     listener = _listen(settings.host, settings.port)
     engine = Engine(
         partial(load, settings),
@@ -37,6 +43,7 @@ def serve(settings: Settings) -> None:
     )
     app = create_app(engine, settings, model_name(settings.checkpoint))
     server = StoryServer(engine, settings, server_config(app, settings))
+    logging.getLogger("uvicorn.error").setLevel(logging.WARNING)  # the state is told below, in fewer words
     host, port = listener.getsockname()[:2]
     print(f"http://{f'[{host}]' if ':' in host else host}:{port}  (Ctrl-C to stop)", flush=True)
     server.run(sockets=[listener])
@@ -71,6 +78,10 @@ class StoryServer(uvicorn.Server):
         self._engine, self._drain_time = engine, settings.drain_time
 
     def handle_exit(self, sig, frame) -> None:
+        if not self.should_exit:
+            busy = self._engine.running + self._engine.queue_length
+            left = f": {busy} stories have {self._drain_time:g} seconds to end" if busy else ""
+            print(f"{signal.Signals(sig).name}{left}", flush=True)
         self._engine.drain(self._drain_time)
         super().handle_exit(sig, frame)
 
@@ -81,13 +92,11 @@ def load(settings: Settings) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     Raises:
         UserError: where there is none, or the device cannot be used.
     """
-    checkpoint = settings.checkpoint
-    if not Path(checkpoint).exists() and checkpoint.count("/") == 1:
-        checkpoint = _fetch(checkpoint)
+    checkpoint = _fetched(settings.checkpoint, ["*.safetensors"])
     _check_checkpoint(checkpoint)
     model, tokenizer = load_model(checkpoint)
     if settings.tokenizer:
-        tokenizer = load_tokenizer(settings.tokenizer)
+        tokenizer = load_tokenizer(_fetched(settings.tokenizer))
     entries = model.config.get_text_config(decoder=True).vocab_size
     if len(tokenizer) > entries:
         raise UserError(f"The tokenizer has {len(tokenizer)} entries, but the model knows {entries}: it is another's.")
@@ -112,7 +121,7 @@ def _check_checkpoint(checkpoint: str) -> None:
     """
     folder = Path(checkpoint)
     if not folder.exists():
-        if checkpoint.count("/") != 1:
+        if not _may_be_on_the_hub(checkpoint):
             raise UserError(f"There is no run folder {checkpoint}; `make quickstart` makes runs/quickstart.")
     elif not (folder / "config.json").exists():
         raise UserError(
@@ -122,15 +131,21 @@ def _check_checkpoint(checkpoint: str) -> None:
         raise UserError(f"{checkpoint} has no weights as safetensors, and the server loads no other kind.")
 
 
-def _fetch(model_id: str) -> str:
+def _may_be_on_the_hub(name: str) -> bool:
+    """Whether this is owner/name and no path: its first part is no folder here."""
+    return name.count("/") == 1 and bool(name.partition("/")[2]) and not Path(name).parent.is_dir()
+
+
+def _fetched(name: str, weights: Sequence[str] = ()) -> str:
+    """The folder of that name, or where what the Hub has of it lies now."""
+    if Path(name).exists() or not _may_be_on_the_hub(name):
+        return name
     from huggingface_hub import snapshot_download
 
     try:
-        return snapshot_download(model_id, allow_patterns=["*.json", "*.jinja", "*.txt", "*.safetensors"])
+        return snapshot_download(name, allow_patterns=["*.json", "*.jinja", "*.txt", *weights])
     except (OSError, ValueError) as error:
-        raise UserError(
-            f"There is no run folder {model_id}, nor can it be had from the Hub: {first_line(error)}."
-        ) from None
+        raise UserError(f"There is no folder {name}, nor can it be had from the Hub: {first_line(error)}.") from None
 
 
 def _listen(host: str, port: int) -> socket.socket:
