@@ -137,6 +137,7 @@ def running(run, slow=0.0, wait=True, loader=load, send_buffer=None, **changes):
     thread = threading.Thread(target=partial(server.run, sockets=[listener]))
     thread.start()
     client = Client(listener.getsockname()[1], engine)
+    client.server = server
     try:
         if wait:
             client.until(lambda report: report["status"] == "ready")
