@@ -147,6 +147,41 @@ class Accelerated:
             and config._attn_implementation in ("sdpa", "eager")
         )
 
+    def prepare_inputs_for_generation(
+        self,
+        input_ids: torch.LongTensor,
+        next_sequence_length: int | None = None,
+        past_key_values: Cache | None = None,
+        attention_mask: torch.LongTensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        is_first_iteration: bool | None = False,
+        **kwargs,
+    ):
+        """As ever, but without looking at everything anew for each single token, which takes as long as a layer."""
+        if (
+            next_sequence_length == 1
+            and not is_first_iteration
+            and isinstance(past_key_values, DynamicCache)
+            and inputs_embeds is None
+            and kwargs.keys() <= _EVERY_STEP
+            and input_ids.device.type == "cpu"
+        ):
+            inputs = {"input_ids": input_ids[:, -1:], "past_key_values": past_key_values, **kwargs}
+            if inputs.get("position_ids") is not None:
+                inputs["position_ids"] = inputs["position_ids"][..., -1:]
+            if attention_mask is not None:
+                inputs["attention_mask"] = attention_mask
+            return inputs
+        return super().prepare_inputs_for_generation(
+            input_ids,
+            next_sequence_length=next_sequence_length,
+            past_key_values=past_key_values,
+            attention_mask=attention_mask,
+            inputs_embeds=inputs_embeds,
+            is_first_iteration=is_first_iteration,
+            **kwargs,
+        )
+
     def _prepare_cache_for_generation(self, generation_config, model_kwargs, *args, **kwargs):
         given = model_kwargs.get("past_key_values")
         result = super()._prepare_cache_for_generation(generation_config, model_kwargs, *args, **kwargs)
@@ -166,6 +201,7 @@ class Accelerated:
 
 
 _HARMLESS = ("return_dict",)
+_EVERY_STEP = {"position_ids", "use_cache", "logits_to_keep"}  # what `generate` says of each step anyway
 
 
 def _new(ordinary: type) -> PreTrainedModel:
