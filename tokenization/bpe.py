@@ -27,7 +27,7 @@ import logging
 import re
 import sys
 from collections.abc import Iterable, Iterator
-from itertools import islice
+from itertools import chain, islice
 
 import numpy as np
 import pyarrow as pa
@@ -126,9 +126,7 @@ def train_bpe(
 
     def corpus() -> Iterator[str]:
         stream = read_texts(texts, total=total, progress=progress, label="counting words")
-        while batch := list(islice(stream, 100)):
-            for part in slices(pa.chunked_array([batch])):
-                yield spell_words(part)
+        yield from _spelt(stream)
         if progress:
             print(f"learning {vocab_size - BASE_SIZE:,} merges", file=sys.stderr, flush=True)
 
@@ -141,6 +139,25 @@ def train_bpe(
             f"corpus; give more text, or vocab_size={size}"
         )
     return build_tokenizer(backend, model_max_length)
+
+
+def _spelt(texts: Iterator[str]) -> Iterator[str]:
+    """The words of `texts`, cut and spelt many at a time, and given out few at a time: the library, which holds some
+    hundred of what it is given, is to hold little."""
+    batch, size = [], 0
+    for text in chain(texts, [None]):
+        if batch and (text is None or size > 1 << 16):
+            for part in slices(pa.chunked_array([batch])):
+                words, begin = spell_words(part), 0
+                while begin < len(words):
+                    end = words.find(" ", begin + 4_000)
+                    end = len(words) if end < 0 else end
+                    yield words[begin:end]
+                    begin = end
+            batch, size = [], 0
+        if text:
+            batch.append(text)
+            size += len(text)
 
 
 def build_tokenizer(backend: Tokenizer, model_max_length: int) -> PreTrainedTokenizerFast:
