@@ -85,7 +85,10 @@ with gr.Blocks(title=SETTINGS["model"].split("/")[-1], analytics_enabled=False) 
                 temperature = gr.Slider(0.1, 2.0, _heat(SETTINGS["preset"]), step=0.1, label="Temperature")
                 length = gr.Slider(50, 500, 200, step=10, label="Length, at most, in tokens")
                 seed = gr.Textbox(
-                    label="Seed: the same one tells the same story", placeholder="a new story each time", max_length=10
+                    "",  # and not None, with which clients of the Space's API would have to name one
+                    label="Seed: the same one tells the same story",
+                    placeholder="a new story each time",
+                    max_length=10,
                 )
         with gr.Column(scale=3):
             story = gr.Textbox(label="The story", lines=18, max_lines=40, interactive=False, buttons=["copy"])
