@@ -549,6 +549,40 @@ def test_decelerate(ordinary_calls):
     assert accelerate(accelerate(fast), "int8")._engine.weights == "int8"
 
 
+def test_weights_that_are_given_other_memory_stay_what_they_are(tmp_path):
+    """Loaded weights are a file mapped into memory, which has no large pages."""
+    large = {"vocab_size": 10_000, "hidden_size": 256, "num_attention_heads": 4, "num_key_value_heads": 4}
+    tiny_model(**large).save_pretrained(tmp_path)
+    model = AutoModelForCausalLM.from_pretrained(tmp_path)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    parameters = list(model.parameters())
+    accelerate(model)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert all(ours is theirs for ours, theirs in zip(model.parameters(), parameters, strict=True))
+    assert model.lm_head.weight is model.model.embed_tokens.weight
+    storages = [parameter.untyped_storage() for parameter in parameters]
+    assert len({storage.data_ptr() for storage in storages}) == len(storages)  # else they would not be saved apart
+    assert sum(storage.nbytes() for storage in storages) == sum(parameter.nbytes for parameter in parameters)
+    model.save_pretrained(tmp_path)  # over the file that they came from
+    again = AutoModelForCausalLM.from_pretrained(tmp_path).state_dict()
+    assert all(torch.equal(value, before[name]) for name, value in again.items())
+    ids = random_ids(1, 8)
+    torch.testing.assert_close(
+        logits_of(model, ids, [8])[0], logits_of(copy.deepcopy(model), ids, [8])[0], rtol=1e-4, atol=1e-4
+    )
+    model(input_ids=ids, labels=ids).loss.backward()
+    torch.optim.SGD(model.parameters(), lr=0.1).step()
+    assert not torch.equal(model.lm_head.weight, before["lm_head.weight"])
+
+
+def test_weights_that_processes_share_stay_shared():
+    model = tiny_model(vocab_size=10_000, hidden_size=256, num_attention_heads=4, num_key_value_heads=4)
+    model.share_memory()
+    places = [parameter.data_ptr() for parameter in model.parameters()]
+    accelerate(model)
+    assert [parameter.data_ptr() for parameter in model.parameters()] == places
+
+
 @pytest.mark.parametrize(
     ("change", "reason"),
     [

@@ -113,7 +113,7 @@ def test_another_processor_or_source_has_a_library_of_its_own(monkeypatch, tmp_p
 def test_two_processes_may_build_at_once(cache):
     processes = [
         subprocess.Popen([sys.executable, "-c", LOAD], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        for _ in range(3)
+        for _ in range(2)
     ]
     for process in processes:
         printed, complaint = process.communicate(timeout=120)

@@ -7,6 +7,8 @@ the others, and `keys` and `values` are views of the filled part: whatever reads
 import torch
 from transformers.cache_utils import DynamicLayer
 
+from .memory import empty
+
 
 MOST_AT_FIRST = 4096  # tokens that room is made for in advance
 SPARE = 64  # tokens of room, at least, when a layer grows
@@ -100,7 +102,7 @@ class RoomyLayer(DynamicLayer):
             capacity = self._expected
             if needed > capacity:
                 capacity = needed + max(SPARE, needed // 2) if length else needed
-            grown = torch.empty((batch, heads, capacity, dim), dtype=self.dtype, device=self.device)
+            grown = empty((batch, heads, capacity, dim), self.dtype, self.device)
             if length:
                 grown[:, :, :length] = memory[:, :, :length].detach()
             self.memory[which] = grown

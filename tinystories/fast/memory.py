@@ -6,16 +6,30 @@ cannot do is left as it is.
 """
 
 import ctypes
+import math
 import mmap
 from contextlib import suppress
 
 import torch
 from torch import nn
 
+from .build import library
+
 
 LARGE_PAGE = 2 << 20  # bytes
 NEIGHBOURS = 64 << 10  # bytes between two tensors that are thought to lie in one mapping
 WORTH_IT = 4 * LARGE_PAGE
+
+
+def empty(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """As `torch.empty`, in large pages where that is worth it."""
+    count = math.prod(shape)
+    if device.type != "cpu" or count * dtype.itemsize < LARGE_PAGE:
+        return torch.empty(shape, dtype=dtype, device=device)
+    memory = torch.empty(count + LARGE_PAGE // dtype.itemsize, dtype=dtype)
+    memory = memory[-memory.data_ptr() % LARGE_PAGE // dtype.itemsize :][:count]
+    library().tinystories_large_pages(memory.data_ptr(), _end(memory), True)
+    return memory.view(shape)
 
 
 class Arena:
@@ -60,7 +74,7 @@ def use_large_pages(model: nn.Module, native: ctypes.CDLL) -> None:
     elsewhere = [
         parameter
         for group in groups
-        if not native.tinystories_large_pages(group[0].data_ptr(), _end(group[-1]))
+        if not native.tinystories_large_pages(group[0].data_ptr(), _end(group[-1]), False)
         for parameter in group
         if not (parameter.is_shared() or parameter.is_inference())
     ]

@@ -73,17 +73,37 @@ enum { OK = 0, OUT_OF_MEMORY = 1, BAD_TOKEN = 2, BAD_POSITION = 3, POSITION_BEYO
 
 /* ---- products --------------------------------------------------------------------------------------------------- */
 
+/* Keeps a compiler from loading the same vector once for every product it is in. */
+ALWAYS vec in_register(vec value) {
+#if defined(__AVX__)
+    __asm__("" : "+v"(value));
+#elif defined(__aarch64__)
+    __asm__("" : "+w"(value));
+#endif
+    return value;
+}
+
+/* Bytes by which weights that are read once are asked for early: their rows are too short to be seen coming. */
+#define AHEAD 8192
+ALWAYS void fetch(const void *from, int64_t bytes) {
+#pragma GCC unroll 8
+    for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch((const char *)from + i);
+}
+
 /* sums[row][n]: `rows` rows of x with `outs` rows of weights. */
-ALWAYS void dots(int outs, int rows, const float *w, const float *x, int64_t width, float *sums, int64_t stride) {
+ALWAYS void dots(int outs, int rows, const float *w, const float *x, int64_t width, float *sums, int64_t stride,
+                 int ahead) {
     vec sum[8][6] = {{{0}}};
     int64_t i = 0;
     for (; i + LANES <= width; i += LANES) {
         vec rest[6];
+        if (ahead) fetch((const char *)(w + outs * i) + AHEAD, outs * LANES * 4);
 #pragma GCC unroll 6
-        for (int r = 0; r < rows; r++) rest[r] = load(x + r * width + i);
+        for (int r = 0; r < rows; r++) rest[r] = in_register(load(x + r * width + i));
 #pragma GCC unroll 8
         for (int n = 0; n < outs; n++) {
             vec weight = load(w + n * width + i);
+            if (rows > 1) weight = in_register(weight);
 #pragma GCC unroll 6
             for (int r = 0; r < rows; r++) sum[n][r] += weight * rest[r];
         }
@@ -162,6 +182,7 @@ ALWAYS void byte_dots(int outs, int rows, const int8_t *w, const float *w_scale,
         for (int r = 0; r < rows; r++) sum[n][r] = no_sum();
     for (int64_t i = 0; i < width; i += PAD) {
         wide rest[6];
+        if (rows == 1 && outs == 4) fetch(w + outs * i + AHEAD, outs * PAD);
 #pragma GCC unroll 6
         for (int r = 0; r < rows; r++) rest[r] = wide_values(x + r * width + i);
 #pragma GCC unroll 4
@@ -210,7 +231,7 @@ static void product(const Matrix *matrix, const Input *input, int rows, int64_t 
     int64_t width = input->width;
     const float *w = matrix->weight;
 #define FLOATS(outs, some) \
-    dots(outs, some, w + n * width, input->plain + r * width, width, sums + r * stride + n - first, stride)
+    dots(outs, some, w + n * width, input->plain + r * width, width, sums + r * stride + n - first, stride, outs == 8)
     if (rows == 1) {
         const int r = 0;
         for (; n + 8 <= last; n += 8) FLOATS(8, 1);
@@ -335,8 +356,12 @@ ALWAYS void weigh(int vecs, const float *weights, int64_t places, const float *v
 static void attend(const float *query, const float *keys, const float *values, int64_t places, int64_t dim,
                    float scaling, float *weights, float *out) {
     int64_t place = 0;
-    for (; place + 4 <= places; place += 4) dots(4, 1, keys + place * dim, query, dim, weights + place, 0);
-    for (; place < places; place++) dots(1, 1, keys + place * dim, query, dim, weights + place, 0);
+    for (; place + 8 <= places; place += 8) {
+        if (place + 24 <= places) fetch(keys + (place + 16) * dim, 32 * dim);
+        fetch(values + place * dim, 32 * dim);
+        dots(8, 1, keys + place * dim, query, dim, weights + place, 0, 0);
+    }
+    for (; place < places; place++) dots(1, 1, keys + place * dim, query, dim, weights + place, 0, 0);
     float largest = -INFINITY;
     for (place = 0; place < places; place++) {
         weights[place] *= scaling;
@@ -351,6 +376,7 @@ static void attend(const float *query, const float *keys, const float *values, i
     }
     float scale = 1.0f / sum_of(total);
     int64_t d = 0;
+    for (; d + 8 * LANES <= dim; d += 8 * LANES) weigh(8, weights, places, values + d, dim, scale, out + d);
     for (; d + 4 * LANES <= dim; d += 4 * LANES) weigh(4, weights, places, values + d, dim, scale, out + d);
     for (; d + LANES <= dim; d += LANES) weigh(1, weights, places, values + d, dim, scale, out + d);
     for (; d < dim; d++) {
