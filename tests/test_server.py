@@ -375,13 +375,14 @@ def test_a_full_queue_is_told_at_once(tiny_run):
 
 
 def test_requests_have_a_time_limit(tiny_run):
-    with running(tiny_run, slow=0.03, max_batch=1, max_queue=2, time_limit=0.6) as client:
+    # Long enough for the second to be there while the first is written, on a busy machine, too.
+    with running(tiny_run, slow=0.05, max_batch=1, max_queue=2, time_limit=2) as client:
         with ThreadPoolExecutor(2) as pool:
             first, second = (pool.submit(client.generate, max_tokens=100) for _ in range(2))
             answers = [first.result(), second.result()]
         ran, waited = sorted(answers, key=lambda answer: answer.status)
         text, done = ran.story()
-        assert done["finish_reason"] == "time" and text and done["completion_tokens"] < 30
+        assert done["finish_reason"] == "time" and text and done["completion_tokens"] < 60
         assert waited.status == 503 and waited.headers["Retry-After"]
 
 
