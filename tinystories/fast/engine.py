@@ -2,12 +2,14 @@
 
 import ctypes
 import threading
+from weakref import WeakSet
 
 import torch
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
+from ..errors import UserError
 from .build import library
 from .cache import RoomyLayer
 from .memory import Arena, use_large_pages
@@ -18,6 +20,9 @@ WEIGHTS = ("float32", "int8")
 # Rotary types whose angles depend on how long the text has become: their tables are made anew for each call.
 CHANGING_ROPE = ("dynamic", "longrope")
 TABLE_STEP = 512  # positions by which the table of cosines and sines grows
+
+MOST_THREADS = 16  # more than memory can feed with weights
+WORTH_A_THREAD = 1 << 20  # bytes of weights to read, or as much work for more rows, that one more thread is woken for
 
 _POSITION_BEYOND_TABLE = 4  # of the native step's answers
 
@@ -121,6 +126,9 @@ class Engine:
         self._lock = threading.Lock()
         if weights == "float32":
             use_large_pages(model, self._library)
+        if model not in _proven:
+            _prove(model, _Plan(model, self._library, "float32"))
+            _proven.add(model)
         self._plan: _Plan | None = _Plan(model, self._library, weights)
 
     def logits(
@@ -146,6 +154,34 @@ class Engine:
                 fits = why_not(model, self.weights) is None
                 plan = self._plan = _Plan(model, self._library, self.weights) if fits else None
         return None if plan is None else plan.run(ids, positions, mask, cache, keep)
+
+
+_proven: WeakSet = WeakSet()  # models for which the step was seen to give the ordinary forward's logits
+
+
+@torch.no_grad()
+def _prove(model: PreTrainedModel, plan: "_Plan") -> None:
+    """Compare a few logits: code that came with a checkpoint may compute something else under the same names.
+
+    Raises:
+        UserError: where they differ.
+    """
+    ids = (torch.arange(8) * 7919 % model.config.vocab_size).view(2, 4)
+    cache = DynamicCache(config=model.config)
+    parts = [plan.run(part, None, None, cache, 0) for part in (ids[:, :3], ids[:, 3:])]
+    if any(part is None for part in parts):
+        raise UserError("the native step does not fit the cache that this model has")
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        with torch.autocast("cpu", enabled=False):
+            theirs = model(input_ids=ids, use_cache=False).logits
+    finally:
+        for module, training in modes:
+            module.training = training
+    closeness = 1e-3 * (1 + theirs.abs().max().nan_to_num().item())
+    if not torch.allclose(torch.cat(parts, dim=1), theirs, rtol=0, atol=closeness, equal_nan=True):
+        raise UserError("the native step does not give this model's logits")
 
 
 class _Plan:
@@ -189,6 +225,7 @@ class _Plan:
             head=self._matrix(model.lm_head),
             layer=ctypes.addressof(self._layers),
         )
+        self._bytes = sum(weight.numel() for _, weight, _, _ in self._parameters) * (1 if weights == "int8" else 4)
 
     def _weight(self, module: nn.Module) -> torch.Tensor:
         weight = module._parameters["weight"]
@@ -276,7 +313,9 @@ class _Plan:
             table=len(table[0]),
             keep=keep,
             logits=logits.data_ptr(),
-            threads=torch.get_num_threads(),
+            threads=min(
+                torch.get_num_threads(), MOST_THREADS, 1 + self._bytes * min(ids.numel(), 8) // WORTH_A_THREAD
+            ),
         )
         status = self._native.tinystories_step(ctypes.byref(step))
         if status == _POSITION_BEYOND_TABLE:
