@@ -3,8 +3,8 @@
 Design decisions
 - **`xllamacpp` and no other binding.** It has wheels for Linux, macOS and Windows on the package index, so that nobody
   needs a compiler, and its server draws in the order that it is asked to: penalty over the whole text, temperature,
-  top-k, top-p, as `generate()` does. `llama-cpp-python` is compiled while it is installed, for a quarter of an hour on
-  two cores, and takes the temperature last.
+  top-k, top-p, as `generate()` does. `llama-cpp-python` is compiled while it is installed, and takes the
+  temperature last.
 - **Exported once.** The file lies in the cache of Hugging Face under the digest of all that it is made of, so that
   another training, tokenizer or preset makes another file, and a second story needs neither torch nor transformers.
 - **The same tokens go in.** Prompts are encoded by the run's `tokenizer.json`; the export has compared it with the
