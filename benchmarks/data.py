@@ -31,7 +31,7 @@ from itertools import chain
 import datasets
 import numpy as np
 import pyarrow.compute as pc
-from machine import describe_machine
+from figures import describe_machine, keep, median_ratio
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 from tinystories.corpus import load_texts
@@ -104,18 +104,16 @@ def main() -> None:
     print(f"\n{describe_machine()}")
     print(f"{options.corpus}, {options.copies} times over: {len(stories):,} stories, {megabytes:,.1f} MB, "
           f"{options.rounds} rounds")  # fmt: skip
-    results = {"machine": describe_machine(), "megabytes": megabytes}
+    results = {}
     titles = {"tokenizer": f"training a tokenizer of {options.vocab_size:,}", "rows": "stories to rows"}
     for work, base in (("tokenizer", "tokenizers"), ("rows", "run_clm")):
         print(f"\n{titles[work]:30} {'MB/s (median)':>13} {'least':>7} {'most':>7}  x {base}")
         results[work] = {}
         for name, values in speeds[work].items():
-            ratio = statistics.median(a / b for a, b in zip(values, speeds[work][base], strict=True))
+            ratio = median_ratio(values, speeds[work][base])
             print(f"{name:30} {statistics.median(values):13.1f} {min(values):7.1f} {max(values):7.1f}  {ratio:.2f}")
             results[work][name] = {"megabytes_per_second": values, "ratio": ratio}
-    if options.json:
-        with open(options.json, "w", encoding="utf-8") as file:
-            json.dump(results, file, indent=2)
+    keep(options.json, megabytes=megabytes, **results)
 
 
 def batches(stories: datasets.Dataset):

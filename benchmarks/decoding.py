@@ -17,14 +17,13 @@ time of one step goes: in the model, in choosing the token (penalties, top-p, dr
 
 import argparse
 import copy
-import json
 import statistics
 import time
 from collections import defaultdict
 from functools import wraps
 
 import torch
-from machine import describe_machine
+from figures import describe_machine, keep, median_ratio
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, LogitsProcessorList, PreTrainedModel
 
 from modeling_tinyllama import TinyLlamaConfig, TinyLlamaForCausalLM
@@ -122,7 +121,7 @@ def main() -> None:
 
     models = build(options)
     base = next(iter(models))
-    results = {"machine": describe_machine(), "workloads": {}}
+    results = {}
     print(f"{describe_machine()}\n{models[base].num_parameters():,} parameters, {options.rounds} rounds\n")
     for workload in options.workloads.split(","):
         rows, new, choice = WORKLOADS[workload]
@@ -134,9 +133,9 @@ def main() -> None:
         print(f"batch {workload}, {new} new tokens: {choice}")
         print(f"{'':8} {'tokens/s (median)':>18} {'least':>8} {'most':>8}  x {base:8} {'ms a step: model':>16} "
               f"{'choice':>7} {'rest':>6}  {'prompt':>7}   text")  # fmt: skip
-        results["workloads"][workload] = {}
+        results[workload] = {}
         for name, values in speeds.items():
-            ratio = statistics.median(a / b for a, b in zip(values, speeds[base], strict=True))
+            ratio = median_ratio(values, speeds[base])
             where = split(models[name], workload)
             same = None
             if name in ("fast", "int8") and "ours" in texts:
@@ -146,17 +145,13 @@ def main() -> None:
                 f"{name:8} {statistics.median(values):18,.1f} {min(values):8,.1f} {max(values):8,.1f}  {ratio:10.2f} "
                 f"{where['model']:16.2f} {where['choice']:7.2f} {where['rest']:6.2f}  {where['prompt']:7.2f}   {said}"
             )
-            results["workloads"][workload][name] = {
+            results[workload][name] = {
                 "tokens_per_second": values, "ratio": ratio, "milliseconds": where, "same_tokens_as_ours": same,
             }  # fmt: skip
         print(flush=True)
-    if options.json:
-        with open(options.json, "w", encoding="utf-8") as file:
-            json.dump(results, file, indent=2)
-    greedy = [name for name in results["workloads"] if "greedy" in name]
-    different = [
-        name for name in greedy if results["workloads"][name].get("fast", {}).get("same_tokens_as_ours", 1) != 1
-    ]
+    keep(options.json, workloads=results)
+    greedy = [name for name in results if "greedy" in name]
+    different = [name for name in greedy if results[name].get("fast", {}).get("same_tokens_as_ours", 1) != 1]
     if different:
         raise SystemExit(f"The greedy text of `fast` is not that of `ours`: batch {', '.join(different)}")
 

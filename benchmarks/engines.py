@@ -17,7 +17,6 @@ the first token that differs; rounded weights may choose another one where two a
 
 import argparse
 import copy
-import json
 import os
 import statistics
 import tempfile
@@ -26,7 +25,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from machine import describe_machine
+from figures import describe_machine, keep, median_ratio
 from transformers.utils import logging
 
 from modeling_tinyllama import TinyLlamaConfig, TinyLlamaForCausalLM
@@ -105,7 +104,7 @@ def measure(run: Path, folder: Path, options: argparse.Namespace) -> dict:
     print(f"\n{'engine':14} {'tokens/s (median)':>18} {'least':>8} {'most':>8}   x {base}   text")
     results = {}
     for name, values in speeds.items():
-        ratio = statistics.median(a / b for a, b in zip(values, speeds[base], strict=True))
+        ratio = median_ratio(values, speeds[base])
         alike = len(os.path.commonprefix([texts[name], texts[base]])) / max(1, len(texts[base]))
         said = "" if name == base else "the same" if texts[name] == texts[base] else f"the same for {alike:.0%}"
         middle, least, most = statistics.median(values), min(values), max(values)
@@ -141,8 +140,7 @@ def main() -> None:
             f"{describe_machine()}\n{options.model or options.size + ' with random weights'}, {options.rounds} rounds"
         )
         results = measure(run, folder, options)
-    if options.json:
-        Path(options.json).write_text(json.dumps({"machine": describe_machine(), "engines": results}, indent=2))
+    keep(options.json, engines=results)
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from machine import describe_machine
+from figures import describe_machine, keep
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import modeling_tinyllama  # noqa: F401  registers the architecture
@@ -86,10 +86,7 @@ def main() -> None:
             f"{result['contender']:12} {result['bits_per_byte']:14.4f} {result['low']:7.4f}-{result['high']:.4f} "
             f"{result['minutes']:8.2f} {result['steps']:7,} {result['parameters']:11,}{late}"
         )
-    if options.json:
-        Path(options.json).write_text(
-            json.dumps({"machine": describe_machine(), "minutes": options.minutes, "results": results}, indent=2)
-        )
+    keep(options.json, minutes=options.minutes, results=results)
 
 
 def _shape(recipe) -> dict:

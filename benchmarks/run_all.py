@@ -5,28 +5,35 @@
 
 Each script measures against its peers alternately in one process or one run, repeats, and prints a report that begins
 with the machine; that report is what is kept, with the command that printed it. A report that is already in the file
-stays until its benchmark is run again. Peers that are not installed are left out by the scripts themselves.
+stays until its benchmark is run again. Peers that are not installed are left out, here or by the scripts themselves.
 """
 
 import argparse
+import importlib.util
 import re
 import shlex
 import subprocess
 import sys
 from pathlib import Path
 
-from machine import describe_machine
+from figures import describe_machine
 
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "RESULTS.md"
-# By name: what is measured, and the command. `CORPUS` is what --corpus names.
+# By name: what is measured, the command, and an optional package that it needs. `CORPUS` is what --corpus names.
 BENCHMARKS = {
-    "training": ("Training", "benchmarks/training.py --corpus CORPUS --rows 4 --stories 16 --steps 15"),
-    "decoding": ("Decoding on a CPU", "benchmarks/decoding.py"),
-    "data": ("From text to rows, and training a tokenizer", "benchmarks/data.py --corpus CORPUS"),
-    "startup": ("Start-up", "benchmarks/startup.py"),
-    "race": ("What five minutes teach", "benchmarks/race.py --corpus CORPUS --minutes 5"),
+    "training": ("Training", "benchmarks/training.py --corpus CORPUS --rows 4 --stories 16 --steps 15", None),
+    "decoding": ("Decoding on a CPU", "benchmarks/decoding.py", None),
+    "engines": ("One story by llama.cpp", "benchmarks/engines.py", "xllamacpp"),
+    "serving": (
+        "Serving",
+        "benchmarks/serving.py --untrained 24m --seconds 15 --requests 0 --no-attack --peers",
+        "fastapi",
+    ),
+    "data": ("From text to rows, and training a tokenizer", "benchmarks/data.py --corpus CORPUS", None),
+    "startup": ("Start-up", "benchmarks/startup.py", None),
+    "race": ("What five minutes teach", "benchmarks/race.py --corpus CORPUS --minutes 5", None),
 }
 HEADER = """# Results
 
@@ -48,7 +55,10 @@ def main() -> None:
     reports = read_reports(RESULTS.read_text("utf-8") if RESULTS.exists() else "")
     failed = []
     for name in names:
-        title, command = BENCHMARKS[name]
+        title, command, package = BENCHMARKS[name]
+        if package and importlib.util.find_spec(package) is None:
+            print(f"\n== {title}: left out, because {package} is not installed", flush=True)
+            continue
         command = command.replace("CORPUS", shlex.quote(options.corpus))
         print(f"\n== {title}: python {command}", flush=True)
         report = run(command)
@@ -84,7 +94,7 @@ def read_reports(text: str) -> dict[str, str]:
 
 
 def write_reports(reports: dict[str, str]) -> str:
-    known = [title for title, _ in BENCHMARKS.values()]
+    known = [title for title, *_ in BENCHMARKS.values()]
     ordered = sorted(reports, key=lambda title: known.index(title) if title in known else len(known))
     return "\n".join([HEADER, *(f"## {title}\n\n{reports[title]}" for title in ordered)])
 

@@ -30,11 +30,10 @@ import tempfile
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 import psutil
 import torch
-from machine import describe_machine
+from figures import describe_machine, keep
 from transformers import GenerationConfig
 
 from modeling_tinyllama import TinyLlamaConfig, TinyLlamaForCausalLM
@@ -258,8 +257,8 @@ def main() -> None:
 
     folder = tempfile.mkdtemp()
     run = untrained(options.untrained, options.run, folder) if options.untrained else options.run
-    figures = {"machine": describe_machine(), "run": options.untrained or options.run, "max_batch": options.max_batch}
-    print(figures["machine"])
+    figures = {"run": options.untrained or options.run, "max_batch": options.max_batch}
+    print(describe_machine())
     try:
         with serving(run, "--max-batch", options.max_batch) as (process, port):
             clients = Clients(port, options.tokens)
@@ -289,8 +288,7 @@ def main() -> None:
                 print(f"{name}: {rate:.1f} tokens/s")
     finally:
         shutil.rmtree(folder)
-    if options.json:
-        Path(options.json).write_text(json.dumps(figures, indent=2))
+    keep(options.json, **figures)
 
 
 if __name__ == "__main__":

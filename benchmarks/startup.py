@@ -8,7 +8,6 @@ system's file cache, which a first round fills that is not counted.
 """
 
 import argparse
-import json
 import os
 import statistics
 import subprocess
@@ -16,7 +15,7 @@ import sys
 import tempfile
 import time
 
-from machine import describe_machine
+from figures import describe_machine, keep, median_ratio
 
 
 BASE = "LlamaForCausalLM"
@@ -68,14 +67,12 @@ def main() -> None:
     print(f"\n{describe_machine()}")
     print(f"{options.rounds} rounds of whole processes, seconds\n")
     print(f"{'process':22} {'median':>7} {'least':>7} {'most':>7}  x {BASE}")
-    results = {"machine": describe_machine(), "processes": {}}
+    results = {}
     for name, values in times.items():
-        ratio = statistics.median(a / b for a, b in zip(values, times[BASE], strict=True))
+        ratio = median_ratio(values, times[BASE])
         print(f"{name:22} {statistics.median(values):7.2f} {min(values):7.2f} {max(values):7.2f}  {ratio:.2f}")
-        results["processes"][name] = {"seconds": values, "ratio": ratio}
-    if options.json:
-        with open(options.json, "w", encoding="utf-8") as file:
-            json.dump(results, file, indent=2)
+        results[name] = {"seconds": values, "ratio": ratio}
+    keep(options.json, processes=results)
 
 
 if __name__ == "__main__":

@@ -151,12 +151,18 @@ def eager_attention_forward(
     return torch.matmul(weights, value).transpose(1, 2).contiguous(), weights
 
 
-def story_bounds(position_ids: torch.LongTensor) -> list[tuple[int, int, int]]:
-    """Row, begin and end of each packed story of `position_ids` `[batch, length]`, which count up within a story."""
-    rows, length = position_ids.shape
+def story_offsets(position_ids: torch.LongTensor) -> torch.LongTensor:
+    """Where packed stories begin in `position_ids` `[batch, length]`, which count up within a story: `[stories + 1]`
+    places among all `batch * length`, the last of them the end."""
     begins = torch.ones_like(position_ids, dtype=torch.bool)
     begins[:, 1:] = position_ids.diff(dim=-1) != 1
-    offsets = [*begins.flatten().nonzero().flatten().tolist(), rows * length]
+    return nn.functional.pad(begins.flatten().nonzero().flatten(), (0, 1), value=position_ids.numel())
+
+
+def story_bounds(position_ids: torch.LongTensor) -> list[tuple[int, int, int]]:
+    """Row, begin and end of each packed story of `position_ids` `[batch, length]`."""
+    length = position_ids.shape[1]
+    offsets = story_offsets(position_ids).tolist()
     return [
         (begin // length, begin % length, begin % length + end - begin)
         for begin, end in zip(offsets, offsets[1:], strict=False)
@@ -348,12 +354,9 @@ class TinyLlamaPreTrainedModel(PreTrainedModel):
 def _flash_story_bounds(position_ids: torch.LongTensor) -> dict:
     """Where packed stories begin and end, as flash attention takes it: for `position_ids` `[batch, length]` that start
     again in mid-row, offsets into `[batch * length]` and the longest story in tokens; otherwise nothing."""
-    begins = torch.ones_like(position_ids, dtype=torch.bool)
-    begins[:, 1:] = position_ids.diff(dim=-1) != 1
-    if not begins[:, 1:].any():
+    offsets = story_offsets(position_ids).int()
+    if len(offsets) == len(position_ids) + 1:
         return {}
-    offsets = begins.flatten().nonzero().flatten()
-    offsets = nn.functional.pad(offsets, (0, 1), value=position_ids.numel()).int()
     longest = offsets.diff().max().item()
     return {
         "cu_seq_lens_q": offsets,

@@ -718,3 +718,22 @@ def test_stories_are_told_fast_and_the_model_is_left_as_it_was(tiny_run, ordinar
     fast = accelerate(model)
     tell_story(fast, tokenizer, "Once", preset="greedy", max_new_tokens=5)
     assert fast._engine is not None
+
+
+def test_int8_weights_are_an_option(tiny_run, tmp_path, capsys):
+    from tinystories.cli import main
+    from tinystories.decoding import load_model, tell_story
+
+    command = ["generate", str(tiny_run), "Once upon a time", "--preset", "greedy", "--max-new-tokens", "12"]
+    assert main([*command, "--dtype", "int8"]) == 0
+    told = capsys.readouterr().out.strip()
+    model, tokenizer = load_model(str(tiny_run), "int8")
+    assert model._engine.weights == "int8"
+    assert told == tell_story(model, tokenizer, "Once upon a time", preset="greedy", max_new_tokens=12)
+
+    model, tokenizer = load_model(str(tiny_run))
+    for each in (model.to(torch.bfloat16), tokenizer):
+        each.save_pretrained(tmp_path)
+    command[1] = str(tmp_path)
+    assert main([*command, "--dtype", "int8"]) == 2 and "bfloat16, not float32" in capsys.readouterr().err
+    assert main([*command, "--dtype", "int4"]) == 2 and "--dtype is int8" in capsys.readouterr().err

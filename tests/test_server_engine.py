@@ -14,6 +14,8 @@ from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, Mistra
 
 from tinystories.decoding import GREEDY, PRESETS, generating_as, load_model, preset_config, tell_story
 from tinystories.errors import UserError
+from tinystories.fast import accelerate
+from tinystories.server import batch as batches
 from tinystories.server import sampling
 from tinystories.server.batch import StoryBatch
 from tinystories.server.engine import Engine, Finished, Order, Refused
@@ -70,24 +72,48 @@ def written_together(batch, prompts, steps):
     return [torch.stack(row[:steps]) for row in rows]
 
 
+@pytest.fixture(params=["native", "torch"])
+def step(request, monkeypatch):
+    """What computes the tokens: where there is no compiler it is torch."""
+    if request.param == "torch":
+        monkeypatch.setattr(batches, "accelerate", lambda model, **_: model)
+    return request.param
+
+
 @pytest.mark.parametrize("kind", ["ours", "stock"])
-def test_a_story_has_the_same_bits_alone_and_in_a_crowd(kind):
+def test_a_story_has_the_same_bits_alone_and_in_a_crowd(kind, step):
     model = tiny_model() if kind == "ours" else sharpen(LlamaForCausalLM(LlamaConfig(**SHAPE)))
     batch = StoryBatch(model, 8, 64)
-    assert batch.exact_sizes[-1] == 8
+    assert batch.native == (step == "native")
+    assert batch.exact_sizes == list(range(1, 9)) if batch.native else batch.exact_sizes[-1] == 8
     for alone, together in zip(written_alone(batch, PROMPTS, 12), written_together(batch, PROMPTS, 12), strict=True):
         assert torch.equal(alone, together)
 
 
-def test_the_logits_are_those_of_generate():
+def test_the_logits_are_those_of_generate(step):
+    """And with the native step, which `generate` then has, too, they are so bit for bit."""
     model = tiny_model()
     own = written_alone(StoryBatch(model, 8, 64), PROMPTS, 12)
+    if step == "native":
+        together = written_together(StoryBatch(model, 8, 64), PROMPTS, 12)
     for prompt, logits in zip(PROMPTS, own, strict=True):
         output = model.generate(
             torch.tensor([prompt]), max_new_tokens=12, do_sample=False, eos_token_id=None, pad_token_id=0,
             output_logits=True, return_dict_in_generate=True,
         )  # fmt: skip
         torch.testing.assert_close(logits, torch.cat(output.logits), rtol=1e-4, atol=1e-4)
+        if step == "native":
+            assert torch.equal(together.pop(0), torch.cat(output.logits))
+
+
+def test_with_int8_weights_the_logits_are_those_of_generate():
+    model = accelerate(tiny_model(), "int8")
+    (together,) = written_together(StoryBatch(model, 8, 64), PROMPTS[:1], 12)
+    config = {"max_new_tokens": 12, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
+    output = model.generate(torch.tensor(PROMPTS[:1]), **config, output_logits=True, return_dict_in_generate=True)
+    assert torch.equal(together, torch.cat(output.logits))
+    (exact,) = written_alone(StoryBatch(tiny_model(), 8, 64), PROMPTS[:1], 1)
+    assert not torch.equal(together[:1], exact)
 
 
 def test_where_rows_feel_each_other_each_is_decoded_by_itself():
@@ -107,7 +133,7 @@ def test_where_rows_feel_each_other_each_is_decoded_by_itself():
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
 
 
-def test_what_is_no_number_stays_in_its_own_row():
+def test_what_is_no_number_stays_in_its_own_row(step):
     model = tiny_model()
     batch = StoryBatch(model, 4, 64)
     clean = written_alone(batch, PROMPTS[:1], 8)[0]
@@ -613,6 +639,8 @@ def test_options_win_over_the_environment():
         ({"checkpoint": "a", "max_batch": 0}, "--max-batch"),
         ({"checkpoint": "a", "time_limit": float("nan")}, "--time-limit"),
         ({"checkpoint": "a", "cors_origins": ["example.org"]}, "example.org"),
+        ({"checkpoint": "a", "dtype": "int4"}, "--dtype"),
+        ({"checkpoint": "a", "dtype": "int8", "device": "cuda:0"}, "--device"),
     ],
 )
 def test_settings_that_cannot_be(given, word):

@@ -6,6 +6,9 @@ import time
 import pytest
 from transformers import TrainingArguments
 
+from tinystories.decoding import load_model
+from tinystories.doctor.examine import _log_findings
+from tinystories.doctor.history import read_log
 from tinystories.errors import UserError
 from tinystories.recipe import load_recipe
 from tinystories.schedules import timed_schedule
@@ -31,6 +34,8 @@ def test_a_run_ends_on_time_at_the_end_of_its_schedule(tiny_recipe, capfd):
     # A tenth of the highest, as the recipe has it, and the clock is read once a step.
     assert max(rates) * 0.1 <= rates[-1] < max(rates) * 0.2
     assert (run / f"checkpoint-{state['global_step']}" / "model.safetensors").is_file()
+    findings = _log_findings(run, load_model(str(run))[0], load_recipe(run / "recipe.yaml"), None)
+    assert not [finding for finding in findings if finding.status == "fault" or "unfinished" in finding.evidence]
 
 
 def test_a_resumed_run_has_the_time_that_is_left(tiny_recipe):
@@ -43,6 +48,7 @@ def test_a_resumed_run_has_the_time_that_is_left(tiny_recipe):
     earlier = run / "checkpoint-5"
     if not earlier.exists():
         earlier = min(run.glob("checkpoint-*"), key=lambda folder: int(folder.name.split("-")[1]))
+    assert read_log(earlier).planned == 0, "how many steps it was to make was not known"
     resumed = train(tiny_recipe(**recipe, output_dir=run.parent / "resumed", resume_from_checkpoint=earlier))
     rates = [entry["learning_rate"] for entry in log_of(resumed)["log_history"] if "learning_rate" in entry]
     assert rates[2:] == sorted(rates[2:], reverse=True)

@@ -83,7 +83,9 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument(
         "--engine", default="transformers", help="what computes: transformers, or llama.cpp (an extra) (transformers)"
     )
-    verb.add_argument("--dtype", help="weights of llama.cpp: f32, f16, bf16 or q8_0 (f16)")
+    verb.add_argument(
+        "--dtype", help="weights: int8 for speed on a CPU (as saved); of llama.cpp f32, f16, bf16 or q8_0 (f16)"
+    )
     verb.set_defaults(run=_generate)
 
     verb = verbs.add_parser(
@@ -177,6 +179,7 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("checkpoint", nargs="?", metavar="RUN", help="run folder, or id of a model on the Hub")
     verb.add_argument("--tokenizer", metavar="PATH", help="another tokenizer than the run's")
     verb.add_argument("--device", help="such as cpu or cuda:0 (the best there is)")
+    verb.add_argument("--dtype", help="weights: int8 for speed on a CPU (as saved)")
     verb.add_argument("--host", help="address to listen at (127.0.0.1; 0.0.0.0 for everybody)")
     verb.add_argument("--port", type=int, help="port to listen at (7779; 0 for any that is free)")
     verb.add_argument("--max-batch", type=int, help="stories written at once (32)")
@@ -280,9 +283,9 @@ def _generate(options: argparse.Namespace, _: list[str]) -> None:
 def _by_transformers(options: argparse.Namespace, told: dict) -> str:
     from .decoding import load_model, tell_story
 
-    if options.dtype is not None:
-        raise UserError("--dtype goes with --engine llama.cpp: transformers takes the weights as they are.")
-    model, tokenizer = load_model(options.model)
+    if options.dtype in ("f32", "f16", "bf16", "q8_0"):
+        raise UserError(f"--dtype {options.dtype} goes with --engine llama.cpp; transformers takes int8.")
+    model, tokenizer = load_model(options.model, options.dtype)
     return tell_story(model, tokenizer, options.prompt, **told)
 
 

@@ -25,18 +25,22 @@ from transformers import (
 from tokenization import PreTrainedTokenizerFast
 
 from .errors import UserError, first_line
-from .fast import accelerated
-from .presets import GREEDY, PRESETS, check_preset, room_for_story  # noqa: F401  check_preset for who tells stories
+from .fast import accelerate_or_refuse, accelerated
+from .presets import GREEDY, PRESETS, check_dtype, check_preset, room_for_story  # noqa: F401  for who tells stories
 
 
-def load_model(path: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def load_model(path: str, dtype: str | None = None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A causal language model and its tokenizer from a run folder or the Hub, ready to tell stories.
 
+    Args:
+        dtype: of the weights: as they were saved, or "int8", with which a CPU computes faster.
+
     Raises:
-        UserError: where there is no such model.
+        UserError: where there is no such model, or it cannot be had with these weights.
     """
     import modeling_tinyllama  # noqa: F401  registers the architecture
 
+    check_dtype(dtype)
     if not Path(path).exists() and path.count("/") != 1:
         raise UserError(f"There is no run folder {path}; `make quickstart` makes runs/quickstart.")
     if Path(path).is_dir() and not (Path(path) / "config.json").exists():
@@ -46,6 +50,11 @@ def load_model(path: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         model = AutoModelForCausalLM.from_pretrained(path)
     except (OSError, ValueError, SafetensorError) as error:
         raise UserError(f"The model in {path} cannot be loaded: {first_line(error)}.") from None
+    if dtype == "int8":
+        try:
+            return accelerate_or_refuse(model.eval(), dtype), tokenizer
+        except UserError as reason:
+            raise UserError(f"--dtype int8 cannot be had: {reason}.") from None
     return model.to(_device()).eval(), tokenizer
 
 

@@ -19,6 +19,12 @@ def check_preset(preset: str) -> None:
         raise UserError(f"There is no preset {preset!r}; there are {', '.join(PRESETS)} and {GREEDY}.")
 
 
+def check_dtype(dtype: str | None) -> None:
+    """Refuse weights that `load_model` cannot give, with a `UserError`: there are "int8", and None for those saved."""
+    if dtype not in (None, "int8"):
+        raise UserError(f"--dtype is int8 or left out, not {dtype!r}.")
+
+
 def room_for_story(context: int, used: int, max_new_tokens: int | None) -> int:
     """How many tokens a story may have after a prompt of `used` tokens: `max_new_tokens`, or all that are left.
 

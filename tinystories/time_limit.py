@@ -50,7 +50,8 @@ class TimeLimit(TrainerCallback):
             # Less is over by a part of a step, in which a resumed run would make another one.
             state.log_history.append({"seconds": self.seconds, "step": state.global_step, "epoch": state.epoch})
             control.should_training_stop = True
-            control.should_save = args.save_strategy == "steps"
+            if args.save_strategy == "steps":
+                control.should_save = True
 
     def _session(self, args) -> float:
         seconds = time.perf_counter() - self._began

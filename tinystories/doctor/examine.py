@@ -405,7 +405,10 @@ def _log_findings(
         *tried(
             "learning rate",
             lambda: history.check_learning_rate(
-                log, expected_rate(arguments, log.planned) if arguments else None, restarts_wanted=wanted
+                # Of a run by the clock the rate at a step is not known.
+                log,
+                expected_rate(arguments, log.planned) if arguments and not recipe.max_minutes else None,
+                restarts_wanted=wanted,
             ),
         ),
         *tried("tokens seen", lambda: history.check_length(log, model.num_parameters(), tokens)),

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import UserError
+from ..time_limit import STEPS_WITHOUT_END
 from .findings import Finding
 
 
@@ -62,7 +63,7 @@ def read_log(folder: Path) -> Log:
         metric = "eval_bits_per_byte" if any("eval_bits_per_byte" in entry for entry in entries) else "eval_loss"
         return Log(
             steps=int(state["global_step"]),
-            planned=int(state.get("max_steps") or 0),
+            planned=_planned(state),
             rates=_series(entries, "learning_rate"),
             losses=_series(entries, "loss"),
             figures=_series(entries, metric),
@@ -74,6 +75,12 @@ def read_log(folder: Path) -> Log:
         raise UserError(f"{folder} has no {STATE}, so nothing is known of how it was trained") from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise UserError(f"{path} cannot be read as the log of a Trainer") from None
+
+
+def _planned(state: dict) -> int:
+    """The steps that a run was to make; 0 where that is not known, as in a run by the clock that was interrupted."""
+    planned = int(state.get("max_steps") or 0)
+    return 0 if planned == STEPS_WITHOUT_END else planned
 
 
 def _series(entries: list[dict], key: str) -> list[tuple[int, float]]:

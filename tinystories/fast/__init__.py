@@ -1,6 +1,6 @@
 """Fast decoding on a CPU: `accelerate(model)`, and `model.generate` takes a third of the time."""
 
-__all__ = ["accelerate", "accelerated", "decelerate"]
+__all__ = ["accelerate", "accelerate_or_refuse", "accelerated", "decelerate"]
 
 
 def __getattr__(name: str):

@@ -56,9 +56,9 @@ class _Model(ctypes.Structure):
 class _Step(ctypes.Structure):
     _fields_ = [
         ("model", Pointer), ("batch", Int), ("length", Int), ("ids", Pointer), ("positions", Pointer),
-        ("position_stride", Int), ("mask", Pointer), ("past", Int), ("keys", Pointer), ("values", Pointer),
-        ("capacity", Int), ("cosines", Pointer), ("sines", Pointer), ("table", Int), ("keep", Int),
-        ("logits", Pointer), ("threads", Int),
+        ("position_stride", Int), ("mask", Pointer), ("past", Pointer), ("past_stride", Int), ("keys", Pointer),
+        ("values", Pointer), ("capacity", Int), ("cosines", Pointer), ("sines", Pointer), ("table", Int),
+        ("keep", Int), ("logits", Pointer), ("threads", Int),
     ]  # fmt: skip
 
 
@@ -148,12 +148,37 @@ class Engine:
             positions: `[batch or 1, length]`; None: they follow what is in the cache.
             mask: `[batch, past + length]`, 0 for padding on the left.
         """
+        plan = self._current(model)
+        return None if plan is None else plan.run(ids, positions, mask, cache, keep)
+
+    def row_logits(
+        self,
+        model: PreTrainedModel,
+        ids: torch.Tensor,
+        past: torch.Tensor,
+        keys: list[torch.Tensor],
+        values: list[torch.Tensor],
+    ) -> torch.Tensor | None:
+        """The logits `[rows, vocabulary]` of one new token a row, where each row has a past of its own; None where the
+        step does not apply, and then nothing was done.
+
+        Args:
+            ids: `[rows]`, of the new tokens.
+            past: `[rows]`, how many tokens of a row are there already; its new token takes this place.
+            keys, values: for each layer `[rows, key_value_heads, room, head_dim]`, contiguous and in float32; the new
+                tokens' are written there.
+        """
+        plan = self._current(model)
+        return None if plan is None else plan.run_rows(ids, past, keys, values)
+
+    def _current(self, model: PreTrainedModel) -> "_Plan | None":
+        """The plan for a model as it is now; None where the step fits it no more."""
         plan = self._plan
         if plan is None or not plan.holds():
             with self._lock:
                 fits = why_not(model, self.weights) is None
                 plan = self._plan = _Plan(model, self._library, self.weights) if fits else None
-        return None if plan is None else plan.run(ids, positions, mask, cache, keep)
+        return plan
 
 
 _proven: WeakSet = WeakSet()  # models for which the step was seen to give the ordinary forward's logits
@@ -279,23 +304,47 @@ class _Plan:
             return None
         if mask is not None and mask.shape != (batch, past + length):
             return None
+        heads, dim = self._model.key_value_heads, self._model.head_dim
+        for layer in layers:
+            if layer.get_seq_length() != past or not layer.fits(batch, heads, dim):
+                return None
+            layer.make_room(batch, heads, length, dim)
+        keep = min(keep, length) or length
+        keys, values = ([layer.memory[which] for layer in layers] for which in (0, 1))
+        logits = self._step(ids, positions, mask, torch.tensor([past]), keys, values, keep)
+        if logits is not None:
+            for layer in layers:
+                layer.grow(length)
+        return logits
+
+    def run_rows(self, ids, past, keys, values) -> torch.Tensor | None:
+        """See `Engine.row_logits`."""
+        if self._rotary.rope_type in CHANGING_ROPE:  # the longest row would decide for all
+            return None
+        shape = (len(ids), self._model.key_value_heads, keys[0].shape[2], self._model.head_dim)
+        for tensor in (*keys, *values):
+            if tensor.shape != shape or tensor.dtype != torch.float32 or not tensor.is_contiguous():
+                return None
+        if past.min() < 0 or past.max() >= shape[2]:
+            return None
+        logits = self._step(ids[:, None], past[:, None], None, past, keys, values, keep=1)
+        return None if logits is None else logits[:, 0]
+
+    def _step(self, ids, positions, mask, past, keys, values, keep) -> torch.Tensor | None:
+        """Logits `[batch, keep, vocabulary]`, with the new tokens' keys and values behind the `past` ones of each
+        sequence, `[batch]` or `[1]`."""
+        batch, length = ids.shape
         if self._rotary.rope_type in CHANGING_ROPE:
             table = self._cosines_and_sines(positions)
             positions = torch.arange(positions.numel()).view(positions.shape)
         else:
             table = self._table
-        ids, positions = _whole_numbers(ids), _whole_numbers(positions)
+        ids, positions, past = map(_whole_numbers, (ids, positions, past))
         mask = None if mask is None else _whole_numbers(mask)
-
-        heads, dim = self._model.key_value_heads, self._model.head_dim
-        keys, values = (Pointer * len(layers))(), (Pointer * len(layers))()
-        for index, layer in enumerate(layers):
-            if layer.get_seq_length() != past or not layer.fits(batch, heads, dim):
-                return None
-            layer.make_room(batch, heads, length, dim)
-            keys[index], values[index] = layer.memory[0].data_ptr(), layer.memory[1].data_ptr()
-        keep = min(keep, length) or length
         logits = torch.empty(batch, keep, self._model.vocabulary)
+        key_places, value_places = (
+            (Pointer * len(tensors))(*(tensor.data_ptr() for tensor in tensors)) for tensors in (keys, values)
+        )
         step = _Step(
             model=ctypes.addressof(self._model),
             batch=batch,
@@ -304,10 +353,11 @@ class _Plan:
             positions=positions.data_ptr(),
             position_stride=length if len(positions) > 1 else 0,
             mask=None if mask is None else mask.data_ptr(),
-            past=past,
-            keys=ctypes.addressof(keys),
-            values=ctypes.addressof(values),
-            capacity=layers[0].memory[0].shape[2],
+            past=past.data_ptr(),
+            past_stride=1 if len(past) > 1 else 0,
+            keys=ctypes.addressof(key_places),
+            values=ctypes.addressof(value_places),
+            capacity=keys[0].shape[2],
             cosines=table[0].data_ptr(),
             sines=table[1].data_ptr(),
             table=len(table[0]),
@@ -323,11 +373,7 @@ class _Plan:
             table = self._table = self._cosines_and_sines((last // TABLE_STEP + 1) * TABLE_STEP)
             step.cosines, step.sines, step.table = table[0].data_ptr(), table[1].data_ptr(), len(table[0])
             status = self._native.tinystories_step(ctypes.byref(step))
-        if status:
-            return None
-        for layer in layers:
-            layer.grow(length)
-        return logits
+        return None if status else logits
 
 
 def _version(tensor: torch.Tensor) -> int:

@@ -44,19 +44,22 @@ def accelerate(model: PreTrainedModel, weights: str = "float32", *, warn: bool =
     Raises:
         ValueError: for weights of another name.
     """
+    try:
+        return accelerate_or_refuse(model, weights)
+    except UserError as reason:
+        if warn:
+            logger.warning("Decoding is not accelerated: %s.", reason)
+        return model
+
+
+def accelerate_or_refuse(model: PreTrainedModel, weights: str = "float32") -> PreTrainedModel:
+    """`accelerate`, for who counts on it: raises `UserError`, which says why, where the model stays as it is."""
     if weights not in WEIGHTS:
         raise ValueError(f"`weights` must be one of {', '.join(WEIGHTS)}, but is {weights!r}.")
     plain = decelerate(model)
-    reason = why_not(plain)
-    if reason is None:
-        try:
-            engine = Engine(plain, weights)
-        except UserError as error:
-            reason = str(error)
-    if reason is not None:
-        if warn:
-            logger.warning("Decoding is not accelerated: %s.", reason)
-        return plain
+    if reason := why_not(plain):
+        raise UserError(reason)
+    engine = Engine(plain, weights)
     plain.__dict__["_engine"] = engine
     plain.__class__ = _accelerated(type(plain))
     return plain
@@ -120,6 +123,12 @@ class Accelerated:
             logits_to_keep=logits_to_keep,
             **kwargs,
         )
+
+    def row_logits(
+        self, ids: torch.Tensor, past: torch.Tensor, keys: list[torch.Tensor], values: list[torch.Tensor]
+    ) -> torch.Tensor | None:
+        """Logits of one new token a row, for rows of different lengths: see `Engine.row_logits`."""
+        return self._engine.row_logits(self, ids, past, keys, values)
 
     def _native_can(self, ids, mask, positions, cache, embeds, labels, use_cache, keep, kwargs) -> bool:
         config = self.config

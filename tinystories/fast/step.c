@@ -59,7 +59,8 @@ typedef struct {
     const int64_t *positions;           /* [batch][length], or [length] for all with position_stride 0 */
     int64_t position_stride;
     const int64_t *mask;                /* [batch][past + length], 0 for padding on the left; NULL: none */
-    int64_t past;                       /* tokens in the cache */
+    const int64_t *past;                /* tokens in the cache: [batch], or one for all with past_stride 0 */
+    int64_t past_stride;
     float *const *keys, *const *values; /* a layer: [batch][key_value_heads][capacity][head_dim] */
     int64_t capacity;
     const float *cosines, *sines;       /* [table][rotary_dim] */
@@ -396,15 +397,15 @@ static void attend_chunk(int64_t index, int64_t chunk) {
     int64_t offset = (sequence * model->key_value_heads + head) * step->capacity * dim;
     float *keys = step->keys[index] + offset, *values = step->values[index] + offset;
     int64_t query_width = model->heads * dim, width = query_width + 2 * model->key_value_heads * dim;
-    int64_t start = job.starts[sequence];
-    float *weights = scratch(step->past + step->length + LANES);
+    int64_t start = job.starts[sequence], past = step->past[sequence * step->past_stride];
+    float *weights = scratch(past + step->length + LANES);
     for (int64_t token = 0; token < job.tokens; token++) {
         int64_t position = step->positions[sequence * step->position_stride + job.first_token + token];
         const float *cosine = step->cosines + position * model->rotary_dim;
         const float *sine = step->sines + position * model->rotary_dim;
         float *own = job.qkv + (row * job.tokens + token) * width;
         float *key = own + query_width + head * dim;
-        int64_t place = step->past + job.first_token + token;
+        int64_t place = past + job.first_token + token;
         rotate(key, cosine, sine, model->rotary_dim);
         memcpy(keys + place * dim, key, dim * sizeof(float));
         memcpy(values + place * dim, key + model->key_value_heads * dim, dim * sizeof(float));
@@ -672,7 +673,8 @@ static void run_job(void) {
 
 static int check(const Step *step) {
     const Model *model = step->model;
-    int64_t total = step->past + step->length;
+    int64_t total = step->past[0] + step->length;
+    if (step->mask && step->past_stride) return BAD_MASK;
     for (int64_t i = 0; i < step->batch * step->length; i++)
         if (step->ids[i] < 0 || step->ids[i] >= model->vocabulary) return BAD_TOKEN;
     int beyond = 0;

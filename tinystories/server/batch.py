@@ -4,11 +4,13 @@ Design decisions
 - **A row for each story, at its own length.** Keys and values of all stories lie in one tensor a layer; a story writes
   its next token at its own place, and a mask hides what is behind it. Nothing is padded on the left, so a story's
   positions are those of `generate`, and joining or leaving moves nobody else.
-- **A row does not feel its neighbours.** Matrix products round differently for different numbers of rows: one row goes
-  through another kernel than four. That is enough to turn a story at a near tie. So only numbers of rows are used that
-  were found, with this model on this machine, to give the same bits wherever a row lies (`find_exact_sizes`); what is
-  left over is filled with rows that nobody reads. On an x86 CPU these are 4, 8, 16, ...; where there are none, each
-  row is decoded by itself.
+- **The native step where there is one** (`tinystories.fast`). A row's bits there do not depend on the number of rows,
+  so a story is also, bit for bit, the one that `generate` tells. What follows is for other models and machines.
+- **A row does not feel its neighbours.** torch's matrix products round differently for different numbers of rows: one
+  row goes through another kernel than four. That is enough to turn a story at a near tie. So only numbers of rows are
+  used that were found, with this model on this machine, to give the same bits wherever a row lies
+  (`find_exact_sizes`); what is left over is filled with rows that nobody reads. On an x86 CPU these are 4, 8, 16, ...;
+  where there are none, each row is decoded by itself.
 - **Attention written out** ("eager"). For one new token a row it is as fast as torch's fused kernel, whose bits depend
   on the thread that a row falls to.
 - **As many threads as help.** A second one makes a small model slower, the more so where the machine has other work,
@@ -24,6 +26,8 @@ from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import Cache, CacheLayerMixin, DynamicLayer
 
 from ..errors import UserError
+from ..fast.cache import RoomyLayer
+from ..fast.model import Accelerated, accelerate
 
 
 EXTENT = 64  # the part of the cache that is looked at grows by so many positions
@@ -47,9 +51,14 @@ class StoryBatch:
         self.model, self.capacity, self.context = model, capacity, context
         self.lengths: list[int] = []
         self.layers = [_RowsLayer(self, layer.keys) for layer in self._probe().layers]
+        if not isinstance(model, Accelerated):
+            accelerate(model, warn=False)
+        self.native = isinstance(model, Accelerated)
         self._cache = Cache(layers=self.layers)
         self.threads = self.settle_threads()
         self.exact_sizes = self.find_exact_sizes()
+        if self.native and capacity in self.exact_sizes:
+            self.exact_sizes = list(range(1, capacity + 1))  # a row is summed by itself there
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -58,7 +67,7 @@ class StoryBatch:
     def _probe(self) -> DynamicCache:
         cache = DynamicCache(config=self.model.config)
         self._forward(torch.zeros(1, 1, dtype=torch.long, device=self.model.device), past_key_values=cache)
-        if any(type(layer) is not DynamicLayer for layer in cache.layers):
+        if any(type(layer) not in (DynamicLayer, RoomyLayer) for layer in cache.layers):
             raise UserError("This model keeps only part of a story in its cache, which the server cannot batch.")
         return cache
 
@@ -106,16 +115,20 @@ class StoryBatch:
     def _decode(self, first: int, tokens: list[int], places: list[int]) -> torch.Tensor:
         """Logits `[rows, vocab]` of the rows from `first`, whose `tokens` stand at `places`."""
         device = self.model.device
-        positions = torch.tensor(places, device=device)
+        ids, positions = torch.tensor(tokens, device=device), torch.tensor(places, device=device)
+        if self.native:
+            rows = slice(first, first + len(tokens))
+            keys, values = [layer.keys[rows] for layer in self.layers], [layer.values[rows] for layer in self.layers]
+            if (logits := self.model.row_logits(ids, positions, keys, values)) is not None:
+                return logits
         extent = min(self.context, (max(places) // EXTENT + 1) * EXTENT)
         self.rows = torch.arange(first, first + len(tokens), device=device)
         self.places, self.seen = positions, (slice(first, first + len(tokens)), slice(None), slice(extent))
         visible = torch.arange(extent, device=device) <= positions[:, None]
         mask = torch.zeros(len(tokens), 1, 1, extent, dtype=self.model.dtype, device=device)
         mask.masked_fill_(~visible[:, None, None], float("-inf"))
-        ids = torch.tensor(tokens, device=device)[:, None]
         places = {"position_ids": positions[:, None], "past_key_values": self._cache}
-        return self._forward(ids, attention_mask=mask, **places)[:, -1]
+        return self._forward(ids[:, None], attention_mask=mask, **places)[:, -1]
 
     def settle_threads(self) -> int:
         """Let torch use as many threads as a step gains by, at most as many as it uses now; returns how many."""

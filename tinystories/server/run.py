@@ -94,7 +94,7 @@ def load(settings: Settings) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """
     checkpoint = _fetched(settings.checkpoint, ["*.safetensors"])
     _check_checkpoint(checkpoint)
-    model, tokenizer = load_model(checkpoint)
+    model, tokenizer = load_model(checkpoint, settings.dtype)
     if settings.tokenizer:
         tokenizer = load_tokenizer(_fetched(settings.tokenizer))
     entries = model.config.get_text_config(decoder=True).vocab_size

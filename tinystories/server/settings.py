@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
 from ..errors import UserError
+from ..presets import check_dtype
 
 
 ENVIRONMENT = {
@@ -24,6 +25,7 @@ class Settings:
         checkpoint: run folder, or id of a model on the Hub.
         tokenizer: its tokenizer; None: that of the checkpoint.
         device: such as "cpu" or "cuda:0"; None or "auto": the best there is.
+        dtype: of the weights: None, as they were saved, or "int8", with which a CPU computes faster.
         host, port: where to listen; port 0 takes any that is free.
         trusted_proxies: addresses or networks whose `X-Forwarded-For` is believed.
         cors_origins: origins whose pages may ask this server, such as "https://example.org".
@@ -39,6 +41,7 @@ class Settings:
     checkpoint: str
     tokenizer: str | None = None
     device: str | None = None
+    dtype: str | None = None
     host: str = "127.0.0.1"
     port: int = 7779
     trusted_proxies: tuple[str, ...] = ()
@@ -54,6 +57,9 @@ class Settings:
     def __post_init__(self):
         if not 0 <= self.port <= 65535:
             raise UserError(f"The port must be between 0 and 65535, but is {self.port}.")
+        check_dtype(self.dtype)
+        if self.dtype and self.device not in (None, "auto", "cpu"):
+            raise UserError(f"--dtype {self.dtype} is for a CPU, not for --device {self.device}.")
         for name in ("max_batch", "time_limit", "max_connections", "patience"):
             if not getattr(self, name) > 0:
                 raise UserError(f"{_option(name)} must be above 0, but is {getattr(self, name)}.")
