@@ -27,38 +27,17 @@ from pathlib import Path
 import torch
 from figures import describe_machine, keep, median_ratio
 from transformers.utils import logging
+from untrained import untrained_run
 
-from modeling_tinyllama import TinyLlamaConfig, TinyLlamaForCausalLM
-from tinystories.decoding import load_model, load_tokenizer, preset_config
+from tinystories.decoding import load_model, preset_config
 from tinystories.errors import UserError
 from tinystories.fast import accelerate
 from tinystories.interop.gguf import export_gguf
 from tinystories.llamacpp import DTYPES, LlamaCpp, require_package, story_settings
-from tinystories.sample import sample_stories
 from tinystories.sizes import SIZES
-from tokenization import train_bpe
 
 
 PROMPT = "Once upon a time there was"
-
-
-def random_run(folder: Path, options: argparse.Namespace) -> Path:
-    """A run folder of the shape with random weights, large enough that attention is not even."""
-    vocab_size, context = SIZES[options.size]["vocab_size"], 512
-    if options.tokenizer:
-        tokenizer = load_tokenizer(options.tokenizer)
-    else:
-        tokenizer = train_bpe(sample_stories(2_000), min(vocab_size, 2_048), model_max_length=context)
-    torch.manual_seed(0)
-    shape = {**SIZES[options.size], "vocab_size": max(vocab_size, len(tokenizer))}
-    model = TinyLlamaForCausalLM(TinyLlamaConfig(**shape, max_position_embeddings=context))
-    for weight in model.parameters():
-        if weight.ndim > 1:
-            torch.nn.init.normal_(weight, std=0.05)
-    model.generation_config = preset_config("balanced", tokenizer, context)
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
 
 
 def engines(run: Path, folder: Path, options: argparse.Namespace) -> dict[str, Callable[[], tuple[str, int]]]:
@@ -117,7 +96,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", help="run folder that is told with (random weights)")
     parser.add_argument("--size", choices=SIZES, default="24m", help="shape of the random weights (24m)")
-    parser.add_argument("--tokenizer", help="of the random weights (2,048 entries, trained on the built-in stories)")
     parser.add_argument(
         "--engines", default="transformers,fast,f32,f16,q8_0", help="the first is what ratios refer to"
     )
@@ -135,7 +113,7 @@ def main() -> None:
     logging.disable_progress_bar()
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
-        run = Path(options.model) if options.model else random_run(folder / options.size, options)
+        run = Path(options.model) if options.model else untrained_run(folder / options.size, options.size)
         print(
             f"{describe_machine()}\n{options.model or options.size + ' with random weights'}, {options.rounds} rounds"
         )

@@ -1,7 +1,7 @@
 """The server under load and under attack, on this machine, over loopback.
 
     python benchmarks/serving.py runs/quickstart
-    python benchmarks/serving.py runs/quickstart --untrained 24m --peers
+    python benchmarks/serving.py --untrained 24m --peers
 
 - Load: 1, 8 and 32 streams at once, each client asking again as soon as its story is told. Time to the first piece and
   tokens per second of a stream (p50, p95), and tokens per second of all.
@@ -11,8 +11,9 @@
 - With `--peers` what the same model does without this server: `generate` for one prompt after the other, and
   transformers' continuous batching, `generate_batch`, for 8 and 32 prompts.
 
-`--untrained SIZE` takes random weights of a size (see `tinystories/sizes.py`) with the run's tokenizer: the speed is
-the same, and no story ends before its last token. Clients, server and peers share the machine's cores.
+`--untrained SIZE` takes random weights of a size (see `tinystories/sizes.py`), with the run's tokenizer where one is
+named: the speed is the same, and no story ends before its last token. Clients, server and peers share the machine's
+cores.
 """
 
 import argparse
@@ -30,14 +31,15 @@ import tempfile
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import psutil
 import torch
 from figures import describe_machine, keep
 from transformers import GenerationConfig
+from untrained import untrained_run
 
-from modeling_tinyllama import TinyLlamaConfig, TinyLlamaForCausalLM
-from tinystories.decoding import generating_as, load_model, load_tokenizer, preset_config
+from tinystories.decoding import generating_as, load_model, preset_config
 from tinystories.sizes import SIZES
 from tinystories.storytelling import PROMPTS
 
@@ -227,23 +229,9 @@ def peer_figures(run: str, tokens: int) -> list[tuple[str, float]]:
     return figures
 
 
-def untrained(size: str, run: str, folder: str) -> str:
-    """A run folder with random weights, and the run's tokenizer filled up to the size's vocabulary."""
-    import modeling_tinyllama  # noqa: F401
-
-    tokenizer = load_tokenizer(run)
-    tokenizer.add_tokens([f" word{number}" for number in range(len(tokenizer), SIZES[size]["vocab_size"])])
-    torch.manual_seed(0)
-    model = TinyLlamaForCausalLM(TinyLlamaConfig(**SIZES[size], max_position_embeddings=512))
-    model.generation_config = preset_config("balanced", tokenizer, 500)
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("run", help="run folder")
+    parser.add_argument("run", nargs="?", help="run folder")
     parser.add_argument("--untrained", choices=SIZES, help="random weights of this size instead of the run's")
     parser.add_argument("--streams", default="1,8,32", help="clients at once, comma-separated")
     parser.add_argument("--seconds", type=float, default=10, help="of each measurement")
@@ -254,9 +242,11 @@ def main() -> None:
     parser.add_argument("--peers", action="store_true")
     parser.add_argument("--json", help="also write the figures to this file")
     options = parser.parse_args()
+    if not (options.run or options.untrained):
+        parser.error("Which model? Name a run folder, or --untrained SIZE.")
 
     folder = tempfile.mkdtemp()
-    run = untrained(options.untrained, options.run, folder) if options.untrained else options.run
+    run = str(untrained_run(Path(folder), options.untrained, options.run)) if options.untrained else options.run
     figures = {"run": options.untrained or options.run, "max_batch": options.max_batch}
     print(describe_machine())
     try:

@@ -1,0 +1,39 @@
+"""A run folder with random weights of a size, for what is only timed."""
+
+from pathlib import Path
+
+import torch
+
+from modeling_tinyllama import TinyLlamaConfig, TinyLlamaForCausalLM
+from tinystories.decoding import load_tokenizer, preset_config
+from tinystories.sample import sample_stories
+from tinystories.sizes import SIZES
+from tokenization import train_bpe
+
+
+CONTEXT = 512
+
+
+def untrained_run(folder: Path, size: str, tokenizer_from: str | None = None) -> Path:
+    """Write a model and a tokenizer to `folder`; no story ends before its last token, but by chance.
+
+    Args:
+        size: a key of `tinystories.sizes.SIZES`.
+        tokenizer_from: run folder whose tokenizer is taken, filled up to the size's vocabulary; None: one is trained
+            on the built-in stories.
+    """
+    shape = SIZES[size]
+    if tokenizer_from:
+        tokenizer = load_tokenizer(tokenizer_from)
+    else:
+        tokenizer = train_bpe(sample_stories(2_000), min(shape["vocab_size"], 2_048), model_max_length=CONTEXT)
+    tokenizer.add_tokens([f" word{number}" for number in range(len(tokenizer), shape["vocab_size"])])
+    torch.manual_seed(0)
+    model = TinyLlamaForCausalLM(TinyLlamaConfig(**shape, max_position_embeddings=CONTEXT))
+    for weight in model.parameters():
+        if weight.ndim > 1:  # large enough that attention is not even
+            torch.nn.init.normal_(weight, std=0.05)
+    model.generation_config = preset_config("balanced", tokenizer, CONTEXT)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
