@@ -67,7 +67,7 @@ def main() -> None:
             continue
         reports[title] = f"`python {command}`\n\n```\n{report}\n```\n"
         RESULTS.write_text(write_reports(reports), "utf-8")
-    print(f"\n{RESULTS.relative_to(HERE.parent)} is written.")
+    print(f"\n{RESULTS.relative_to(HERE.parent)} holds what was measured.")
     if failed:
         sys.exit(f"These failed: {', '.join(failed)}.")
 

@@ -28,9 +28,25 @@ def test_a_report_stays_until_its_benchmark_is_run_again():
     assert with_one == {"Training": reports["Training"], "Unknown": "kept\n"}
 
 
-def test_an_unknown_benchmark_is_refused():
-    done = benchmark("run_all.py", "--only", "trainign")
-    assert done.returncode == 2 and "there is no benchmark trainign" in done.stderr
+def test_an_unknown_benchmark_is_refused(monkeypatch, capsys):
+    import run_all
+
+    monkeypatch.setattr(sys, "argv", ["run_all.py", "--only", "trainign"])
+    with pytest.raises(SystemExit) as left:
+        run_all.main()
+    assert left.value.code == 2 and "there is no benchmark trainign" in capsys.readouterr().err
+
+
+def test_what_is_not_installed_is_left_out(monkeypatch, capsys, tmp_path):
+    import run_all
+
+    monkeypatch.setattr(run_all, "BENCHMARKS", {"engines": ("Engines", "benchmarks/engines.py", "no_such_package")})
+    monkeypatch.setattr(run_all, "RESULTS", tmp_path / "RESULTS.md")
+    monkeypatch.setattr(run_all, "HERE", tmp_path / "benchmarks")
+    monkeypatch.setattr(sys, "argv", ["run_all.py"])
+    run_all.main()
+    assert "left out, because no_such_package is not installed" in capsys.readouterr().out
+    assert not (tmp_path / "RESULTS.md").exists()
 
 
 @pytest.mark.slow

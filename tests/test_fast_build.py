@@ -141,14 +141,22 @@ def test_a_relative_cache_folder_is_ignored(monkeypatch):
         ("false", "cannot compile the native step: exit status 1"),
     ],
 )
-def test_without_a_compiler_the_model_stays_ordinary(compiler, reason, tmp_path):
+def test_why_there_is_no_native_step_is_told(compiler, reason, tmp_path, monkeypatch):
     (tmp_path / "bin").mkdir()
     shutil.copy(shutil.which("false"), tmp_path / "bin" / "false")
-    result = run(TRY, str(Path(__file__).parent), PATH=str(tmp_path / "bin"), CC=compiler)
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    monkeypatch.setenv("CC", compiler)
+    with pytest.raises(UserError) as refused:
+        build.library()
+    assert reason in str(refused.value)
+
+
+def test_without_a_compiler_the_model_stays_ordinary(tmp_path):
+    result = run(TRY, str(Path(__file__).parent), PATH=str(tmp_path), CC="")
     assert result.returncode == 0, result.stderr
     assert result.stdout.split()[0] == "TinyLlamaPreTrainedModel"
     lines = result.stderr.strip().splitlines()
-    assert len(lines) == 1 and reason in lines[0], lines
+    assert len(lines) == 1 and "there is no C compiler (cc, gcc or clang)" in lines[0], lines
     want = tiny_model().generate(random_ids(1, 4), max_new_tokens=5).tolist()
     assert result.stdout.strip().endswith(str(want))
 

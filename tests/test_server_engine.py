@@ -90,6 +90,14 @@ def test_a_story_has_the_same_bits_alone_and_in_a_crowd(kind, step):
         assert torch.equal(alone, together)
 
 
+def test_where_the_longest_row_decides_for_all_it_is_not_the_native_step():
+    """A rope that changes with the length of the text, which among rows is that of the longest."""
+    batch = StoryBatch(tiny_model(rope_parameters={"rope_type": "dynamic", "factor": 2.0}), 8, 64)
+    assert not batch.native and batch.exact_sizes != list(range(1, 9))
+    for alone, together in zip(written_alone(batch, PROMPTS, 8), written_together(batch, PROMPTS, 8), strict=True):
+        assert torch.equal(alone, together)
+
+
 def test_the_logits_are_those_of_generate(step):
     """And with the native step, which `generate` then has, too, they are so bit for bit."""
     model = tiny_model()
@@ -114,6 +122,16 @@ def test_with_int8_weights_the_logits_are_those_of_generate():
     assert torch.equal(together, torch.cat(output.logits))
     (exact,) = written_alone(StoryBatch(tiny_model(), 8, 64), PROMPTS[:1], 1)
     assert not torch.equal(together[:1], exact)
+
+
+def test_hooks_of_the_model_are_not_passed_by():
+    model, calls = tiny_model(), []
+    batch = StoryBatch(model, 4, 64)
+    hook = model.register_forward_hook(lambda *_: calls.append(1))
+    batch.add(PROMPTS[0])
+    batch.step([3])
+    hook.remove()
+    assert batch.native and len(calls) == 2
 
 
 def test_where_rows_feel_each_other_each_is_decoded_by_itself():

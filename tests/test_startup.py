@@ -33,17 +33,21 @@ def test_the_package_needs_torch_and_transformers_only():
     }
 
 
+def slow(use):
+    return pytest.param(use, marks=pytest.mark.slow)
+
+
 @pytest.mark.parametrize(
     "use",
     [
         "transformers.AutoModelForCausalLM.from_config(config())",
-        "transformers.AutoModelForCausalLM.from_config(pickle.loads(pickle.dumps(config())))",
-        "transformers.AutoModelForCausalLM.from_pretrained(sys.argv[1])",
+        slow("transformers.AutoModelForCausalLM.from_config(pickle.loads(pickle.dumps(config())))"),
+        slow("transformers.AutoModelForCausalLM.from_pretrained(sys.argv[1])"),
         "transformers.AutoModelForCausalLM.from_pretrained(sys.argv[1], trust_remote_code=True)",
-        "transformers.AutoModel.from_pretrained(sys.argv[1])",
-        "transformers.AutoModelForSequenceClassification.from_pretrained(sys.argv[1])",
-        "transformers.AutoModelForTokenClassification.from_pretrained(sys.argv[1])",
-        "transformers.AutoModelForQuestionAnswering.from_pretrained(sys.argv[1])",
+        slow("transformers.AutoModel.from_pretrained(sys.argv[1])"),
+        slow("transformers.AutoModelForSequenceClassification.from_pretrained(sys.argv[1])"),
+        slow("transformers.AutoModelForTokenClassification.from_pretrained(sys.argv[1])"),
+        slow("transformers.AutoModelForQuestionAnswering.from_pretrained(sys.argv[1])"),
         "transformers.pipeline('text-generation', sys.argv[1]).model",
     ],
 )

@@ -27,7 +27,7 @@ from ..errors import UserError, first_line
 
 SOURCES = [Path(__file__).with_name(name) for name in ("step.c", "top_p.c", "memory.c")]
 HEADERS = [Path(__file__).with_name("vectors.h")]
-FLAGS = ["-std=gnu11", "-O3", "-ffp-contract=fast", "-fPIC", "-shared", "-pthread"]
+FLAGS = ["-std=gnu11", "-O3", "-ffp-contract=off", "-fPIC", "-shared", "-pthread"]
 # The names that compilers have for "this processor"; the first that is taken is used.
 FOR_THIS_MACHINE = (["-march=native"], ["-mcpu=native"], [])
 PATIENCE = 3.0  # seconds of compiling before a user is told

@@ -83,7 +83,7 @@ def why_not(model: nn.Module, weights: str = "float32") -> str | None:
     if len(inner.layers) != model.config.num_hidden_layers:
         return "some of the model's layers are not in use"
     for module in model.modules():
-        if module is not model and _is_wrapped(vars(module)):
+        if module is not model and is_wrapped(vars(module)):
             return f"a {type(module).__name__} in the model has hooks"
     for name, module in _linears(model):
         if type(module) is not nn.Linear:
@@ -93,7 +93,7 @@ def why_not(model: nn.Module, weights: str = "float32") -> str | None:
     return None
 
 
-def _is_wrapped(module: dict) -> bool:
+def is_wrapped(module: dict) -> bool:
     """Whether more than its class's `forward` runs in a module, given by its attributes. What transformers leaves
     behind after it has once recorded hidden states does nothing by itself."""
     if module["_forward_pre_hooks"] or "forward" in module:
@@ -275,7 +275,7 @@ class _Plan:
         for children, name, child in self._places:
             if children.get(name) is not child:
                 return False
-        if any(map(_is_wrapped, self._modules)):
+        if any(map(is_wrapped, self._modules)):
             return False
         for parameters, weight, pointer, _ in self._parameters:
             if parameters.get("weight") is not weight or weight.data_ptr() != pointer:

@@ -21,7 +21,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from ..errors import UserError
 from .cache import RoomyLayer
-from .engine import WEIGHTS, Engine, roomy_layers, why_not
+from .engine import WEIGHTS, Engine, is_wrapped, roomy_layers, why_not
 from .top_p import QuickTopP
 
 
@@ -127,8 +127,9 @@ class Accelerated:
     def row_logits(
         self, ids: torch.Tensor, past: torch.Tensor, keys: list[torch.Tensor], values: list[torch.Tensor]
     ) -> torch.Tensor | None:
-        """Logits of one new token a row, for rows of different lengths: see `Engine.row_logits`."""
-        return self._engine.row_logits(self, ids, past, keys, values)
+        """Logits of one new token a row, for rows of different lengths: see `Engine.row_logits`. None, too, where the
+        model has hooks, which this would pass by."""
+        return None if is_wrapped(vars(self)) else self._engine.row_logits(self, ids, past, keys, values)
 
     def _native_can(self, ids, mask, positions, cache, embeds, labels, use_cache, keep, kwargs) -> bool:
         config = self.config

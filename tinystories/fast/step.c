@@ -18,14 +18,12 @@
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdlib.h>
-#if defined(__x86_64__) || defined(__i386__)
-#include <immintrin.h>
-#endif
-
 #include "vectors.h"
 
 #define MAX_THREADS 64
 #define MAX_ROWS 64 /* of a block */
+#define FIRST_CACHE (20 << 10) /* bytes of activations, and of weights, that are worked on together */
+#define SECOND_CACHE (128 << 10)
 #if LANES == 16
 #define FEW_ROWS 6 /* that share the registers with four rows of weights */
 #else
@@ -72,6 +70,8 @@ typedef struct {
 
 enum { OK = 0, OUT_OF_MEMORY = 1, BAD_TOKEN = 2, BAD_POSITION = 3, POSITION_BEYOND_TABLE = 4, BAD_MASK = 5 };
 
+ALWAYS int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+
 /* ---- products --------------------------------------------------------------------------------------------------- */
 
 /* Keeps a compiler from loading the same vector once for every product it is in. */
@@ -91,7 +91,7 @@ ALWAYS void fetch(const void *from, int64_t bytes) {
     for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch((const char *)from + i);
 }
 
-/* sums[row][n]: `rows` rows of x with `outs` rows of weights. */
+/* sums[row][n]: `rows` rows of x with `outs` rows of weights: 1, 4 or 8. */
 ALWAYS void dots(int outs, int rows, const float *w, const float *x, int64_t width, float *sums, int64_t stride,
                  int ahead) {
     vec sum[8][6] = {{{0}}};
@@ -106,16 +106,24 @@ ALWAYS void dots(int outs, int rows, const float *w, const float *x, int64_t wid
             vec weight = load(w + n * width + i);
             if (rows > 1) weight = in_register(weight);
 #pragma GCC unroll 6
-            for (int r = 0; r < rows; r++) sum[n][r] += weight * rest[r];
+            for (int r = 0; r < rows; r++) sum[n][r] = fused(weight, rest[r], sum[n][r]);
         }
     }
-#pragma GCC unroll 8
-    for (int n = 0; n < outs; n++)
+    if (i < width)
 #pragma GCC unroll 6
         for (int r = 0; r < rows; r++) {
-            float total = sum_of(sum[n][r]);
-            for (int64_t j = i; j < width; j++) total = fmaf(w[n * width + j], x[r * width + j], total);
-            sums[r * stride + n] = total;
+            vec rest = load_some(x + r * width + i, width - i);
+#pragma GCC unroll 8
+            for (int n = 0; n < outs; n++)
+                sum[n][r] = fused(load_some(w + n * width + i, width - i), rest, sum[n][r]);
+        }
+#pragma GCC unroll 2
+    for (int n = 0; n < outs; n += 4)
+#pragma GCC unroll 6
+        for (int r = 0; r < rows; r++) {
+            float *to = sums + r * stride + n;
+            if (outs == 1) *to = sum_of(sum[0][r]);
+            else sums_of(sum[n][r], sum[n + 1][r], sum[n + 2][r], sum[n + 3][r], to);
         }
 }
 
@@ -133,7 +141,9 @@ ALWAYS isum add_products(isum sum, __m512i w, __m512i x) {
     return _mm512_add_epi32(sum, _mm512_madd_epi16(w, x));
 #endif
 }
-ALWAYS int32_t whole_sum(isum sum) { return _mm512_reduce_add_epi32(sum); }
+ALWAYS __m256i folded_sum(isum sum) {
+    return _mm256_add_epi32(_mm512_castsi512_si256(sum), _mm512_extracti64x4_epi64(sum, 1));
+}
 typedef __m512i wide;
 #elif defined(__AVX2__)
 #define PAD 16
@@ -143,11 +153,7 @@ ALWAYS isum no_sum(void) { return _mm256_setzero_si256(); }
 ALWAYS wide wide_weights(const int8_t *w) { return _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)w)); }
 ALWAYS wide wide_values(const int16_t *x) { return _mm256_loadu_si256((const __m256i *)x); }
 ALWAYS isum add_products(isum sum, wide w, wide x) { return _mm256_add_epi32(sum, _mm256_madd_epi16(w, x)); }
-ALWAYS int32_t whole_sum(isum sum) {
-    __m128i half = _mm_add_epi32(_mm256_castsi256_si128(sum), _mm256_extracti128_si256(sum, 1));
-    half = _mm_add_epi32(half, _mm_shuffle_epi32(half, 0x4e));
-    return _mm_cvtsi128_si32(_mm_add_epi32(half, _mm_shuffle_epi32(half, 0xb1)));
-}
+ALWAYS __m256i folded_sum(isum sum) { return sum; }
 #else
 #define PAD 16
 typedef struct { int32_t lane[16]; } isum;
@@ -167,12 +173,26 @@ ALWAYS isum add_products(isum sum, wide w, wide x) {
     for (int i = 0; i < 16; i++) sum.lane[i] += (int32_t)w.lane[i] * x.lane[i];
     return sum;
 }
-ALWAYS int32_t whole_sum(isum sum) {
-    int32_t total = 0;
-    for (int i = 0; i < 16; i++) total += sum.lane[i];
-    return total;
-}
 #endif
+
+/* Of whole numbers any order gives the same sums. */
+ALWAYS void whole_sums(int count, const isum *sum, int stride, int32_t *to) {
+#ifdef __AVX2__
+    __m256i every[4];
+#pragma GCC unroll 4
+    for (int n = 0; n < 4; n++) every[n] = folded_sum(sum[n < count ? n * stride : 0]);
+    __m256i both = _mm256_hadd_epi32(_mm256_hadd_epi32(every[0], every[1]), _mm256_hadd_epi32(every[2], every[3]));
+    int32_t totals[4];
+    __m128i left = _mm256_castsi256_si128(both), right = _mm256_extracti128_si256(both, 1);
+    _mm_storeu_si128((__m128i *)totals, _mm_add_epi32(left, right));
+    for (int n = 0; n < count; n++) to[n] = totals[n];
+#else
+    for (int n = 0; n < count; n++) {
+        to[n] = 0;
+        for (int i = 0; i < 16; i++) to[n] += sum[n * stride].lane[i];
+    }
+#endif
+}
 
 ALWAYS void byte_dots(int outs, int rows, const int8_t *w, const float *w_scale, const int16_t *x, const float *x_scale,
                       int64_t width, float *sums, int64_t stride) {
@@ -193,10 +213,13 @@ ALWAYS void byte_dots(int outs, int rows, const int8_t *w, const float *w_scale,
             for (int r = 0; r < rows; r++) sum[n][r] = add_products(sum[n][r], weight, rest[r]);
         }
     }
-#pragma GCC unroll 4
-    for (int n = 0; n < outs; n++)
 #pragma GCC unroll 6
-        for (int r = 0; r < rows; r++) sums[r * stride + n] = (float)whole_sum(sum[n][r]) * w_scale[n] * x_scale[r];
+    for (int r = 0; r < rows; r++) {
+        int32_t totals[4];
+        whole_sums(outs, &sum[0][r], 6, totals);
+#pragma GCC unroll 4
+        for (int n = 0; n < outs; n++) sums[r * stride + n] = (float)totals[n] * w_scale[n] * x_scale[r];
+    }
 }
 
 typedef struct {
@@ -218,15 +241,15 @@ static void product(const Matrix *matrix, const Input *input, int rows, int64_t 
 #define BYTES(outs, some) \
     byte_dots(outs, some, w + n * width, matrix->scale + n, input->rounded + r * width, input->scale + r, width, \
               sums + r * stride + n - first, stride)
-#define OVER_ROWS(DO, outs) \
+#define OVER_ROWS(DO, outs, from, to) \
     { \
-        int r = 0; \
-        for (; r + FEW_ROWS <= rows; r += FEW_ROWS) DO(outs, FEW_ROWS); \
-        for (; r + 2 <= rows; r += 2) DO(outs, 2); \
-        for (; r < rows; r++) DO(outs, 1); \
+        int r = from; \
+        for (; r + FEW_ROWS <= to; r += FEW_ROWS) DO(outs, FEW_ROWS); \
+        for (; r + 2 <= to; r += 2) DO(outs, 2); \
+        for (; r < to; r++) DO(outs, 1); \
     }
-        for (; n + 4 <= last; n += 4) OVER_ROWS(BYTES, 4)
-        for (; n < last; n++) OVER_ROWS(BYTES, 1)
+        for (; n + 4 <= last; n += 4) OVER_ROWS(BYTES, 4, 0, rows)
+        for (; n < last; n++) OVER_ROWS(BYTES, 1, 0, rows)
         return;
     }
     int64_t width = input->width;
@@ -237,8 +260,19 @@ static void product(const Matrix *matrix, const Input *input, int rows, int64_t 
         const int r = 0;
         for (; n + 8 <= last; n += 8) FLOATS(8, 1);
     }
-    for (; n + 4 <= last; n += 4) OVER_ROWS(FLOATS, 4)
-    for (; n < last; n++) OVER_ROWS(FLOATS, 1)
+    /* Rows that the first cache holds, over weights that the second one holds. */
+    int group = (int)least(MAX_ROWS, FIRST_CACHE / (4 * width)) / FEW_ROWS * FEW_ROWS;
+    int64_t tile = SECOND_CACHE / (4 * width) / 4 * 4;
+    if (group < FEW_ROWS) group = FEW_ROWS;
+    if (tile < 4) tile = 4;
+    for (int64_t from = n; from < last; from += tile) {
+        int64_t end = least(from + tile, last);
+        for (int r_from = 0; r_from < rows; r_from += group) {
+            int r_to = (int)least(r_from + group, rows);
+            for (n = from; n + 4 <= end; n += 4) OVER_ROWS(FLOATS, 4, r_from, r_to)
+            for (; n < end; n++) OVER_ROWS(FLOATS, 1, r_from, r_to)
+        }
+    }
 }
 
 /* ---- the work of a block ---------------------------------------------------------------------------------------- */
@@ -277,7 +311,7 @@ static float *scratch(int64_t floats) {
 static void norm_row(const float *x, const float *weight, float *to) {
     int64_t width = job.model.hidden, i = 0;
     vec squares = {0};
-    for (; i + LANES <= width; i += LANES) squares += load(x + i) * load(x + i);
+    for (; i + LANES <= width; i += LANES) squares = fused(load(x + i), load(x + i), squares);
     float total = sum_of(squares);
     for (; i < width; i++) total = fmaf(x[i], x[i], total);
     float factor = 1.0f / sqrtf(total / (float)width + job.model.epsilon);
@@ -347,7 +381,7 @@ ALWAYS void weigh(int vecs, const float *weights, int64_t places, const float *v
     for (int64_t place = 0; place < places; place++) {
         vec weight = all(weights[place]);
 #pragma GCC unroll 8
-        for (int i = 0; i < vecs; i++) sum[i] += weight * load(values + place * dim + i * LANES);
+        for (int i = 0; i < vecs; i++) sum[i] = fused(weight, load(values + place * dim + i * LANES), sum[i]);
     }
 #pragma GCC unroll 8
     for (int i = 0; i < vecs; i++) store(out + i * LANES, sum[i] * scale);
@@ -462,8 +496,6 @@ static void head_chunk(int64_t first, int64_t last) {
 }
 
 /* ---- phases and chunks ------------------------------------------------------------------------------------------ */
-
-ALWAYS int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 
 /* Rows of weights in a chunk: enough chunks that threads end together, each worth claiming. */
 static int64_t chunk_rows(int64_t outs, int64_t width) {

@@ -3,6 +3,11 @@
 #include <math.h>
 #include <stdint.h>
 #include <string.h>
+#if defined(__x86_64__) || defined(__i386__)
+#include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
+#endif
 
 #if defined(__AVX512F__) && defined(__AVX512BW__)
 #define LANES 16
@@ -18,12 +23,33 @@ typedef int32_t ivec __attribute__((vector_size(4 * LANES)));
 typedef float loose_vec __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 
 ALWAYS vec load(const float *from) { return *(const loose_vec *)from; }
+ALWAYS vec load_some(const float *from, int64_t count) {
+    vec value = {0};
+    memcpy(&value, from, count * sizeof(float));
+    return value;
+}
 ALWAYS void store(float *to, vec value) { *(loose_vec *)to = value; }
 ALWAYS vec all(float value) { return value - (vec){0}; }
 
-ALWAYS float sum_of(vec value) {
+/* a * b + c, rounded once where the processor can. Asked for by name, and left to no compiler (-ffp-contract=off), which
+   would fuse in one loop and not in another: a sum must not depend on the loop that it was added up in. */
+ALWAYS vec fused(vec a, vec b, vec c) {
+#if LANES == 16
+    return (vec)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+#elif LANES == 8 && defined(__FMA__)
+    return (vec)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
+#elif defined(__aarch64__)
+    return (vec)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b);
+#else
+    return a * b + c;
+#endif
+}
+
+typedef float quarter __attribute__((vector_size(16)));
+
+/* Lanes 0, 4, 8, ... added up in the first one, and so on. */
+ALWAYS quarter folded(vec value) {
     typedef float half __attribute__((vector_size(2 * LANES)));
-    typedef float quarter __attribute__((vector_size(16)));
     union { vec whole; half halves[2]; quarter quarters[LANES / 4]; } parts = {value};
     quarter sum = parts.quarters[0];
 #if LANES >= 8
@@ -33,23 +59,43 @@ ALWAYS float sum_of(vec value) {
     sum += added.quarters[1];
 #endif
 #endif
+    return sum;
+}
+
+ALWAYS float sum_of(vec value) {
+    quarter sum = folded(value);
     return (sum[0] + sum[2]) + (sum[1] + sum[3]);
+}
+
+/* The same for four vectors at once, added in the same order. */
+ALWAYS void sums_of(vec a, vec b, vec c, vec d, float *to) {
+#if defined(__clang__) || __GNUC__ >= 12
+    quarter first = folded(a), second = folded(b), third = folded(c), fourth = folded(d);
+#define PAIRS(a, b, i, j) __builtin_shufflevector(a, b, i, 4 + i, j, 4 + j)
+    quarter left = PAIRS(first, second, 0, 1) + PAIRS(first, second, 2, 3);
+    quarter right = PAIRS(third, fourth, 0, 1) + PAIRS(third, fourth, 2, 3);
+    quarter sums = __builtin_shufflevector(left, right, 0, 1, 4, 5) + __builtin_shufflevector(left, right, 2, 3, 6, 7);
+#undef PAIRS
+    memcpy(to, &sums, sizeof sums);
+#else
+    to[0] = sum_of(a), to[1] = sum_of(b), to[2] = sum_of(c), to[3] = sum_of(d);
+#endif
 }
 
 /* e to the x, within 2 units in the last place; 0 below -87.3, and NaN stays NaN. No x above 88 may come. */
 ALWAYS vec exp_of(vec x) {
     ivec tiny = x < all(-87.3f);
     vec clamped = (vec)(((ivec)x & ~tiny) | ((ivec)all(-87.3f) & tiny));
-    vec shifted = clamped * 1.44269504f + 12582912.0f; /* 1.5 * 2^23: rounds to a whole number in the low bits */
+    vec shifted = fused(clamped, all(1.44269504f), all(12582912.0f)); /* 1.5 * 2^23: rounds to a whole number in the low bits */
     vec whole = shifted - 12582912.0f;
-    vec rest = clamped - whole * 0.693359375f + whole * 2.12194440e-4f;
+    vec rest = fused(whole, all(2.12194440e-4f), fused(whole, all(-0.693359375f), clamped));
     vec series = all(1.9875691500e-4f);
-    series = series * rest + 1.3981999507e-3f;
-    series = series * rest + 8.3334519073e-3f;
-    series = series * rest + 4.1665795894e-2f;
-    series = series * rest + 1.6666665459e-1f;
-    series = series * rest + 5.0000001201e-1f;
-    series = series * rest * rest + rest + 1.0f;
+    series = fused(series, rest, all(1.3981999507e-3f));
+    series = fused(series, rest, all(8.3334519073e-3f));
+    series = fused(series, rest, all(4.1665795894e-2f));
+    series = fused(series, rest, all(1.6666665459e-1f));
+    series = fused(series, rest, all(5.0000001201e-1f));
+    series = fused(series * rest, rest, rest) + 1.0f;
     vec power = (vec)(((ivec)shifted - (ivec)all(12582912.0f) + 127) << 23);
     return (vec)((ivec)(series * power) & ~tiny);
 }

@@ -53,7 +53,7 @@ class StoryBatch:
         self.layers = [_RowsLayer(self, layer.keys) for layer in self._probe().layers]
         if not isinstance(model, Accelerated):
             accelerate(model, warn=False)
-        self.native = isinstance(model, Accelerated)
+        self.native = self._decode_natively([0], [0], slice(1)) is not None
         self._cache = Cache(layers=self.layers)
         self.threads = self.settle_threads()
         self.exact_sizes = self.find_exact_sizes()
@@ -115,20 +115,26 @@ class StoryBatch:
     def _decode(self, first: int, tokens: list[int], places: list[int]) -> torch.Tensor:
         """Logits `[rows, vocab]` of the rows from `first`, whose `tokens` stand at `places`."""
         device = self.model.device
-        ids, positions = torch.tensor(tokens, device=device), torch.tensor(places, device=device)
-        if self.native:
-            rows = slice(first, first + len(tokens))
-            keys, values = [layer.keys[rows] for layer in self.layers], [layer.values[rows] for layer in self.layers]
-            if (logits := self.model.row_logits(ids, positions, keys, values)) is not None:
-                return logits
+        rows = slice(first, first + len(tokens))
+        if self.native and (logits := self._decode_natively(tokens, places, rows)) is not None:
+            return logits
+        positions = torch.tensor(places, device=device)
         extent = min(self.context, (max(places) // EXTENT + 1) * EXTENT)
         self.rows = torch.arange(first, first + len(tokens), device=device)
-        self.places, self.seen = positions, (slice(first, first + len(tokens)), slice(None), slice(extent))
+        self.places, self.seen = positions, (rows, slice(None), slice(extent))
         visible = torch.arange(extent, device=device) <= positions[:, None]
         mask = torch.zeros(len(tokens), 1, 1, extent, dtype=self.model.dtype, device=device)
         mask.masked_fill_(~visible[:, None, None], float("-inf"))
+        ids = torch.tensor(tokens, device=device)[:, None]
         places = {"position_ids": positions[:, None], "past_key_values": self._cache}
-        return self._forward(ids[:, None], attention_mask=mask, **places)[:, -1]
+        return self._forward(ids, attention_mask=mask, **places)[:, -1]
+
+    def _decode_natively(self, tokens: list[int], places: list[int], rows: slice) -> torch.Tensor | None:
+        """The same by the native step; None where there is none."""
+        if not isinstance(self.model, Accelerated):
+            return None
+        keys, values = [layer.keys[rows] for layer in self.layers], [layer.values[rows] for layer in self.layers]
+        return self.model.row_logits(torch.tensor(tokens), torch.tensor(places), keys, values)
 
     def settle_threads(self) -> int:
         """Let torch use as many threads as a step gains by, at most as many as it uses now; returns how many."""
