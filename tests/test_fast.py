@@ -130,7 +130,7 @@ def test_a_stock_llama_too(ordinary_calls):
     assert ordinary_calls == []
 
 
-# More activations and weights than are worked on together.
+# Widths that are no multiple of a vector, over several chunks.
 WIDE = {"hidden_size": 512, "num_attention_heads": 8, "intermediate_size": 707, "vocab_size": 203,
         "num_hidden_layers": 1}  # fmt: skip
 

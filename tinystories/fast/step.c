@@ -22,8 +22,6 @@
 
 #define MAX_THREADS 64
 #define MAX_ROWS 64 /* of a block */
-#define FIRST_CACHE (20 << 10) /* bytes of activations, and of weights, that are worked on together */
-#define SECOND_CACHE (128 << 10)
 #if LANES == 16
 #define FEW_ROWS 6 /* that share the registers with four rows of weights */
 #else
@@ -241,15 +239,15 @@ static void product(const Matrix *matrix, const Input *input, int rows, int64_t 
 #define BYTES(outs, some) \
     byte_dots(outs, some, w + n * width, matrix->scale + n, input->rounded + r * width, input->scale + r, width, \
               sums + r * stride + n - first, stride)
-#define OVER_ROWS(DO, outs, from, to) \
+#define OVER_ROWS(DO, outs) \
     { \
-        int r = from; \
-        for (; r + FEW_ROWS <= to; r += FEW_ROWS) DO(outs, FEW_ROWS); \
-        for (; r + 2 <= to; r += 2) DO(outs, 2); \
-        for (; r < to; r++) DO(outs, 1); \
+        int r = 0; \
+        for (; r + FEW_ROWS <= rows; r += FEW_ROWS) DO(outs, FEW_ROWS); \
+        for (; r + 2 <= rows; r += 2) DO(outs, 2); \
+        for (; r < rows; r++) DO(outs, 1); \
     }
-        for (; n + 4 <= last; n += 4) OVER_ROWS(BYTES, 4, 0, rows)
-        for (; n < last; n++) OVER_ROWS(BYTES, 1, 0, rows)
+        for (; n + 4 <= last; n += 4) OVER_ROWS(BYTES, 4)
+        for (; n < last; n++) OVER_ROWS(BYTES, 1)
         return;
     }
     int64_t width = input->width;
@@ -260,19 +258,8 @@ static void product(const Matrix *matrix, const Input *input, int rows, int64_t 
         const int r = 0;
         for (; n + 8 <= last; n += 8) FLOATS(8, 1);
     }
-    /* Rows that the first cache holds, over weights that the second one holds. */
-    int group = (int)least(MAX_ROWS, FIRST_CACHE / (4 * width)) / FEW_ROWS * FEW_ROWS;
-    int64_t tile = SECOND_CACHE / (4 * width) / 4 * 4;
-    if (group < FEW_ROWS) group = FEW_ROWS;
-    if (tile < 4) tile = 4;
-    for (int64_t from = n; from < last; from += tile) {
-        int64_t end = least(from + tile, last);
-        for (int r_from = 0; r_from < rows; r_from += group) {
-            int r_to = (int)least(r_from + group, rows);
-            for (n = from; n + 4 <= end; n += 4) OVER_ROWS(FLOATS, 4, r_from, r_to)
-            for (; n < end; n++) OVER_ROWS(FLOATS, 1, r_from, r_to)
-        }
-    }
+    for (; n + 4 <= last; n += 4) OVER_ROWS(FLOATS, 4)
+    for (; n < last; n++) OVER_ROWS(FLOATS, 1)
 }
 
 /* ---- the work of a block ---------------------------------------------------------------------------------------- */
