@@ -9,14 +9,17 @@ READY := $(VENV)/.ready
 # What `make bench` trains and measures on; a corpus of your own: make bench CORPUS=my_stories/
 CORPUS ?= sample
 
+# A file of tests stays in one process, which has trained for it; the order is that of tests/conftest.py.
+AT_ONCE := -n auto --dist loadfile --no-loadscope-reorder
+
 quickstart: $(READY)
 	$(BIN)/python train_hf.py configs/quickstart.yaml --overwrite_output_dir
 
 test: $(READY)
-	$(BIN)/python -m pytest -n auto --dist loadfile -m "not slow" --durations=10
+	$(BIN)/python -m pytest $(AT_ONCE) -m "not slow" --durations=10
 
 test-all: $(READY)
-	$(BIN)/python -m pytest -n auto --dist loadfile --durations=20
+	$(BIN)/python -m pytest $(AT_ONCE) --durations=20
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -62,3 +62,13 @@ def tiny_run(tmp_path_factory) -> Path:
 
     folder = tmp_path_factory.mktemp("runs") / "tiny"
     return train(build_recipe(TINY_RECIPE, {"output_dir": str(folder)}))
+
+
+# Files whose single tests take longest, first: begun at the end, they would leave the other processes idle.
+LONG_FILES = ["test_hub", "test_trainer", "test_resume", "test_tools", "test_training", "test_evaluation",
+              "test_server", "test_startup", "test_export_onnx", "test_cli", "test_time_limit", "test_doctor",
+              "test_judge"]  # fmt: skip
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: (*LONG_FILES, item.path.stem).index(item.path.stem))

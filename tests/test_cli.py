@@ -1,5 +1,7 @@
 """Commands as a user gives them."""
 
+import contextlib
+import io
 import os
 import subprocess
 import sys
@@ -7,19 +9,27 @@ from pathlib import Path
 
 import pytest
 
+from tinystories.cli import main
+
 
 ROOT = Path(__file__).parent.parent
 PROMPT = "Once upon a time"
 
 
-def tinystories(*arguments, cwd=ROOT, **environment):
-    return subprocess.run(
-        [sys.executable, "-m", "tinystories.cli", *map(str, arguments)],
-        cwd=cwd,
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-    )
+def tinystories_process(*arguments):
+    command = [sys.executable, "-m", "tinystories.cli", *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+
+
+def tinystories(*arguments, cwd=ROOT):
+    """The same in this process, which has loaded already what each one takes seconds to load."""
+    command, out, err = list(map(str, arguments)), io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), contextlib.chdir(cwd):
+        try:
+            status = main(command)
+        except SystemExit as left:
+            status = left.code
+    return subprocess.CompletedProcess(command, status, out.getvalue(), err.getvalue())
 
 
 def fails_with_one_line(result, *words):
@@ -34,7 +44,7 @@ def fails_with_one_line(result, *words):
 def test_help_answers_without_loading_torch():
     code = "import sys; from tinystories.cli import _parser; _parser().format_help(); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
-    result = tinystories("--help")
+    result = tinystories_process("--help")
     assert result.returncode == 0
     for verb in ("train", "tokenizer", "generate", "export"):
         assert verb in result.stdout
@@ -77,9 +87,9 @@ def test_mistakes_with_generate_are_one_line(tiny_run, tmp_path):
     (tmp_path / "empty").mkdir()
     fails_with_one_line(tinystories("generate", "runs/none", PROMPT, cwd=tmp_path), "runs/none")
     fails_with_one_line(tinystories("generate", tmp_path / "empty", PROMPT), "not a run folder", "config.json")
-    fails_with_one_line(tinystories("generate", tiny_run, PROMPT, "--preset", "wild"), "wild", "conservative")
+    fails_with_one_line(tinystories_process("generate", tiny_run, PROMPT, "--preset", "wild"), "wild", "conservative")
     fails_with_one_line(tinystories("generate", tiny_run, PROMPT, "--max-new-tokens", 0), "at least 1")
-    fails_with_one_line(tinystories("generate", tiny_run, PROMPT, "--max-new-tokens", 999), "at most")
+    fails_with_one_line(tinystories_process("generate", tiny_run, PROMPT, "--max-new-tokens", 999), "at most")
     fails_with_one_line(tinystories("generate", tiny_run, "again and " * 200), "shorten the prompt")
     fails_with_one_line(tinystories("generate", tiny_run, PROMPT, "--sed", 1), "--sed")
     missing = tinystories("train", ROOT / "configs" / "quickstart.yaml", "--tokenizer", "tok2", "--max_stories", 50,
@@ -106,7 +116,7 @@ def test_mistakes_with_train_are_one_line(tmp_path):
 
 
 def test_options_may_be_spelt_with_underscores(tiny_run):
-    result = tinystories("generate", tiny_run, PROMPT, "--seed", 1, "--max_new_tokens=5")
+    result = tinystories_process("generate", tiny_run, PROMPT, "--seed", 1, "--max_new_tokens=5")
     assert result.returncode == 0, result.stderr
 
 
@@ -126,10 +136,7 @@ def test_a_folder_that_cannot_be_written_to_is_refused_before_the_work(tmp_path)
 def test_tokenizer_is_trained_reported_and_loads(tmp_path):
     from transformers import AutoTokenizer
 
-    result = tinystories(
-        "tokenizer", "sample", tmp_path / "tokenizer", "--vocab-size", 1000, "--max-stories", 500,
-        HF_HOME=str(tmp_path / "hf"),
-    )  # fmt: skip
+    result = tinystories("tokenizer", "sample", tmp_path / "tokenizer", "--vocab-size", 1000, "--max-stories", 500)
     assert result.returncode == 0, result.stderr
     assert '" a" yes, " an" yes, " the" yes' in result.stdout and "bytes per token" in result.stdout
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "tokenizer")
@@ -138,10 +145,10 @@ def test_tokenizer_is_trained_reported_and_loads(tmp_path):
 
     result = tinystories(
         "tokenizer", "sample", tmp_path / "cut", "--top-k-of", tmp_path / "tokenizer", "--vocab-size", 600,
-        "--max-stories", 500, "--model-max-length", 64, HF_HOME=str(tmp_path / "hf"),
+        "--max-stories", 500, "--model-max-length", 64,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
-    again = tinystories("tokenizer", "sample", tmp_path / "cut", "--max-stories", 500, HF_HOME=str(tmp_path / "hf"))
+    again = tinystories("tokenizer", "sample", tmp_path / "cut", "--max-stories", 500)
     fails_with_one_line(again, "holds a tokenizer already")
     cut = AutoTokenizer.from_pretrained(tmp_path / "cut")
     assert len(cut) == 600 and cut.model_max_length == 64
@@ -160,5 +167,5 @@ def test_mistakes_with_tokenizer_are_one_line(tmp_path):
 
 @pytest.mark.parametrize("verb", ["train", "tokenizer", "generate", "export"])
 def test_each_verb_explains_itself(verb):
-    result = tinystories(verb, "--help")
+    result = tinystories_process(verb, "--help")
     assert result.returncode == 0 and f"tinystories {verb}" in result.stdout
