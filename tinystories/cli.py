@@ -281,10 +281,11 @@ def _generate(options: argparse.Namespace, _: list[str]) -> None:
 
 
 def _by_transformers(options: argparse.Namespace, told: dict) -> str:
+    from .presets import check_dtype
+
+    check_dtype(options.dtype)
     from .decoding import load_model, tell_story
 
-    if options.dtype in ("f32", "f16", "bf16", "q8_0"):
-        raise UserError(f"--dtype {options.dtype} goes with --engine llama.cpp; transformers takes int8.")
     model, tokenizer = load_model(options.model, options.dtype)
     return tell_story(model, tokenizer, options.prompt, **told)
 

@@ -22,7 +22,10 @@ def check_preset(preset: str) -> None:
 def check_dtype(dtype: str | None) -> None:
     """Refuse weights that `load_model` cannot give, with a `UserError`: there are "int8", and None for those saved."""
     if dtype not in (None, "int8"):
-        raise UserError(f"--dtype is int8 or left out, not {dtype!r}.")
+        raise UserError(
+            f"--dtype is int8 or left out, not {dtype!r}: what else there is goes with --engine llama.cpp of "
+            f"`tinystories generate`."
+        )
 
 
 def room_for_story(context: int, used: int, max_new_tokens: int | None) -> int:

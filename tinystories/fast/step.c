@@ -18,6 +18,7 @@
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdlib.h>
+
 #include "vectors.h"
 
 #define MAX_THREADS 64

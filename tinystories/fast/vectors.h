@@ -86,7 +86,8 @@ ALWAYS void sums_of(vec a, vec b, vec c, vec d, float *to) {
 ALWAYS vec exp_of(vec x) {
     ivec tiny = x < all(-87.3f);
     vec clamped = (vec)(((ivec)x & ~tiny) | ((ivec)all(-87.3f) & tiny));
-    vec shifted = fused(clamped, all(1.44269504f), all(12582912.0f)); /* 1.5 * 2^23: rounds to a whole number in the low bits */
+    /* 1.5 * 2^23: rounds to a whole number in the low bits. */
+    vec shifted = fused(clamped, all(1.44269504f), all(12582912.0f));
     vec whole = shifted - 12582912.0f;
     vec rest = fused(whole, all(2.12194440e-4f), fused(whole, all(-0.693359375f), clamped));
     vec series = all(1.9875691500e-4f);
