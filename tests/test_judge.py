@@ -515,8 +515,10 @@ def test_a_text_that_is_refused_does_not_change_how_others_are_asked(server, mak
 # Stopping and going on
 
 SCRIPT = """
-import json, sys
+import json, signal, sys
 from tinystories.judge import Judge, judge_stories
+# As in a terminal: what is started in the background of a shell is born deaf to Ctrl-C.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 judge = Judge(sys.argv[1], "m", cache_dir=sys.argv[2], concurrency=2)
 judge_stories(judge, json.loads(sys.argv[3]), progress=False)
 print("finished")
