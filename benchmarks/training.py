@@ -43,15 +43,22 @@ WARM_UP = 2
 
 
 class Stopwatch(TrainerCallback):
-    """When each step ended, on the device."""
+    """Seconds of the steps after the first `warm_up`. Only at both ends is a GPU waited for, since it is to have the
+    next step ready while it works on this one."""
 
-    def __init__(self):
-        self.ends = []
+    def __init__(self, warm_up: int):
+        self.warm_up, self.began, self.seconds = warm_up, 0.0, 0.0
 
     def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == self.warm_up:
+            self.began = self._now(args)
+        elif state.global_step == state.max_steps:
+            self.seconds = self._now(args) - self.began
+
+    def _now(self, args) -> float:
         if args.device.type == "cuda":
             torch.cuda.synchronize()
-        self.ends.append(time.perf_counter())
+        return time.perf_counter()
 
 
 class Counting:
@@ -164,11 +171,10 @@ def main() -> None:
     for round_number in range(options.rounds):
         for variant in variants if round_number % 2 == 0 else variants[::-1]:
             trainer, collator = trainer_for(variant)
-            stopwatch = Stopwatch()
+            stopwatch = Stopwatch(WARM_UP)
             trainer.add_callback(stopwatch)
             trainer.train()
-            seconds = stopwatch.ends[-1] - stopwatch.ends[WARM_UP - 1]
-            speeds[variant].append(sum(collator.tokens[WARM_UP:steps]) / seconds)
+            speeds[variant].append(sum(collator.tokens[WARM_UP:steps]) / stopwatch.seconds)
             print(f"round {round_number + 1}  {variant:15} {speeds[variant][-1]:12,.0f} story tokens/s", flush=True)
 
     flops = training_flops_per_token(ours, rows.mean_attended)

@@ -94,11 +94,14 @@ def rotate_half(x: torch.Tensor) -> torch.Tensor:
 
 
 def apply_rotary_pos_emb(
-    query: torch.Tensor, key: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor
+    query: torch.Tensor, key: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, unsqueeze_dim: int = 1
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Rotate the first `cos.shape[-1]` dimensions of each head of `query` and `key` `[batch, heads, length, head_dim]`
-    and pass the rest through."""
-    cos, sin = cos.unsqueeze(1), sin.unsqueeze(1)
+    """Rotate the first `cos.shape[-1]` dimensions of each head of `query` and `key` and pass the rest through.
+
+    `unsqueeze_dim` is where these have their heads: 1 in `[batch, heads, length, head_dim]`, 2 in
+    `[batch, length, heads, head_dim]`.
+    """
+    cos, sin = cos.unsqueeze(unsqueeze_dim), sin.unsqueeze(unsqueeze_dim)
     rotary_dim = cos.shape[-1]
 
     def rotate(states: torch.Tensor) -> torch.Tensor:
@@ -124,9 +127,10 @@ class TinyLlamaMLP(nn.Module):
         return self.down_proj(self.act_fn(self.gate_proj(hidden_states)) * self.up_proj(hidden_states))
 
 
-def repeat_kv(states: torch.Tensor, groups: int) -> torch.Tensor:
-    """`[batch, key_value_heads, length, head_dim]` to `[batch, key_value_heads * groups, length, head_dim]`."""
-    return states if groups == 1 else states.repeat_interleave(groups, dim=1)
+def repeat_kv(states: torch.Tensor, groups: int, dim: int = 1) -> torch.Tensor:
+    """`[batch, key_value_heads, length, head_dim]` to `[batch, key_value_heads * groups, length, head_dim]`; `dim` is
+    where the heads are."""
+    return states if groups == 1 else states.repeat_interleave(groups, dim=dim)
 
 
 def eager_attention_forward(
@@ -151,44 +155,71 @@ def eager_attention_forward(
     return torch.matmul(weights, value).transpose(1, 2).contiguous(), weights
 
 
-def story_offsets(position_ids: torch.LongTensor) -> torch.LongTensor:
-    """Where packed stories begin in `position_ids` `[batch, length]`, which count up within a story: `[stories + 1]`
-    places among all `batch * length`, the last of them the end."""
+@torch.library.custom_op("tinyllama::story_offsets", mutates_args=())
+def story_offsets(position_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Where packed stories begin in `position_ids` `[batch, length]`, which count up within a story.
+
+    An operator of its own, because the number of stories changes from batch to batch: its results have shapes that
+    `torch.compile` knows, and the device is waited for once in a forward pass and not in each layer.
+
+    Returns:
+        Places among all `batch * length`, `[batch * length + 1]`, int32: where each story begins, then the end; and
+        how many of these there are, `[]`, int64, on the CPU. What is behind them is the end again.
+    """
     begins = torch.ones_like(position_ids, dtype=torch.bool)
     begins[:, 1:] = position_ids.diff(dim=-1) != 1
-    return nn.functional.pad(begins.flatten().nonzero().flatten(), (0, 1), value=position_ids.numel())
+    found = begins.flatten().nonzero().flatten()
+    offsets = position_ids.new_full((position_ids.numel() + 1,), position_ids.numel(), dtype=torch.int32)
+    offsets[: len(found)] = found
+    return offsets, torch.tensor(len(found) + 1)
 
 
-def story_bounds(position_ids: torch.LongTensor) -> list[tuple[int, int, int]]:
-    """Row, begin and end of each packed story of `position_ids` `[batch, length]`."""
-    length = position_ids.shape[1]
-    offsets = story_offsets(position_ids).tolist()
+@story_offsets.register_fake
+def _(position_ids):
+    offsets = position_ids.new_empty((position_ids.numel() + 1,), dtype=torch.int32)
+    return offsets, torch.empty((), dtype=torch.int64)
+
+
+def story_bounds(offsets: torch.Tensor, count: torch.Tensor, length: int) -> list[tuple[int, int, int]]:
+    """Row, begin and end of each packed story of rows of `length`, from [`story_offsets`]."""
+    places = offsets[: count.item()].tolist()
     return [
         (begin // length, begin % length, begin % length + end - begin)
-        for begin, end in zip(offsets, offsets[1:], strict=False)
+        for begin, end in zip(places, places[1:], strict=False)
     ]
 
 
 @torch.library.custom_op("tinyllama::attend_within_stories", mutates_args=())
 def attend_within_stories(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, position_ids: torch.Tensor, scaling: float
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    offsets: torch.Tensor,
+    count: torch.Tensor,
+    scaling: float,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Causal attention of packed stories on a CPU, story by story, so that no work goes into what a mask would hide.
-
-    An operator of its own, because the number of stories changes from batch to batch: `torch.compile` keeps it whole,
-    and autograd sees one node instead of one a story.
+    """Causal attention of packed stories, story by story, so that no work goes into what a mask would hide.
 
     Args:
-        query, key, value: `[batch, heads, length, head_dim]`, all of one dtype.
-        position_ids: `[batch, length]`, counting up within a story.
+        query, key, value: `[batch, length, heads, head_dim]`, all of one dtype; on a GPU one of 16 bits.
+        offsets, count: from [`story_offsets`].
 
     Returns:
-        What is attended to, `[batch, length, heads, head_dim]`, and the log-sums of the scores
-        `[batch, heads, length]`, which the backward pass needs.
+        What is attended to, `[batch, length, heads, head_dim]`, and the log-sums of the scores, which the backward
+        pass needs: `[batch, heads, length]` on a CPU, `[heads, batch * length]` on a GPU.
     """
-    attended = torch.empty_like(query.transpose(1, 2), memory_format=torch.contiguous_format)
-    log_sums = torch.empty(query.shape[:3], dtype=torch.float)
-    for row, begin, end in story_bounds(position_ids):
+    batch, length = query.shape[:2]
+    if query.device.type == "cuda":
+        offsets = offsets[: count.item()]
+        output, sums, *_ = torch.ops.aten._flash_attention_forward(
+            query.flatten(0, 1), key.flatten(0, 1), value.flatten(0, 1), offsets, offsets, length, length, 0.0, True,
+            False, scale=scaling,
+        )  # fmt: skip
+        return output.view(query.shape), sums
+    attended = torch.empty_like(query, memory_format=torch.contiguous_format)
+    log_sums = torch.empty((batch, query.shape[2], length), dtype=torch.float)
+    query, key, value = query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)
+    for row, begin, end in story_bounds(offsets, count, length):
         story = slice(row, row + 1), slice(None), slice(begin, end)
         output, sums = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
             query[story], key[story], value[story], 0.0, True, scale=scaling
@@ -199,9 +230,11 @@ def attend_within_stories(
 
 
 @attend_within_stories.register_fake
-def _(query, key, value, position_ids, scaling):
-    attended = torch.empty_like(query.transpose(1, 2), memory_format=torch.contiguous_format)
-    return attended, query.new_empty(query.shape[:3], dtype=torch.float)
+def _(query, key, value, offsets, count, scaling):
+    batch, length, heads, _ = query.shape
+    sums_shape = (heads, batch * length) if query.device.type == "cuda" else (batch, heads, length)
+    attended = torch.empty_like(query, memory_format=torch.contiguous_format)
+    return attended, query.new_empty(sums_shape, dtype=torch.float)
 
 
 @torch.library.custom_op("tinyllama::attend_within_stories_backward", mutates_args=())
@@ -210,49 +243,74 @@ def attend_within_stories_backward(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
-    position_ids: torch.Tensor,
+    offsets: torch.Tensor,
+    count: torch.Tensor,
     attended: torch.Tensor,
     log_sums: torch.Tensor,
     scaling: float,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Gradients of `query`, `key` and `value`, each laid out `[batch, length, heads, head_dim]` in memory."""
-    gradient, attended = gradient.transpose(1, 2), attended.transpose(1, 2)
+    """Gradients of `query`, `key` and `value`, `[batch, length, heads, head_dim]`."""
+    length = query.shape[1]
+    if query.device.type == "cuda":
+        offsets = offsets[: count.item()]
+        unused = torch.zeros(2, dtype=torch.uint64, device=query.device)
+        gradients = torch.ops.aten._flash_attention_backward(
+            gradient.flatten(0, 1), query.flatten(0, 1), key.flatten(0, 1), value.flatten(0, 1),
+            attended.flatten(0, 1), log_sums, offsets, offsets, length, length, 0.0, True, unused, unused[:0],
+            scale=scaling,
+        )  # fmt: skip
+        return tuple(each.view(query.shape) for each in gradients)
     results = _gradients_like(query, key, value)
-    for row, begin, end in story_bounds(position_ids):
+    gradient, query, key, value, attended = (each.transpose(1, 2) for each in (gradient, query, key, value, attended))
+    for row, begin, end in story_bounds(offsets, count, length):
         story = slice(row, row + 1), slice(None), slice(begin, end)
         gradients = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
             gradient[story], query[story], key[story], value[story], attended[story], log_sums[story], 0.0, True,
             scale=scaling,
         )  # fmt: skip
         for whole, part in zip(results, gradients, strict=True):
-            whole[story] = part
+            whole[row, begin:end] = part[0].transpose(0, 1)
     return results
 
 
 @attend_within_stories_backward.register_fake
-def _(gradient, query, key, value, position_ids, attended, log_sums, scaling):
+def _(gradient, query, key, value, offsets, count, attended, log_sums, scaling):
     return _gradients_like(query, key, value)
 
 
 def _gradients_like(*states: torch.Tensor) -> tuple[torch.Tensor, ...]:
     # In memory as the projections gave them, whose own backward pass wants them so.
-    return tuple(
-        torch.empty_like(each.transpose(1, 2), memory_format=torch.contiguous_format).transpose(1, 2)
-        for each in states
-    )
+    return tuple(torch.empty_like(each, memory_format=torch.contiguous_format) for each in states)
 
 
 def _save_for_backward(ctx, inputs, output):
-    query, key, value, position_ids, ctx.scaling = inputs
-    ctx.save_for_backward(query, key, value, position_ids, *output)
+    query, key, value, offsets, count, ctx.scaling = inputs
+    ctx.save_for_backward(query, key, value, offsets, count, *output)
 
 
 def _backward(ctx, gradient, _):
     gradients = attend_within_stories_backward(gradient.contiguous(), *ctx.saved_tensors, ctx.scaling)
-    return *gradients, None, None
+    return *gradients, None, None, None
 
 
 attend_within_stories.register_autograd(_backward, setup_context=_save_for_backward)
+
+
+@torch.compiler.assume_constant_result
+def _has_flash_attention(device_index: int) -> bool:
+    """Whether a GPU and this torch have flash attention (https://arxiv.org/abs/2307.08691), and it is allowed."""
+    return (
+        torch.version.hip is None
+        and torch.cuda.get_device_capability(device_index) >= (8, 0)
+        and torch.backends.cuda.is_flash_attention_available()
+        and torch.backends.cuda.flash_sdp_enabled()
+    )
+
+
+def _dtype_of_products(states: torch.Tensor) -> torch.dtype:
+    """Of matrix products with `states` here, which autocast may change."""
+    device = states.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else states.dtype
 
 
 class TinyLlamaAttention(nn.Module):
@@ -281,25 +339,27 @@ class TinyLlamaAttention(nn.Module):
         position_embeddings: tuple[torch.Tensor, torch.Tensor],
         attention_mask: torch.Tensor | None = None,
         past_key_values: Cache | None = None,
-        packed_position_ids: torch.LongTensor | None = None,
+        packed_stories: tuple[torch.Tensor, torch.Tensor] | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         batch_and_length = hidden_states.shape[:-1]
         per_head = (*batch_and_length, -1, self.head_dim)
-        query = self.q_proj(hidden_states).view(per_head).transpose(1, 2)
-        key = self.k_proj(hidden_states).view(per_head).transpose(1, 2)
-        value = self.v_proj(hidden_states).view(per_head).transpose(1, 2)
+        query = self.q_proj(hidden_states).view(per_head)
+        key = self.k_proj(hidden_states).view(per_head)
+        value = self.v_proj(hidden_states).view(per_head)
 
+        if packed_stories is not None:
+            query, key = apply_rotary_pos_emb(query, key, *position_embeddings, unsqueeze_dim=2)
+            key, value = (repeat_kv(each, self.num_key_value_groups, dim=2) for each in (key, value))
+            # Under autocast the rotation leaves float32 behind, which would halve the speed.
+            query, key = query.to(value.dtype), key.to(value.dtype)
+            attended, _ = attend_within_stories(query, key, value, *packed_stories, self.scaling)
+            return self.o_proj(attended.reshape(*batch_and_length, -1)), None
+
+        query, key, value = query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)
         query, key = apply_rotary_pos_emb(query, key, *position_embeddings)
         if past_key_values is not None:
             key, value = past_key_values.update(key, value, self.layer_idx)
-
-        if packed_position_ids is not None:
-            key, value = repeat_kv(key, self.num_key_value_groups), repeat_kv(value, self.num_key_value_groups)
-            # Under autocast the rotation leaves float32 behind, which would halve the speed.
-            query, key = query.to(value.dtype), key.to(value.dtype)
-            attended, _ = attend_within_stories(query, key, value, packed_position_ids, self.scaling)
-            return self.o_proj(attended.reshape(*batch_and_length, -1)), None
 
         attend: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
             self.config._attn_implementation, eager_attention_forward
@@ -354,7 +414,8 @@ class TinyLlamaPreTrainedModel(PreTrainedModel):
 def _flash_story_bounds(position_ids: torch.LongTensor) -> dict:
     """Where packed stories begin and end, as flash attention takes it: for `position_ids` `[batch, length]` that start
     again in mid-row, offsets into `[batch * length]` and the longest story in tokens; otherwise nothing."""
-    offsets = story_offsets(position_ids).int()
+    offsets, count = story_offsets(position_ids)
+    offsets = offsets[: count.item()]
     if len(offsets) == len(position_ids) + 1:
         return {}
     longest = offsets.diff().max().item()
@@ -405,7 +466,7 @@ class TinyLlamaModel(TinyLlamaPreTrainedModel):
         if packable and is_flash_attention_requested(self.config) and kwargs.get("cu_seq_lens_q") is None:
             kwargs |= _flash_story_bounds(position_ids.expand(inputs_embeds.shape[:2]))
         if packable and not use_cache and self._attends_within_stories(inputs_embeds):
-            kwargs["packed_position_ids"] = position_ids.expand(inputs_embeds.shape[:2])
+            kwargs["packed_stories"] = story_offsets(position_ids.expand(inputs_embeds.shape[:2]))
         else:
             attention_mask = create_causal_mask(
                 config=self.config,
@@ -435,12 +496,19 @@ class TinyLlamaModel(TinyLlamaPreTrainedModel):
         return BaseModelOutputWithPast(last_hidden_state=self.norm(hidden_states), past_key_values=past_key_values)
 
     def _attends_within_stories(self, inputs_embeds: torch.Tensor) -> bool:
-        """Whether packed stories are cheaper one by one than under a mask: on a CPU, where no weights are dropped."""
-        return (
-            inputs_embeds.device.type == "cpu"
-            and self.config._attn_implementation == "sdpa"
-            and not (self.training and self.config.attention_dropout)
-        )
+        """Whether packed stories are cheaper one by one than under a mask: where torch has flash attention for it,
+        and no weights are dropped."""
+        if self.config._attn_implementation != "sdpa" or (self.training and self.config.attention_dropout):
+            return False
+        device = inputs_embeds.device
+        if device.type == "cuda":
+            return (
+                _dtype_of_products(inputs_embeds) in (torch.bfloat16, torch.float16)
+                and self.config.head_dim % 8 == 0
+                and self.config.head_dim <= 256
+                and _has_flash_attention(device.index)
+            )
+        return device.type == "cpu"
 
 
 def _select_positions(hidden_states: torch.Tensor, logits_to_keep: int | torch.Tensor) -> torch.Tensor:
@@ -463,61 +531,54 @@ _LOGITS_AT_ONCE = {"cpu": 2**21}
 _LOGITS_AT_ONCE_ELSEWHERE = 2**27
 
 
-@torch.library.custom_op("tinyllama::head_loss", mutates_args=())
-def head_loss(
-    hidden_states: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, dtype: torch.dtype
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+class HeadLoss(torch.autograd.Function):
     """Summed cross-entropy of a head without bias, some positions at a time, so that the logits of a whole batch are
-    never held: with a small model they are most of the memory that a training step moves.
+    never held: with a small model they are most of the memory that a training step moves."""
 
-    Args:
-        hidden_states: `[positions, hidden]`.
-        weight: `[vocab, hidden]`.
-        targets: `[positions]`, -100 where no loss is wanted.
-        dtype: of the matrix products; softmax and sums are float32.
+    @staticmethod
+    def forward(
+        ctx, hidden_states: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, dtype: torch.dtype
+    ) -> torch.Tensor:
+        """The sum in nats, `[]`; its gradients are computed here, too, where they cost little more.
 
-    Returns:
-        The sum in nats, and its gradients for `hidden_states` and `weight`, which cost nothing more here.
-    """
-    low_hidden, low_weight = hidden_states.to(dtype), weight.to(dtype)
-    total = torch.zeros((), dtype=torch.float, device=hidden_states.device)
-    hidden_gradient = torch.empty_like(low_hidden)
-    weight_gradient = torch.zeros_like(weight, dtype=torch.float)
-    at_once = max(64, _LOGITS_AT_ONCE.get(hidden_states.device.type, _LOGITS_AT_ONCE_ELSEWHERE) // len(weight))
-    with torch.autocast(hidden_states.device.type, enabled=False):
-        for begin in range(0, len(targets), at_once):
-            part = slice(begin, begin + at_once)
-            wanted = targets[part] != -100
-            index = torch.where(wanted, targets[part], 0)[:, None]
-            logprobs = nn.functional.log_softmax(low_hidden[part] @ low_weight.T, dim=-1, dtype=torch.float)
-            total -= (logprobs.gather(-1, index)[:, 0] * wanted).sum()
-            gradient = logprobs.exp_()
-            gradient.scatter_add_(-1, index, gradient.new_full((), -1.0).expand(index.shape))
-            gradient = gradient.mul_(wanted[:, None]).to(dtype)
-            torch.mm(gradient, low_weight, out=hidden_gradient[part])
-            if dtype == torch.float:
-                weight_gradient.addmm_(gradient.T, low_hidden[part])
-            else:
-                weight_gradient += gradient.T @ low_hidden[part]
-    return total, hidden_gradient.to(hidden_states.dtype), weight_gradient.to(weight.dtype)
+        Args:
+            hidden_states: `[positions, hidden]`.
+            weight: `[vocab, hidden]`.
+            targets: `[positions]`, -100 where no loss is wanted.
+            dtype: of the matrix products; softmax and sums are float32.
+        """
+        device = hidden_states.device.type
+        wanted = targets != -100
+        index = torch.where(wanted, targets, 0)[:, None]
+        # Where no loss is wanted nothing is given to the weight, whatever stands in that row of the gradient.
+        low_hidden, low_weight = (hidden_states * wanted[:, None]).to(dtype), weight.to(dtype)
+        total = torch.zeros((), dtype=torch.float, device=hidden_states.device)
+        hidden_gradients = []
+        weight_gradient = torch.zeros_like(weight, dtype=torch.float)
+        at_once = max(64, _LOGITS_AT_ONCE.get(device, _LOGITS_AT_ONCE_ELSEWHERE) // len(weight))
+        with torch.autocast(device, enabled=False):
+            for begin in range(0, len(targets), at_once):
+                part = slice(begin, begin + at_once)
+                logits = low_hidden[part] @ low_weight.T
+                logprobs = nn.functional.log_softmax(logits, dim=-1, dtype=torch.float)
+                of_targets = logprobs.gather(-1, index[part])
+                total = total - (of_targets[:, 0] * wanted[part]).sum()
+                # Into memory that is there: in small steps, new memory costs more than the sums.
+                gradient = torch.exp(logprobs, out=logprobs if dtype == torch.float else logits)
+                gradient.scatter_(-1, index[part], torch.expm1(of_targets).to(dtype))
+                hidden_gradients.append(gradient @ low_weight)
+                if dtype == torch.float:
+                    weight_gradient.addmm_(gradient.T, low_hidden[part])
+                else:
+                    weight_gradient += gradient.T @ low_hidden[part]
+        hidden_gradient = torch.cat(hidden_gradients) * wanted[:, None]
+        ctx.save_for_backward(hidden_gradient.to(hidden_states.dtype), weight_gradient.to(weight.dtype))
+        return total
 
-
-@head_loss.register_fake
-def _(hidden_states, weight, targets, dtype):
-    total = hidden_states.new_empty((), dtype=torch.float)
-    return total, torch.empty_like(hidden_states), torch.empty_like(weight)
-
-
-def _save_gradients(ctx, inputs, output):
-    ctx.save_for_backward(*output[1:])
-
-
-def _scale_gradients(ctx, gradient, *_):
-    hidden_gradient, weight_gradient = ctx.saved_tensors
-    return hidden_gradient * gradient, weight_gradient * gradient, None, None
-
-
-head_loss.register_autograd(_scale_gradients, setup_context=_save_gradients)
+    @staticmethod
+    def backward(ctx, gradient):
+        hidden_gradient, weight_gradient = ctx.saved_tensors
+        return hidden_gradient * gradient, weight_gradient * gradient, None, None
 
 
 @auto_docstring
@@ -595,10 +656,9 @@ class TinyLlamaForCausalLM(TinyLlamaPreTrainedModel, GenerationMixin):
     def _loss_without_logits(
         self, hidden_states: torch.Tensor, labels: torch.LongTensor, num_items_in_batch: torch.Tensor | int | None
     ) -> torch.Tensor:
-        device = hidden_states.device.type
-        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden_states.dtype
+        dtype = _dtype_of_products(hidden_states)
         targets = nn.functional.pad(labels[:, 1:], (0, 1), value=-100).flatten()
-        total, _, _ = head_loss(hidden_states.flatten(0, 1), self.lm_head.weight, targets, dtype)
+        total = HeadLoss.apply(hidden_states.flatten(0, 1), self.lm_head.weight, targets, dtype)
         if num_items_in_batch is None:
             num_items_in_batch = (targets != -100).sum()
         return total / num_items_in_batch

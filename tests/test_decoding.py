@@ -189,7 +189,7 @@ def trained(tiny_run):
 
 def by_hand(model, tokenizer, prompt, max_new_tokens):
     """The likeliest continuation, one story and one whole forward at a time: `(text, ended, new tokens)`."""
-    ids = tokenizer(prompt, return_tensors="pt")["input_ids"]
+    ids = tokenizer(prompt, return_tensors="pt")["input_ids"].to(model.device)
     begin = ids.shape[1]
     ended = False
     with torch.no_grad():

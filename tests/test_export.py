@@ -5,7 +5,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+import transformers
 from helpers import random_ids, run_without_us, tiny_model
+from packaging.version import Version
 from safetensors.torch import load_file
 from test_cli import PROMPT, fails_with_one_line, tinystories
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel
@@ -102,6 +104,8 @@ def test_saved_and_loaded_by_transformers_it_gives_the_same_logits(convert, chan
 
 @pytest.mark.parametrize("convert, changes", [(to_llama, FULL), (to_phi3, {})], ids=["llama", "phi3"])
 def test_a_story_goes_on_past_the_trained_length_as_with_us(convert, changes):
+    if convert is to_phi3 and Version(transformers.__version__) < Version("5.22"):
+        pytest.skip("there, Phi-3 forgets the story where it passes the trained length")
     ours = tiny_model(**changes)
     options = {"max_new_tokens": 40, "do_sample": False, "eos_token_id": None, "pad_token_id": 1}
     ids = random_ids(2, 40)

@@ -138,7 +138,7 @@ def test_the_same_logits_at_any_length_and_batch(exported):
         feed = {"input_ids": ids.numpy(), "attention_mask": np.ones_like(positions), "position_ids": positions}
         logits, *cache = session.run(None, feed | start(session, batch))
         with torch.no_grad():
-            np.testing.assert_allclose(logits, model(ids).logits.numpy(), atol=1e-4, rtol=0)
+            np.testing.assert_allclose(logits, model(ids.to(model.device)).logits.cpu().numpy(), atol=1e-4, rtol=0)
         assert {tensor.shape for tensor in cache} == {(batch, cache[0].shape[1], length, cache[0].shape[3])}
 
 
@@ -148,7 +148,8 @@ def test_it_tells_the_same_stories(exported):
     options = {"do_sample": False, "repetition_penalty": 1.0, "eos_token_id": None, "max_new_tokens": 50}
     for prompts in (PROMPTS[:1], PROMPTS):
         inputs = tokenizer(prompts, padding=True, return_tensors="pt", return_token_type_ids=False)
-        expected = model.generate(**inputs, **options).numpy()
+        expected = model.generate(**inputs.to(model.device), **options).cpu().numpy()
+        inputs = inputs.to("cpu")
         assert (generate(session, inputs, 50) == expected).all()
         assert (generate(session, inputs, 15, cached=False) == expected[:, : inputs["input_ids"].shape[1] + 15]).all()
 
@@ -206,7 +207,7 @@ def test_int8_costs_little_and_says_how_much(tiny_run, tmp_path, capsys):
     feed = {"input_ids": ids, "attention_mask": np.ones_like(ids), "position_ids": np.arange(ids.shape[1])[None]}
     logits = session.run(None, feed | start(session, 1))[0]
     with torch.no_grad():
-        difference = np.abs(logits - model(torch.from_numpy(ids)).logits.numpy()).max()
+        difference = np.abs(logits - model(torch.from_numpy(ids).to(model.device)).logits.cpu().numpy()).max()
     assert 1e-3 < difference < 2  # rounded, and the same model
 
 

@@ -392,7 +392,10 @@ def test_roomy_layers_are_dynamic_layers():
         )
     )
     same(lambda layer: layer.reset())
-    same(lambda layer: (layer.reset(), layer.update(more[:1], more[:1])))
+    emptied = filled(DynamicCache().layer_class_to_replicate)
+    emptied.reset()
+    if not emptied.get_seq_length():  # older versions of transformers keep zeros
+        same(lambda layer: (layer.reset(), layer.update(more[:1], more[:1])))
 
     def cut_by_hand(layer):
         layer.keys = layer.keys[:, :, :-2]

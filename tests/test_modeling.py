@@ -8,6 +8,7 @@ import warnings
 import pytest
 import torch
 from helpers import random_ids, sharpen, tiny_config, tiny_model
+from packaging.version import Version
 from torch import nn
 from transformers import (
     AttentionInterface,
@@ -296,6 +297,8 @@ def test_greedy_generation(cache):
     options = {"use_cache": False} if cache == "no cache" else {"cache_implementation": cache}
     if cache == "offloaded" and not torch.cuda.is_available():
         pytest.skip("offloads from an accelerator")
+    if cache == "offloaded":
+        model, ids = model.cuda(), ids.cuda()
     assert torch.equal(greedy(model, ids, 12, **options), greedy_by_hand(model, ids, 12))
 
 
@@ -452,6 +455,9 @@ def test_compiled_generation_with_a_static_cache(fresh_compiler):
     assert torch.equal(greedy(model, ids, 10, cache_implementation="static"), expected)
 
 
+@pytest.mark.skipif(
+    Version(torch.__version__) < Version("2.12"), reason="cannot tell that min(8 n, 16 n) is 8 n, whatever the model"
+)
 def test_export():
     model = tiny_model()
     ids = random_ids(2, 7)

@@ -1,3 +1,5 @@
+import pickle
+
 import datasets
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ from transformers import default_data_collator
 from tinystories.packing import (
     IGNORE_INDEX,
     PackedStories,
+    TokenLists,
     best_fit,
     shortest_full_row,
     split_long_stories,
@@ -219,6 +222,16 @@ def test_a_row_that_cannot_hold_the_context_is_refused(tokenised, tokenizer):
         pack(tokenised, tokenizer, length=CONTEXT - 1)
     with pytest.raises(ValueError, match="overlap"):
         pack(tokenised, tokenizer, overlap=CONTEXT)
+
+
+def test_stories_are_read_where_a_selection_of_them_lies(tokenised):
+    """Sliced, in another order, from several files, and after a journey to another process."""
+    several = datasets.concatenate_datasets([tokenised.select(range(200)), tokenised.select(range(200, 300))])
+    for stories in (tokenised, several, tokenised.select(range(50, 120)), tokenised.select([7, 3, 250, 3])):
+        tokens = pickle.loads(pickle.dumps(TokenLists(stories)))
+        assert tokens.lengths.tolist() == [len(ids) for ids in stories["input_ids"]]
+        for number, ids in enumerate(stories["input_ids"]):
+            assert tokens[number].tolist() == ids
 
 
 def test_the_same_seed_gives_the_same_rows(tokenised, tokenizer):

@@ -479,7 +479,7 @@ def test_logprobs_are_the_models(engine, told):
     model, tokenizer = told
     ids = tokenizer(PROMPT + " a dog. It saw the sea.")["input_ids"]
     with torch.inference_mode():
-        want = model(torch.tensor([ids])).logits[0].log_softmax(-1)
+        want = model(torch.tensor([ids], device=model.device)).logits[0].log_softmax(-1)
     greedy = Sampling.of_preset(GREEDY)
     (reader,), _ = write(engine, order(ids, max_tokens=3, logprobs=2, prompt_logprobs=True, sampling=greedy))
     prompt = reader.first()
@@ -591,6 +591,11 @@ def test_closing_ends_all_stories(tiny_run, told):
         readers, _ = write(engine, order(ids, max_tokens=100), order(ids))
         readers[0].first()
     assert [reader.all()[1].reason for reader in readers] == ["shutdown", "shutdown"]
+
+
+def test_a_token_that_there_is_not_is_refused_before_the_model_is_asked():
+    with pytest.raises(ValueError, match="no token 96"):
+        StoryBatch(tiny_model(), 2, 64).add([3, 96])
 
 
 @pytest.mark.parametrize("where", ["prompt", "settings", "step", "token"])

@@ -201,7 +201,9 @@ def test_the_tensor_parallel_plan_names_every_matrix_once(tied):
     matrices = {name for name, module in model.named_modules() if isinstance(module, (nn.Linear, nn.Embedding))}
     patterns = [re.escape(pattern).replace(r"\*", r"\d+") for pattern in model.tp_plan]
     named = [[name for name in matrices if re.fullmatch(pattern, name)] for pattern in patterns]
-    assert all(named) and sorted(sum(named, [])) == sorted(matrices)
+    # Before 5.23, transformers leaves an embedding that is not the head's whole on each process.
+    whole = set() if "model.embed_tokens" in model.tp_plan or tied else {"model.embed_tokens"}
+    assert all(named) and sorted(sum(named, [])) == sorted(matrices - whole)
 
 
 def test_the_pipeline_plan_names_the_parts_in_order():

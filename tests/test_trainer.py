@@ -94,6 +94,7 @@ def test_a_mean_of_means_would_be_seen(one_by_eight, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("launcher", ["ddp"])
+@pytest.mark.skipif(torch.cuda.device_count() == 1, reason="the launcher gives each process a GPU")
 def test_two_processes_are_one(one_by_eight, tmp_path, launcher):
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(yaml.safe_dump(SHORT))
@@ -354,6 +355,16 @@ def test_dropout_changes_training_only(one_by_eight, tmp_path):
     assert logged(run, "loss")[0] == pytest.approx(logged(one_by_eight, "loss")[0], rel=0.02)
 
 
+def test_the_rest_of_an_epoch_can_be_left_out_and_of_what_is_measured_nothing(one_by_eight, tmp_path):
+    run = run_with(tmp_path / "run", dataloader_drop_last=True, max_steps=1, eval_steps=1, learning_rate=1e-9)
+    whole = run_with(tmp_path / "whole", max_steps=1, eval_steps=1, learning_rate=1e-9)
+    assert logged(run, "eval_bits_per_byte") == logged(whole, "eval_bits_per_byte")
+    epochs = [json.loads((folder / "trainer_state.json").read_text())["epoch"] for folder in (run, whole)]
+    assert epochs[0] > epochs[1], "an epoch is shorter without its rest"
+    with pytest.raises(UserError, match="less than one batch of 512"):
+        run_with(tmp_path / "none", dataloader_drop_last=True, per_device_train_batch_size=512)
+
+
 @pytest.mark.slow
 def test_torch_compile_gives_the_same_run(one_by_eight, tmp_path):
     run = run_with(tmp_path / "run", torch_compile=True)
@@ -494,14 +505,15 @@ def test_random_states_are_preserved():
 def test_training_on_shifted_labels_does_not_begin(tmp_path, monkeypatch):
     from tinystories.packing import PackedStories
 
-    build = PackedStories._build
+    build = PackedStories.__getitems__
 
-    def shifted(self, *args):
-        row = build(self, *args)
-        row["labels"] = torch.cat([row["labels"][1:], torch.tensor([-100])])
-        return row
+    def shifted(self, rows):
+        built = build(self, rows)
+        for row in built:
+            row["labels"] = torch.cat([row["labels"][1:], torch.tensor([-100])])
+        return built
 
-    monkeypatch.setattr(PackedStories, "_build", shifted)
+    monkeypatch.setattr(PackedStories, "__getitems__", shifted)
     with pytest.raises(UserError, match="Training would go wrong: .*--check false trains all the same") as error:
         run_with(tmp_path / "run", check=True)
     assert "\n" not in str(error.value) and not list((tmp_path / "run").glob("checkpoint-*"))

@@ -221,8 +221,9 @@ class PackedStories(torch.utils.data.Dataset):
         if length is not None and length < context:
             raise ValueError(f"A row of {length} tokens cannot hold the model's context of {context}.")
         self.pad_token_id = pad_token_id
-        self.stories = stories.with_format("numpy", columns=["input_ids"])
-        lengths = _token_counts(stories)
+        self.stories = stories
+        self._tokens = TokenLists(stories)
+        lengths = self._tokens.lengths
         segments = split_long_stories(lengths, context, overlap)
         self.length = length = length or shortest_full_row(segments.length, context)
 
@@ -249,38 +250,58 @@ class PackedStories(torch.utils.data.Dataset):
         return self.__getitems__([row])[0]
 
     def __getitems__(self, rows: list[int]) -> list[dict[str, torch.Tensor]]:
-        picked = [range(*self._bounds(row)) for row in rows]
-        wanted = [int(self._segments.story[segment]) for segments in picked for segment in segments]
-        tokens = iter(self.stories[wanted]["input_ids"]) if wanted else iter(())
-        return [self._build(segments, tokens) for segments in picked]
+        shape = (len(rows), self.length)
+        input_ids = np.full(shape, self.pad_token_id, dtype=np.int64)
+        labels = np.full(shape, IGNORE_INDEX, dtype=np.int64)
+        position_ids = np.empty(shape, dtype=np.int64)
+        counted = np.arange(self.length)
+        parts = self._segments
+        for row, ids, wanted, places in zip(rows, input_ids, labels, position_ids, strict=True):
+            at = 0
+            for segment in range(*self._bounds(row)):
+                start, length, context = parts.start[segment], parts.length[segment], parts.context[segment]
+                end = at + length
+                ids[at:end] = self._tokens[parts.story[segment]][start : start + length]
+                wanted[at + context : end] = ids[at + context : end]
+                places[at:end] = counted[:length]
+                at = end
+            places[at:] = counted[: self.length - at]
+        columns = {"input_ids": input_ids, "labels": labels, "position_ids": position_ids}
+        columns = {name: torch.from_numpy(column) for name, column in columns.items()}
+        return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
     def _bounds(self, row: int) -> tuple[int, int]:
         row = range(len(self))[row]
         return int(self._first[row]), int(self._first[row + 1])
 
-    def _build(self, segments: range, tokens) -> dict[str, torch.Tensor]:
-        input_ids = np.full(self.length, self.pad_token_id, dtype=np.int64)
-        labels = np.full(self.length, IGNORE_INDEX, dtype=np.int64)
-        position_ids = np.empty(self.length, dtype=np.int64)
-        at = 0
-        for segment in segments:
-            start, length = int(self._segments.start[segment]), int(self._segments.length[segment])
-            context = int(self._segments.context[segment])
-            input_ids[at : at + length] = next(tokens)[start : start + length]
-            labels[at + context : at + length] = input_ids[at + context : at + length]
-            position_ids[at : at + length] = np.arange(length)
-            at += length
-        position_ids[at:] = np.arange(self.length - at)
-        return {
-            "input_ids": torch.from_numpy(input_ids),
-            "labels": torch.from_numpy(labels),
-            "position_ids": torch.from_numpy(position_ids),
-        }
 
+class TokenLists:
+    """The tokens of tokenised stories, read where they lie in the memory-mapped file.
 
-def _token_counts(stories: datasets.Dataset) -> np.ndarray:
-    """Tokens of each story `[stories]`, read off the offsets of the Arrow lists without touching the tokens."""
-    flat = stories.flatten_indices() if stories._indices is not None else stories
-    column = flat.data.column("input_ids")
-    counts = [np.diff(chunk.offsets.to_numpy()) for chunk in column.chunks]
-    return np.concatenate(counts).astype(np.int64) if counts else np.empty(0, dtype=np.int64)
+    Args:
+        stories: from [`tokenize_stories`].
+
+    Attributes:
+        lengths: tokens of each story, `[stories]`.
+    """
+
+    def __init__(self, stories: datasets.Dataset):
+        self._stories = stories
+        self._index = None if stories._indices is None else stories._indices.column(0).to_numpy().astype(np.int64)
+        chunks = [chunk for chunk in stories.data.column("input_ids").chunks if len(chunk)]
+        self._first = np.cumsum([0, *(len(chunk) for chunk in chunks)])
+        self._offsets = [chunk.offsets.to_numpy() for chunk in chunks]
+        self._values = [chunk.values.to_numpy() for chunk in chunks]
+        lengths = np.concatenate([np.empty(0, np.int64), *(np.diff(offsets) for offsets in self._offsets)])
+        self.lengths = lengths.astype(np.int64) if self._index is None else lengths[self._index].astype(np.int64)
+
+    def __getitem__(self, story: int) -> np.ndarray:
+        place = story if self._index is None else self._index[story]
+        chunk = int(np.searchsorted(self._first, place, side="right")) - 1
+        at = place - self._first[chunk]
+        begin, end = self._offsets[chunk][at : at + 2]
+        return self._values[chunk][begin:end]
+
+    def __reduce__(self):
+        # To another process goes the name of the file and not what is in it.
+        return TokenLists, (self._stories,)

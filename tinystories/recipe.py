@@ -61,7 +61,8 @@ class Recipe:
         preset: how these are told, and what `generation_config.json` says (see `tinystories/decoding.py`).
         model: fields of `TinyLlamaConfig`. `vocab_size`, `max_position_embeddings` and the token ids follow from the
             tokenizer and `max_length`.
-        trainer: fields of `TrainingArguments`. `bf16: auto` stands for bf16 where the machine computes in it.
+        trainer: fields of `TrainingArguments`. `bf16: auto` stands for bf16 where the machine computes in it,
+            `torch_compile: auto` for compiling where there is a GPU.
     """
 
     corpus: str = "sample"
@@ -115,7 +116,7 @@ def _own_fields() -> dict[str, Any]:
 def _known() -> dict[str | None, dict[str, Any]]:
     from transformers import TrainingArguments
 
-    trainer = {**_fields(TrainingArguments), "bf16": bool | str}
+    trainer = {**_fields(TrainingArguments), "bf16": bool | str, "torch_compile": bool | str}
     return {None: _own_fields(), "model": _model_fields(), "trainer": trainer}
 
 

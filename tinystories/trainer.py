@@ -225,6 +225,14 @@ class StoryTrainer(Trainer):
 
     # What is measured
 
+    def get_eval_dataloader(self, *args, **kwargs):
+        # Of what is measured nothing may be left out: the bytes of all stories are what the loss is divided by.
+        asked, self.args.dataloader_drop_last = self.args.dataloader_drop_last, False
+        try:
+            return super().get_eval_dataloader(*args, **kwargs)
+        finally:
+            self.args.dataloader_drop_last = asked
+
     def evaluate(self, *args, **kwargs) -> dict[str, float]:
         with self._averaged_weights(), self.speed.paused():
             metrics = super().evaluate(*args, **kwargs)

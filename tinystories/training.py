@@ -12,6 +12,7 @@ from collections import Counter
 from contextlib import contextmanager
 from datetime import timedelta
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -191,6 +192,13 @@ def story_trainer(
         if arguments.eval_strategy == "no" or not arguments.load_best_model_at_end:
             raise UserError("`early_stopping_patience` needs evaluations, and `load_best_model_at_end: true`.")
         callbacks.append(EarlyStoppingCallback(recipe.early_stopping_patience))
+    batch = arguments.train_batch_size * arguments.world_size
+    if arguments.dataloader_drop_last and isinstance(train_rows, PackedStories) and len(train_rows) < batch:
+        raise UserError(
+            f"The stories fill {len(train_rows):,} rows, less than one batch of {batch:,}, and with "
+            f"`dataloader_drop_last` nothing would be left: take a smaller --per_device_train_batch_size, or "
+            f"--dataloader_drop_last false."
+        )
     with _blaming("trainer"):
         trainer = StoryTrainer(
             model=model,
@@ -210,7 +218,7 @@ def story_trainer(
 
 
 def training_arguments(recipe: Recipe) -> TrainingArguments:
-    """transformers' arguments for a recipe, with `bf16: auto` decided for this machine."""
+    """transformers' arguments for a recipe, with what is `auto` decided for this machine."""
     settings = {**TRAINER_DEFAULTS, **recipe.trainer}
     if "lr_scheduler_kwargs" not in recipe.trainer and "min_lr_rate" not in KINDS.get(
         settings["lr_scheduler_type"], ()
@@ -218,7 +226,12 @@ def training_arguments(recipe: Recipe) -> TrainingArguments:
         del settings["lr_scheduler_kwargs"]
     if not torch.cuda.is_available() and not torch.backends.mps.is_available():
         settings.setdefault("use_cpu", True)
-    settings["bf16"] = _wants_bf16(settings)
+    on_gpu = torch.cuda.is_available() and not settings.get("use_cpu", False)
+    bf16 = computes_in_bf16(settings.get("use_cpu", False)) and not settings.get("fp16", False)
+    settings["bf16"] = _decided("bf16", settings, bf16)
+    # torch compiles for a GPU by Triton, which is not everywhere that torch is.
+    compiles = on_gpu and find_spec("triton") is not None
+    settings["torch_compile"] = _decided("torch_compile", settings, compiles)
     settings["report_to"] = [name for name in _reports(recipe) if name != "csv"] or "none"
     settings.setdefault("save_strategy", settings["eval_strategy"])
     settings.setdefault("save_steps", settings["eval_steps"])
@@ -461,13 +474,13 @@ def _require_same_model(checkpoint: Path, config: TinyLlamaConfig) -> None:
             )
 
 
-def _wants_bf16(settings: dict) -> bool:
-    asked = settings["bf16"]
+def _decided(name: str, settings: dict, auto: bool) -> bool:
+    asked = settings.get(name, False)
     if asked == "auto":
-        return computes_in_bf16(settings.get("use_cpu", False)) and not settings.get("fp16", False)
+        return auto
     if isinstance(asked, bool):
         return asked
-    raise UserError(f"`trainer.bf16` must be true, false or auto, but is {asked!r}.")
+    raise UserError(f"`trainer.{name}` must be true, false or auto, but is {asked!r}.")
 
 
 def _precision(arguments: TrainingArguments) -> str:

@@ -254,6 +254,9 @@ def check_model_shift(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
     """Whether the model itself shifts labels that equal the inputs, once: what any Trainer relies on."""
     check = "shift in the model"
     ids = torch.tensor([(beginning_of_text(tokenizer) + encode(tokenizer, [story])[0])[: context_of(model)]])
+    # A GPU that is asked for an embedding that there is not takes nothing more from this process.
+    if ids.max() >= model.get_input_embeddings().num_embeddings:
+        return Finding(check, "cannot tell", "the tokenizer gives ids that the model does not have")
     with torch.no_grad():
         output = model.eval()(input_ids=ids.to(model.device), labels=ids.to(model.device), use_cache=False)
     loss = float(output.loss)

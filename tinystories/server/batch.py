@@ -77,7 +77,13 @@ class StoryBatch:
     @torch.inference_mode()
     def add(self, prompt_ids: list[int], all_logits: bool = False) -> torch.Tensor:
         """Read a prompt and make it the last row. Returns the logits `[1, vocab]` after it, or with `all_logits`
-        those after each of its tokens `[length, vocab]`."""
+        those after each of its tokens `[length, vocab]`.
+
+        Raises:
+            ValueError: for a token that the model does not have: on a GPU, asking for it would end all stories.
+        """
+        if max(prompt_ids) >= self.model.get_input_embeddings().num_embeddings:
+            raise ValueError(f"The model has no token {max(prompt_ids)}: this is not its tokenizer.")
         cache = DynamicCache(config=self.model.config)
         ids = torch.tensor([prompt_ids], device=self.model.device)
         logits = self._forward(ids, past_key_values=cache, logits_to_keep=0 if all_logits else 1)[0]

@@ -251,7 +251,11 @@ def _pick_plainly(row: _Row, state: torch.Tensor | None, seen: torch.Tensor, log
     if not row.sampling.do_sample:
         return scores.argmax().item()
     row.generator.set_state(state)
-    return torch.multinomial(scores.softmax(-1), num_samples=1, generator=row.generator).item()
+    shares = scores.softmax(-1)
+    if not torch.isfinite(shares).all():
+        # What `multinomial` says itself on a CPU; on a GPU it would end all stories.
+        raise RuntimeError("probability tensor contains either `inf`, `nan` or element < 0")
+    return torch.multinomial(shares, num_samples=1, generator=row.generator).item()
 
 
 def exponentials_are_logarithms(device: torch.device) -> bool:
