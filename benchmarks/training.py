@@ -175,6 +175,8 @@ def main() -> None:
             trainer.add_callback(stopwatch)
             trainer.train()
             speeds[variant].append(sum(collator.tokens[WARM_UP:steps]) / stopwatch.seconds)
+            # Else the next trainer would wrap what this one has wrapped.
+            trainer.model.__dict__.pop("forward", None)
             print(f"round {round_number + 1}  {variant:15} {speeds[variant][-1]:12,.0f} story tokens/s", flush=True)
 
     flops = training_flops_per_token(ours, rows.mean_attended)

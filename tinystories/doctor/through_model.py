@@ -15,6 +15,7 @@ from collections.abc import Mapping
 
 import torch
 
+from ..errors import UserError
 from .batches import IGNORE_INDEX, Rows
 from .findings import Finding
 from .objective import by_hand, which_shift
@@ -26,7 +27,16 @@ LEAK = 1e-3  # of what the changed stories moved themselves; a real leak moves o
 
 def run(trainer, inputs: dict, items: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
     """Loss `[]` and logits `[rows, length, vocabulary]` as a training step computes them; each call draws the same
-    dropout."""
+    dropout.
+
+    Raises:
+        UserError: for tokens that the model does not have. A GPU that is asked for their embeddings takes nothing more
+            from this process.
+    """
+    tokens = inputs.get("input_ids")
+    known = trainer.model.get_input_embeddings().num_embeddings
+    if tokens is not None and tokens.max() >= known:
+        raise UserError(f"the rows hold ids up to {int(tokens.max()):,}, but the model has {known:,} embeddings")
     prepared = trainer._prepare_inputs(dict(inputs))
     counted = None if items is None else torch.tensor(items, device=trainer.args.device)
     torch.manual_seed(0)

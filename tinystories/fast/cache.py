@@ -125,7 +125,9 @@ class RoomyLayer(DynamicLayer):
 
     def crop(self, tokens_to_remove: int) -> None:
         if tokens_to_remove > 0:
-            super().crop(tokens_to_remove)  # an error, in transformers' words
+            # An error, in transformers' words; before 5.18 it is the size to keep.
+            super().crop(tokens_to_remove)
+            return
         self._lengths = [max(0, length + tokens_to_remove) for length in self._lengths]
 
     def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
