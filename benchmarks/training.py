@@ -21,22 +21,17 @@ import tempfile
 import time
 
 import torch
+from contenders import Contenders
 from figures import describe_machine, keep, median_ratio
 from transformers import (
     DataCollatorForLanguageModeling,
-    LlamaConfig,
-    LlamaForCausalLM,
     Trainer,
     TrainerCallback,
     TrainingArguments,
     default_data_collator,
 )
 
-from modeling_tinyllama import TinyLlamaForCausalLM
-from tinystories.recipe import load_recipe
-from tinystories.speed import computes_in_bf16, peak_flops, training_flops_per_token
 from tinystories.trainer import StoryTrainer
-from tinystories.training import model_config, pack_corpus, recipe_corpus, recipe_tokenizer
 
 
 WARM_UP = 2
@@ -78,19 +73,6 @@ def without_positions(rows) -> dict[str, torch.Tensor]:
     return {name: value for name, value in default_data_collator(rows).items() if name != "position_ids"}
 
 
-class Stories(torch.utils.data.Dataset):
-    """One story a row, cut to the context, as `run_clm`-like scripts without packing feed them."""
-
-    def __init__(self, tokenised, context: int):
-        self.tokenised, self.context = tokenised, context
-
-    def __len__(self):
-        return len(self.tokenised)
-
-    def __getitem__(self, index):
-        return {"input_ids": self.tokenised[index]["input_ids"][: self.context]}
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--recipe", default="configs/tinystories-24m.yaml")
@@ -103,24 +85,8 @@ def main() -> None:
     parser.add_argument("--json", help="also write the figures to this file")
     options = parser.parse_args()
 
-    overrides = ["--corpus", options.corpus, "--optimizer", "adamw", "--max_validation_stories", "50"]
-    if options.corpus != "sample":
-        overrides += ["--max_stories", "20000"]
-    recipe = load_recipe(options.recipe, overrides)
-    corpus = recipe_corpus(recipe)
-    tokenizer = recipe_tokenizer(recipe, corpus)
-    rows, validation_rows = pack_corpus(corpus, tokenizer, recipe, seed=0)
-    config = model_config(recipe, tokenizer)
-    stories = Stories(rows.stories.with_format(None), recipe.max_length)
-    torch.manual_seed(0)
-    ours = TinyLlamaForCausalLM(config)
-    shared = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
-              "num_key_value_heads", "head_dim", "max_position_embeddings", "tie_word_embeddings", "pad_token_id",
-              "bos_token_id", "eos_token_id")  # fmt: skip
-    stock = LlamaForCausalLM(LlamaConfig(**{name: getattr(config, name) for name in shared}))
-    stock.load_state_dict(ours.state_dict())
-    cuda = torch.cuda.is_available()
-    bf16 = computes_in_bf16(use_cpu=not cuda)
+    there = Contenders.of(options.recipe, options.corpus)
+    ours, stock, rows, tokenizer = there.ours, there.stock, there.rows, there.tokenizer
     steps = options.steps // options.rounds + WARM_UP
 
     def trainer_for(variant: str) -> tuple[Trainer, Counting]:
@@ -137,8 +103,8 @@ def main() -> None:
             weight_decay=0.1,
             lr_scheduler_type="constant",
             optim="adamw_torch_fused",
-            bf16=bf16,
-            use_cpu=not cuda,
+            bf16=there.bf16,
+            use_cpu=there.device.type == "cpu",
             report_to="none",
             save_strategy="no",
             logging_strategy="no",
@@ -154,20 +120,18 @@ def main() -> None:
                 model=ours,
                 args=args,
                 train_dataset=rows,
-                eval_dataset=validation_rows,
+                eval_dataset=there.validation_rows,
                 processing_class=tokenizer,
             )
             trainer.data_collator = collator
         else:
             trainer = Trainer(
-                model=stock, args=args, train_dataset=rows if packed else stories, data_collator=collator
+                model=stock, args=args, train_dataset=rows if packed else there.stories, data_collator=collator
             )
         return trainer, collator
 
     variants = options.variants.split(",")
     speeds = {variant: [] for variant in variants}
-    dtype = torch.bfloat16 if bf16 else torch.float32
-    peak = peak_flops(torch.device("cuda" if cuda else "cpu"), dtype)
     for round_number in range(options.rounds):
         for variant in variants if round_number % 2 == 0 else variants[::-1]:
             trainer, collator = trainer_for(variant)
@@ -179,9 +143,8 @@ def main() -> None:
             trainer.model.__dict__.pop("forward", None)
             print(f"round {round_number + 1}  {variant:15} {speeds[variant][-1]:12,.0f} story tokens/s", flush=True)
 
-    flops = training_flops_per_token(ours, rows.mean_attended)
     base = variants[-1]
-    print(f"\n{describe_machine()}; matrix products at {peak / 1e9:,.0f} GFLOP/s")
+    print(f"\n{describe_machine()}; matrix products at {there.peak / 1e9:,.0f} GFLOP/s")
     print(f"{options.recipe}, {ours.num_parameters():,} parameters, {options.rounds} x {steps - WARM_UP} steps each\n")
     print(f"{'variant':15} {'story tokens/s (median)':>24} {'least':>10} {'most':>10} {'MFU':>6}  x {base}")
     results = {}
@@ -189,11 +152,12 @@ def main() -> None:
         median = statistics.median(values)
         ratio = median_ratio(values, speeds[base])
         print(
-            f"{variant:15} {median:24,.0f} {min(values):10,.0f} {max(values):10,.0f} {median * flops / peak:6.0%}  "
+            f"{variant:15} {median:24,.0f} {min(values):10,.0f} {max(values):10,.0f} "
+            f"{median * there.flops_per_token / there.peak:6.0%}  "
             f"{ratio:.2f}"
         )
         results[variant] = {"story_tokens_per_second": values, "ratio": ratio}
-    keep(options.json, peak_flops=peak, flops_per_token=flops, variants=results)
+    keep(options.json, peak_flops=there.peak, flops_per_token=there.flops_per_token, variants=results)
 
 
 if __name__ == "__main__":

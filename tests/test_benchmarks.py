@@ -49,6 +49,31 @@ def test_what_is_not_installed_is_left_out(monkeypatch, capsys, tmp_path):
     assert not (tmp_path / "RESULTS.md").exists()
 
 
+def test_a_step_alone_is_timed_beside_stock(tmp_path):
+    figures = tmp_path / "step.json"
+    done = benchmark(
+        *("step.py", "--recipe", "configs/quickstart.yaml", "--variants", "ours,ours-masked,stock-packed,stock"),
+        *("--rounds", "2", "--steps", "1", "--rows", "1", "--stories", "2", "--json", str(figures)),
+    )
+    assert done.returncode == 0, done.stderr
+    variants = json.loads(figures.read_text())["variants"]
+    assert list(variants) == ["ours", "ours-masked", "stock-packed", "stock"] and variants["stock"]["ratio"] == 1
+    for name, kept in variants.items():
+        assert len(kept["story_tokens_per_second"]) == 2 and min(kept["story_tokens_per_second"]) > 0
+        assert f"{name} " in done.stdout
+
+
+@pytest.mark.slow
+def test_training_is_timed_under_trainer(tmp_path):
+    figures = tmp_path / "training.json"
+    done = benchmark(
+        *("training.py", "--recipe", "configs/quickstart.yaml", "--variants", "ours,ours-joined,stock"),
+        *("--rounds", "1", "--steps", "2", "--rows", "1", "--stories", "2", "--json", str(figures)),
+    )
+    assert done.returncode == 0, done.stderr
+    assert list(json.loads(figures.read_text())["variants"]) == ["ours", "ours-joined", "stock"]
+
+
 @pytest.mark.slow
 def test_a_short_race(tmp_path):
     settings = ["--hidden_size", "64", "--num_attention_heads", "1", "--vocab_size", "500", "--max_stories", "500"]

@@ -1,0 +1,126 @@
+"""One training step alone, of a recipe's model beside a plain `LlamaForCausalLM` of the same shape: forward, backward,
+clipping and fused AdamW, without `Trainer` and without feeding.
+
+    python benchmarks/step.py --corpus ../shared/data/tinystories --rows 64 --stories 256     # for a large GPU
+    python benchmarks/step.py --recipe configs/quickstart.yaml --rows 4 --stories 16          # for a CPU
+
+- `stock`: `LlamaForCausalLM`, one story a row, padded by `DataCollatorForLanguageModeling`.
+- `stock-packed`: the same on packed rows, whose stories transformers keeps apart by a mask.
+- `ours`: the recipe's model on packed rows, with attention story by story.
+- `ours-masked`, `ours-joined`: the same under a mask, and with stories that see those before them. Beside `ours` they
+  are the price of keeping stories apart.
+- `-compiled` behind any of them: with `torch.compile`.
+
+Each has its turn in each round; what counts is story tokens per second, since padding teaches nothing.
+"""
+
+import argparse
+import random
+import statistics
+import time
+
+import torch
+from contenders import Contenders
+from figures import describe_machine, keep, median_ratio
+from transformers import DataCollatorForLanguageModeling, default_data_collator
+
+
+VARIANTS = "ours-compiled,ours,ours-masked,ours-joined,stock-compiled,stock-packed,stock"
+WARM_UP = 3
+
+
+class Step:
+    """A model, its optimizer and one batch, which it is trained on again and again."""
+
+    def __init__(self, there: Contenders, variant: str, batches: dict[str, dict[str, torch.Tensor]]):
+        kind, *how = variant.split("-")
+        self.there = there
+        self.model = there.ours if kind == "ours" else there.stock
+        self.by_story = "masked" not in how
+        packed = kind == "ours" or "packed" in how
+        self.batch = dict(batches["packed" if packed else "padded"])
+        if "joined" in how:
+            del self.batch["position_ids"]
+        self.tokens = int((self.batch["input_ids"] != there.tokenizer.pad_token_id).sum())
+        self.extra = {"use_cache": False} | ({"skip_logits": True} if kind == "ours" else {})
+        self.forward = torch.compile(self.model) if "compiled" in how else self.model
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-4, fused=True)
+
+    def __call__(self, times: int = 1) -> float:
+        """Seconds that so many steps take."""
+        device = self.there.device
+        if self.model is self.there.ours:
+            self.model.model.__dict__.pop("_attends_within_stories", None)
+            if not self.by_story:
+                self.model.model._attends_within_stories = lambda embeddings: False
+        began = _now(device)
+        for _ in range(times):
+            with torch.autocast(device.type, torch.bfloat16, enabled=self.there.bf16):
+                loss = self.forward(**self.batch, **self.extra).loss
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+        return _now(device) - began
+
+
+def _now(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--recipe", default="configs/tinystories-24m.yaml")
+    parser.add_argument("--corpus", default="sample")
+    parser.add_argument("--variants", default=VARIANTS, help="comma-separated, the last is what ratios refer to")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=5, help="steps of each variant in each round")
+    parser.add_argument("--rows", type=int, default=8, help="packed rows a step")
+    parser.add_argument("--stories", type=int, default=32, help="padded stories a step")
+    parser.add_argument("--json", help="also write the figures to this file")
+    options = parser.parse_args()
+
+    there = Contenders.of(options.recipe, options.corpus)
+    there.ours.to(there.device).train()
+    there.stock.to(there.device).train()
+    picked = random.Random(0)
+    rows = there.rows.__getitems__(picked.sample(range(len(there.rows)), options.rows))
+    stories = [there.stories[index] for index in picked.sample(range(len(there.stories)), options.stories)]
+    batches = {
+        "packed": default_data_collator(rows),
+        "padded": dict(DataCollatorForLanguageModeling(there.tokenizer, mlm=False)(stories)),
+    }
+    batches = {name: {key: value.to(there.device) for key, value in batch.items()} for name, batch in batches.items()}
+
+    variants = options.variants.split(",")
+    steps = {variant: Step(there, variant, batches) for variant in variants}
+    for variant, step in steps.items():
+        print(f"{variant}: the first {WARM_UP} steps took {step(WARM_UP):.1f} s", flush=True)
+    seconds = {variant: [] for variant in variants}
+    for number in range(options.rounds):
+        for variant in variants if number % 2 == 0 else variants[::-1]:
+            seconds[variant].append(steps[variant](options.steps) / options.steps)
+    speeds = {variant: [steps[variant].tokens / each for each in seconds[variant]] for variant in variants}
+
+    base = variants[-1]
+    print(f"\n{describe_machine()}; matrix products at {there.peak / 1e9:,.0f} GFLOP/s")
+    print(
+        f"{options.recipe}, {there.ours.num_parameters():,} parameters, {'bf16' if there.bf16 else 'float32'}, "
+        f"{options.rounds} x {options.steps} steps each, no feeding\n"
+    )
+    print(f"{'variant':16} {'ms a step':>10} {'story tokens/s':>15} {'least':>11} {'most':>11} {'MFU':>5}  x {base}")
+    results = {}
+    for variant, values in speeds.items():
+        median, ratio = statistics.median(values), median_ratio(values, speeds[base])
+        print(
+            f"{variant:16} {statistics.median(seconds[variant]) * 1e3:10.1f} {median:15,.0f} {min(values):11,.0f} "
+            f"{max(values):11,.0f} {median * there.flops_per_token / there.peak:5.0%}  {ratio:.2f}"
+        )
+        results[variant] = {"story_tokens_per_second": values, "ratio": ratio}
+    keep(options.json, peak_flops=there.peak, flops_per_token=there.flops_per_token, variants=results)
+
+
+if __name__ == "__main__":
+    main()
