@@ -105,7 +105,14 @@ def compare_settings(args: TrainingArguments, run: Run, *, optimizer: str | None
             high=1.0,
         ),
         _compare("betas", f"{args.adam_beta1:g}, {args.adam_beta2:g}", args.adam_beta2, low=0.9, high=0.995),
-        _compare("weight decay", f"{args.weight_decay:g}", args.weight_decay, low=0.01, high=0.2),
+        _compare(
+            "weight decay",
+            f"{args.weight_decay:g}",
+            args.weight_decay,
+            low=0.01,
+            high=0.2,
+            unusual="Strong decay suits a large model that goes several times through few stories.",
+        ),
         _compare(
             "gradient clipping",
             f"{args.max_grad_norm:g}" if args.max_grad_norm else "none",
