@@ -34,6 +34,7 @@ from transformers.trainer_utils import EvalPrediction, HubStrategy
 from . import checkpoints
 from .callbacks import EMACallback, StoryProgress
 from .errors import UserError, first_line
+from .fast.attention import use_native_attention
 from .optimizers import MuonWithAdamW, hidden_matrices
 from .packing import IGNORE_INDEX, PackedStories
 from .schedules import schedule, timed_schedule
@@ -74,6 +75,8 @@ class StoryTrainer(Trainer):
         article_loss_weight: float = 1.0,
         max_minutes: float | None = None,
     ):
+        if args.device.type == "cpu":
+            use_native_attention()
         self.use_muon = use_muon
         self.article_loss_weight = article_loss_weight
         self._token_kinds = TokenKinds(processing_class)

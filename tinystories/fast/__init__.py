@@ -1,4 +1,5 @@
-"""Fast decoding on a CPU: `accelerate(model)`, and `model.generate` takes a third of the time."""
+"""Native code for a CPU: after `accelerate(model)` `model.generate` takes a third of the time, and `attention` is what
+training attends by."""
 
 __all__ = ["accelerate", "accelerate_or_refuse", "accelerated", "decelerate"]
 

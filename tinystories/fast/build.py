@@ -25,7 +25,7 @@ from pathlib import Path
 from ..errors import UserError, first_line
 
 
-SOURCES = [Path(__file__).with_name(name) for name in ("step.c", "top_p.c", "memory.c")]
+SOURCES = [Path(__file__).with_name(name) for name in ("step.c", "top_p.c", "memory.c", "attention.c")]
 HEADERS = [Path(__file__).with_name("vectors.h")]
 FLAGS = ["-std=gnu11", "-O3", "-ffp-contract=off", "-fPIC", "-shared", "-pthread"]
 # The names that compilers have for "this processor"; the first that is taken is used.
@@ -148,7 +148,7 @@ def _run(command: list[str]) -> tuple[int, str]:
         try:
             _, complaint = process.communicate(timeout=PATIENCE)
         except subprocess.TimeoutExpired:
-            print("Compiling the step for fast decoding, once on this machine ...", file=sys.stderr, flush=True)
+            print("Compiling native code for this processor, once ...", file=sys.stderr, flush=True)
             _, complaint = process.communicate()
     complaints = [line for line in complaint.splitlines() if "error" in line] or complaint.splitlines() or [""]
     return process.returncode, complaints[0].strip()
@@ -166,4 +166,8 @@ def _open(file: Path) -> ctypes.CDLL:
         ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p,
     ]  # fmt: skip
     opened.tinystories_top_p.restype = None
+    opened.tinystories_attention_scratch.argtypes = [ctypes.c_int64, ctypes.c_int64]
+    opened.tinystories_attention_scratch.restype = ctypes.c_int64
+    opened.tinystories_attention_takes.argtypes = [ctypes.c_int64]
+    opened.tinystories_attention_takes.restype = ctypes.c_int
     return opened
