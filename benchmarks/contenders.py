@@ -38,8 +38,8 @@ class Contenders:
         rows, validation_rows: packed stories.
         stories: the same, one a row.
         bf16: whether this machine computes in it.
-        peak: FLOP/s that the machine reaches, in bf16 or else in float32.
         flops_per_token: floating point operations of a training step, for one story token.
+        peak: FLOP/s that the machine reached whenever it was looked at, in bf16 or else in float32.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -50,8 +50,8 @@ class Contenders:
     stories: Stories
     device: torch.device
     bf16: bool
-    peak: float
     flops_per_token: float
+    peak: float = 0.0
 
     @classmethod
     def of(cls, recipe_file: str, corpus_name: str) -> "Contenders":
@@ -79,6 +79,9 @@ class Contenders:
             stories=Stories(rows.stories.with_format(None), recipe.max_length),
             device=device,
             bf16=bf16,
-            peak=peak_flops(device, torch.bfloat16 if bf16 else torch.float32),
             flops_per_token=training_flops_per_token(ours, rows.mean_attended),
         )
+
+    def look_at_peak(self) -> None:
+        """Before and after what is measured: on a shared machine one look may fall into a slow moment."""
+        self.peak = max(self.peak, peak_flops(self.device, torch.bfloat16 if self.bf16 else torch.float32))

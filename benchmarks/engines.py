@@ -33,7 +33,8 @@ from tinystories.decoding import load_model, preset_config
 from tinystories.errors import UserError
 from tinystories.fast import accelerate
 from tinystories.interop.gguf import export_gguf
-from tinystories.llamacpp import DTYPES, LlamaCpp, require_package, story_settings
+from tinystories.llamacpp import LlamaCpp, require_package, story_settings
+from tinystories.presets import GGUF_DTYPES
 from tinystories.sizes import SIZES
 
 
@@ -66,7 +67,7 @@ def engines(run: Path, folder: Path, options: argparse.Namespace) -> dict[str, C
         "transformers": lambda: by_transformers(model),
         "fast": lambda: by_transformers(accelerate(copy.deepcopy(model))),
     }
-    makers |= {dtype: lambda dtype=dtype: by_llama_cpp(dtype) for dtype in DTYPES}
+    makers |= {dtype: lambda dtype=dtype: by_llama_cpp(dtype) for dtype in GGUF_DTYPES}
     return {name: makers[name]() for name in options.engines.split(",")}
 
 

@@ -23,7 +23,12 @@ HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "RESULTS.md"
 # By name: what is measured, the command, and an optional package that it needs. `CORPUS` is what --corpus names.
 BENCHMARKS = {
-    "training": ("Training", "benchmarks/training.py --corpus CORPUS --rows 4 --stories 16 --steps 15", None),
+    "training": (
+        "Training",
+        "benchmarks/training.py --corpus CORPUS --rows 4 --stories 16 --steps 15 "
+        "--variants ours,ours-joined,ours-masked,stock",
+        None,
+    ),
     "decoding": ("Decoding on a CPU", "benchmarks/decoding.py", None),
     "engines": ("One story by llama.cpp", "benchmarks/engines.py", "xllamacpp"),
     "serving": (

@@ -94,6 +94,7 @@ def main() -> None:
     }
     batches = {name: {key: value.to(there.device) for key, value in batch.items()} for name, batch in batches.items()}
 
+    there.look_at_peak()
     variants = options.variants.split(",")
     steps = {variant: Step(there, variant, batches) for variant in variants}
     for variant, step in steps.items():
@@ -104,6 +105,7 @@ def main() -> None:
             seconds[variant].append(steps[variant](options.steps) / options.steps)
     speeds = {variant: [steps[variant].tokens / each for each in seconds[variant]] for variant in variants}
 
+    there.look_at_peak()
     base = variants[-1]
     print(f"\n{describe_machine()}; matrix products at {there.peak / 1e9:,.0f} GFLOP/s")
     print(

@@ -87,6 +87,7 @@ def main() -> None:
 
     there = Contenders.of(options.recipe, options.corpus)
     ours, stock, rows, tokenizer = there.ours, there.stock, there.rows, there.tokenizer
+    there.look_at_peak()
     steps = options.steps // options.rounds + WARM_UP
 
     def trainer_for(variant: str) -> tuple[Trainer, Counting]:
@@ -143,6 +144,7 @@ def main() -> None:
             trainer.model.__dict__.pop("forward", None)
             print(f"round {round_number + 1}  {variant:15} {speeds[variant][-1]:12,.0f} story tokens/s", flush=True)
 
+    there.look_at_peak()
     base = variants[-1]
     print(f"\n{describe_machine()}; matrix products at {there.peak / 1e9:,.0f} GFLOP/s")
     print(f"{options.recipe}, {ours.num_parameters():,} parameters, {options.rounds} x {steps - WARM_UP} steps each\n")

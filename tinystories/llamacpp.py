@@ -28,10 +28,9 @@ from tokenizers import Tokenizer
 
 from . import __version__
 from .errors import UserError, first_line
-from .presets import PRESETS, check_preset, room_for_story
+from .presets import GGUF_DTYPES, PRESETS, check_preset, room_for_story
 
 
-DTYPES = ("f32", "f16", "bf16", "q8_0")
 # What a GGUF file is made of.
 SOURCES = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json")
 WEIGHTS = ("*.safetensors", "*.safetensors.index.json")
@@ -138,7 +137,7 @@ def tell_story(
     """As `decoding.tell_story`, by llama.cpp, with the model in the run folder (or on the Hub) `path`.
 
     Args:
-        dtype: how the weights are stored, one of `DTYPES`.
+        dtype: how the weights are stored, one of `GGUF_DTYPES`.
 
     Raises:
         UserError: where the package is missing, the model has no GGUF form, or the prompt leaves no room.
@@ -175,8 +174,8 @@ def require_package() -> None:
 
 def check_dtype(dtype: str) -> None:
     """Refuse a way to store weights that there is not, with a `UserError`."""
-    if dtype not in DTYPES:
-        raise UserError(f"llama.cpp has no weights as {dtype!r} here; there are {', '.join(DTYPES)}.")
+    if dtype not in GGUF_DTYPES:
+        raise UserError(f"llama.cpp has no weights as {dtype!r} here; there are {', '.join(GGUF_DTYPES)}.")
 
 
 def model_folder(path: str) -> Path:

@@ -10,6 +10,7 @@ PRESETS: dict[str, dict[str, float]] = {
     # A penalty on repetition also falls on a character's name, and the smallest models then take another.
     "plain": {"temperature": 0.6, "top_k": 50, "top_p": 0.9, "repetition_penalty": 1.0},
 }
+GGUF_DTYPES = ("f32", "f16", "bf16", "q8_0")  # how the weights in a GGUF file, which llama.cpp reads, can be stored
 GREEDY = "greedy"  # always the likeliest token; no preset of ours, but known wherever one is named
 
 

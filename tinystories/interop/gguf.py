@@ -38,6 +38,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from yaml import YAMLError
 
 from ..errors import UserError
+from ..presets import GGUF_DTYPES
 from ..sample import sample_stories
 from .stock import LONGEST_CHECK, STORY, TOLERANCE, export_stock, written_beside
 
@@ -47,7 +48,6 @@ try:
 except ImportError:
     gguf = None
 
-DTYPES = ("f32", "f16", "bf16", "q8_0")
 STORIES_COMPARED = 200
 BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True}
 SPACE = "▁"  # what SentencePiece writes for a space
@@ -93,7 +93,7 @@ def export_gguf(run: str | Path, out: str | Path, dtype: str = "f16") -> GgufExp
 
     Args:
         out: a name that ends in `.gguf`, of no file that there is.
-        dtype: how matrices are stored, one of `DTYPES`.
+        dtype: how matrices are stored, one of `GGUF_DTYPES`.
 
     Raises:
         UserError: where llama.cpp cannot compute the model or encode as its tokenizer does, or `out` exists.
@@ -101,8 +101,8 @@ def export_gguf(run: str | Path, out: str | Path, dtype: str = "f16") -> GgufExp
     if gguf is None:
         raise UserError("GGUF files need one more package: pip install 'tinyllama-stories[export]'")
     out = Path(out)
-    if dtype not in DTYPES:
-        raise UserError(f"There is no GGUF export as {dtype!r}; there are {', '.join(DTYPES)}.")
+    if dtype not in GGUF_DTYPES:
+        raise UserError(f"There is no GGUF export as {dtype!r}; there are {', '.join(GGUF_DTYPES)}.")
     if out.suffix != ".gguf":
         raise UserError(f"A GGUF export is one file: give it a name that ends in .gguf, such as {out}.gguf.")
     if out.exists():
