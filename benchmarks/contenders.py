@@ -1,11 +1,15 @@
 """The recipe's model and a plain `LlamaForCausalLM` of the same shape and weights, and what both are fed with."""
 
+import statistics
+import time
 from dataclasses import dataclass
 
 import torch
+from figures import describe_machine, keep, median_ratio
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
 
 from modeling_tinyllama import TinyLlamaForCausalLM
+from tinystories.fast.attention import use_native_attention
 from tinystories.packing import PackedStories
 from tinystories.recipe import load_recipe
 from tinystories.speed import computes_in_bf16, peak_flops, training_flops_per_token
@@ -69,6 +73,8 @@ class Contenders:
         stock = LlamaForCausalLM(LlamaConfig(**{name: getattr(config, name) for name in SHARED_FIELDS}))
         stock.load_state_dict(ours.state_dict())
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        if device.type == "cpu":
+            use_native_attention()  # as `StoryTrainer` does
         bf16 = computes_in_bf16(use_cpu=device.type == "cpu")
         return cls(
             tokenizer=tokenizer,
@@ -85,3 +91,33 @@ class Contenders:
     def look_at_peak(self) -> None:
         """Before and after what is measured: on a shared machine one look may fall into a slow moment."""
         self.peak = max(self.peak, peak_flops(self.device, torch.bfloat16 if self.bf16 else torch.float32))
+
+    def keep_apart(self, by_mask: bool) -> None:
+        """Have our model tell the stories of a row apart by a mask, or in its own way."""
+        self.ours.model.__dict__.pop("_attends_within_stories", None)
+        if by_mask:
+            self.ours.model._attends_within_stories = lambda embeddings: False
+
+    def report(self, heading: str, speeds: dict[str, list[float]], json_file: str | None) -> None:
+        """Print story tokens per second by variant, beside those of the last one, and keep them."""
+        self.look_at_peak()
+        base = list(speeds)[-1]
+        print(f"\n{describe_machine()}; matrix products at {self.peak / 1e9:,.0f} GFLOP/s")
+        print(f"{heading}\n")
+        print(f"{'variant':16} {'story tokens/s (median)':>24} {'least':>11} {'most':>11} {'MFU':>6}  x {base}")
+        results = {}
+        for variant, values in speeds.items():
+            median, ratio = statistics.median(values), median_ratio(values, speeds[base])
+            print(
+                f"{variant:16} {median:24,.0f} {min(values):11,.0f} {max(values):11,.0f} "
+                f"{median * self.flops_per_token / self.peak:6.0%}  {ratio:.2f}"
+            )
+            results[variant] = {"story_tokens_per_second": values, "ratio": ratio}
+        keep(json_file, peak_flops=self.peak, flops_per_token=self.flops_per_token, variants=results)
+
+
+def now(device: torch.device) -> float:
+    """Seconds on a clock that a GPU has caught up with."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter()

@@ -17,11 +17,9 @@ Each has its turn in each round; what counts is story tokens per second, since p
 import argparse
 import random
 import statistics
-import time
 
 import torch
-from contenders import Contenders
-from figures import describe_machine, keep, median_ratio
+from contenders import Contenders, now
 from transformers import DataCollatorForLanguageModeling, default_data_collator
 
 
@@ -36,7 +34,7 @@ class Step:
         kind, *how = variant.split("-")
         self.there = there
         self.model = there.ours if kind == "ours" else there.stock
-        self.by_story = "masked" not in how
+        self.by_mask = "masked" in how
         packed = kind == "ours" or "packed" in how
         self.batch = dict(batches["packed" if packed else "padded"])
         if "joined" in how:
@@ -49,11 +47,8 @@ class Step:
     def __call__(self, times: int = 1) -> float:
         """Seconds that so many steps take."""
         device = self.there.device
-        if self.model is self.there.ours:
-            self.model.model.__dict__.pop("_attends_within_stories", None)
-            if not self.by_story:
-                self.model.model._attends_within_stories = lambda embeddings: False
-        began = _now(device)
+        self.there.keep_apart(self.by_mask)
+        began = now(device)
         for _ in range(times):
             with torch.autocast(device.type, torch.bfloat16, enabled=self.there.bf16):
                 loss = self.forward(**self.batch, **self.extra).loss
@@ -61,13 +56,7 @@ class Step:
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
             self.optimizer.step()
             self.optimizer.zero_grad()
-        return _now(device) - began
-
-
-def _now(device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter()
+        return now(device) - began
 
 
 def main() -> None:
@@ -105,23 +94,14 @@ def main() -> None:
             seconds[variant].append(steps[variant](options.steps) / options.steps)
     speeds = {variant: [steps[variant].tokens / each for each in seconds[variant]] for variant in variants}
 
-    there.look_at_peak()
-    base = variants[-1]
-    print(f"\n{describe_machine()}; matrix products at {there.peak / 1e9:,.0f} GFLOP/s")
-    print(
+    there.report(
         f"{options.recipe}, {there.ours.num_parameters():,} parameters, {'bf16' if there.bf16 else 'float32'}, "
-        f"{options.rounds} x {options.steps} steps each, no feeding\n"
+        f"{options.rounds} x {options.steps} steps each, no feeding",
+        speeds,
+        options.json,
     )
-    print(f"{'variant':16} {'ms a step':>10} {'story tokens/s':>15} {'least':>11} {'most':>11} {'MFU':>5}  x {base}")
-    results = {}
-    for variant, values in speeds.items():
-        median, ratio = statistics.median(values), median_ratio(values, speeds[base])
-        print(
-            f"{variant:16} {statistics.median(seconds[variant]) * 1e3:10.1f} {median:15,.0f} {min(values):11,.0f} "
-            f"{max(values):11,.0f} {median * there.flops_per_token / there.peak:5.0%}  {ratio:.2f}"
-        )
-        results[variant] = {"story_tokens_per_second": values, "ratio": ratio}
-    keep(options.json, peak_flops=there.peak, flops_per_token=there.flops_per_token, variants=results)
+    told = ", ".join(f"{variant} {statistics.median(each) * 1e3:,.1f}" for variant, each in seconds.items())
+    print(f"\nmilliseconds a step: {told}")
 
 
 if __name__ == "__main__":

@@ -16,13 +16,10 @@ The optimizer is fused AdamW in all of them, the precision the same. The first s
 """
 
 import argparse
-import statistics
 import tempfile
-import time
 
 import torch
-from contenders import Contenders
-from figures import describe_machine, keep, median_ratio
+from contenders import Contenders, now
 from transformers import (
     DataCollatorForLanguageModeling,
     Trainer,
@@ -46,14 +43,9 @@ class Stopwatch(TrainerCallback):
 
     def on_step_end(self, args, state, control, **kwargs):
         if state.global_step == self.warm_up:
-            self.began = self._now(args)
+            self.began = now(args.device)
         elif state.global_step == state.max_steps:
-            self.seconds = self._now(args) - self.began
-
-    def _now(self, args) -> float:
-        if args.device.type == "cuda":
-            torch.cuda.synchronize()
-        return time.perf_counter()
+            self.seconds = now(args.device) - self.began
 
 
 class Counting:
@@ -114,9 +106,7 @@ def main() -> None:
             torch_compile=how == "compiled",
         )
         if kind == "ours":
-            ours.model.__dict__.pop("_attends_within_stories", None)
-            if how == "masked":
-                ours.model._attends_within_stories = lambda embeddings: False
+            there.keep_apart(by_mask=how == "masked")
             trainer = StoryTrainer(
                 model=ours,
                 args=args,
@@ -144,22 +134,11 @@ def main() -> None:
             trainer.model.__dict__.pop("forward", None)
             print(f"round {round_number + 1}  {variant:15} {speeds[variant][-1]:12,.0f} story tokens/s", flush=True)
 
-    there.look_at_peak()
-    base = variants[-1]
-    print(f"\n{describe_machine()}; matrix products at {there.peak / 1e9:,.0f} GFLOP/s")
-    print(f"{options.recipe}, {ours.num_parameters():,} parameters, {options.rounds} x {steps - WARM_UP} steps each\n")
-    print(f"{'variant':15} {'story tokens/s (median)':>24} {'least':>10} {'most':>10} {'MFU':>6}  x {base}")
-    results = {}
-    for variant, values in speeds.items():
-        median = statistics.median(values)
-        ratio = median_ratio(values, speeds[base])
-        print(
-            f"{variant:15} {median:24,.0f} {min(values):10,.0f} {max(values):10,.0f} "
-            f"{median * there.flops_per_token / there.peak:6.0%}  "
-            f"{ratio:.2f}"
-        )
-        results[variant] = {"story_tokens_per_second": values, "ratio": ratio}
-    keep(options.json, peak_flops=there.peak, flops_per_token=there.flops_per_token, variants=results)
+    there.report(
+        f"{options.recipe}, {ours.num_parameters():,} parameters, {options.rounds} x {steps - WARM_UP} steps each",
+        speeds,
+        options.json,
+    )
 
 
 if __name__ == "__main__":

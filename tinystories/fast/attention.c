@@ -110,22 +110,6 @@ static Right packed_across(const float *from, int64_t stride, int64_t count, int
     return (Right){to, width * TILE_WIDTH, TILE_WIDTH};
 }
 
-static float largest_of(const float *scores, int64_t count) {
-    float largest = scores[0];
-    int64_t i = 0;
-    if (count >= LANES) {
-        vec most = load(scores);
-        for (i = LANES; i + LANES <= count; i += LANES) {
-            vec score = load(scores + i);
-            ivec more = score > most;
-            most = (vec)(((ivec)score & more) | ((ivec)most & ~more));
-        }
-        for (int lane = 0; lane < LANES; lane++) largest = most[lane] > largest ? most[lane] : largest;
-    }
-    for (; i < count; i++) largest = scores[i] > largest ? scores[i] : largest;
-    return largest;
-}
-
 /* scores[padded] to exp(scores * scaling - shift), zero behind `count`; returns their sum. */
 static float exponentials(float *scores, int64_t count, int64_t padded, float scaling, float shift) {
     vec sum = {0};

@@ -29,20 +29,6 @@ static double ratios_of(const float *scores, int64_t count, float largest, float
     return total >= 1 && total < INFINITY ? total : 0;
 }
 
-static float largest_of(const float *scores, int64_t count) {
-    vec most = all(-INFINITY);
-    int64_t i = 0;
-    for (; i + LANES <= count; i += LANES) {
-        vec score = load(scores + i);
-        ivec more = score > most;
-        most = (vec)(((ivec)score & more) | ((ivec)most & ~more));
-    }
-    float largest = -INFINITY;
-    for (int lane = 0; lane < LANES; lane++) largest = most[lane] > largest ? most[lane] : largest;
-    for (; i < count; i++) largest = scores[i] > largest ? scores[i] : largest;
-    return largest;
-}
-
 typedef struct { double mass; int64_t count; } Part;
 
 /* How many score below `bound`, and the sum of their ratios. */

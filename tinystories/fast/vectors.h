@@ -108,3 +108,18 @@ ALWAYS vec silu_of(vec x) {
     vec above = (vec)(((ivec)small & negative) | ((ivec)all(1.0f) & ~negative));
     return x * above / (small + 1.0f);
 }
+
+/* -infinity where there is no number among them. */
+ALWAYS float largest_of(const float *scores, int64_t count) {
+    vec most = all(-INFINITY);
+    int64_t i = 0;
+    for (; i + LANES <= count; i += LANES) {
+        vec score = load(scores + i);
+        ivec more = score > most;
+        most = (vec)(((ivec)score & more) | ((ivec)most & ~more));
+    }
+    float largest = -INFINITY;
+    for (int lane = 0; lane < LANES; lane++) largest = most[lane] > largest ? most[lane] : largest;
+    for (; i < count; i++) largest = scores[i] > largest ? scores[i] : largest;
+    return largest;
+}
