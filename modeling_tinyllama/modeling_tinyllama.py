@@ -5,6 +5,7 @@ grouped key/value heads allowed. With `partial_rotary_factor=1.0` the weights ar
 name. The labels are shifted here, in the loss, and nowhere else: pass `labels` equal to `input_ids`.
 """
 
+import hashlib
 from collections.abc import Callable
 
 import torch
@@ -155,7 +156,12 @@ def eager_attention_forward(
     return torch.matmul(weights, value).transpose(1, 2).contiguous(), weights
 
 
-@torch.library.custom_op("tinyllama::story_offsets", mutates_args=())
+# Operators are registered per process. Copies of this file (the package, and the code of each model folder) need names
+# of their own: a second registration under one name destroys the operators that the first module still holds.
+_OPERATORS = f"tinyllama_{hashlib.sha256(__name__.encode()).hexdigest()[:16]}"
+
+
+@torch.library.custom_op(f"{_OPERATORS}::story_offsets", mutates_args=())
 def story_offsets(position_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Where packed stories begin in `position_ids` `[batch, length]`, which count up within a story.
 
@@ -194,7 +200,7 @@ def story_bounds(offsets: torch.Tensor, count: torch.Tensor, length: int) -> lis
 native_attention = None
 
 
-@torch.library.custom_op("tinyllama::attend_within_stories", mutates_args=())
+@torch.library.custom_op(f"{_OPERATORS}::attend_within_stories", mutates_args=())
 def attend_within_stories(
     query: torch.Tensor,
     key: torch.Tensor,
@@ -245,7 +251,7 @@ def _(query, key, value, offsets, count, scaling):
     return attended, query.new_empty(sums_shape, dtype=torch.promote_types(query.dtype, torch.float))
 
 
-@torch.library.custom_op("tinyllama::attend_within_stories_backward", mutates_args=())
+@torch.library.custom_op(f"{_OPERATORS}::attend_within_stories_backward", mutates_args=())
 def attend_within_stories_backward(
     gradient: torch.Tensor,
     query: torch.Tensor,
