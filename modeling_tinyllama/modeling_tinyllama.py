@@ -24,7 +24,7 @@ from transformers.modeling_layers import (
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS, dynamic_rope_update
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
-from transformers.models.auto import AutoModel
+from transformers.models.auto import AutoModel, modeling_auto
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, auto_docstring, can_return_tuple
 from transformers.utils.generic import is_flash_attention_requested, merge_with_config_defaults
@@ -700,6 +700,18 @@ class TinyLlamaForTokenClassification(_HeadOnTinyLlama, GenericForTokenClassific
 
 
 class TinyLlamaForQuestionAnswering(_HeadOnTinyLlama, GenericForQuestionAnswering, TinyLlamaPreTrainedModel): ...
+
+
+# transformers decides some things by class name: whether `Trainer` shifts labels that it smooths, and which models a
+# pipeline and `transformers serve` support. `register` of the Auto classes does not enter these names.
+for names, model_class in (
+    (modeling_auto.MODEL_MAPPING_NAMES, TinyLlamaModel),
+    (modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, TinyLlamaForCausalLM),
+    (modeling_auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES, TinyLlamaForSequenceClassification),
+    (modeling_auto.MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES, TinyLlamaForTokenClassification),
+    (modeling_auto.MODEL_FOR_QUESTION_ANSWERING_MAPPING_NAMES, TinyLlamaForQuestionAnswering),
+):
+    names.setdefault(TinyLlamaConfig.model_type, model_class.__name__)
 
 
 # So that `save_pretrained` copies this code into the folder; here and not in the package, because this file is also
