@@ -10,6 +10,7 @@ from transformers import PreTrainedTokenizerBase, ProgressCallback, TrainerCallb
 
 from .decoding import tell_story
 from .plots import plot_loss
+from .prompts import encode_prompt
 from .random_state import preserved_random_state
 from .time_limit import TimeLimit
 
@@ -117,7 +118,7 @@ class StorySample(TrainerCallback):
     def on_evaluate(self, args, state, control, model=None, **kwargs):
         if not state.is_world_process_zero or not state.global_step or state.global_step >= state.max_steps:
             return
-        used = len(self.tokenizer(self.prompt)["input_ids"])
+        used = len(encode_prompt(self.tokenizer, self.prompt))
         room = min(SAMPLE_TOKENS, model.config.max_position_embeddings - used)
         with preserved_random_state():
             story = tell_story(

@@ -26,7 +26,8 @@ from tokenization import PreTrainedTokenizerFast
 
 from .errors import UserError, first_line
 from .fast import accelerate_or_refuse, accelerated
-from .presets import GREEDY, PRESETS, check_dtype, check_preset, room_for_story  # noqa: F401  for who tells stories
+from .presets import GREEDY, PRESETS, check_dtype, check_preset, room_for_story  # noqa: F401  part of this interface
+from .prompts import encode_prompt, keep_prompts_open
 
 
 def load_model(path: str, dtype: str | None = None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -58,8 +59,11 @@ def load_model(path: str, dtype: str | None = None) -> tuple[PreTrainedModel, Pr
     return model.to(_device()).eval(), tokenizer
 
 
-def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
+def load_tokenizer(path: str, *, as_saved: bool = False) -> PreTrainedTokenizerBase:
     """The tokenizer in a folder or on the Hub, of a class that saves what every tool can read.
+
+    One that appends an end-of-text token to every text is changed, so that a prompt stays open (see `prompts.py`),
+    unless it is wanted `as_saved`.
 
     Raises:
         UserError: where there is none.
@@ -73,6 +77,8 @@ def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
         if not Path(path).exists():
             where = f"There is no folder {path}, and no tokenizer of that name can be had from the Hub"
         raise UserError(f"{where}: {first_line(error)}.") from None
+    if not as_saved:
+        keep_prompts_open(tokenizer)
     return tokenizer
 
 
@@ -142,8 +148,8 @@ def tell_story(
     Raises:
         UserError: where the prompt leaves no room in the context, or `max_new_tokens` asks for more than there is.
     """
-    inputs = tokenizer(prompt, return_tensors="pt", return_token_type_ids=False, verbose=False).to(model.device)
-    room = room_for_story(model.config.max_position_embeddings, inputs["input_ids"].shape[1], max_new_tokens)
+    ids = torch.tensor([encode_prompt(tokenizer, prompt)], device=model.device)
+    room = room_for_story(model.config.max_position_embeddings, ids.shape[1], max_new_tokens)
     if preset is None and model.generation_config.do_sample:
         config = copy.deepcopy(model.generation_config)
         config.max_length, config.max_new_tokens = None, room
@@ -154,7 +160,7 @@ def tell_story(
         set_seed(seed)
     streamer = TextStreamer(tokenizer, skip_special_tokens=True) if stream else None
     with generating_as(config, model):
-        output = model.generate(**inputs, generation_config=config, streamer=streamer)
+        output = model.generate(ids, attention_mask=torch.ones_like(ids), generation_config=config, streamer=streamer)
     return tokenizer.decode(output[0], skip_special_tokens=True)
 
 

@@ -48,6 +48,7 @@ from .decoding import PRESETS, check_preset, load_model, post_process
 from .errors import UserError, first_line
 from .judge import Judge, JudgeReport, judge_stories
 from .probes import Pair, accuracy, make_pairs, score_pairs, write_pairs
+from .prompts import encode_prompt
 from .recipe import Recipe, load_recipe
 from .scoring import bits_per_byte, model_context, score_stories
 from .storytelling import PROMPTS, Told, tell_stories
@@ -452,7 +453,7 @@ def _measure(path: str, measures: _Measures, training: _TrainingStories) -> tupl
 def _story_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str]) -> int:
     """Tokens that a told story may have: as many for every model, unless its context has less room."""
     context = model_context(model)
-    longest = max(len(tokenizer(prompt, verbose=False)["input_ids"]) for prompt in prompts)
+    longest = max(len(encode_prompt(tokenizer, prompt)) for prompt in prompts)
     return max(1, STORY_TOKENS if context is None else min(STORY_TOKENS, context - longest))
 
 

@@ -29,6 +29,7 @@ from tokenizers import Tokenizer
 from . import __version__
 from .errors import UserError, first_line
 from .presets import GGUF_DTYPES, PRESETS, check_preset, room_for_story
+from .prompts import open_prompt
 
 
 # What a GGUF file is made of.
@@ -147,7 +148,7 @@ def tell_story(
     folder = model_folder(path)
     settings = story_settings(folder, preset)
     context = _json(folder / "config.json")["max_position_embeddings"]
-    ids = Tokenizer.from_file(str(folder / "tokenizer.json")).encode(prompt).ids
+    ids = _prompt_ids(folder, prompt)
     room = room_for_story(context, len(ids), max_new_tokens)
     model = LlamaCpp(gguf_file(folder, dtype), context)
 
@@ -160,6 +161,18 @@ def tell_story(
     if stream:
         print()
     return prompt + text
+
+
+def _prompt_ids(folder: Path, prompt: str) -> list[int]:
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    config = _json(folder / "config.json")
+    ends = config.get("eos_token_id")
+    return open_prompt(
+        lambda text, special: tokenizer.encode(text, add_special_tokens=special).ids,
+        prompt,
+        begin=config.get("bos_token_id"),
+        ends=set(ends) if isinstance(ends, list) else {ends},
+    )
 
 
 def require_package() -> None:

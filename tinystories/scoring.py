@@ -34,6 +34,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from .errors import UserError
 from .packing import Segments, split_long_stories
+from .prompts import added_tokens
 from .text_statistics import Interval, bits_per_byte_interval
 
 
@@ -186,14 +187,8 @@ def model_context(model: PreTrainedModel) -> int | None:
 def start_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """Ids that stand in front of a document: what the tokenizer puts there, or else the model's mark between
     documents; empty where there is neither."""
-    bare, dressed = (
-        tokenizer("a", add_special_tokens=special, verbose=False)["input_ids"] for special in (False, True)
-    )
-    for first in range(len(dressed) - len(bare) + 1):
-        if bare and dressed[first : first + len(bare)] == bare:
-            if first:
-                return list(dressed[:first])
-            break
+    if front := added_tokens(tokenizer)[0]:
+        return front
     special = set(tokenizer.all_special_ids)
     for owner in (tokenizer, model.config.get_text_config()):
         begin, ends = getattr(owner, "bos_token_id", None), getattr(owner, "eos_token_id", None)

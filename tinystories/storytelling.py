@@ -22,6 +22,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from .decoding import check_preset, generating_as, preset_config, stop_ids
 from .errors import UserError
+from .prompts import encode_prompt
 from .random_state import preserved_random_state
 
 
@@ -123,7 +124,7 @@ def tell_stories(
     check_preset(preset)
     if batch_size < 1:
         raise UserError(f"The batch size must be at least 1, but is {batch_size}.")
-    rows = [_prompt_ids(tokenizer, prompt) for prompt in prompts]
+    rows = [encode_prompt(tokenizer, prompt) for prompt in prompts]
     if not rows:
         return []
     config = preset_config(preset, tokenizer, _budget(model, rows, prompts, max_new_tokens))
@@ -149,15 +150,6 @@ def tell_stories(
                 told.append(_told(tokenizer, prompt, ids, new, stops))
             bar.update(len(batch))
     return told
-
-
-def _prompt_ids(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:
-    ids = tokenizer(prompt, return_token_type_ids=False, verbose=False)["input_ids"]
-    if not ids and tokenizer.bos_token_id is not None:
-        ids = [tokenizer.bos_token_id]
-    if not ids:
-        raise UserError("An empty prompt has no tokens in this tokenizer; give the story a first word.")
-    return ids
 
 
 def _budget(model: PreTrainedModel, rows: list[list[int]], prompts: Sequence[str], max_new_tokens: int | None) -> int:

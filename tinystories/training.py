@@ -31,6 +31,7 @@ from .decoding import check_preset, load_model, load_tokenizer, preset_config, t
 from .errors import UserError, first_line
 from .folders import output_folder
 from .packing import PackedStories, tokenize_stories
+from .prompts import keep_prompts_open
 from .recipe import Recipe, load_recipe, save_recipe
 from .schedules import KINDS, schedule, timed_schedule
 from .speed import computes_in_bf16, describe_hardware, rows_per_step
@@ -378,6 +379,8 @@ def recipe_tokenizer(recipe: Recipe, corpus: Corpus) -> PreTrainedTokenizerBase:
             f"The tokenizer {recipe.tokenizer} pads with its end-of-text token, so that the end of a story could not "
             f"be told from padding; give it a pad token of its own."
         )
+    # So that prompts begin as stories do in training, whatever this tokenizer does by itself.
+    keep_prompts_open(tokenizer, front=[tokenizer.bos_token_id])
     tokenizer.model_max_length = recipe.max_length
     return tokenizer
 

@@ -85,7 +85,7 @@ def _examine(
         return _examine_recipe(target, corpus, tokenizer, limit, quick, strict)
     if is_corpus(target):
         stories = _Stories.load(Recipe(corpus=target), limit, given=True)
-        known = load_tokenizer(tokenizer) if tokenizer else None
+        known = load_tokenizer(tokenizer, as_saved=True) if tokenizer else None
         return [*stories.findings(known, strict), *_token_findings(known, stories)]
     if path.suffix in (".pth", ".pt") and not path.is_dir():
         return _examine_pth(path, corpus, tokenizer, limit, quick, strict)
@@ -200,7 +200,10 @@ class _Stories:
 def _token_findings(tokenizer: PreTrainedTokenizerBase | None, stories: "_Stories") -> list[Finding]:
     if tokenizer is None:
         return []
-    return tried("bytes per token", lambda: text.check_tokens(tokenizer, stories.some()))
+    return [
+        *tried("end of a prompt", lambda: [text.check_prompt_ends(tokenizer)]),
+        *tried("bytes per token", lambda: text.check_tokens(tokenizer, stories.some())),
+    ]
 
 
 # A recipe
@@ -221,7 +224,7 @@ def _examine_recipe(
         )
         stories = _Stories.sample(load_corpus("sample"), limit)
         stories.stands_in = True
-    known = load_tokenizer(recipe.tokenizer) if recipe.tokenizer else _new_tokenizer(recipe, stories)
+    known = load_tokenizer(recipe.tokenizer, as_saved=True) if recipe.tokenizer else _new_tokenizer(recipe, stories)
     findings.append(text.check_special_tokens(known))
     if not stories.stands_in:
         findings += stories.findings(known, strict)
@@ -298,7 +301,7 @@ def _examine_pth(
         # As that project saves it, with truncation and padding baked in, which this leaves out.
         known = load_wikimini_tokenizer(tokenizer, model.config.max_position_embeddings)
     else:
-        known = load_tokenizer(tokenizer)
+        known = load_tokenizer(tokenizer, as_saved=True)
     return _learnt(model, known, _stories_for_model(None, corpus, limit), quick, strict)
 
 
@@ -333,8 +336,9 @@ def _load(path: Path | str, tokenizer: str | None) -> tuple[PreTrainedModel, Pre
         if checkpoints:
             raise UserError(f"{folder} holds no finished model, but checkpoints: give {checkpoints[-1]}.")
     if tokenizer is None:
-        return load_model(str(path))
-    known = load_tokenizer(tokenizer)
+        model, _ = load_model(str(path))
+        return model, load_tokenizer(str(path), as_saved=True)
+    known = load_tokenizer(tokenizer, as_saved=True)
     try:
         return AutoModelForCausalLM.from_pretrained(path).eval(), known
     except (OSError, ValueError) as error:

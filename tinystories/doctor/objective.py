@@ -18,6 +18,7 @@ from torch.nn.functional import cross_entropy, log_softmax
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..decoding import stop_ids
+from ..prompts import added_tokens
 from .findings import Finding
 
 
@@ -209,8 +210,7 @@ def check_beginning(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, 
         )
 
     without, with_it = nats([]), nats(begin)
-    given = tokenizer("a")["input_ids"]
-    adds = given[:1] == begin and encode(tokenizer, ["a"])[0][:1] != begin
+    adds = added_tokens(tokenizer)[0][:1] == begin
     token = tokenizer.decode(begin)
     seen = f"the first words cost {with_it:.3f} nats a token behind {token!r}, {without:.3f} without"
     does = f"the tokenizer puts {'it' if adds else 'nothing'} in front of a prompt"

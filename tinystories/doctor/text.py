@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 from tokenization import tokenizer_report
 
+from ..prompts import added_tokens
 from .findings import Finding
 
 
@@ -244,3 +245,19 @@ def check_special_tokens(tokenizer: PreTrainedTokenizerBase) -> Finding:
             "Give the tokenizer a pad token of its own.",
         )
     return Finding(check, "ok", ", ".join(f"{name} {getattr(tokenizer, name)!r}" for name in names))
+
+
+def check_prompt_ends(tokenizer: PreTrainedTokenizerBase) -> Finding:
+    """Whether the tokenizer leaves a prompt open: an end-of-text token behind it tells the model to begin anew."""
+    check = "end of a prompt"
+    front, behind = added_tokens(tokenizer)
+    if not behind:
+        return Finding(check, "ok", f"tokens that the tokenizer adds in front of a prompt: {len(front)}; behind it: 0")
+    names = " ".join(tokenizer.convert_ids_to_tokens(behind))
+    return Finding(
+        check,
+        "fault",
+        f"the tokenizer appends {names!r} to every prompt, and a trained model does not continue a finished story",
+        "Remove it from the post-processor in tokenizer.json, and set add_eos_token to false in "
+        "tokenizer_config.json. This package leaves it out by itself; `pipeline` and other tools do not.",
+    )

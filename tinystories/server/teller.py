@@ -11,6 +11,8 @@ from fastapi.sse import EventSourceResponse, format_sse_event
 from starlette.background import BackgroundTask
 from transformers import PreTrainedTokenizerBase
 
+from ..errors import UserError
+from ..prompts import encode_prompt
 from .engine import Engine
 from .replies import Invalid
 from .sampling import Sampling
@@ -43,8 +45,11 @@ class Teller:
         return Sampling.of_model(self.engine.model.generation_config)
 
     def read(self, prompt: str) -> list[int]:
-        ids = self.tokenizer(prompt, return_token_type_ids=False, verbose=False)["input_ids"]
-        return ids or [self.tokenizer.bos_token_id or 0]
+        """Ids of a prompt. Raises `Invalid` for an empty one where the tokenizer has no token to begin with."""
+        try:
+            return encode_prompt(self.tokenizer, prompt)
+        except UserError as error:
+            raise Invalid("prompt", str(error)) from None
 
     def text(self, prompt_ids: list[int]) -> str:
         """Of a prompt that came as tokens. Raises `Invalid` for one that the model does not have."""
