@@ -14,6 +14,8 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.error
+import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
@@ -294,7 +296,7 @@ def test_post_process_mends_the_whole_story(server):
         ("top_p", {"prompt": "a", "top_p": 1.01}),
         ("repetition_penalty", {"prompt": "a", "repetition_penalty": 0.5}),
         ("preset", {"prompt": "a", "preset": "wild"}),
-        ("seed", {"prompt": "a", "seed": -1}),
+        ("seed", {"prompt": "a", "seed": -2}),
         ("seed", {"prompt": "a", "seed": 2**32}),
         ("post_process", {"prompt": "a", "post_process": "maybe"}),
         ("tempature", {"prompt": "a", "tempature": 1.0}),
@@ -504,6 +506,35 @@ def test_wrong_completions_name_their_field(status, field, change, server):
     assert (answer.status, answer.json()["error"]["param"]) == (status, field)
 
 
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"suffix": "The end."}, "not supported here"),
+        ({"best_of": 3}, "not supported here"),
+        ({"logit_bias": {"5": 1}}, "not supported here"),
+        ({"presence_penalty": 0.5}, "not supported here"),
+        ({"stop": ["a"] * 5}, "at most 4 stop strings"),
+        ({"stop": "a" * 101}, "1 to 100 characters"),
+    ],
+)
+def test_wrong_completions_say_what_is_wrong(change, words, server):
+    assert words in server.complete(**change).json()["error"]["message"]
+
+
+def test_a_form_encoded_body_gets_a_hint(server):
+    request = urllib.request.Request(f"{server.url}/generate", data=b'{"prompt": "a"}')
+    with pytest.raises(urllib.error.HTTPError) as error:
+        urllib.request.urlopen(request)
+    assert error.value.code == 422 and "content-type: application/json" in json.load(error.value)["error"]["message"]
+
+
+def test_seed_minus_one_is_random(server):
+    seeds = {server.generate(seed=-1, max_tokens=1).story()[1]["seed"] for _ in range(3)}
+    assert len(seeds) == 3 and min(seeds) >= 0
+    choices = [server.complete(seed=-1, max_tokens=40).json()["choices"][0]["text"] for _ in range(3)]
+    assert len(set(choices)) > 1
+
+
 def test_what_asks_for_nothing_is_taken(server):
     nothing = {
         "best_of": 1,
@@ -513,6 +544,8 @@ def test_what_asks_for_nothing_is_taken(server):
         "logit_bias": {},
         "user": "me",
     }
+    quiet = {"stream": True, "stream_options": {"include_obfuscation": False}}
+    assert server.complete(**quiet, max_tokens=2).status == 200
     options = {"seed": 1, "max_tokens": 5}
     assert server.complete(**nothing, **options).json()["choices"] == server.complete(**options).json()["choices"]
 
@@ -665,7 +698,7 @@ def test_sigterm_lets_stories_finish(tiny_run):
             assert len(choices) == 16 and all(choice["text"] for choice in choices)
         assert process.wait(20) == -signal.SIGTERM
     log = "".join(lines)
-    assert "walrus" not in log and "POST /generate" in log and re.search(r"SIGTERM: \d+ stories have 30 seconds", log)
+    assert "walrus" not in log and "POST /generate" in log and re.search(r"SIGTERM: \d+ completions have 30 seconds", log)
 
 
 def test_mistakes_are_one_line(tiny_run, tmp_path, monkeypatch, capsys):

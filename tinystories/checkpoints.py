@@ -28,7 +28,7 @@ def seal(checkpoint: Path) -> None:
     """Bring the files of a checkpoint to the disk and then write its manifest."""
     files = {}
     for path in sorted({path for pattern in _NEEDED for path in checkpoint.rglob(pattern)}):
-        with path.open("rb") as file:
+        with path.open("r+b") as file:  # Windows flushes only what is open for writing
             os.fsync(file.fileno())
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         files[path.relative_to(checkpoint).as_posix()] = {"bytes": path.stat().st_size, "sha256": digest}

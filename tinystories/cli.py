@@ -1,18 +1,33 @@
 """`tinystories <verb>`. Each verb imports what it needs when it runs, so that `--help` answers at once."""
 
 import argparse
+import math
 import sys
+from collections.abc import Callable
+from typing import NoReturn
 
+from . import __version__
+from .console import is_text, one_line, print_any_character
 from .errors import UserError
 from .folders import require_run
 from .sources import hub_dataset
 
 
+MOST = 2**31 - 1
+MOST_AT_ONCE = 1024  # completions, each with a cache of its own
+YEAR = 365 * 24 * 60 * 60
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run a verb and return the exit status: 0, 1 where `doctor` finds a fault, 2 for a user's mistake, 130 where the
     user stopped it."""
+    print_any_character()
     parser = _parser()
     arguments = sys.argv[1:] if arguments is None else arguments
+    for argument in arguments:
+        if not is_text(argument):
+            print(f"tinystories: The argument {argument!a} is not valid UTF-8: type it again.", file=sys.stderr)
+            return 2
     options, extra = parser.parse_known_args([_with_dashes(argument) for argument in arguments])
     if extra and options.run is not _train:
         parser.error(f"unrecognized arguments: {' '.join(extra)}")
@@ -20,7 +35,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         return options.run(options, extra) or 0
     except UserError as error:
-        print(f"tinystories: {error}", file=sys.stderr)
+        print(f"tinystories: {one_line(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         hint = " The same command with --resume_from_checkpoint goes on from the last checkpoint."
@@ -32,8 +47,49 @@ def main(arguments: list[str] | None = None) -> int:
     except OSError as error:
         if error.errno is None:
             raise
-        print(f"tinystories: {error.strerror}: {error.filename or 'while reading or writing'}.", file=sys.stderr)
+        where = one_line(error.filename or "while reading or writing")
+        print(f"tinystories: {error.strerror}: {where}.", file=sys.stderr)
         return 2
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose mistakes are one line, as those of the verbs themselves."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {one_line(message)} (see {self.prog} --help)\n")
+
+
+def _whole(least: int, most: int | None = None) -> Callable[[str], int]:
+    """The type of an option that takes a whole number between two others."""
+
+    def whole_number(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = None
+        if value is None or value < least or (most is not None and value > most):
+            range_ = f"at least {least}" if most is None else f"from {least} to {most}"
+            raise argparse.ArgumentTypeError(f"must be a whole number, {range_}, but is {text[:40]}")
+        return value
+
+    return whole_number
+
+
+def _seconds(least: float) -> Callable[[str], float]:
+    """The type of an option that takes a time in seconds, at least `least` and at most a year."""
+
+    def seconds(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not least <= value <= YEAR:
+            raise argparse.ArgumentTypeError(
+                f"must be a number of seconds from {least:g} to {YEAR}, but is {text[:40]}"
+            )
+        return value
+
+    return seconds
 
 
 def _with_dashes(argument: str) -> str:
@@ -44,10 +100,14 @@ def _with_dashes(argument: str) -> str:
     return name.replace("_", "-") + equals + value
 
 
+_SEED = _whole(0, 2**32 - 1)
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="tinystories", description="Train a small language model that writes children's stories, and use it."
     )
+    parser.add_argument("--version", action="version", version=f"tinystories {__version__}")
     verbs = parser.add_subparsers(title="verbs", required=True, metavar="<verb>")
 
     verb = verbs.add_parser(
@@ -62,23 +122,33 @@ def _parser() -> argparse.ArgumentParser:
     verb = verbs.add_parser("tokenizer", help="train a tokenizer on a corpus, or cut one to its most used tokens")
     verb.add_argument("corpus", help="`sample`, a dataset id on the Hub, or a file or folder of stories")
     verb.add_argument("out", help="folder to write the tokenizer to")
-    verb.add_argument("--vocab-size", type=int, default=10_000, help="entries, special tokens included (10000)")
+    verb.add_argument(
+        "--vocab-size", type=_whole(1, MOST), default=10_000, help="entries, special tokens included (10000)"
+    )
     verb.add_argument("--top-k-of", metavar="TOKENIZER", help="cut this byte-level BPE instead of training one")
-    verb.add_argument("--model-max-length", type=int, default=512, help="longest input in tokens (512)")
+    verb.add_argument("--model-max-length", type=_whole(1, MOST), default=512, help="longest input in tokens (512)")
     verb.add_argument("--text-column", default="text", help="column that holds the stories (text)")
-    verb.add_argument("--max-stories", type=int, help="use no more than this many")
+    verb.add_argument("--max-stories", type=_whole(1), help="use no more than this many")
     verb.set_defaults(run=_tokenizer)
 
-    verb = verbs.add_parser("generate", help="write a story")
+    verb = verbs.add_parser("generate", help="generate a completion of a prompt")
     verb.add_argument("model", help="run folder, or id of a model on the Hub")
-    verb.add_argument("prompt", help='how the story begins, such as "Once upon a time"')
+    verb.add_argument("prompt", help='text to continue, such as "Once upon a time"')
     verb.add_argument(
-        "--preset", help="balanced, conservative, creative, plain or greedy (what the model's folder says)"
+        "--preset", help="balanced, conservative, creative, plain or greedy (the model's generation_config.json)"
     )
-    verb.add_argument("--seed", type=int, help="tell the same story again")
-    verb.add_argument("--max-new-tokens", type=int, help="at most so many tokens (what the context leaves)")
+    verb.add_argument("--temperature", type=float, help="0 to 2; 0 is greedy decoding (that of the preset)")
+    verb.add_argument("--top-p", type=float, help="above 0, at most 1; 1 is off (that of the preset)")
+    verb.add_argument("--top-k", type=int, help="0 is off (that of the preset)")
+    verb.add_argument("--repetition-penalty", type=float, help="1 to 2; 1 is off (that of the preset)")
+    verb.add_argument("--seed", type=_SEED, help="the same seed generates the same text on the same machine")
     verb.add_argument(
-        "--post-process", action="store_true", help="mend spaces, capitals and full stops; printed when it is finished"
+        "--max-new-tokens", type=_whole(1), help="most tokens to generate (the remaining context length)"
+    )
+    verb.add_argument(
+        "--post-process",
+        action="store_true",
+        help="clean spaces, capitals and full stops; the text is printed when it is complete",
     )
     verb.add_argument(
         "--engine", default="transformers", help="what computes: transformers, or llama.cpp (an extra) (transformers)"
@@ -124,7 +194,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     verb.add_argument("--corpus", help="stories to look at and to measure on (those of the recipe)")
     verb.add_argument("--tokenizer", metavar="PATH", help="its tokenizer (that of the target)")
-    verb.add_argument("--limit", type=int, help="stories to look at, spread over the corpus (2000)")
+    verb.add_argument("--limit", type=_whole(1), help="stories to look at, spread over the corpus (2000)")
     verb.add_argument("--quick", action="store_true", help="measure no training steps, and score fewer stories")
     verb.add_argument("--strict", action="store_true", help="warnings of text quality are faults")
     verb.add_argument("--json", action="store_true", help="print the findings as JSON, and nothing else")
@@ -161,10 +231,10 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("--text-column", default="text", help="column that holds the stories (text)")
     verb.add_argument("--train-corpus", help="training stories, to find copies (those of the recipe, if here)")
     verb.add_argument("--out", help="folder for the report (the run folder of a single run, else `evaluation`)")
-    verb.add_argument("--limit", type=int, help="at most so many stories, pairs of each kind, and prompts")
+    verb.add_argument("--limit", type=_whole(1), help="at most so many stories, pairs of each kind, and prompts")
     verb.add_argument("--quick", action="store_true", help="a first look: 100 stories, 50 pairs, 5 prompts, 1 preset")
     verb.add_argument("--presets", help="how stories are told, such as balanced,plain,greedy (all but greedy)")
-    verb.add_argument("--seed", type=int, default=0, help="the same seed gives the same figures (0)")
+    verb.add_argument("--seed", type=_SEED, default=0, help="the same seed gives the same figures (0)")
     verb.add_argument("--judge-url", help="endpoint of a language model that grades the stories (costs money there)")
     verb.add_argument("--judge-model", help="its name there; the key is read from OPENAI_API_KEY")
     verb.add_argument("--dump-pairs", metavar="FILE", help="write the minimal pairs to this .tsv or .jsonl")
@@ -172,7 +242,7 @@ def _parser() -> argparse.ArgumentParser:
 
     verb = verbs.add_parser(
         "serve",
-        help="tell stories over HTTP, with a page to try it on",
+        help="serve a model over HTTP, with a page to try it on",
         description="Serve a model: a page at /, POST /generate, and OpenAI's /v1/completions. CHECKPOINT_PATH, "
         "TOKENIZER_PATH, DEVICE and PORT in the environment stand in for what is not given.",
     )
@@ -181,13 +251,18 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("--device", help="such as cpu or cuda:0 (the best there is)")
     verb.add_argument("--dtype", help="weights: int8 for speed on a CPU (as saved)")
     verb.add_argument("--host", help="address to listen at (127.0.0.1; 0.0.0.0 for everybody)")
-    verb.add_argument("--port", type=int, help="port to listen at (7779; 0 for any that is free)")
-    verb.add_argument("--max-batch", type=int, help="stories written at once (32)")
-    verb.add_argument("--max-queue", type=int, help="stories that wait for a place (64)")
-    verb.add_argument("--time-limit", type=float, metavar="SECONDS", help="for a request, waiting included (120)")
+    verb.add_argument("--port", type=_whole(0, 65535), help="port to listen at (7779; 0 for any that is free)")
+    verb.add_argument("--max-batch", type=_whole(1, MOST_AT_ONCE), help="completions generated at once (32)")
+    verb.add_argument("--max-queue", type=_whole(0, MOST), help="completions that wait for a place (64)")
+    verb.add_argument(
+        "--time-limit", type=_seconds(0.001), metavar="SECONDS", help="for a request, waiting included (120)"
+    )
     verb.add_argument("--rate-limit", metavar="LIMIT", help="for each client, or none (60/minute)")
     verb.add_argument(
-        "--drain-time", type=float, metavar="SECONDS", help="that stories have to end in after SIGTERM (30)"
+        "--drain-time",
+        type=_seconds(0),
+        metavar="SECONDS",
+        help="that running completions have left after SIGTERM (30)",
     )
     verb.add_argument(
         "--trusted-proxy",
@@ -226,8 +301,6 @@ def _train(options: argparse.Namespace, overrides: list[str]) -> None:
 def _tokenizer(options: argparse.Namespace, _: list[str]) -> None:
     from .folders import output_folder
 
-    if options.model_max_length < 1:
-        raise UserError("--model-max-length must be at least 1.")
     if (output_folder(options.out) / "tokenizer.json").exists():
         raise UserError(f"{options.out} holds a tokenizer already, which a model may need; choose another folder.")
     hub_dataset(options.corpus)
@@ -258,45 +331,50 @@ def _tokenizer(options: argparse.Namespace, _: list[str]) -> None:
 
 
 def _generate(options: argparse.Namespace, _: list[str]) -> None:
-    from .presets import check_preset
+    from .presets import SAMPLING, check_preset, check_sampling
 
     if options.preset is not None:
         check_preset(options.preset)
-    if options.max_new_tokens is not None and options.max_new_tokens < 1:
-        raise UserError("--max-new-tokens must be at least 1.")
+    given = {name: getattr(options, name) for name in SAMPLING}
+    sampling = {name: value for name, value in given.items() if value is not None}
+    check_sampling(options.preset, sampling)
     if options.engine not in _ENGINES:
         raise UserError(f"There is no engine {options.engine!r}; there are {' and '.join(_ENGINES)}.")
     require_run(options.model)
-    told = {
+    settings = {
         "preset": options.preset,
+        "sampling": sampling,
         "seed": options.seed,
         "max_new_tokens": options.max_new_tokens,
         "stream": not options.post_process,
     }
-    story = _ENGINES[options.engine](options, told)
+    text = _ENGINES[options.engine](options, settings)
     if options.post_process:
         from .decoding import post_process
 
-        print(post_process(story))
+        print(post_process(text))
 
 
-def _by_transformers(options: argparse.Namespace, told: dict) -> str:
+def _by_transformers(options: argparse.Namespace, settings: dict) -> str:
     from .presets import check_dtype
 
     check_dtype(options.dtype)
     from .decoding import load_model, tell_story
 
     model, tokenizer = load_model(options.model, options.dtype)
-    return tell_story(model, tokenizer, options.prompt, **told)
+    return tell_story(model, tokenizer, options.prompt, **settings)
 
 
-def _by_llama_cpp(options: argparse.Namespace, told: dict) -> str:
+def _by_llama_cpp(options: argparse.Namespace, settings: dict) -> str:
     from .llamacpp import tell_story
 
-    return tell_story(options.model, options.prompt, **told, **({"dtype": options.dtype} if options.dtype else {}))
+    return tell_story(options.model, options.prompt, **settings, **({"dtype": options.dtype} if options.dtype else {}))
 
 
-_ENGINES = {"transformers": _by_transformers, "llama.cpp": _by_llama_cpp}
+_ENGINES = {
+    "transformers": _by_transformers,
+    "llama.cpp": _by_llama_cpp,
+}
 
 
 def _export(options: argparse.Namespace, _: list[str]) -> None:

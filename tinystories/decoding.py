@@ -5,7 +5,7 @@
 
 import copy
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -26,7 +26,16 @@ from tokenization import PreTrainedTokenizerFast
 
 from .errors import UserError, first_line
 from .fast import accelerate_or_refuse, accelerated
-from .presets import GREEDY, PRESETS, check_dtype, check_preset, room_for_story  # noqa: F401  part of this interface
+from .folders import require_run
+from .presets import (  # noqa: F401  part of this interface
+    COLDEST,
+    GREEDY,
+    PRESETS,
+    check_dtype,
+    check_preset,
+    check_sampling,
+    room_for_story,
+)
 from .prompts import encode_prompt, keep_prompts_open
 
 
@@ -42,10 +51,7 @@ def load_model(path: str, dtype: str | None = None) -> tuple[PreTrainedModel, Pr
     import modeling_tinyllama  # noqa: F401  registers the architecture
 
     check_dtype(dtype)
-    if not Path(path).exists() and path.count("/") != 1:
-        raise UserError(f"There is no run folder {path}; `make quickstart` makes runs/quickstart.")
-    if Path(path).is_dir() and not (Path(path) / "config.json").exists():
-        raise UserError(f"{path} is not a run folder: it has no config.json. Give the folder that training wrote.")
+    require_run(path)
     tokenizer = load_tokenizer(path)
     try:
         model = AutoModelForCausalLM.from_pretrained(path)
@@ -133,21 +139,26 @@ def tell_story(
     prompt: str,
     *,
     preset: str | None = None,
+    sampling: Mapping[str, float] | None = None,
     max_new_tokens: int | None = None,
     seed: int | None = None,
     stream: bool = False,
 ) -> str:
-    """Continue `prompt` and return the whole story; with `stream`, print it as it is written.
+    """Generate a completion of `prompt` and return both; with `stream`, print the text as it is generated.
 
     Args:
-        preset: how it is told; by default as the model's own `generation_config.json` says, or "balanced" where that
-            does not sample.
-        max_new_tokens: at most so many; by default as many as the context leaves.
-        seed: the same seed tells the same story on the same machine.
+        preset: sampling settings by name; by default those of the model's own `generation_config.json`, or "balanced"
+            where that does not sample.
+        sampling: what replaces some of them: `temperature` (0 is greedy decoding), `top_k`, `top_p` and
+            `repetition_penalty`.
+        max_new_tokens: at most so many; by default the remaining context length.
+        seed: the same seed generates the same text on the same machine.
 
     Raises:
-        UserError: where the prompt leaves no room in the context, or `max_new_tokens` asks for more than there is.
+        UserError: where the prompt leaves no room in the context, `max_new_tokens` asks for more than there is, or a
+            setting is out of range.
     """
+    check_sampling(preset, sampling or {})
     ids = torch.tensor([encode_prompt(tokenizer, prompt)], device=model.device)
     room = room_for_story(model.config.max_position_embeddings, ids.shape[1], max_new_tokens)
     if preset is None and model.generation_config.do_sample:
@@ -156,6 +167,10 @@ def tell_story(
     else:
         config = preset_config(preset or "balanced", tokenizer, room)
         config.eos_token_id = stop_ids(model, tokenizer) or None
+    for name, value in (sampling or {}).items():
+        setattr(config, name, value)
+    if config.do_sample and config.temperature is not None and config.temperature < COLDEST:
+        config.do_sample, config.temperature, config.top_k, config.top_p = False, 1.0, 50, 1.0
     if seed is not None:
         set_seed(seed)
     streamer = TextStreamer(tokenizer, skip_special_tokens=True) if stream else None

@@ -19,7 +19,7 @@ import importlib.util
 import json
 import secrets
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from huggingface_hub import cached_assets_path, snapshot_download
@@ -28,7 +28,7 @@ from tokenizers import Tokenizer
 
 from . import __version__
 from .errors import UserError, first_line
-from .presets import GGUF_DTYPES, PRESETS, check_preset, room_for_story
+from .presets import COLDEST, GGUF_DTYPES, PRESETS, check_preset, check_sampling, room_for_story
 from .prompts import open_prompt
 
 
@@ -131,6 +131,7 @@ def tell_story(
     *,
     dtype: str = "f16",
     preset: str | None = None,
+    sampling: Mapping[str, float] | None = None,
     max_new_tokens: int | None = None,
     seed: int | None = None,
     stream: bool = False,
@@ -146,7 +147,10 @@ def tell_story(
     require_package()
     check_dtype(dtype)
     folder = model_folder(path)
-    settings = story_settings(folder, preset)
+    check_sampling(preset, sampling or {})
+    settings = {**story_settings(folder, preset), **(sampling or {})}
+    if settings["temperature"] < COLDEST:
+        settings["temperature"] = 0.0  # which is greedy decoding there
     context = _json(folder / "config.json")["max_position_embeddings"]
     ids = _prompt_ids(folder, prompt)
     room = room_for_story(context, len(ids), max_new_tokens)

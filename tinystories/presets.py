@@ -1,4 +1,6 @@
-"""How stories can be told, by name, and the room that there is for one. Nothing heavy is imported here."""
+"""Sampling settings by name and their ranges, and the room for a completion. Nothing heavy is imported here."""
+
+from collections.abc import Callable, Mapping
 
 from .errors import UserError
 
@@ -18,6 +20,29 @@ def check_preset(preset: str) -> None:
     """Refuse a preset that there is not, with a `UserError` that names those there are."""
     if preset not in (*PRESETS, GREEDY):
         raise UserError(f"There is no preset {preset!r}; there are {', '.join(PRESETS)} and {GREEDY}.")
+
+
+SAMPLING: dict[str, tuple[Callable[[float], bool], str]] = {
+    "temperature": (lambda value: 0 <= value <= 2, "from 0 to 2"),
+    "top_k": (lambda value: 0 <= value < 2**31, "0 or more"),
+    "top_p": (lambda value: 0 < value <= 1, "above 0 and at most 1"),
+    "repetition_penalty": (lambda value: 1 <= value <= 2, "from 1 to 2"),
+}
+COLDEST = 0.01  # a lower temperature is greedy decoding
+
+
+def check_sampling(preset: str | None, sampling: Mapping[str, float]) -> None:
+    """Refuse sampling settings that are out of range, or that greedy decoding would ignore.
+
+    Raises:
+        UserError: for the first of them.
+    """
+    for name, value in sampling.items():
+        option, (fits, text) = "--" + name.replace("_", "-"), SAMPLING[name]
+        if not fits(value):
+            raise UserError(f"{option} must be {text}, but is {value}.")
+        if preset == GREEDY and name != "repetition_penalty":
+            raise UserError(f"The preset {GREEDY} draws nothing at random, so it takes no {option}.")
 
 
 def check_dtype(dtype: str | None) -> None:

@@ -39,6 +39,7 @@ from .errors import UserError, first_line
 from .facts import Facts, read_facts
 from .interop.stock import STORY, export_stock, target_of
 from .model_card import model_card
+from .prompts import encode_prompt
 from .storytelling import PROMPTS
 
 
@@ -257,10 +258,10 @@ def _expected(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> dic
     model = model.float()
     context = model.config.max_position_embeddings
     ids = tokenizer(STORY, verbose=False)["input_ids"]
-    inputs = tokenizer(PROMPT, return_tensors="pt", return_token_type_ids=False)
-    new_tokens = min(CHECKED_TOKENS, context - inputs["input_ids"].shape[1])
+    prompt = torch.tensor([encode_prompt(tokenizer, PROMPT)])
+    new_tokens = min(CHECKED_TOKENS, context - prompt.shape[1])
     greedy = {"do_sample": False, "repetition_penalty": 1.0, "max_new_tokens": new_tokens}
-    written = model.generate(**inputs, **greedy)
+    written = model.generate(prompt, attention_mask=torch.ones_like(prompt), **greedy)
     generation = model.generation_config.to_diff_dict()
     generation.pop("transformers_version", None)
     return {

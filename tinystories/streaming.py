@@ -53,7 +53,7 @@ class PackedStream(torch.utils.data.IterableDataset):
         self._shape = {"context": context, "overlap": overlap, "pad_token_id": tokenizer.pad_token_id}
         self._start = {"epoch": 0, "block": 0, "rows_before": 0, "source": None}
         self._skip = 0
-        self._begun: deque[dict] = deque(maxlen=4)
+        self._begun: deque[dict] = deque()  # until a checkpoint has been saved behind them
         beginning = list(islice(iter(stories), block_stories))
         if not beginning:
             raise UserError("The stream of stories is empty.")
@@ -107,7 +107,9 @@ class PackedStream(torch.utils.data.IterableDataset):
 
     def save_state(self, folder: Path, rows_seen: int) -> None:
         """Note beside a checkpoint where to go on after `rows_seen` rows, counted from the beginning of the run."""
-        block = next(at for at in reversed(self._begun) if at["rows_before"] <= rows_seen)
+        while len(self._begun) > 1 and self._begun[1]["rows_before"] <= rows_seen:
+            self._begun.popleft()
+        block = self._begun[0]
         (folder / STATE_NAME).write_text(json.dumps({**block, "skip": rows_seen - block["rows_before"]}), "utf-8")
 
     def load_state(self, folder: Path) -> None:

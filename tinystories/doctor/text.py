@@ -213,7 +213,7 @@ def quality_findings(stories, tokenizer: PreTrainedTokenizerBase | None, *, stri
     report = check_quality(stories, special_tokens=special, progress=False)
     findings = []
     for found in (*report.faults, *report.warnings):
-        example = f", such as {found.examples[0].excerpt!r}" if found.examples else ""
+        example = f', such as "{found.examples[0].excerpt}"' if found.examples else ""
         findings.append(
             Finding(
                 f"text: {found.kind}",

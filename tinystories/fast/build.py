@@ -110,7 +110,7 @@ def _load(folder: Path) -> ctypes.CDLL | None:
     try:
         expected = (folder / "step.sha256").read_text(encoding="ascii")
         content = file.read_bytes()
-        if file.stat().st_uid not in (os.getuid(), 0):
+        if hasattr(os, "getuid") and file.stat().st_uid not in (os.getuid(), 0):  # Windows has no user ids
             return None
     except (FileNotFoundError, UnicodeDecodeError):
         return None

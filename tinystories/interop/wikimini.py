@@ -117,7 +117,7 @@ def load_wikimini_tokenizer(path: str | Path, model_max_length: int) -> PreTrain
     for role in ("bos_token", "eos_token", "pad_token"):
         if special[role] is None:
             raise UserError(f"The tokenizer in {file} has no {role}: none of {', '.join(SPECIAL_TOKENS[role])}.")
-    return PreTrainedTokenizerFast(
+    tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=backend,
         **{role: name for role, name in special.items() if name is not None},
         model_max_length=model_max_length,
@@ -125,6 +125,8 @@ def load_wikimini_tokenizer(path: str | Path, model_max_length: int) -> PreTrain
         clean_up_tokenization_spaces=False,
         model_input_names=["input_ids", "attention_mask"],
     )
+    keep_prompts_open(tokenizer)
+    return tokenizer
 
 
 class _NumpyType:

@@ -13,11 +13,9 @@ Design decisions
 """
 
 import base64
-import dataclasses
 import hashlib
 import json
 import re
-import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib import resources
@@ -34,7 +32,7 @@ from .completions import completions_router
 from .engine import Engine, Finished, Order, Refused
 from .guards import RateLimit, SecurityHeaders, parse_rate_limit
 from .replies import Invalid, refusal
-from .sampling import Sampling
+from .sampling import Sampling, chosen_seed
 from .settings import Settings
 from .stories import ClientGone, Stories
 from .teller import MAX_PROMPT, Teller, event_stream, sse
@@ -48,15 +46,15 @@ class StoryRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    prompt: str = Field(min_length=1, max_length=MAX_PROMPT, description="how the story begins")
-    max_tokens: int | None = Field(None, ge=1, description="100, or what the context leaves")
+    prompt: str = Field(min_length=1, max_length=MAX_PROMPT, description="text to continue")
+    max_tokens: int | None = Field(None, ge=1, description="100, or the remaining context length")
     temperature: float | None = Field(None, ge=0.1, le=2.0)
-    top_k: int | None = Field(None, ge=0, description="0: off")
+    top_k: int | None = Field(None, ge=-1, description="0 or -1: off")
     top_p: float | None = Field(None, gt=0.0, le=1.0)
     repetition_penalty: float | None = Field(None, ge=1.0, le=2.0)
     preset: str | None = Field(None, description=f"{', '.join(PRESETS)} or {GREEDY}")
-    seed: int | None = Field(None, ge=0, lt=2**32, description="tells the same story again")
-    post_process: bool = Field(False, description="the last event brings the whole story, mended")
+    seed: int | None = Field(None, ge=-1, lt=2**32, description="the same seed generates the same text; -1: random")
+    post_process: bool = Field(False, description="the last event brings the whole text, cleaned")
 
     @field_validator("preset")
     @classmethod
@@ -71,7 +69,7 @@ class StoryRequest(BaseModel):
         if self.preset == GREEDY and (idle := [name for name in given if name != "repetition_penalty"]):
             raise Invalid(idle[0], f"The preset {GREEDY} draws nothing at random, so it takes no `{idle[0]}`.")
         base = own if self.preset is None else Sampling.of_preset(self.preset)
-        return dataclasses.replace(base, **given)
+        return base.replace(**given)
 
 
 def create_app(engine: Engine, settings: Settings, name: str) -> FastAPI:
@@ -124,7 +122,7 @@ def create_app(engine: Engine, settings: Settings, name: str) -> FastAPI:
             prompt_ids=ids,
             max_tokens=teller.max_tokens(ids, body.max_tokens, default=100),
             sampling=body.sampling(teller.own_sampling),
-            seed=secrets.randbits(32) if body.seed is None else body.seed,
+            seed=chosen_seed(body.seed),
             deadline=teller.deadline(),
         )
         stories = Stories(engine, [order])
@@ -164,7 +162,7 @@ async def _told(stories: Stories, body: StoryRequest, order: Order) -> AsyncIter
             story += event.text
             yield sse({"text": event.text})
         elif event.reason == "error":
-            yield sse({"message": "The story could not be written to its end."}, event="error")
+            yield sse({"message": "The completion could not be generated to its end."}, event="error")
         else:
             done = {
                 "finish_reason": event.reason,
@@ -195,10 +193,14 @@ def _page() -> tuple[str, str]:
 
 def _add_refusals(app: FastAPI) -> None:
     @app.exception_handler(RequestValidationError)
-    async def wrong_input(_: Request, error: RequestValidationError) -> JSONResponse:
+    async def wrong_input(request: Request, error: RequestValidationError) -> JSONResponse:
         # Without the input: it may be a prompt, and need not even be text that JSON can hold.
         detail = [{"loc": list(each["loc"]), "msg": _said(each), "type": each["type"]} for each in error.errors()]
         first = detail[0]
+        kind = request.headers.get("content-type", "none")
+        if first["loc"] == ["body"] and "json" not in kind:
+            message = f"the body must be JSON, sent with 'content-type: application/json', but its type is {kind}"
+            return refusal(422, message, field="body", detail=detail)
         field = next((part for part in first["loc"][1:] if isinstance(part, str)), "body")
         return refusal(422, f"{field}: {first['msg']}", field=field, detail=detail)
 
@@ -222,4 +224,6 @@ def _add_refusals(app: FastAPI) -> None:
 
 def _said(error: dict) -> str:
     message = error["msg"].removeprefix("Value error, ")
+    if error["type"] == "extra_forbidden":
+        return "not supported here"
     return f"{message}, but has {len(error['input'])}" if error["type"] == "string_too_long" else message

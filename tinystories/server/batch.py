@@ -68,7 +68,7 @@ class StoryBatch:
         cache = DynamicCache(config=self.model.config)
         self._forward(torch.zeros(1, 1, dtype=torch.long, device=self.model.device), past_key_values=cache)
         if any(type(layer) not in (DynamicLayer, RoomyLayer) for layer in cache.layers):
-            raise UserError("This model keeps only part of a story in its cache, which the server cannot batch.")
+            raise UserError("This model keeps only part of a text in its cache, which the server cannot batch.")
         return cache
 
     def _forward(self, ids: torch.Tensor, **arguments) -> torch.Tensor:

@@ -11,18 +11,17 @@ from typing import Annotated
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationInfo, field_validator
 
-from ..decoding import GREEDY
+from ..decoding import COLDEST, GREEDY
 from .engine import Event, Finished, Order, Piece, Token
 from .replies import Invalid, refusal
-from .sampling import Sampling
+from .sampling import Sampling, chosen_seed
 from .stories import Stories, while_connected
 from .teller import MAX_PROMPT, Teller, event_stream, sse
 
 
 MAX_CHOICES = 16
-COLDEST = 0.01  # a lower temperature is the likeliest token
 REASONS = {"stop": "stop", "length": "length", "time": "length", "shutdown": "length"}
 
 
@@ -42,14 +41,30 @@ Prompt = Annotated[
     | Annotated[list[Tokens], Several, Tag("lists of tokens")],
     Discriminator(_kind),
 ]
-StopString = Annotated[str, Field(min_length=1, max_length=100)]
-Nothing = Field(None, ge=0, le=0, description="only 0")
+MAX_STOP_STRINGS, MAX_STOP_LENGTH = 4, 100
+# What this server does not do, with the values that ask for nothing.
+NOT_SUPPORTED = {
+    "best_of": (None, 1),
+    "frequency_penalty": (None, 0),
+    "presence_penalty": (None, 0),
+    "logit_bias": (None, {}),
+    "suffix": (None, ""),
+    "service_tier": (None, "auto", "default"),
+    "store": (None, False),
+}
 
 
 class StreamOptions(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    include_usage: bool = False
+    include_usage: bool | None = None
+    include_obfuscation: bool | None = Field(None, description="only false")
+
+    @field_validator("include_obfuscation")
+    @classmethod
+    def _asks_for_nothing(cls, value: bool | None) -> None:
+        if value:
+            raise ValueError("include_obfuscation is not supported here")
 
 
 class CompletionRequest(BaseModel):
@@ -60,24 +75,54 @@ class CompletionRequest(BaseModel):
 
     model: str
     prompt: Prompt
-    max_tokens: int | None = Field(None, ge=0, description="16, or what the context leaves; 0 only with echo")
-    temperature: float | None = Field(None, ge=0.0, le=2.0, description="0: always the likeliest token")
+    max_tokens: int | None = Field(None, ge=0, description="16, or the remaining context length; 0 only with echo")
+    temperature: float | None = Field(None, ge=0.0, le=2.0, description="0: greedy decoding")
     top_p: float | None = Field(None, gt=0.0, le=1.0)
-    top_k: int | None = Field(None, ge=0, description="0: off")
+    top_k: int | None = Field(None, ge=-1, description="0 or -1: off")
     repetition_penalty: float | None = Field(None, ge=1.0, le=2.0)
     n: int | None = Field(None, ge=1, le=MAX_CHOICES)
-    stop: StopString | Annotated[list[StopString], Field(max_length=4)] | None = None
-    seed: int | None = Field(None, ge=0, lt=2**32)
+    stop: str | list[str] | None = None
+    seed: int | None = Field(None, ge=-1, lt=2**32, description="-1: a random one, as where it is left out")
     logprobs: int | None = Field(None, ge=0, le=5)
     echo: bool | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     user: str | None = Field(None, description="has no effect")
-    best_of: int | None = Field(None, ge=1, le=1)
-    frequency_penalty: float | None = Nothing
-    presence_penalty: float | None = Nothing
-    logit_bias: dict[str, Annotated[float, Field(ge=0, le=0)]] | None = None
-    suffix: Annotated[str, Field(max_length=0)] | None = None
+    metadata: dict[str, str] | None = Field(None, description="has no effect")
+    prompt_cache_key: str | None = Field(None, description="has no effect")
+    safety_identifier: str | None = Field(None, description="has no effect")
+    service_tier: str | None = Field(None, description="only auto or default")
+    store: bool | None = Field(None, description="only false")
+    best_of: int | None = Field(None, description="only 1")
+    frequency_penalty: float | None = Field(None, description="only 0")
+    presence_penalty: float | None = Field(None, description="only 0")
+    logit_bias: dict[str, float] | None = Field(None, description="only empty")
+    suffix: str | None = Field(None, description="only empty")
+
+    @field_validator(*NOT_SUPPORTED, mode="before")
+    @classmethod
+    def _asks_for_nothing(cls, value, info: ValidationInfo):
+        if isinstance(value, dict) and not any(value.values()):
+            value = {}
+        allowed = NOT_SUPPORTED[info.field_name]
+        if info.field_name == "best_of":  # of `n` completions the best `n` are all of them
+            allowed = (*allowed, info.data.get("n"))
+        if not any(value == one and isinstance(value, bool) == isinstance(one, bool) for one in allowed):
+            raise ValueError("not supported here")
+        return None
+
+    @field_validator("stop", mode="before")
+    @classmethod
+    def _within_limits(cls, stop):
+        given = [stop] if isinstance(stop, str) else stop or []
+        if not isinstance(given, list) or not all(isinstance(text, str) for text in given):
+            raise ValueError(f"must be a string or a list of at most {MAX_STOP_STRINGS} strings")
+        if len(given) > MAX_STOP_STRINGS:
+            raise ValueError(f"at most {MAX_STOP_STRINGS} stop strings are allowed, but there are {len(given)}")
+        for text in given:
+            if not 1 <= len(text) <= MAX_STOP_LENGTH:
+                raise ValueError(f"a stop string must have 1 to {MAX_STOP_LENGTH} characters, but has {len(text)}")
+        return stop
 
     def prompts(self) -> list[str] | list[list[int]]:
         return self.prompt if _kind(self.prompt) in ("texts", "lists of tokens") else [self.prompt]
@@ -89,9 +134,7 @@ class CompletionRequest(BaseModel):
         if self.temperature is not None and self.temperature < COLDEST:
             return dataclasses.replace(Sampling.of_preset(GREEDY), repetition_penalty=self.repetition_penalty or 1.0)
         names = ("temperature", "top_p", "top_k", "repetition_penalty")
-        return dataclasses.replace(
-            own, **{name: value for name in names if (value := getattr(self, name)) is not None}
-        )
+        return own.replace(**{name: getattr(self, name) for name in names})
 
 
 def completions_router(teller: Teller) -> APIRouter:
@@ -140,7 +183,7 @@ def _orders(teller: Teller, body: CompletionRequest) -> tuple[list[Order], list[
     given, n = body.prompts(), body.n or 1
     if len(given) * n > MAX_CHOICES:
         raise Invalid("n", f"{len(given)} prompts with n = {n} are more than {MAX_CHOICES} choices.")
-    seed = secrets.randbits(32) if body.seed is None else body.seed
+    seed = chosen_seed(body.seed)
     deadline, sampling = teller.deadline(), body.sampling(teller.own_sampling)
     orders, texts = [], []
     for prompt in given:
@@ -183,7 +226,7 @@ class _Completion:
         choices = [{"text": "", "index": index, "logprobs": None} for index in range(len(self._orders))]
         async for index, event in stories.events():
             if isinstance(event, Finished) and event.reason == "error":
-                return refusal(500, "The story could not be written to its end.")
+                return refusal(500, "The completion could not be generated to its end.")
             for part in self._parts(index, event):
                 choice = choices[index]
                 choice["text"] += part["text"]
@@ -198,7 +241,7 @@ class _Completion:
         nothing = {"usage": None} if with_usage else {}
         async for index, event in stories.events():
             if isinstance(event, Finished) and event.reason == "error":
-                yield sse({"error": {"message": "The story could not be written to its end.", "type": "server_error"}})
+                yield sse({"error": {"message": "The completion could not be generated to its end.", "type": "server_error"}})
                 return
             for part in self._parts(index, event):
                 yield sse({**self._head, "choices": [part], **nothing})

@@ -181,7 +181,7 @@ class Engine:
             if len(tickets) > free:
                 rounds = len(self._waiting) / self.max_batch + 1
                 retry_after = min(60, max(1, round(rounds * self._seconds_a_story)))
-                raise Refused("Too many stories are waiting to be told.", retry_after)
+                raise Refused("Too many requests are waiting.", retry_after)
             self._waiting.extend(tickets)
             self._changed.notify()
         return tickets
@@ -189,7 +189,7 @@ class Engine:
     def check_ready(self) -> None:
         """Raises `Refused` unless the state is "ready"."""
         if self.state != "ready":
-            what = "is still loading" if self.state == "loading" else "takes no more stories"
+            what = "is still loading" if self.state == "loading" else "accepts no new requests"
             raise Refused(f"The model {what}.", retry_after=5)
 
     def cancel(self, ticket: Ticket) -> None:
@@ -237,7 +237,7 @@ class Engine:
             try:
                 self._round()
             except Exception:
-                logger.exception("A round of the engine failed; the stories in it end here.")
+                logger.exception("A round of the engine failed; the completions in it end here.")
                 self._give_up("error")
         self._give_up("shutdown")
         while ticket := self._next_waiting():
@@ -300,7 +300,7 @@ class Engine:
                 self._batch.remove(len(self._running))
                 raise
         except Exception:
-            logger.exception("A story could not be begun.")
+            logger.exception("A completion could not be started.")
             return self._tell(ticket, _ended(ticket, "error"))
         self._running.append(ticket)
         if order.prompt_logprobs:
@@ -319,14 +319,14 @@ class Engine:
         try:
             reason = self._write(ticket, token, logits)
         except Exception:
-            logger.exception("A story could not be continued.")
+            logger.exception("A completion could not be continued.")
             reason = "error"
         if reason:
             self._finish(ticket, reason)
 
     def _write(self, ticket: Ticket, token: int | None, logits: torch.Tensor) -> str | None:
         if token is None:
-            logger.error("The model gave no numbers for a story, which ends here.")
+            logger.error("The model's logits are NaN or infinite; the completion ends here.")
             return "error"
         if token in self._ends:
             return "stop"

@@ -43,11 +43,16 @@ def serve(settings: Settings) -> None:
     )
     app = create_app(engine, settings, model_name(settings.checkpoint))
     server = StoryServer(engine, settings, server_config(app, settings))
-    logging.getLogger("uvicorn.error").setLevel(logging.WARNING)  # the state is told below, in fewer words
+    logging.getLogger("uvicorn.error").setLevel(logging.WARNING)  # the state is printed below, in fewer words
     host, port = listener.getsockname()[:2]
     print(f"http://{f'[{host}]' if ':' in host else host}:{port}  (Ctrl-C to stop)", flush=True)
     server.run(sockets=[listener])
-    if engine.state == "failed" or engine.error:
+    if engine.error is not None:
+        if isinstance(engine.error, (MemoryError, RuntimeError)) and "memory" in str(engine.error).lower():
+            raise UserError(
+                f"There is not enough memory for the model and {settings.max_batch} completions at once: choose a "
+                f"smaller --max-batch."
+            )
         raise engine.error
 
 
@@ -80,7 +85,7 @@ class StoryServer(uvicorn.Server):
     def handle_exit(self, sig, frame) -> None:
         if not self.should_exit:
             busy = self._engine.running + self._engine.queue_length
-            left = f": {busy} stories have {self._drain_time:g} seconds to end" if busy else ""
+            left = f": {busy} completions have {self._drain_time:g} seconds to end" if busy else ""
             print(f"{signal.Signals(sig).name}{left}", flush=True)
         self._engine.drain(self._drain_time)
         super().handle_exit(sig, frame)
@@ -164,5 +169,5 @@ def _listen(host: str, port: int) -> socket.socket:
 def _report(engine: Engine, server: uvicorn.Server) -> None:
     if engine.state == "failed":
         server.should_exit = True
-    else:
+    elif engine.state == "ready":  # a signal while it loaded has it draining by now
         print(f"ready: {engine.model.num_parameters():,} parameters on {engine.model.device}", flush=True)

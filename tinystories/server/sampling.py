@@ -15,6 +15,7 @@ Design decisions
 """
 
 import dataclasses
+import secrets
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,6 +34,11 @@ from ..decoding import GREEDY, PRESETS, check_preset
 
 CANDIDATES = 128  # tokens that are looked at where top-k does not say how many, and most
 MARGIN = 1e-5  # of a share: far above what rounding does to single precision
+
+
+def chosen_seed(asked: int | None) -> int:
+    """The seed asked for; a random one for None, and for -1, which many clients send for it."""
+    return secrets.randbits(32) if asked is None or asked == -1 else asked
 
 
 @dataclass(frozen=True)
@@ -58,6 +64,13 @@ class Sampling:
             return cls.of_preset("balanced")
         given = {field.name: getattr(config, field.name) for field in dataclasses.fields(cls)}
         return cls(**{name: value for name, value in given.items() if value is not None})
+
+    def replace(self, **changes: float | None) -> "Sampling":
+        """With the `changes` that are not None; a `top_k` of -1 is none, as many clients write it."""
+        given = {name: value for name, value in changes.items() if value is not None}
+        if given.get("top_k") == -1:
+            given["top_k"] = 0
+        return dataclasses.replace(self, **given)
 
     def processors(self) -> LogitsProcessorList:
         steps = LogitsProcessorList()

@@ -1,6 +1,7 @@
 """What a user chooses about the server: by option, or by environment where an option is missing."""
 
 import ipaddress
+import math
 import os
 import re
 from collections.abc import Mapping
@@ -60,6 +61,9 @@ class Settings:
         check_dtype(self.dtype)
         if self.dtype and self.device not in (None, "auto", "cpu"):
             raise UserError(f"--dtype {self.dtype} is for a CPU, not for --device {self.device}.")
+        for name in ("time_limit", "drain_time", "patience"):
+            if not math.isfinite(getattr(self, name)):
+                raise UserError(f"{_option(name)} must be a number of seconds, but is {getattr(self, name)}.")
         for name in ("max_batch", "time_limit", "max_connections", "patience"):
             if not getattr(self, name) > 0:
                 raise UserError(f"{_option(name)} must be above 0, but is {getattr(self, name)}.")
@@ -97,7 +101,7 @@ def read_settings(given: Mapping, environment: Mapping[str, str] = os.environ) -
         if name not in values and environment.get(variable):
             values[name] = environment[variable]
     if "checkpoint" not in values:
-        raise UserError("Which model? Name its run folder: tinystories serve RUN, or set CHECKPOINT_PATH.")
+        raise UserError("There is no model to serve: name its run folder, tinystories serve RUN, or set CHECKPOINT_PATH.")
     try:
         values["port"] = int(values.get("port", Settings.port))
     except ValueError:

@@ -47,7 +47,7 @@ class Stories:
         try:
             index, event = await while_connected(request, self._queue.get())
             if isinstance(event, Finished) and event.reason in ("time", "shutdown"):
-                raise Refused("The story's turn did not come in time.", retry_after=5)
+                raise Refused("The request was not started within its time limit.", retry_after=5)
         except BaseException:
             self.cancel()
             raise
