@@ -34,6 +34,7 @@ import pyarrow.compute as pc
 from figures import describe_machine, keep, median_ratio
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
+from tinystories.console import print_any_character
 from tinystories.corpus import load_texts
 from tinystories.errors import UserError
 from tinystories.packing import PackedStories, tokenize_stories
@@ -202,4 +203,5 @@ def with_tiktoken(stories: datasets.Dataset, encoding, threads: int) -> int:
 
 
 if __name__ == "__main__":
+    print_any_character()
     main()

@@ -27,6 +27,7 @@ from figures import describe_machine, keep, median_ratio
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, LogitsProcessorList, PreTrainedModel
 
 from modeling_tinyllama import TinyLlamaConfig, TinyLlamaForCausalLM
+from tinystories.console import print_any_character
 from tinystories.decoding import load_model
 from tinystories.fast import accelerate
 from tinystories.sizes import SIZES
@@ -157,4 +158,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    print_any_character()
     main()

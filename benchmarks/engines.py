@@ -29,6 +29,7 @@ from figures import describe_machine, keep, median_ratio
 from transformers.utils import logging
 from untrained import untrained_run
 
+from tinystories.console import print_any_character
 from tinystories.decoding import load_model, preset_config
 from tinystories.errors import UserError
 from tinystories.fast import accelerate
@@ -123,4 +124,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    print_any_character()
     main()

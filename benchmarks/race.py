@@ -30,6 +30,7 @@ from figures import describe_machine, keep
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import modeling_tinyllama  # noqa: F401  registers the architecture
+from tinystories.console import print_any_character
 from tinystories.corpus import load_corpus
 from tinystories.recipe import load_recipe
 from tinystories.scoring import bits_per_byte, score_stories
@@ -139,4 +140,5 @@ def score(run: Path, stories: list[str]) -> dict:
 
 
 if __name__ == "__main__":
+    print_any_character()
     main()

@@ -18,6 +18,8 @@ from pathlib import Path
 
 from figures import describe_machine
 
+from tinystories.console import print_any_character
+
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "RESULTS.md"
@@ -105,4 +107,5 @@ def write_reports(reports: dict[str, str]) -> str:
 
 
 if __name__ == "__main__":
+    print_any_character()
     main()

@@ -39,6 +39,7 @@ from figures import describe_machine, keep
 from transformers import GenerationConfig
 from untrained import untrained_run
 
+from tinystories.console import print_any_character
 from tinystories.decoding import generating_as, load_model, preset_config
 from tinystories.sizes import SIZES
 from tinystories.storytelling import PROMPTS
@@ -282,4 +283,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    print_any_character()
     main()

@@ -17,6 +17,8 @@ import time
 
 from figures import describe_machine, keep, median_ratio
 
+from tinystories.console import print_any_character
+
 
 BASE = "LlamaForCausalLM"
 RECIPE = "configs/quickstart.yaml"
@@ -76,4 +78,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    print_any_character()
     main()

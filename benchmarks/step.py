@@ -22,6 +22,8 @@ import torch
 from contenders import Contenders, now
 from transformers import DataCollatorForLanguageModeling, default_data_collator
 
+from tinystories.console import print_any_character
+
 
 VARIANTS = "ours-compiled,ours,ours-masked,ours-joined,stock-compiled,stock-packed,stock"
 WARM_UP = 3
@@ -105,4 +107,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    print_any_character()
     main()

@@ -22,6 +22,7 @@ from transformers import (
     set_seed,
 )
 
+from tinystories.console import print_any_character
 from tinystories.corpus import load_corpus
 from tinystories.optimizers import MuonWithAdamW, hidden_matrices
 from tinystories.speed import computes_in_bf16
@@ -101,4 +102,5 @@ def _optimizer(model, learning_rate: float, muon: bool) -> torch.optim.Optimizer
 
 
 if __name__ == "__main__":
+    print_any_character()
     main()

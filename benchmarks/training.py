@@ -28,6 +28,7 @@ from transformers import (
     default_data_collator,
 )
 
+from tinystories.console import print_any_character
 from tinystories.trainer import StoryTrainer
 
 
@@ -142,4 +143,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    print_any_character()
     main()

@@ -256,11 +256,11 @@ from gradio_client import Client
 app.demo.queue().launch(prevent_thread_lock=True, quiet=True)
 PROMPT = {PROMPT!r}
 client = Client(app.demo.local_url, verbose=False)
-job = client.submit(PROMPT, "plain", api_name="/tell")
+job = client.submit(PROMPT, "plain", api_name="/generate")
 job.result()
-seeded = [client.predict(PROMPT, "plain", 0.6, 50, "7", api_name="/tell")[0] for _ in range(2)]
-greedy = [client.predict(PROMPT, "greedy", 0.6, 50, seed, api_name="/tell")[0] for seed in ("1", "2")]
-new = [client.predict(PROMPT, "plain", 2.0, 50, "", api_name="/tell") for _ in range(2)]
+seeded = [client.predict(PROMPT, "plain", 0.6, 50, "7", api_name="/generate")[0] for _ in range(2)]
+greedy = [client.predict(PROMPT, "greedy", 0.6, 50, seed, api_name="/generate")[0] for seed in ("1", "2")]
+new = [client.predict(PROMPT, "plain", 2.0, 50, "", api_name="/generate") for _ in range(2)]
 print(json.dumps([[story for story, _ in job.outputs()], seeded, greedy, new]))
 """
     (stories, seeded, greedy, new), _ = python(WITHOUT_US + code, hub, tmp_path, token=None)

@@ -1,0 +1,9 @@
+"""`python -m tinystories` is the command `tinystories`."""
+
+import sys
+
+from .cli import main
+
+
+if __name__ == "__main__":
+    sys.exit(main())
