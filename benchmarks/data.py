@@ -6,7 +6,7 @@
 Each variant runs in turn, round after round, in one process, and writes a cache of its own that nothing is read from
 twice. Speeds are megabytes of story text (UTF-8) a second. First the tokenizer is trained:
 
-- `ours`: `tokenization.train_bpe`.
+- `ours`: `tinystories.tokenization.train_bpe`.
 - `tokenizers`: the library's `BpeTrainer` with the same settings; the vocabulary must be the same.
 - `bpeasy`: the same number of entries, where `pip install bpeasy` has been done; its vocabulary is another.
 
@@ -38,8 +38,8 @@ from tinystories.console import print_any_character
 from tinystories.corpus import load_texts
 from tinystories.errors import UserError
 from tinystories.packing import PackedStories, tokenize_stories
-from tokenization import bpe, train_bpe
-from tokenization.words import BYTE_LETTERS
+from tinystories.tokenization import bpe, train_bpe
+from tinystories.tokenization.words import BYTE_LETTERS
 
 
 try:

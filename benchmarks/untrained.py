@@ -8,7 +8,7 @@ from modeling_tinyllama import TinyLlamaConfig, TinyLlamaForCausalLM
 from tinystories.decoding import load_tokenizer, preset_config
 from tinystories.sample import sample_stories
 from tinystories.sizes import SIZES
-from tokenization import train_bpe
+from tinystories.tokenization import train_bpe
 
 
 CONTEXT = 512

@@ -26,7 +26,7 @@ from tinystories.errors import UserError
 from tinystories.interop.wikimini import BLOCK_NAMES
 from tinystories.packing import PackedStories, tokenize_stories
 from tinystories.recipe import save_recipe
-from tokenization import train_bpe
+from tinystories.tokenization import train_bpe
 
 
 def by_check(findings):

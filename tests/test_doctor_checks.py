@@ -14,7 +14,7 @@ from tinystories.doctor import Finding, batches, history, report_lines, settings
 from tinystories.doctor.examine import expected_rate, is_corpus
 from tinystories.doctor.findings import tried
 from tinystories.errors import UserError
-from tokenization import train_bpe
+from tinystories.tokenization import train_bpe
 
 
 # Findings

@@ -20,7 +20,7 @@ from tinystories import training
 from tinystories.corpus import load_corpus
 from tinystories.doctor import batches, check_trainer, has_fault, machine
 from tinystories.packing import PackedStories, tokenize_stories
-from tokenization import train_bpe
+from tinystories.tokenization import train_bpe
 
 
 @pytest.fixture(scope="module")

@@ -36,7 +36,7 @@ from tinystories.report import html_report, report_folder, terminal_table, write
 from tinystories.scoring import bits_per_byte, score_stories
 from tinystories.storytelling import PROMPTS
 from tinystories.text_statistics import longest_copied_runs, slice_words, vocabulary, words
-from tokenization import train_bpe
+from tinystories.tokenization import train_bpe
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from tinystories.cli import main
 from tinystories.errors import UserError
 from tinystories.interop import stock
 from tinystories.interop.stock import export_stock, to_llama, to_phi3
-from tokenization import PreTrainedTokenizerFast
+from tinystories.tokenization import PreTrainedTokenizerFast
 
 
 FULL = {"partial_rotary_factor": 1.0}

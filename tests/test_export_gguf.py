@@ -21,7 +21,7 @@ from tinystories.interop import gguf as ours
 from tinystories.interop.gguf import export_gguf
 from tinystories.interop.imports import import_model
 from tinystories.sample import sample_stories
-from tokenization import PreTrainedTokenizerFast
+from tinystories.tokenization import PreTrainedTokenizerFast
 
 
 gguf = pytest.importorskip("gguf")

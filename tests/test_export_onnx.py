@@ -18,7 +18,7 @@ from tinystories.decoding import load_model
 from tinystories.errors import UserError
 from tinystories.interop import onnx as ours
 from tinystories.interop.onnx import export_onnx
-from tokenization import PreTrainedTokenizerFast
+from tinystories.tokenization import PreTrainedTokenizerFast
 
 
 pytest.importorskip("onnxscript")

@@ -18,7 +18,7 @@ from tinystories.errors import UserError
 from tinystories.interop.imports import import_model
 from tinystories.interop.llama2c import load_llama2c, load_llama2c_tokenizer
 from tinystories.sample import sample_stories
-from tokenization import PreTrainedTokenizerFast
+from tinystories.tokenization import PreTrainedTokenizerFast
 
 
 VOCAB_SIZE = 700

@@ -27,7 +27,7 @@ from tinystories.errors import UserError
 from tinystories.interop.imports import import_model
 from tinystories.interop.stock import export_stock, from_stock, to_llama, to_phi3
 from tinystories.sample import sample_stories
-from tokenization import train_bpe
+from tinystories.tokenization import train_bpe
 
 
 VOCAB_SIZE = 320

@@ -16,9 +16,9 @@ from tinystories.packing import (
     split_long_stories,
     tokenize_stories,
 )
+from tinystories.tokenization import train_bpe
 from tinystories.trainer import story_metrics, token_losses
 from tinystories.words import TokenKinds
-from tokenization import train_bpe
 
 
 CONTEXT, ROW = 32, 48

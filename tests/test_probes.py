@@ -35,7 +35,7 @@ from tinystories.probes import (
 )
 from tinystories.probes.exclusions import EVERY_KIND
 from tinystories.probes.sentences import all_sentences, normalized, plain_sentences
-from tokenization import train_bpe
+from tinystories.tokenization import train_bpe
 
 
 SWAPPED = ("article_swapped", "subject_verb_agreement", "tense", "pronoun_gender")

@@ -13,7 +13,7 @@ from tinystories.errors import UserError
 from tinystories.prompts import added_tokens, encode_prompt, keep_prompts_open
 from tinystories.scoring import start_tokens
 from tinystories.storytelling import tell_stories
-from tokenization import train_bpe
+from tinystories.tokenization import train_bpe
 
 
 PROMPT = "Once upon a time there was"

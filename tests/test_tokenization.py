@@ -16,7 +16,7 @@ from transformers import AutoTokenizer, GPT2Config, GPT2TokenizerFast, LlamaConf
 from transformers import PreTrainedTokenizerFast as StockTokenizer
 
 from tinystories.errors import UserError
-from tokenization import (
+from tinystories.tokenization import (
     BOS,
     EOS,
     PAD,
@@ -27,7 +27,7 @@ from tokenization import (
     tokenizer_report,
     train_bpe,
 )
-from tokenization.bpe import BASE_SIZE, BYTE_ALPHABET, SPECIAL_TOKENS
+from tinystories.tokenization.bpe import BASE_SIZE, BYTE_ALPHABET, SPECIAL_TOKENS
 
 
 def salad(n: int, seed: int, lexicon: int = 3000) -> list[str]:
@@ -385,7 +385,7 @@ def test_report_counts_bytes_and_literal_names():
 
 MEASURE = """
 import sys
-from tokenization import train_bpe
+from tinystories.tokenization import train_bpe
 
 def texts(megabytes):
     words = " ".join(chr(97 + i) + chr(97 + j) + chr(97 + k) for i in range(26) for j in range(26) for k in range(3))

@@ -257,7 +257,7 @@ def test_kinds_of_words():
 
 
 def test_a_token_is_an_article_only_where_the_word_is_one():
-    from tokenization import train_bpe
+    from tinystories.tokenization import train_bpe
 
     tokenizer = train_bpe(["the cat and a theme, an apple", "a the an"] * 30, 300, progress=False)
     text = "A cat saw the theme and an anthill.\nThe end: a"

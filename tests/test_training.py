@@ -102,7 +102,7 @@ def test_a_checkpoint_folder_loads_with_its_code(tiny_run):
 def test_weight_decay_is_on_matrices_only_and_the_rate_ends_at_a_tenth(tiny_recipe):
     recipe = tiny_recipe(max_steps=20, eval_strategy="no", save_strategy="no", load_best_model_at_end=False)
     corpus = load_corpus("sample", max_stories=50, max_validation_stories=10)
-    from tokenization import train_bpe
+    from tinystories.tokenization import train_bpe
 
     tokenizer = train_bpe(corpus.train["text"], 400, model_max_length=128, progress=False)
     train_rows, validation_rows = pack_corpus(corpus, tokenizer, recipe, seed=0)

@@ -305,7 +305,7 @@ def _tokenizer(options: argparse.Namespace, _: list[str]) -> None:
         raise UserError(f"{options.out} holds a tokenizer already, which a model may need; choose another folder.")
     hub_dataset(options.corpus)
     # What follows takes seconds to import, and the mistakes above are told of before.
-    from tokenization import cut_to_top_k, tokenizer_report, train_bpe
+    from tinystories.tokenization import cut_to_top_k, tokenizer_report, train_bpe
 
     from .corpus import load_texts
     from .decoding import load_tokenizer

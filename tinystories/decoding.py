@@ -22,7 +22,7 @@ from transformers import (
     set_seed,
 )
 
-from tokenization import PreTrainedTokenizerFast
+from tinystories.tokenization import PreTrainedTokenizerFast
 
 from .errors import UserError, first_line
 from .fast import accelerate_or_refuse, accelerated

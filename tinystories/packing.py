@@ -28,7 +28,7 @@ import torch
 from datasets.fingerprint import Hasher
 from transformers import PreTrainedTokenizerBase
 
-from tokenization.words import text_encoder, word_encoder
+from tinystories.tokenization.words import text_encoder, word_encoder
 
 
 IGNORE_INDEX = -100

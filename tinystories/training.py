@@ -22,7 +22,7 @@ from huggingface_hub.errors import HfHubHTTPError
 from transformers import EarlyStoppingCallback, PreTrainedTokenizerBase, TrainingArguments, set_seed
 
 from modeling_tinyllama import TinyLlamaConfig, TinyLlamaForCausalLM
-from tokenization import train_bpe
+from tinystories.tokenization import train_bpe
 
 from . import checkpoints
 from .callbacks import CsvLog, LossPicture, StorySample

@@ -1,6 +1,6 @@
 """From text to a vocabulary: train a byte-level BPE, or cut an existing one to the tokens a corpus uses most.
 
-    from tokenization import train_bpe, tokenizer_report
+    from tinystories.tokenization import train_bpe, tokenizer_report
 
     tokenizer = train_bpe(["Once upon a time there was a cat.", ...])
     tokenizer.save_pretrained("my-tokenizer")  # AutoTokenizer.from_pretrained("my-tokenizer") reads it
@@ -8,8 +8,8 @@
 Texts come as plain iterables of strings; where they come from is not this package's business.
 """
 
-from tokenization.bpe import BOS, EOS, PAD, UNK, PreTrainedTokenizerFast, build_tokenizer, tokenizer_report, train_bpe
-from tokenization.topk import cut_to_top_k
+from .bpe import BOS, EOS, PAD, UNK, PreTrainedTokenizerFast, build_tokenizer, tokenizer_report, train_bpe
+from .topk import cut_to_top_k
 
 
 __all__ = [

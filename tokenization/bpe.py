@@ -36,7 +36,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from tqdm.auto import tqdm
 
 from tinystories.errors import UserError
-from tokenization.words import slices, spell_words, text_encoder, word_encoder
+
+from .words import slices, spell_words, text_encoder, word_encoder
 
 
 logger = logging.getLogger(__name__)
@@ -76,8 +77,8 @@ class PreTrainedTokenizerFast(transformers.PreTrainedTokenizerFast):
     last call into tokenizer.json, where every other reader of that file would apply them. This class does neither.
 
     `AutoTokenizer.from_pretrained(folder)` gives transformers' class, which behaves the same until it is saved again;
-    `tokenization.PreTrainedTokenizerFast.from_pretrained(folder)` gives this one: use it where the tokenizer will be
-    saved, for example as the `processing_class` of a Trainer.
+    `tinystories.tokenization.PreTrainedTokenizerFast.from_pretrained(folder)` gives this one: use it where the
+    tokenizer will be saved, for example as the `processing_class` of a Trainer.
     """
 
     can_save_slow_tokenizer = False  # else `save_pretrained` may cut "Fast" off the name

@@ -29,7 +29,8 @@ import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from tinystories.errors import UserError
-from tokenization.bpe import (
+
+from .bpe import (
     BASE_SIZE,
     BYTE_ALPHABET,
     SPECIAL_TOKENS,
@@ -56,7 +57,7 @@ def cut_to_top_k(
     """Return a tokenizer of exactly `k` entries (special tokens and bytes included); `tokenizer` is left as it was.
 
     tokenizer: a byte-level BPE. Its pre-tokenizer is kept, without a prefix space; its normalizer, template, special
-    and added tokens are not, and the special tokens of `tokenization.bpe` take their place.
+    and added tokens are not, and the special tokens of `tinystories.tokenization.bpe` take their place.
     texts: as for `train_bpe`; read once. Memory grows with the number of distinct words.
     model_max_length: in tokens. total, progress: as for `train_bpe`.
 

@@ -26,7 +26,7 @@ from transformers import (
 )
 
 from modeling_tinyllama import TinyLlamaForCausalLM
-from tokenization import train_bpe
+from tinystories.tokenization import train_bpe
 
 from .. import training
 from ..corpus import FORMATS, Corpus, load_corpus

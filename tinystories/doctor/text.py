@@ -13,7 +13,7 @@ import re
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from tokenization import tokenizer_report
+from tinystories.tokenization import tokenizer_report
 
 from ..prompts import added_tokens
 from .findings import Finding

@@ -33,8 +33,8 @@ import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, processors
 
 from modeling_tinyllama import TinyLlamaConfig, TinyLlamaForCausalLM
-from tokenization import PreTrainedTokenizerFast
-from tokenization.bpe import CHAT_TEMPLATE
+from tinystories.tokenization import PreTrainedTokenizerFast
+from tinystories.tokenization.bpe import CHAT_TEMPLATE
 
 from ..errors import UserError, first_line
 

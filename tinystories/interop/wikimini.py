@@ -25,9 +25,10 @@ import torch
 from tokenizers import Tokenizer
 
 from modeling_tinyllama import TinyLlamaConfig, TinyLlamaForCausalLM
-from tokenization import PreTrainedTokenizerFast
+from tinystories.tokenization import PreTrainedTokenizerFast
 
 from ..errors import UserError, first_line
+from ..prompts import keep_prompts_open
 
 
 logger = logging.getLogger(__name__)
