@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from tinystories.errors import UserError
-from tinystories.recipe import build_recipe, load_recipe, parse_overrides, save_recipe
+from tinystories.recipe import ALIASES, _known, build_recipe, load_recipe, parse_overrides, save_recipe
 from tinystories.training import training_arguments
 
 
@@ -55,6 +55,9 @@ def test_the_full_recipe_is_the_24_million_model(tmp_path):
         ({"max_length": 64, "row_length": 32}, r"`row_length` \(32\) must be at least `max_length` \(64\)"),
         ({"optimizer": "sgd"}, r"`optimizer` must be adamw or muon, but is 'sgd'"),
         ({"num_proc": 0}, r"`num_proc` \(0\) must be at least 1"),
+        ({"vocab_size": 259}, r"`vocab_size` \(259\) must be at least 260"),
+        ({"row_length": 100_000_000}, r"`row_length` \(100000000\) must be at most 64 times `max_length`"),
+        ({"prompts": ["\ud83d"]}, r"'\\ud83d' holds half of a character"),
         ([1, 2], r"must hold `key: value` lines"),
     ],
 )
@@ -102,6 +105,72 @@ def test_the_command_line_overrides_keys_of_every_section():
 def test_what_is_wrong_on_the_command_line_is_named(arguments, message):
     with pytest.raises(UserError, match=message):
         build_recipe({}, parse_overrides(arguments))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--lr", "1e-3"], {"learning_rate": 1e-3}),
+        (["--batch_size", "4"], {"per_device_train_batch_size": 4}),
+        (["--batch-size=4"], {"per_device_train_batch_size": 4}),
+        (["--epochs", "2"], {"num_train_epochs": 2.0}),
+        (["--warmup_ratio", "0.1"], {"warmup_steps": 0.1}),
+        (["--trainer.lr", "1"], {"learning_rate": 1.0}),
+        (["--lr", "1", "--learning_rate", "2"], {"learning_rate": 2.0}),
+    ],
+)
+def test_short_names_stand_for_settings(arguments, expected):
+    assert build_recipe({}, parse_overrides(arguments)).trainer == expected
+
+
+def test_every_short_name_stands_for_a_setting_and_hides_none():
+    known = {name: hint for names in _known().values() for name, hint in names.items()}
+    for alias, name in ALIASES.items():
+        assert alias not in known and name in known, alias
+
+
+def test_short_names_work_in_a_file_too_but_not_beside_the_full_one():
+    assert build_recipe({"trainer": {"lr": 1e-3}, "dataset": "x.txt"}).trainer == {"learning_rate": 1e-3}
+    with pytest.raises(UserError, match="`learning_rate` is given twice"):
+        build_recipe({"trainer": {"lr": 1e-3, "learning_rate": 1e-3}})
+    with pytest.raises(UserError, match="`learning_rate` belongs to the section `trainer`"):
+        build_recipe({"lr": 1e-3})
+    with pytest.raises(UserError, match="section `model`: `corpus` belongs to the top level"):
+        build_recipe({"model": {"corpus": "x"}})
+
+
+@pytest.mark.parametrize("size", ["24m", "24M", "24", " 24 M", 24])
+def test_a_size_may_be_spelt_in_any_way(size):
+    recipe = build_recipe({"size": size})
+    assert recipe.size == "24m" and recipe.model["hidden_size"] == 448
+    assert build_recipe({}, {"size": str(size)}) == recipe
+
+
+@pytest.mark.parametrize("size", ["tiny", "25", "24mm", "m", "2.4"])
+def test_a_size_that_there_is_not_is_refused(size):
+    with pytest.raises(UserError, match=f"no `size` {size}; there are 1m"):
+        build_recipe({}, {"size": size})
+
+
+@pytest.mark.parametrize("key", ["nonsense", "dtype", "gpus", "pretraining_tp"])
+def test_a_name_that_resembles_none_gets_no_suggestion(key):
+    with pytest.raises(UserError, match=f"no setting `{key}`") as error:
+        build_recipe({}, {key: "1"})
+    assert "nearest" not in str(error.value)
+
+
+def test_a_length_or_optimizer_on_the_command_line_replaces_that_of_the_file():
+    """Else it would be ignored: in transformers a number of steps wins over the epochs."""
+    content = {"optimizer": "muon", "max_minutes": 5, "trainer": {"max_steps": 9}}
+    recipe = build_recipe(content, {"num_train_epochs": "2"})
+    assert recipe.max_minutes is None and recipe.trainer == {"num_train_epochs": 2.0}
+    recipe = build_recipe(content, {"max_steps": "2"})
+    assert recipe.max_minutes is None and recipe.trainer == {"max_steps": 2}
+    recipe = build_recipe(content, {"optim": "sgd"})
+    assert recipe.optimizer == "adamw" and recipe.trainer["optim"] == "sgd"
+    assert build_recipe(content, {"max_minutes": "7"}).max_minutes == 7
+    with pytest.raises(UserError, match=r"leave out `optim` \(sgd\)"):
+        build_recipe({"optimizer": "muon", "trainer": {"optim": "sgd"}})
 
 
 def test_files_that_are_no_recipe_are_named(tmp_path):

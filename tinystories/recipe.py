@@ -2,8 +2,8 @@
 
 Our own settings stand at the top level. The sections `model` and `trainer` take the fields of `TinyLlamaConfig` and of
 transformers' `TrainingArguments` under their own names, so what is known of those holds here. Every key can be
-overridden on the command line by its name alone (`--learning_rate 1e-3`), and a key that does not exist is an error
-that names the nearest one that does.
+overridden on the command line by its name alone (`--learning_rate 1e-3`), some by a shorter one (`--lr`, see
+`ALIASES`). A key that does not exist is an error that names a similar one where there is one.
 """
 
 import ast
@@ -24,6 +24,42 @@ from .sizes import SIZES
 
 
 SECTIONS = ("model", "trainer")
+# Short names that other training scripts have for the same settings.
+ALIASES = {
+    "lr": "learning_rate",
+    "wd": "weight_decay",
+    "beta1": "adam_beta1",
+    "beta2": "adam_beta2",
+    "grad_clip": "max_grad_norm",
+    "scheduler": "lr_scheduler_type",
+    "warmup": "warmup_steps",
+    "warmup_ratio": "warmup_steps",  # which below 1 is a share of all steps
+    "epochs": "num_train_epochs",
+    "num_epochs": "num_train_epochs",
+    "steps": "max_steps",
+    "batch_size": "per_device_train_batch_size",
+    "train_batch_size": "per_device_train_batch_size",
+    "eval_batch_size": "per_device_eval_batch_size",
+    "grad_accum": "gradient_accumulation_steps",
+    "gradient_accumulation": "gradient_accumulation_steps",
+    "out": "output_dir",
+    "out_dir": "output_dir",
+    "resume": "resume_from_checkpoint",
+    "data": "corpus",
+    "dataset": "corpus",
+    "minutes": "max_minutes",
+    "block_size": "max_length",
+    "context_length": "max_length",
+    "max_seq_length": "max_length",
+    "seq_len": "max_length",
+    "layers": "num_hidden_layers",
+    "n_layer": "num_hidden_layers",
+    "heads": "num_attention_heads",
+    "n_head": "num_attention_heads",
+}
+SIMILAR = 0.7  # ratio of difflib from which another name is worth a hint
+MIN_VOCABULARY = 260  # special tokens, a token for each byte, and one more
+MAX_ROW_CONTEXTS = 64  # rows of 8 contexts are full; longer ones only cost attention and memory
 
 
 @dataclass
@@ -150,12 +186,12 @@ def _check_keys(
     """Refuse a key that is not among `names`, in the order of the file."""
     for key, value in content.items():
         if key not in SECTIONS:
-            _require_known(key, names[None], source)
+            _require_known(key, names[None], source, names)
             continue
         if value is not None and not isinstance(value, dict):
             raise UserError(f"{source}: `{key}` is a section and takes indented `key: value` lines.")
         for name in value or {}:
-            _require_known(name, names[key], f"{source}, section `{key}`")
+            _require_known(name, names[key], f"{source}, section `{key}`", names)
     for key in overrides:
         _owner(key, names)
 
@@ -186,6 +222,7 @@ def build_recipe(content: dict | None, overrides: dict[str, str] | None = None, 
     content = {} if content is None else content
     if not isinstance(content, dict):
         raise UserError(f"{source} must hold `key: value` lines, but holds {type(content).__name__}.")
+    content = _without_aliases(content, source)
     overrides = overrides or {}
     if (names := _names_in_source()) is not None:
         _check_keys(content, overrides, source, names)
@@ -212,8 +249,19 @@ def build_recipe(content: dict | None, overrides: dict[str, str] | None = None, 
     return recipe
 
 
+def _without_aliases(content: dict, source: str) -> dict:
+    """`content` with the full names of settings in the place of their aliases."""
+    named: dict = {}
+    for key, value in content.items():
+        name = ALIASES.get(key, key) if isinstance(key, str) else key
+        if name in named:
+            raise UserError(f"{source}: `{name}` is given twice, under two names: keep one of them.")
+        named[name] = _without_aliases(value, source) if key in SECTIONS and isinstance(value, dict) else value
+    return named
+
+
 def _make_way(settings: dict[str | None, dict[str, Any]], given: dict[tuple[str | None, str], Any]) -> None:
-    """Drop what a recipe says of a size or schedule that the command line replaces by another."""
+    """Drop what a recipe says of a size, length, optimizer or schedule that the command line replaces by another."""
     if (None, "size") in given:
         settings[None].pop("vocab_size", None)
         for name in (*next(iter(SIZES.values())), "head_dim", "num_key_value_heads", "initializer_range"):
@@ -221,14 +269,23 @@ def _make_way(settings: dict[str | None, dict[str, Any]], given: dict[tuple[str 
     kind = given.get(("trainer", "lr_scheduler_type"))
     if kind is not None and kind != settings["trainer"].get("lr_scheduler_type"):
         settings["trainer"].pop("lr_scheduler_kwargs", None)
+    # A number of steps would win over the epochs that were asked for, and a time over both.
+    if ("trainer", "max_steps") in given or ("trainer", "num_train_epochs") in given:
+        settings[None].pop("max_minutes", None)
+    if ("trainer", "num_train_epochs") in given:
+        settings["trainer"].pop("max_steps", None)
+    if ("trainer", "optim") in given:
+        settings[None].pop("optimizer", None)
 
 
 def _apply_size(settings: dict[str | None, dict[str, Any]]) -> None:
     size = settings[None].get("size")
     if size is None:
         return
+    size = "".join(size.lower().split()).removesuffix("m") + "m"
     if size not in SIZES:
-        raise UserError(f"There is no `size` {size}; there are {', '.join(SIZES)}.")
+        raise UserError(f"There is no `size` {settings[None]['size']}; there are {', '.join(SIZES)}.")
+    settings[None]["size"] = size
     for name, value in SIZES[size].items():
         settings[None if name == "vocab_size" else "model"].setdefault(name, value)
 
@@ -241,10 +298,33 @@ def _check(recipe: Recipe) -> None:
             f"`row_length` ({recipe.row_length}) must be at least `max_length` ({recipe.max_length}), since a row "
             f"holds whole stories."
         )
+    if recipe.row_length is not None and recipe.row_length > MAX_ROW_CONTEXTS * recipe.max_length:
+        raise UserError(
+            f"`row_length` ({recipe.row_length}) must be at most {MAX_ROW_CONTEXTS} times `max_length` "
+            f"({recipe.max_length})."
+        )
+    if recipe.tokenizer is None and recipe.vocab_size < MIN_VOCABULARY:
+        raise UserError(
+            f"`vocab_size` ({recipe.vocab_size}) must be at least {MIN_VOCABULARY}, since special tokens and bytes "
+            f"take {MIN_VOCABULARY - 1} entries; 10000 suits children's stories."
+        )
     if not all(isinstance(prompt, str) and prompt for prompt in recipe.prompts):
         raise UserError("`prompts` must be a list of texts, such as '[Once upon a time]', or '[]'.")
+    for prompt in recipe.prompts:
+        try:
+            prompt.encode("utf-8")
+        except UnicodeEncodeError:
+            raise UserError(
+                f"`prompts`: {prompt!a} holds half of a character (a surrogate), which is no text: write the "
+                f"character itself."
+            ) from None
     if recipe.optimizer not in ("adamw", "muon"):
         raise UserError(f"`optimizer` must be adamw or muon, but is {recipe.optimizer!r}.")
+    if recipe.optimizer == "muon" and "optim" in recipe.trainer:
+        raise UserError(
+            f"`optimizer: muon` takes AdamW for the weights outside of the layers: leave out `optim` "
+            f"({recipe.trainer['optim']}), or `optimizer`."
+        )
     if recipe.num_proc is not None and recipe.num_proc < 1:
         raise UserError(f"`num_proc` ({recipe.num_proc}) must be at least 1.")
     if recipe.ema_decay is not None and not 0 < recipe.ema_decay < 1:
@@ -274,7 +354,8 @@ def parse_overrides(arguments: list[str]) -> dict[str, str]:
         key, given, value = argument[2:].partition("=")
         if not given:
             value = rest.pop(0) if rest and not rest[0].startswith("--") else "true"
-        values[key.replace("-", "_")] = value
+        section, dot, name = key.replace("-", "_").rpartition(".")
+        values[section + dot + ALIASES.get(name, name)] = value
     return values
 
 
@@ -297,15 +378,26 @@ def _owner(key: str, known: dict[str | None, dict[str, Any]]) -> tuple[str | Non
     raise AssertionError(key)
 
 
-def _require_known(key: Any, names: dict[str, Any], where: str) -> None:
+def _require_known(
+    key: Any, names: dict[str, Any], where: str, others: dict[str | None, dict[str, Any]] | None = None
+) -> None:
     if key in names:
         return
     if key in _DERIVED:
         raise UserError(
             f"{where}: `{key}` follows from the tokenizer and `max_length`; set `vocab_size` or `max_length`."
         )
-    close = difflib.get_close_matches(str(key), names, n=1, cutoff=0.0)
-    raise UserError(f"{where}: there is no setting `{key}`; the nearest is `{close[0]}`.")
+    for section, theirs in (others or {}).items():
+        if key in theirs:
+            place = f"the section `{section}`" if section else "the top level of the recipe"
+            raise UserError(f"{where}: `{key}` belongs to {place}.")
+    close = difflib.get_close_matches(str(key), names, n=1, cutoff=SIMILAR)
+    hint = (
+        f"; the nearest is `{close[0]}`"
+        if close
+        else "; there are those of the recipes in configs/, and the fields of TinyLlamaConfig and TrainingArguments"
+    )
+    raise UserError(f"{where}: there is no setting `{key}`{hint}.")
 
 
 class _Yaml12Loader(yaml.SafeLoader):
