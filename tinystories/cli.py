@@ -114,7 +114,8 @@ def _parser() -> argparse.ArgumentParser:
         "train",
         help="train a model from a recipe",
         description="Train a model from a recipe. Any key of the recipe, of TinyLlamaConfig or of TrainingArguments "
-        "can follow as --key value, for example --learning_rate 1e-3 --corpus my_stories.jsonl.",
+        "can follow as --key value, for example --learning_rate 1e-3 --corpus my_stories.jsonl; --lr, --batch_size, "
+        "--epochs and --steps are short for the settings of TrainingArguments.",
     )
     verb.add_argument("recipe", help="YAML file, such as configs/quickstart.yaml")
     verb.set_defaults(run=_train)
