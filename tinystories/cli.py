@@ -24,22 +24,16 @@ def main(arguments: list[str] | None = None) -> int:
     print_any_character()
     parser = _parser()
     arguments = sys.argv[1:] if arguments is None else arguments
-    for argument in arguments:
-        if not is_text(argument):
-            print(f"tinystories: The argument {argument!a} is not valid UTF-8: type it again.", file=sys.stderr)
-            return 2
-    options, extra = parser.parse_known_args([_with_dashes(argument) for argument in arguments])
-    if extra and options.run is not _train:
-        parser.error(f"unrecognized arguments: {' '.join(extra)}")
-    options.arguments = arguments
+    is_training = arguments[:1] == ["train"]
     try:
+        options, extra = _parse(parser, arguments)
         return options.run(options, extra) or 0
     except UserError as error:
         print(f"tinystories: {one_line(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         hint = " The same command with --resume_from_checkpoint goes on from the last checkpoint."
-        print(f"\ntinystories: stopped.{hint if options.run is _train else ''}", file=sys.stderr)
+        print(f"\ntinystories: stopped.{hint if is_training else ''}", file=sys.stderr)
         return 130
     except BrokenPipeError:
         sys.stderr.close()
@@ -52,11 +46,27 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
 
 
+def _parse(parser: argparse.ArgumentParser, arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
+    """Options, and for `train` the settings that override the recipe's.
+
+    Raises:
+        UserError: for an argument that cannot be understood.
+    """
+    for argument in arguments:
+        if not is_text(argument):
+            raise UserError(f"The argument {argument!a} is not valid UTF-8: type it again.")
+    options, extra = parser.parse_known_args([_with_dashes(argument) for argument in arguments])
+    if extra and options.run is not _train:
+        parser.error(f"unrecognized arguments: {' '.join(extra)}")
+    options.arguments = arguments
+    return options, extra
+
+
 class _Parser(argparse.ArgumentParser):
     """A parser whose mistakes are one line, as those of the verbs themselves."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {one_line(message)} (see {self.prog} --help)\n")
+        raise UserError(f"{message} (see {self.prog} --help)")
 
 
 def _whole(least: int, most: int | None = None) -> Callable[[str], int]:
