@@ -291,7 +291,7 @@ def test_post_process_mends_the_whole_story(server):
         ("temperature", {"prompt": "a", "temperature": 2.1}),
         ("temperature", {"prompt": "a", "temperature": float("nan")}),
         ("temperature", {"prompt": "a", "temperature": 1.0, "preset": "greedy"}),
-        ("top_k", {"prompt": "a", "top_k": -1}),
+        ("top_k", {"prompt": "a", "top_k": -2}),
         ("top_p", {"prompt": "a", "top_p": 0}),
         ("top_p", {"prompt": "a", "top_p": 1.01}),
         ("repetition_penalty", {"prompt": "a", "repetition_penalty": 0.5}),

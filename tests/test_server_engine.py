@@ -578,7 +578,7 @@ def test_after_drain_stories_finish_and_new_ones_are_refused(tiny_run, told):
         readers, _ = write(engine, order(ids, max_tokens=10), order(ids, max_tokens=100))
         readers[0].first()
         engine.drain(0.6)
-        with pytest.raises(Refused, match="no more"):
+        with pytest.raises(Refused, match="no new requests"):
             write(engine, order(ids))
         assert readers[0].all()[1].reason == "length"
         text, end = readers[1].all()
