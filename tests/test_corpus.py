@@ -280,41 +280,61 @@ BAD = {
     "missing folder": ({}, "nowhere", "no file or folder .*nowhere .*owner/name"),
     "empty file": ({"a.txt": b""}, "a.txt", "a.txt is empty"),
     "empty file among others": ({"in/a.csv": b"text\nx\n", "in/b.csv": b""}, "in", "b.csv is empty"),
-    "empty folder": ({"in/.keep": b""}, "in", r"in holds no files that end in .txt, .json"),
-    "nothing readable": ({"in/a.pdf": b"x"}, "in", r"holds no files that end in .txt, .json"),
+    "empty folder": ({"in/.keep": b""}, "in", r"in holds no files that end in .txt, .md, .json"),
+    "nothing readable": ({"in/a.xyz": b"x"}, "in", r"holds no files that end in .txt, .md, .json"),
     "glob of nothing": ({"in/a.pdf": b"x"}, "in/*.txt", r"in/\*.txt holds no files"),
-    "unknown ending": ({"a.pdf": b"x"}, "a.pdf", r"a.pdf does not end in .txt, .json"),
+    "unknown ending": ({"a.xyz": b"x"}, "a.xyz", r"a.xyz does not end in .txt, .md, .json"),
     "mixed formats": ({"in/a.txt": txt("ab"), "in/b.csv": b"text\nx\n"}, "in", "a.txt and b.csv differ in format"),
     "only validation": ({"in/valid.txt": txt("ab")}, "in", "in has no train split, only validation"),
     "one story": ({"a.txt": txt(["x", "x", "x"])}, "a.txt", "a.txt holds 1 story; at least 2"),
     "only marks": ({"a.txt": txt(["", " ", "\n"])}, "a.txt", "a.txt holds no stories"),
     "only blanks": ({"a.csv": b'text,n\n" ",1\n"",2\n'}, "a.csv", "a.csv holds no stories"),
     "empty list": ({"a.json": b"[]"}, "a.json", "a.json holds no stories"),
-    "no mark": ({"a.txt": b"One.\n\nTwo.\n"}, "a.txt", r"a.txt has no <\|endoftext\|> in 11 bytes from byte 0"),
+    "no mark": (
+        {"a.txt": b"One.\n\nTwo.\n"},
+        "a.txt",
+        r"a.txt has no <\|endoftext\|> between its stories.*--split file, ",
+    ),
     "no mark for long": ({"a.txt": b"x<|endoftext|>" + b"x" * 9**7}, "a.txt", "no .* in 1,0.* from byte 14"),
     "not utf-8": ({"a.txt": txt(STORIES) + b"caf\xe9 x"}, "a.txt", f"byte 0xe9 at offset {len(txt(STORIES)) + 3:,}"),
     "not utf-8 after bom": ({"a.txt": b"\xef\xbb\xbfca\xe9 <|endoftext|>"}, "a.txt", "byte 0xe9 at offset 5"),
-    "not utf-8 in csv": ({"a.csv": b"text\ncaf\xe9 x\n"}, "a.csv", "a.csv cannot be read as csv: 'utf-8' codec"),
-    "not utf-8 in jsonl": ({"a.jsonl": jsonl(STORIES) + b'\n{"text": "c\xe9 x"}'}, "a.jsonl", "a.jsonl .*UTF8"),
-    "not utf-8 in parquet": ({"a.parquet": parquet(["cafe x"]).replace(b"cafe", b"caf\xe9")}, "a.parquet", "UTF8"),
+    "not utf-8 in csv": (
+        {"a.csv": b"text\ncaf\xe9 x\n"},
+        "a.csv",
+        r"a.csv, row 1 \(line 2\): is not UTF-8: byte 0xe9",
+    ),
+    "not utf-8 in jsonl": (
+        {"a.jsonl": jsonl(STORIES) + b'\n{"text": "c\xe9 x"}'},
+        "a.jsonl",
+        "a.jsonl, line 101: is not UTF-8: byte 0xe9",
+    ),
+    "not utf-8 in parquet": (
+        {"a.parquet": parquet(["cafe x"]).replace(b"cafe", b"caf\xe9")},
+        "a.parquet",
+        "a.parquet, row 1: is not UTF-8: byte 0xe9",
+    ),
     "broken gzip": ({"a.txt.gz": gzip.compress(txt(STORIES))[:40]}, "a.txt.gz", "a.txt.gz cannot be read as text"),
-    "broken json": ({"a.json": json_list(STORIES)[:-9]}, "a.json", "a.json cannot be read as json"),
-    "broken jsonl": ({"a.jsonl": jsonl(STORIES)[:-9]}, "a.jsonl", "a.jsonl cannot be read as json"),
-    "broken csv": ({"a.csv": b'text,n\na,1\n"b,2\n'}, "a.csv", "a.csv cannot be read as csv"),
+    "broken json": ({"a.json": json_list(STORIES)[:-9]}, "a.json", "a.json, item 100: cut off, or not JSON"),
+    "broken jsonl": ({"a.jsonl": jsonl(STORIES)[:-9]}, "a.jsonl", "a.jsonl, line 100: not JSON"),
+    "broken csv": ({"a.csv": b'text,n\na,1\n"b,2\n'}, "a.csv", "a.csv, line 3: a quote is opened and not closed"),
     "broken parquet": ({"a.parquet": parquet(STORIES)[:-9]}, "a.parquet", "a.parquet cannot be read as parquet"),
     "one broken of two": (
         {"in/a.jsonl": jsonl(STORIES), "in/b.jsonl": jsonl(STORIES)[:-9]},
         "in",
-        "b.jsonl cannot be read as json",
+        "b.jsonl, line 100: not JSON",
     ),
     "columns differ": (
         {"in/a.jsonl": jsonl(STORIES), "in/b.jsonl": jsonl(STORIES, "tale")},
         "in",
-        "in cannot be read as json: not every file has the same columns: .*tale",
+        "b.jsonl has no column text: .*--text-column; there are: tale, n",
     ),
     "no column": ({"a.jsonl": jsonl(STORIES, "tale")}, "a.jsonl", "no column text: .*--text-column; .*: tale, n"),
-    "numbers": ({"a.csv": b"text\n1\n2\n"}, "a.csv", "column text of a.csv is of type int64, not text"),
-    "lists": ({"a.jsonl": b'{"text": ["a"]}\n{"text": ["b"]}\n'}, "a.jsonl", "is of type List, not text"),
+    "numbers": ({"a.csv": b"text\n1\n2\n"}, "a.csv", "stories of a.csv have no letters in them: .*--text-column"),
+    "lists": (
+        {"a.jsonl": b'{"text": ["a"]}\n{"text": ["b"]}\n'},
+        "a.jsonl",
+        "a.jsonl, line 1: text is a list, not text",
+    ),
 }
 
 
@@ -369,6 +389,8 @@ REPOS = {
     },
     "owner/unsplit": {"stories.jsonl": jsonl(STORIES, "story")},
     "owner/lines": {"stories.txt": txt(STORIES)},
+    "owner/table": {"a.csv": b"id,text\n1,A cat\n2,NA\n", "b.csv": b'text,more\n"One\rday, x",0.5\n'},
+    "owner/ragged": {"a.csv": b"id,text\n1,One day, Tom ran home.\n"},
 }
 
 
@@ -480,7 +502,7 @@ def hub():
 
 
 def test_hub(hub, tmp_path):
-    found, pinned, unsplit, *errors = results(
+    found, pinned, unsplit, lines, table, *errors = results(
         client(
             hub,
             tmp_path,
@@ -488,7 +510,9 @@ def test_hub(hub, tmp_path):
                 ("owner/stories", {}),
                 ("owner/stories:default@main", {"max_stories": 5}),
                 ("owner/unsplit", {}),
-                ("owner/lines", {}),
+                ("owner/lines", {"validation_fraction": 0.1}),
+                ("owner/table", {"validation_fraction": 0.1}),
+                ("owner/ragged", {}),
                 ("owner/missing", {}),
                 ("owner/gated", {}),
                 ("owner/stories@v9", {}),
@@ -500,13 +524,15 @@ def test_hub(hub, tmp_path):
     assert found[:3] == [STORIES[1:], [STORIES[0], "New one."], "owner/stories"]
     assert pinned[:3] == [STORIES[1:6], [STORIES[0], "New one."], "owner/stories:default@main"]
     assert len(unsplit[0]) == 98 and len(unsplit[1]) == 2 and {*unsplit[0], *unsplit[1]} == set(STORIES)
+    assert len(lines[0]) == 90 and {*lines[0], *lines[1]} == set(STORIES)
+    assert sorted([*table[0], *table[1]]) == ["A cat", "NA", "One\nday, x"]
     messages = [
-        "owner/lines holds .txt files, which `datasets` cuts into lines",
+        r"owner/ragged/a.csv, row 1 \(line 2\): 3 fields, but the header has 2",
         "'owner/missing' doesn't exist on the Hub .* no such file or folder here either",
         "'owner/gated' is a gated dataset .*ask for access.*hf auth login",
         "Revision 'v9' doesn't exist",
         "owner/stories cannot be loaded: .*'nope' not found. Available: .*default",
-        "owner/stories has no column tale: .*: text, n$",
+        "owner/stories/data/train-00000-of-00001.parquet has no column tale: .*: text, n$",
     ]
     for error, message in zip(errors, messages, strict=True):
         assert re.search(message, error.rstrip(".")) and "\n" not in error
@@ -518,7 +544,7 @@ def test_hub(hub, tmp_path):
 
 
 def test_hub_stream(hub, tmp_path):
-    found, other, unsplit, again, short = results(
+    found, other, unsplit, again, table, lines, ragged, short = results(
         client(
             hub,
             tmp_path,
@@ -527,6 +553,9 @@ def test_hub_stream(hub, tmp_path):
                 ("owner/stories", {"streaming": True, "max_stories": 5}),
                 ("owner/unsplit", {"streaming": True, "max_validation_stories": 7}),
                 ("owner/unsplit", {"streaming": True, "max_validation_stories": 7}),
+                ("owner/table", {"streaming": True, "max_validation_stories": 1}),
+                ("owner/lines", {"streaming": True, "max_validation_stories": 1}),
+                ("owner/ragged", {"streaming": True}),
                 ("owner/unsplit", {"streaming": True}),
             ],
         )
@@ -534,6 +563,9 @@ def test_hub_stream(hub, tmp_path):
     assert found[:3] == [STORIES[1:], [STORIES[0], "New one."], "owner/stories"]
     assert other[:2] == [STORIES[1:6], found[1]] and other[3] != found[3]
     assert unsplit[:2] == [STORIES[7:], STORIES[:7]] and again == unsplit
+    assert table[:2] == [["NA", "One\nday, x"], ["A cat"]]
+    assert lines[:2] == [STORIES[1:], STORIES[:1]]
+    assert re.search(r"owner/ragged/a.csv, row 1 \(line 2\): 3 fields", ragged)
     assert "owner/unsplit ends with its 100 validation stories" in short
 
 

@@ -6,16 +6,16 @@
     stories = load_texts("stories.txt", "validation")  # one split, nothing held out
 
 Decisions:
-- A row is one whole story in the one column `text`, trimmed, never empty. Rows without text are dropped and counted.
-- Stories lie on disk as Arrow, memory-mapped and cached by `datasets`, so memory does not grow with the corpus (but
-  `datasets` reads a `.json` list whole: write a large corpus as .jsonl or .parquet). The cache keys hold each file's
-  path, size and modification time, or the Hub dataset's commit, and VERSION: nothing stale is served.
-- A .txt file must have `<|endoftext|>` between its stories. Blank lines part paragraphs in some files and stories in
-  others, so we do not guess, and refuse a file without the mark rather than read it as one giant story.
-- Splits are the source's own where it has them: those of the Hub, or the names of files and folders. "test" stands in
-  for a missing "validation" and is left unused otherwise. Without either, `validation_fraction` of the distinct
-  stories is held out, the first in an order of text hashes that the seed gives: which ones does not depend on where
-  in the corpus they stand, and hardly on what is added to it later.
+- A row is one whole story in the one column `text`, with "\\n" for line ends, trimmed, never empty. Rows without text
+  are dropped and counted. How files are read is in readers.py, where a story ends in plain text in text_split.py.
+- Stories lie on disk as Arrow, memory-mapped and cached by `datasets`, so memory does not grow with the corpus. The
+  cache keys hold each file's path, size and modification time, or the Hub dataset's commit, the options and VERSION:
+  nothing stale is served.
+- Splits are the source's own where it has them: those of the Hub, or the names of files and folders (sources.py).
+  "test" stands in for a missing "validation" and is left unused otherwise. Without either, `validation_fraction` of
+  the distinct stories is held out, the first in an order of text hashes that the seed gives: which ones does not
+  depend on where in the corpus they stand, and hardly on what is added to it later. What was taken for which split is
+  logged.
 - No story is in both halves: a training story that is also a validation story is dropped, whatever the source.
 - `max_stories` and `max_validation_stories` keep the first, and come last: training on fewer stories leaves the
   validation stories as they are.
@@ -23,10 +23,8 @@ Decisions:
   a story changes. (Of a stream, it hashes the validation stories, the dataset's commit and the settings.)
 """
 
-import glob
+import json
 import logging
-import re
-from codecs import BOM_UTF8
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -38,29 +36,23 @@ from typing import NamedTuple
 import datasets
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
-from datasets import Dataset, Features, IterableDataset, Value, load_dataset, load_dataset_builder
+from datasets import Dataset, Features, IterableDataset, Value, load_dataset_builder
 from datasets.exceptions import DatasetNotFoundError
 from datasets.fingerprint import Hasher
-from datasets.table import CastError
 
 from .errors import UserError, first_line
-from .sources import FORMATS, file_format, hub_dataset  # noqa: F401  FORMATS for who looks for files of stories
+from .readers import ReadOptions, StoryFile, clean_texts, column_missing, find_column
+from .sources import FORMATS, file_format, find_files, hub_dataset  # noqa: F401  FORMATS for who looks for stories
+from .story_dataset import TEXT, stored_stories, streamed_stories
+from .text_split import AUTO, END_OF_TEXT
 
 
 logger = logging.getLogger(__name__)
 
-VERSION = 1  # in every cache key: raise it when the same source would give other rows
-SEPARATOR = b"<|endoftext|>"
-MAX_STORY_BYTES = 1_000_000  # more without a separator is not a story; also what bounds the memory for a .txt
+VERSION = 2  # in every cache key: raise it when the same source would give other rows
+SEPARATOR = END_OF_TEXT.encode()
 SAMPLE_STORIES, SAMPLE_VALIDATION_STORIES = 20_000, 1_000
 STREAM_VALIDATION_STORIES = 1_000  # held out of a stream, whose length nobody knows
-ENDINGS = ".txt, .json, .jsonl or .csv (also with .gz behind it), .parquet or .arrow"
-SPLITS = {"train": ("train", "training"), "validation": ("validation", "valid", "val", "dev")}
-SPLITS["test"] = ("test", "testing", "eval", "evaluation")
-# what `save_to_disk` and the Hub put beside the data
-NOT_STORIES = ("config.json", "dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")
-TEXT = Features({"text": Value("string")})
 
 
 @dataclass
@@ -88,11 +80,15 @@ def load_corpus(
     num_proc: int | None = None,
     streaming: bool = False,
     cache_dir: str | None = None,
+    text_split: str = AUTO,
+    skip_bad_rows: bool = False,
 ) -> Corpus:
     """Load `source` as stories to train on and stories to validate on.
 
     `validation` names another source to validate on: its own validation split if it has one, else all of it.
-    `text_column` holds the stories; "story" is found without being named.
+    `text_column` holds the stories, matched without case; "story" is found without being named.
+    `text_split` says where stories end in plain text: `auto`, `file`, `line`, `blank-lines`, or the marker that stands
+    between them. `skip_bad_rows` leaves out rows of .jsonl and .csv that cannot be read, and logs how many.
     `seed` chooses the stories that are held out, and those that `sample` makes up.
     `streaming` reads a Hub dataset during training instead of downloading it first; its validation split, or else its
     first stories, are stored all the same. From other sources it only makes `train` an `IterableDataset`.
@@ -103,16 +99,18 @@ def load_corpus(
     if not 0 < validation_fraction < 1:
         raise UserError(f"validation_fraction must be between 0 and 1, but is {validation_fraction}.")
     _require_positive(max_stories=max_stories, max_validation_stories=max_validation_stories)
+    options = ReadOptions(text_column, text_split, skip_bad_rows)
     how = {"num_proc": num_proc, "cache_dir": cache_dir}
-    found = _open(source, seed, streaming, how)
+    found = _open(source, seed, streaming, options, **how)
     train = _clean(_split(found, "train"), found.name, text_column, num_proc)
     held = None
     if validation is not None:
-        held = load_texts(validation, "validation", text_column=text_column, seed=seed, **how)
+        reading = {"text_column": text_column, "text_split": text_split, "skip_bad_rows": skip_bad_rows}
+        held = load_texts(validation, "validation", seed=seed, **reading, **how)
     elif found.splits.keys() & {"validation", "test"}:
         held = _clean(_split(found, "validation"), found.name, text_column, num_proc)
     if isinstance(train, IterableDataset):
-        settings = [VERSION, found.revision, source, validation, text_column, max_stories]
+        settings = [VERSION, found.revision, source, validation, options, max_stories]
         return _stream(train, held, found.name, settings, max_stories, max_validation_stories, cache_dir)
 
     keys = _keys(train, num_proc)
@@ -142,6 +140,8 @@ def load_texts(
     seed: int = 0,
     num_proc: int | None = None,
     cache_dir: str | None = None,
+    text_split: str = AUTO,
+    skip_bad_rows: bool = False,
 ) -> Dataset:
     """Load one split of `source`, nothing held out: "train", or "validation", which is all of a source without splits.
 
@@ -149,7 +149,8 @@ def load_texts(
         UserError: as `load_corpus`.
     """
     _require_positive(max_stories=max_stories)
-    found = _open(source, seed, False, {"num_proc": num_proc, "cache_dir": cache_dir})
+    options = ReadOptions(text_column, text_split, skip_bad_rows)
+    found = _open(source, seed, False, options, num_proc=num_proc, cache_dir=cache_dir)
     if split == "validation" and len(found.splits) == 1:
         split = next(iter(found.splits))
     return _first(_clean(_split(found, split), found.name, text_column, num_proc), max_stories)
@@ -182,15 +183,24 @@ def _split(found: _Source, wanted: str) -> Dataset | IterableDataset:
     return found.splits[wanted]()
 
 
-def _open(source: str, seed: int, streaming: bool, how: dict) -> _Source:
+def _open(
+    source: str, seed: int, streaming: bool, options: ReadOptions, num_proc: int | None, cache_dir: str | None
+) -> _Source:
     if source == "sample":
-        return _open_sample(seed, how["cache_dir"])
+        return _open_sample(seed, cache_dir)
     hub = hub_dataset(source)
     if hub is not None:
-        return _open_hub(source, *hub, streaming, how)
+        return _open_hub(source, *hub, streaming, options, num_proc, cache_dir)
     path = Path(source).expanduser()
-    files = _find_files(path)
-    return _Source(path.resolve().name, {split: partial(_read_files, files[split], how) for split in files})
+    name, files = path.resolve().name, find_files(path)
+    if not path.is_file():
+        logger.info("%s: files taken for %s", name, files.describe())
+    if "validation" in files.splits and "test" in files.splits:
+        logger.warning("%s: left unused: %s", path, ", ".join(file.name for file in files.splits["test"]))
+    read = {
+        split: partial(_read_files, name, split, files.splits[split], options, cache_dir) for split in files.splits
+    }
+    return _Source(name, read)
 
 
 def _open_sample(seed: int, cache_dir: str | None) -> _Source:
@@ -211,17 +221,69 @@ def _open_sample(seed: int, cache_dir: str | None) -> _Source:
     )
 
 
-def _open_hub(name: str, repo: str, config: str | None, revision: str | None, streaming: bool, how: dict) -> _Source:
+def _open_hub(
+    name: str,
+    repo: str,
+    config: str | None,
+    revision: str | None,
+    streaming: bool,
+    options: ReadOptions,
+    num_proc: int | None,
+    cache_dir: str | None,
+) -> _Source:
+    record = Path(cache_dir or datasets.config.HF_DATASETS_CACHE) / "tinystories" / f"{Hasher.hash(name)}.json"
     with _hub_errors(repo):
-        builder = load_dataset_builder(repo, config, revision=revision, cache_dir=how["cache_dir"])
-    if builder.name == "text":
-        raise UserError(
-            f"{repo} holds .txt files, which `datasets` cuts into lines. Download it with "
-            f"`hf download --repo-type dataset {repo} --local-dir DIR` and give DIR instead."
-        )
+        try:
+            builder = load_dataset_builder(repo, config, revision=revision, cache_dir=cache_dir)
+        except ConnectionError:
+            # What was read is in the cache, if only by the names of its files.
+            if streaming or not record.is_file():
+                raise
+            logger.warning("%s: the Hub cannot be reached; what was downloaded before is used", name)
+            files = {
+                split: [StoryFile(*file) for file in files]
+                for split, files in json.loads(record.read_text("utf-8")).items()
+            }
+        else:
+            files = _hub_files(repo, builder)
+    if files is None:
+        return _open_by_datasets(name, repo, builder, streaming, num_proc)
+    revision = Hasher.hash(files)
+    if streaming:
+        read = {split: partial(streamed_stories, name, files[split], options) for split in files}
+    else:
+        record.parent.mkdir(parents=True, exist_ok=True)
+        record.write_text(json.dumps(files), "utf-8")
+        read = {split: partial(_read_hub_files, name, repo, files[split], options, cache_dir) for split in files}
+    return _Source(name, read, revision)
+
+
+def _hub_files(repo: str, builder: datasets.DatasetBuilder) -> dict[str, list[StoryFile]] | None:
+    """The files of a dataset by split; None where its own configuration says how they are read, or we cannot."""
+    if builder.name not in ("text", "json", "csv", "parquet", "arrow") or not builder.config.data_files:
+        return None
+    own = {key: value for key, value in builder.config_kwargs.items() if key not in ("data_files", "data_dir")}
+    files = {
+        str(split): [StoryFile(url, f"{repo}/{url.partition('@')[2].partition('/')[2]}") for url in map(str, urls)]
+        for split, urls in builder.config.data_files.items()
+    }
+    known = all(file_format(file.name) for urls in files.values() for file in urls)
+    return files if known and not own else None
+
+
+def _read_hub_files(
+    name: str, repo: str, files: list[StoryFile], options: ReadOptions, cache_dir: str | None
+) -> Dataset:
+    with _hub_errors(repo):
+        return stored_stories(name, files, options, Hasher.hash([VERSION, files, options]), cache_dir)
+
+
+def _open_by_datasets(
+    name: str, repo: str, builder: datasets.DatasetBuilder, streaming: bool, num_proc: int | None
+) -> _Source:
     with _hub_errors(repo):
         if not streaming:
-            builder.download_and_prepare(num_proc=how["num_proc"])
+            builder.download_and_prepare(num_proc=num_proc)
         splits = builder.as_streaming_dataset() if streaming else builder.as_dataset()
     return _Source(name, {split: partial(splits.get, split) for split in splits}, str(builder.hash))
 
@@ -232,124 +294,43 @@ def _hub_errors(repo: str) -> Iterator[None]:
         yield
     except DatasetNotFoundError as error:
         raise UserError(
-            f"{_line(error)}. There is no such file or folder here either. If it is private or gated: `hf auth login`."
+            f"{first_line(error).rstrip('.')}. There is no such file or folder here either. "
+            "If it is private or gated: `hf auth login`."
         ) from error
     except ConnectionError as error:
         raise UserError(
-            f"{repo} is no file or folder here, and the Hub cannot be asked for it: {_line(error)}. "
+            f"{repo} is no file or folder here, and the Hub cannot be asked for it: {first_line(error).rstrip('.')}. "
             "Check the connection and HF_HUB_OFFLINE, or give local files or `sample`."
         ) from error
     except Exception as error:
-        raise UserError(f"The dataset {repo} cannot be loaded: {_line(_reason(error))}.") from error
+        reason = _reason(error)
+        if isinstance(reason, UserError):
+            raise reason from None
+        raise UserError(f"The dataset {repo} cannot be loaded: {first_line(reason).rstrip('.')}.") from error
 
 
 # Local files
 
 
-def _find_files(path: Path) -> dict[str, list[Path]]:
-    """The files of a file, folder or glob by split; all are "train" unless their names say otherwise."""
-    if path.is_file() and not file_format(path):
-        raise UserError(f"{path} does not end in {ENDINGS}.")
-    if path.is_file():
-        return {"train": [path]}
-    root = path if path.is_dir() else path.parent
-    found = path.rglob("*") if path.is_dir() else map(Path, glob.glob(str(path), recursive=True))
-    files = {}
-    for file in sorted(found):
-        parts = file.relative_to(root).parts if path.is_dir() else (file.name,)
-        hidden = any(part.startswith(".") for part in parts)
-        if file.is_file() and file_format(file) and file.name not in NOT_STORIES and not hidden:
-            files.setdefault(_split_name(parts), []).append(file)
-    if not files:
-        raise UserError(f"{path} holds no files that end in {ENDINGS}.")
-    if "validation" in files and "test" in files:
-        logger.warning("%s: left unused: %s", path, ", ".join(file.name for file in files["test"]))
-    return files
-
-
-def _split_name(parts: tuple[str, ...]) -> str:
-    """So train-00000-of-00004.parquet, TinyStoriesV2-GPT4-train.txt and train/stories.txt are all "train"."""
-    *folders, file = (part.lower() for part in parts)
-    words = [word for word in re.findall("[a-z]+", file.split(".")[0]) if word != "of"]
-    for word in [*words[:1], *words[-1:], *reversed(folders)]:  # inside, as in the-test-of-time.txt, it is a word
-        for split, names in SPLITS.items():
-            if word in names:
-                return split
-    return "train"
-
-
-def _read_files(files: list[Path], how: dict) -> Dataset:
-    """Files of one format as one dataset, with whatever columns they have."""
+def _read_files(source: str, split: str, files: list[Path], options: ReadOptions, cache_dir: str | None) -> Dataset:
+    """The stories of files of one format."""
     if empty := [file for file in files if not file.stat().st_size]:
         raise UserError(f"{empty[0]} is empty.")
     kinds = {file_format(file): file.name for file in files}
     if len(kinds) > 1:
         raise UserError(f"{' and '.join(kinds.values())} differ in format; choose with a glob such as 'folder/*.txt'.")
-    kind, paths = next(iter(kinds)), [str(file.resolve()) for file in files]
-    how = {**how, "num_proc": how["num_proc"] and min(how["num_proc"], len(files))}
+    found = [StoryFile(str(file.resolve()), str(file)) for file in files]
+    stats = [(file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    key = Hasher.hash([VERSION, found, stats, options])
+    name = source if len(files) == 1 else f"{source}, {split}"
     try:
-        if kind == "text":
-            stats = [(file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-            key = Hasher.hash([VERSION, paths, stats])
-            return Dataset.from_generator(
-                _read_txt, features=TEXT, gen_kwargs={"paths": paths}, fingerprint=key, **how
-            )
         with _quiet():
-            return load_dataset(kind, data_files=[glob.escape(path) for path in paths], split="train", **how)
+            return stored_stories(name, found, options, key, cache_dir)
     except Exception as error:
         reason = _reason(error)
         if isinstance(reason, UserError):
             raise reason from None
-        if "corresponds to no data" in str(reason):
-            raise UserError(f"{', '.join(file.name for file in files[:3])} holds no stories.") from None
-        culprit = files[0] if len(files) == 1 else next(filter(partial(_is_unreadable, kind), files), files[0].parent)
-        raise UserError(f"{culprit} cannot be read as {kind}: {_line(reason)}.") from error
-
-
-def _is_unreadable(kind: str, file: Path) -> bool:
-    """`datasets` does not say which of many files stopped it."""
-    try:
-        with _quiet():
-            for _ in load_dataset(kind, data_files=glob.escape(str(file)), split="train", streaming=True):
-                pass
-    except Exception:
-        return True
-    return False
-
-
-def _read_txt(paths: list[str]) -> Iterator[dict[str, str]]:
-    for path in paths:
-        found = False
-        for offset, story, ended in _pieces(path):
-            found |= ended
-            if len(story) > MAX_STORY_BYTES or not found:
-                raise UserError(
-                    f"{path} has no <|endoftext|> in {len(story):,} bytes from byte {offset:,}: put one on a line "
-                    "between stories, or write them as .jsonl."
-                )
-            try:
-                text = story.decode().replace("\r\n", "\n").strip()
-            except UnicodeDecodeError as error:
-                at, byte = offset + error.start, story[error.start]
-                raise UserError(f"{path} is not UTF-8: byte 0x{byte:02x} at offset {at:,}.") from None
-            if text:
-                yield {"text": text}
-
-
-def _pieces(path: str) -> Iterator[tuple[int, bytes, bool]]:
-    """What lies between separators: its offset, its bytes, and whether a separator ended it."""
-    with pa.input_stream(path) as stream:  # decompresses .gz
-        buffer, offset = stream.read(len(BOM_UTF8)), 0
-        if buffer == BOM_UTF8:
-            buffer, offset = b"", len(BOM_UTF8)
-        while chunk := stream.read(1 << 20):
-            *stories, buffer = (buffer + chunk).split(SEPARATOR)
-            for story in stories:
-                yield offset, story, True
-                offset += len(story) + len(SEPARATOR)
-            if len(buffer) > MAX_STORY_BYTES:
-                break
-    yield offset, buffer, False
+        raise
 
 
 # Rows
@@ -359,16 +340,17 @@ def _clean(
     dataset: Dataset | IterableDataset, name: str, text_column: str, num_proc: int | None
 ) -> Dataset | IterableDataset:
     """Only the column with the stories, as "text", trimmed; without the rows that have none."""
-    if dataset.info.builder_name == "generator":  # ours, which yield just that
+    if dataset.features == TEXT and dataset.info.builder_name in ("generator", "story_dataset"):
         return dataset
     features = dataset.features or dataset._resolve_features().features  # a stream of .jsonl does not know them
-    columns = f"name the column with the stories with --text-column; there are: {', '.join(features)}"
-    column = "story" if text_column == "text" and "text" not in features and "story" in features else text_column
-    if column not in features:
-        raise UserError(f"{name} has no column {column}: {columns}.")
+    if (column := find_column(list(features), text_column)) is None:
+        raise column_missing(name, features, text_column)
     kind = getattr(features[column], "dtype", type(features[column]).__name__)
     if kind not in ("string", "large_string"):
-        raise UserError(f"The column {column} of {name} is of type {kind}, not text: {columns}.")
+        raise UserError(
+            f"The column {column} of {name} is of type {kind}, not text: name the column with the stories with "
+            f"--text-column; there are: {', '.join(features)}."
+        )
     options = {"batched": True, "features": TEXT, "fn_kwargs": {"column": column, "version": VERSION}}
     arrow = dataset.select_columns(column).with_format("arrow")
     if isinstance(dataset, IterableDataset):
@@ -376,7 +358,7 @@ def _clean(
     try:
         stories = arrow.map(_clean_rows, num_proc=num_proc, desc="Reading stories", **options).with_format(None)
     except pa.ArrowInvalid as error:
-        raise UserError(f"{name} holds text that cannot be used: {_line(error)}.") from error
+        raise UserError(f"{name} holds text that cannot be used: {first_line(error)}.") from error
     if not len(stories):
         raise UserError(f"{name} holds no stories.")
     if dropped := len(dataset) - len(stories):
@@ -385,10 +367,9 @@ def _clean(
 
 
 def _clean_rows(table: pa.Table, column: str, version: int) -> pa.Table:
-    text = table[column].cast(pa.string())
-    text.validate(full=True)  # `datasets` lets bytes that are not UTF-8 pass from .json and .parquet
-    text = pc.utf8_trim_whitespace(text)
-    return pa.table({"text": text.filter(pc.greater(pc.binary_length(text), 0))})
+    texts = table[column].cast(pa.string())
+    texts.validate(full=True)  # `datasets` lets bytes that are not UTF-8 pass
+    return pa.table({"text": clean_texts(texts).drop_null()})
 
 
 def _keys(stories: Dataset, num_proc: int | None = None) -> np.ndarray:
@@ -455,12 +436,6 @@ def _reason(error: BaseException) -> BaseException:
     while error.__cause__ is not None and not isinstance(error, UserError):
         error = error.__cause__
     return error
-
-
-def _line(error: BaseException) -> str:
-    if isinstance(error, CastError):
-        return f"not every file has the same columns: {error.details()}"
-    return first_line(error)
 
 
 @contextmanager
