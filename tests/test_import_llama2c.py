@@ -16,7 +16,8 @@ from modeling_tinyllama import TinyLlamaForCausalLM
 from tinystories.cli import main
 from tinystories.errors import UserError
 from tinystories.interop.imports import import_model
-from tinystories.interop.llama2c import load_llama2c, load_llama2c_tokenizer
+from tinystories.interop.llama2c import load_llama2c
+from tinystories.interop.spm import load_llama2c_tokenizer
 from tinystories.sample import sample_stories
 from tinystories.tokenization import PreTrainedTokenizerFast
 
@@ -388,7 +389,8 @@ def test_decoding_is_llama2cs(pieces, tokenizer):
 
 
 def test_special_tokens_and_lengths(tokenizer, pieces):
-    assert (tokenizer.unk_token_id, tokenizer.bos_token_id, tokenizer.eos_token_id) == (0, 1, 2)
+    # Stories end with the token that begins the next one, as llama2.c trains.
+    assert (tokenizer.unk_token_id, tokenizer.bos_token_id, tokenizer.eos_token_id) == (0, 1, 1)
     assert tokenizer.pad_token_id == 0 != tokenizer.eos_token_id
     assert tokenizer.model_max_length == 96 and len(tokenizer) == VOCAB_SIZE
     text = "Once</s> upon<s>"
@@ -436,13 +438,13 @@ def test_the_folder_goes_on_as_the_file_does(kind, source, pieces, tmp_path, cap
     assert [path.name for path in out.parent.iterdir()] == ["out"]
 
     config = json.loads((out / "config.json").read_text())
-    assert (config["pad_token_id"], config["bos_token_id"], config["eos_token_id"]) == (0, 1, 2)
+    assert (config["pad_token_id"], config["bos_token_id"], config["eos_token_id"]) == (0, 1, 1)
     assert config["max_position_embeddings"] == 96 and config["rms_norm_eps"] == 1e-5
     assert json.loads((out / "tokenizer_config.json").read_text())["tokenizer_class"] == "PreTrainedTokenizerFast"
     assert type(PreTrainedTokenizerFast.from_pretrained(out)) is PreTrainedTokenizerFast
 
     model, tokenizer = AutoModelForCausalLM.from_pretrained(out), AutoTokenizer.from_pretrained(out)
-    assert model.generation_config.do_sample and model.generation_config.eos_token_id == [2, 1]
+    assert model.generation_config.do_sample and model.generation_config.eos_token_id == [1, 2]
     inputs = tokenizer("Once upon a time", return_tensors="pt")
     ids = inputs["input_ids"][0].tolist()
     assert ids == encode(pieces, "Once upon a time")
@@ -456,7 +458,13 @@ def test_the_folder_goes_on_as_the_file_does(kind, source, pieces, tmp_path, cap
 def test_the_tokenizer_is_found_beside_the_model_or_named(source, pieces, tmp_path):
     model = source()
     (model.parent / "tokenizer.bin").rename(tmp_path / "elsewhere.bin")
-    with pytest.raises(UserError, match=f"no tok{VOCAB_SIZE}.bin or tokenizer.bin beside.*--tokenizer"):
+    with pytest.raises(
+        UserError,
+        match=(
+            f"no tok{VOCAB_SIZE}.bin, tok{VOCAB_SIZE}.model, tokenizer.bin, tokenizer.model or "
+            rf"\*.model beside .*model.bin: name .*--tokenizer"
+        ),
+    ):
         import_model(model, tmp_path / "out")
     assert import_model(model, tmp_path / "out", tmp_path / "elsewhere.bin").difference <= 1e-5
     (tmp_path / "elsewhere.bin").rename(model.parent / f"tok{VOCAB_SIZE}.bin")
@@ -563,7 +571,7 @@ def test_a_damaged_tokenizer_is_one_line(source, pieces, tmp_path):
         import_model(source(legacy(make_model(seq_len=2))), tmp_path / "out")
     assert import_model(source(legacy(make_model(seq_len=3))), tmp_path / "least").two_ahead_loss > 0
     small = make_model(vocab_size=200)
-    with pytest.raises(UserError, match="200 tokens has no tokenizer"):
+    with pytest.raises(UserError, match="goes on for .* after the 200 pieces that the model has"):
         import_model(source(legacy(small)), tmp_path / "out")
     with pytest.raises(UserError, match="There is no tokenizer"):
         import_model(source(), tmp_path / "out", tmp_path / "none.bin")

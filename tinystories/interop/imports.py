@@ -10,6 +10,7 @@ Design decisions
   model of labels that were shifted twice is written all the same, and the user is told.
 """
 
+import logging
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,21 +21,27 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from modeling_tinyllama import TinyLlamaForCausalLM
+from tinystories.tokenization import PreTrainedTokenizerFast, vocabulary_size
 
 from ..decoding import load_tokenizer, preset_config
 from ..errors import UserError
 from ..objective import loss_ahead
 from ..sample import sample_stories
-from .llama2c import KINDS, load_llama2c, load_llama2c_tokenizer, read_header
+from .llama2c import KINDS, Header, load_llama2c, read_header
+from .spm import alternative_to, end_with, find_piece_tokenizer, load_piece_tokenizer
 from .stock import TOLERANCE, check_out, compare, from_stock, load_stock, written_beside
 from .wikimini import load_wikimini, load_wikimini_tokenizer
 
+
+logger = logging.getLogger(__name__)
 
 STORIES_SCORED = 6
 # In tokens: at two of them, nothing stands two ahead.
 SHORTEST_CONTEXT = 3
 # In nats. A model that has not learnt anything yet is equally bad at both distances, give or take a little.
 CLEAR = 0.1
+# Below this probability behind a story, a token is not what ends one.
+LEAST_END = 0.1
 
 
 @dataclass(frozen=True)
@@ -87,7 +94,7 @@ def import_model(source: str | Path, out: str | Path, tokenizer: str | Path | No
     check_out(out)
     read = _reader(Path(source))(source, tokenizer)
     model = read.model
-    entries = 1 + max(read.tokenizer.get_vocab().values())
+    entries = vocabulary_size(read.tokenizer)
     if entries > model.config.vocab_size:
         raise UserError(
             f"The tokenizer has {entries:,} entries and the model {model.config.vocab_size:,}: they do not belong "
@@ -159,18 +166,56 @@ def _read_wikimini(source: str | Path, tokenizer: str | Path | None) -> Source:
 def _read_llama2c(source: str | Path, tokenizer: str | Path | None) -> Source:
     source = Path(source)
     header = read_header(source)
-    usual = [source.parent / name for name in (f"tok{header.vocab_size}.bin", "tokenizer.bin")]
-    if tokenizer is None:
-        tokenizer = next((file for file in usual if file.is_file()), None)
-    if tokenizer is None:
-        names = " or ".join(file.name for file in usual)
-        raise UserError(f"There is no {names} beside {source}: name the tokenizer's file with --tokenizer.")
-    words = load_llama2c_tokenizer(tokenizer, header.vocab_size, header.seq_len)
+    words = _llama2c_tokenizer(source, header, tokenizer)
     model = load_llama2c(source)
+    # llama2.c trains on `<s> story <s> story`, but a model of Meta in its format ends with `</s>`.
+    specials = {i: token.content for i, token in words.added_tokens_decoder.items() if i != words.unk_token_id}
+    chances = {token: _chance_at_end(model, words, token) for token in specials}
+    likeliest = max(chances, key=chances.get)
+    if chances[likeliest] > LEAST_END:
+        end_with(words, specials[likeliest])
+    for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+        setattr(model.config, name, getattr(words, name))
     generation = preset_config("plain", words, max_new_tokens=header.seq_len * 3 // 4)
-    generation.eos_token_id = [words.eos_token_id, words.bos_token_id]
+    others = [token for token in specials if token not in (words.eos_token_id, words.pad_token_id)]
+    generation.eos_token_id = [words.eos_token_id, *others]
     model.generation_config = generation
     return Source(f"llama2.c, {KINDS[header.version]}", model, words, model)
+
+
+def _llama2c_tokenizer(source: Path, header: Header, named: str | Path | None) -> PreTrainedTokenizerFast:
+    """The tokenizer that is `named`, as a file or a folder, or else the one beside the model."""
+    vocab_size, context = header.vocab_size, header.seq_len
+    folder = source.parent if named is None else Path(named)
+    if named is not None and not folder.is_dir():
+        return load_piece_tokenizer(named, vocab_size, context)
+    file, names = find_piece_tokenizer(folder, vocab_size)
+    if file is None:
+        where = f"beside {source}" if named is None else f"in {folder}"
+        raise UserError(f"There is no {', '.join(names[:-1])} or {names[-1]} {where}: name the tokenizer's file with "
+                        f"--tokenizer.")  # fmt: skip
+    words = load_piece_tokenizer(file, vocab_size, context)
+    other = alternative_to(file, vocab_size)
+    if other is not None:
+        trained_with = load_piece_tokenizer(other, vocab_size, context)
+        for story in sample_stories(STORIES_SCORED):
+            if trained_with(story, verbose=False)["input_ids"] != words(story, verbose=False)["input_ids"]:
+                logger.warning("%s does not encode as %s does, which is taken instead.", file.name, other.name)
+                return trained_with
+    return words
+
+
+@torch.no_grad()
+def _chance_at_end(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, token: int) -> float:
+    """The probability of `token` behind built-in stories (their geometric mean)."""
+    context = model.config.max_position_embeddings
+    logs = []
+    for story in sample_stories(STORIES_SCORED):
+        begin, *ids = tokenizer(story, verbose=False)["input_ids"]
+        # Of a longer story, the end.
+        logits = model(torch.tensor([[begin, *ids[max(0, len(ids) - context + 1) :]]])).logits[0, -1]
+        logs.append(logits.float().log_softmax(-1)[token].item())
+    return math.exp(sum(logs) / len(logs))
 
 
 def _read_stock(source: str | Path, tokenizer: str | Path | None) -> Source:

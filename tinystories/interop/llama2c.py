@@ -1,4 +1,4 @@
-"""Models and tokenizers of github.com/karpathy/llama2.c, from the files that its C programs read.
+"""Models of github.com/karpathy/llama2.c, from the files that its C programs read. Their tokenizers are in `spm.py`.
 
 Design decisions
 - **All three kinds of model file**: "legacy" (seven integers, then float32), version 1 (a header of 256 bytes, then
@@ -9,17 +9,6 @@ Design decisions
   The rest is fixed in llama2.c: whole heads are rotated, theta is 10,000, the norm's epsilon 1e-5.
 - **The header is checked against the length of the file before anything is read.** A file without a magic number is a
   legacy model exactly if its length is what its first seven integers imply.
-- **The tokenizer is a list of merges.** llama2.c joins, again and again, the two neighbours whose union has the best
-  score. With distinct scores that is a BPE whose merges are all pairs that make a piece, in the order of the pieces'
-  scores; the order of the pairs that make the same piece was not seen to matter in thousands of random vocabularies.
-  Where two pieces that can be made have the same score, it takes the leftmost, which no list of merges says,
-  and the tokenizer is refused.
-- **A space is a space.** A text gets one in front, and pieces have them as they are: the sign that SentencePiece
-  writes for it would make that sign in a text a space too.
-- **A story ends where the next begins.** llama2.c trains on `<s> story <s> story`, and its programs stop at `<s>`;
-  the models of Meta end with `</s>`. So the tokenizer keeps the ids of the file, and `generate()` stops at both.
-- **`<unk>` pads.** No text has it, since unknown characters are spelt in bytes, and another token would need a row
-  that the embedding does not have.
 """
 
 import math
@@ -30,11 +19,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from tokenizers import Tokenizer, decoders, models, normalizers, processors
 
 from modeling_tinyllama import TinyLlamaConfig, TinyLlamaForCausalLM
-from tinystories.tokenization import PreTrainedTokenizerFast
-from tinystories.tokenization.bpe import CHAT_TEMPLATE
 
 from ..errors import UserError, first_line
 
@@ -42,12 +28,6 @@ from ..errors import UserError, first_line
 MAGIC = 0x616B3432  # "ak42"
 HEADER_BYTES = {0: 28, 1: 256, 2: 256}
 KINDS = {0: "legacy, float32", 1: "version 1, float32", 2: "version 2, int8"}
-UNK, BOS, EOS = SPECIAL_TOKENS = ["<unk>", "<s>", "</s>"]
-FIRST_PIECE = len(SPECIAL_TOKENS) + 256
-# Longer ones are not in any vocabulary: who claims them is another kind of file.
-LONGEST_PIECE = 1024
-# What llama2.c starts its search for the best score from.
-LOWEST_SCORE = -1e10
 
 
 @dataclass(frozen=True)
@@ -205,54 +185,6 @@ def load_llama2c(path: str | Path) -> TinyLlamaForCausalLM:
     return model.eval()
 
 
-def load_llama2c_tokenizer(path: str | Path, vocab_size: int, model_max_length: int) -> PreTrainedTokenizerFast:
-    """The tokenizer in a file such as `tokenizer.bin`, which encodes as llama2.c does, `<s>` in front.
-
-    As with every tokenizer of transformers, the name of a special token in a text is that token; with
-    `split_special_tokens=True` it is spelt out, as llama2.c always does.
-
-    Decoding drops one space at the beginning, where llama2.c drops the one after `<s>`. It does so where there is no
-    `<s>`, too, as transformers' own Llama tokenizers do, since special tokens are skipped before anything is decoded:
-    so decode a story whole. What decodes new tokens alone, as the pipeline of transformers 5 does, loses a space.
-
-    Args:
-        vocab_size: of the model; the file does not say how many pieces it has.
-        model_max_length: in tokens.
-
-    Raises:
-        UserError: where the file is no such tokenizer, or no list of merges encodes as it does.
-    """
-    path = Path(path)
-    pieces = _read_pieces(path, vocab_size)
-    ids = {piece: i for i, (piece, _) in enumerate(pieces)}
-    if len(ids) < len(pieces):
-        twice = next(piece for i, (piece, _) in enumerate(pieces) if ids[piece] != i)
-        raise UserError(f"{path} has the piece {twice!r} twice.")
-    if " " not in ids:
-        raise UserError(f"{path} has no piece for the space, which llama2.c puts in front of every text.")
-
-    backend = Tokenizer(models.BPE(vocab=ids, merges=_merges(path, pieces, ids), byte_fallback=True, unk_token=UNK))
-    backend.normalizer = normalizers.Prepend(" ")
-    backend.post_processor = processors.TemplateProcessing(
-        single=f"{BOS} $A", pair=f"{BOS} $A {BOS}:1 $B:1", special_tokens=[(BOS, ids[BOS])]
-    )
-    backend.decoder = decoders.Sequence(
-        [decoders.ByteFallback(), decoders.Fuse(), decoders.Replace(f"{BOS} ", BOS), decoders.Strip(" ", 1, 0)]
-    )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=backend,
-        bos_token=BOS,
-        eos_token=EOS,
-        unk_token=UNK,
-        pad_token=UNK,
-        model_max_length=model_max_length,
-        padding_side="left",
-        clean_up_tokenization_spaces=False,
-        chat_template=CHAT_TEMPLATE,
-        model_input_names=["input_ids", "attention_mask"],
-    )
-
-
 def _fault(header: Header) -> str | None:
     for name in ("dim", "hidden_dim", "n_layers", "n_heads", "n_kv_heads", "vocab_size", "seq_len", "group_size"):
         if getattr(header, name) < 1:
@@ -316,80 +248,3 @@ def _pairs_to_halves(weight: torch.Tensor, head_size: int) -> torch.Tensor:
     """Rows of `[heads * head_size, dim]`, of each head first those with an even number, then those with an odd one."""
     heads = weight.view(-1, head_size // 2, 2, weight.shape[-1])
     return heads.transpose(1, 2).reshape(weight.shape)
-
-
-def _read_pieces(path: Path, vocab_size: int) -> list[tuple[str, float]]:
-    """Names and scores of the pieces, bytes named as `tokenizers` names them."""
-    if not path.is_file():
-        raise UserError(f"There is no tokenizer {path}.")
-    if vocab_size < FIRST_PIECE:
-        raise UserError(
-            f"A model of {vocab_size} tokens has no tokenizer of llama2.c, where special tokens and bytes alone are "
-            f"{FIRST_PIECE}."
-        )
-    raw: list[tuple[bytes, float]] = []
-    left = path.stat().st_size
-    with path.open("rb") as file:
-        longest = int.from_bytes(file.read(4), "little")
-        left -= 4
-        if not 0 < longest <= LONGEST_PIECE:
-            raise UserError(f"{path} is no tokenizer of llama2.c: its longest piece would have {longest:,} bytes.")
-        while len(raw) < vocab_size:
-            if left < 8:
-                raise UserError(
-                    f"{path} ends after {len(raw):,} pieces, and the model has {vocab_size:,}: it is cut short, or "
-                    f"another model's."
-                )
-            score, length = struct.unpack("<fi", file.read(8))
-            left -= 8 + length
-            if not 0 < length <= longest:
-                raise UserError(
-                    f"{path} is no tokenizer of llama2.c: piece {len(raw):,} would have {length:,} bytes, and the "
-                    f"longest {longest:,}."
-                )
-            if left < 0:
-                raise UserError(f"{path} is cut short: it ends in piece {len(raw):,}.")
-            if not math.isfinite(score):
-                raise UserError(f"{path} is damaged: the score of piece {len(raw):,} is {score}.")
-            raw.append((file.read(length), score))
-    if left:
-        raise UserError(
-            f"{path} goes on for {left:,} bytes after the {vocab_size:,} pieces that the model has: it is another "
-            f"model's, or damaged."
-        )
-
-    pieces: list[tuple[str, float]] = []
-    for i, (spelling, score) in enumerate(raw):
-        if i < len(SPECIAL_TOKENS):
-            name = SPECIAL_TOKENS[i]
-        elif i < FIRST_PIECE:
-            byte = i - len(SPECIAL_TOKENS)
-            name = f"<0x{byte:02X}>"
-            # Early versions of llama2.c wrote the byte itself, or the character of that number.
-            if spelling not in (name.encode(), bytes([byte]), chr(byte).encode()):
-                raise UserError(f"{path} is no tokenizer of llama2.c: piece {i} should be byte {byte}.")
-        else:
-            try:
-                name = spelling.decode()
-            except UnicodeDecodeError:
-                raise UserError(f"{path} is damaged: piece {i:,} is not UTF-8.") from None
-        pieces.append((name, score))
-    return pieces
-
-
-def _merges(path: Path, pieces: list[tuple[str, float]], ids: dict[str, int]) -> list[tuple[str, str]]:
-    """All pairs that make a piece, best score first."""
-    made_of: dict[int, list[tuple[str, str]]] = {}
-    for i, (piece, score) in enumerate(pieces[FIRST_PIECE:], FIRST_PIECE):
-        cuts = ((piece[:cut], piece[cut:]) for cut in range(1, len(piece)))
-        pairs = [pair for pair in cuts if all(ids.get(part, 0) >= FIRST_PIECE for part in pair)]
-        if pairs and score > LOWEST_SCORE:
-            made_of[i] = pairs
-    order = sorted(made_of, key=lambda i: -pieces[i][1])
-    for one, other in zip(order, order[1:], strict=False):
-        if pieces[one][1] == pieces[other][1]:
-            raise UserError(
-                f"{path} gives the pieces {pieces[one][0]!r} and {pieces[other][0]!r} the same score: which of them "
-                f"llama2.c makes depends on where they stand, and no tokenizer of transformers can do the same."
-            )
-    return [pair for i in order for pair in made_of[i]]
