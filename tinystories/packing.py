@@ -28,11 +28,12 @@ import torch
 from datasets.fingerprint import Hasher
 from transformers import PreTrainedTokenizerBase
 
+from tinystories.tokenization import vocabulary_size
 from tinystories.tokenization.words import text_encoder, word_encoder
 
 
 IGNORE_INDEX = -100
-_CACHE_VERSION = 2
+_CACHE_VERSION = 3
 
 
 def tokenize_stories(
@@ -50,7 +51,7 @@ def tokenize_stories(
     """
     bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
     key = Hasher.hash((_CACHE_VERSION, fingerprint, len(stories), tokenizer_fingerprint(tokenizer), bos, eos))
-    id_type = "uint16" if len(tokenizer) <= 2**16 else "int32"
+    id_type = np.dtype(_id_type(tokenizer)).name
     tokenised = stories.with_format("arrow").map(
         encode_stories(tokenizer),
         batched=True,
@@ -68,7 +69,7 @@ def tokenize_stories(
 def encode_stories(tokenizer: PreTrainedTokenizerBase) -> Callable[[pa.Table], pa.Table]:
     """What [`tokenize_stories`] does to a table with the column `text`."""
     bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
-    id_type = np.uint16 if len(tokenizer) <= 2**16 else np.int32
+    id_type = _id_type(tokenizer)
     # A special token's name inside a story is spelt out, so that only the real end of a story ends it.
     encode = word_encoder(tokenizer) or text_encoder(tokenizer)
 
@@ -84,6 +85,10 @@ def encode_stories(tokenizer: PreTrainedTokenizerBase) -> Callable[[pa.Table], p
         return pa.table({"input_ids": pa.ListArray.from_arrays(offsets, ids), "bytes": pc.binary_length(texts)})
 
     return encode_table
+
+
+def _id_type(tokenizer: PreTrainedTokenizerBase) -> type:
+    return np.uint16 if vocabulary_size(tokenizer) <= 2**16 else np.int32
 
 
 def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:

@@ -33,6 +33,7 @@ from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 import modeling_tinyllama  # noqa: F401  registers the architecture
+from tinystories.tokenization import vocabulary_size
 
 from .decoding import PRESETS, load_tokenizer, preset_config, tell_story
 from .errors import UserError, first_line
@@ -127,9 +128,9 @@ def load_run(run: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     for name, weight in model.state_dict().items():
         if not torch.isfinite(weight).all():
             raise UserError(f"{run} is damaged: {name} holds numbers that are not finite.")
-    if len(tokenizer) > model.config.vocab_size:
+    if (entries := vocabulary_size(tokenizer)) > model.config.vocab_size:
         raise UserError(
-            f"The tokenizer in {run} has {len(tokenizer):,} entries and the model {model.config.vocab_size:,}: they "
+            f"The tokenizer in {run} has {entries:,} entries and the model {model.config.vocab_size:,}: they "
             f"do not belong together."
         )
     return model.eval(), tokenizer

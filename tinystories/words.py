@@ -11,6 +11,8 @@ from collections.abc import Sequence
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
+from tinystories.tokenization import vocabulary_size
+
 from .text_statistics import ARTICLES
 
 
@@ -60,7 +62,7 @@ class TokenKinds:
         # A line feed in place of a special token keeps the words on its two sides apart.
         self._pieces = [
             "\n" if index in special else _piece(tokenizer, index, token)
-            for index, token in enumerate(tokenizer.convert_ids_to_tokens(range(len(tokenizer))))
+            for index, token in enumerate(tokenizer.convert_ids_to_tokens(range(vocabulary_size(tokenizer))))
         ]
 
     def __call__(self, token_ids: Sequence[int]) -> np.ndarray:
@@ -75,7 +77,9 @@ class TokenKinds:
         return kinds
 
 
-def _piece(tokenizer: PreTrainedTokenizerBase, index: int, token: str) -> str:
+def _piece(tokenizer: PreTrainedTokenizerBase, index: int, token: str | None) -> str:
+    if token is None:  # an id that no token has
+        return ""
     # Decoded alone, a token of SentencePiece's kind loses the space that it begins with.
     if token.startswith("▁"):
         return token.replace("▁", " ")

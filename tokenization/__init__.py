@@ -10,6 +10,7 @@ Texts come as plain iterables of strings; where they come from is not this packa
 
 from .bpe import BOS, EOS, PAD, UNK, PreTrainedTokenizerFast, build_tokenizer, tokenizer_report, train_bpe
 from .topk import cut_to_top_k
+from .vocabulary import vocabulary_size
 
 
 __all__ = [
@@ -22,4 +23,5 @@ __all__ = [
     "cut_to_top_k",
     "tokenizer_report",
     "train_bpe",
+    "vocabulary_size",
 ]

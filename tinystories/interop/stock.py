@@ -42,6 +42,7 @@ from transformers import (
 )
 
 from modeling_tinyllama import TinyLlamaConfig, TinyLlamaForCausalLM
+from tinystories.tokenization import vocabulary_size
 
 from ..decoding import load_model
 from ..errors import UserError, first_line
@@ -112,9 +113,9 @@ def export_stock(run: str | Path, out: str | Path, to: str | None = None) -> Exp
         raise UserError(
             f"The model in {run} is a {model.config.model_type} and no tinyllama: transformers loads it as it is."
         )
-    if len(tokenizer) > model.config.vocab_size:
+    if (entries := vocabulary_size(tokenizer)) > model.config.vocab_size:
         raise UserError(
-            f"The tokenizer in {run} has {len(tokenizer):,} entries and the model {model.config.vocab_size:,}: they "
+            f"The tokenizer in {run} has {entries:,} entries and the model {model.config.vocab_size:,}: they "
             f"do not belong together."
         )
     model = model.cpu()

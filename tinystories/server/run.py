@@ -13,6 +13,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 from transformers.utils.logging import disable_progress_bar
 
+from tinystories.tokenization import vocabulary_size
+
 from ..decoding import load_model, load_tokenizer
 from ..errors import UserError, first_line
 from .api import create_app
@@ -103,8 +105,8 @@ def load(settings: Settings) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     if settings.tokenizer:
         tokenizer = load_tokenizer(_fetched(settings.tokenizer))
     entries = model.config.get_text_config(decoder=True).vocab_size
-    if len(tokenizer) > entries:
-        raise UserError(f"The tokenizer has {len(tokenizer)} entries, but the model knows {entries}: it is another's.")
+    if (needed := vocabulary_size(tokenizer)) > entries:
+        raise UserError(f"The tokenizer has {needed} entries, but the model knows {entries}: it is another's.")
     if settings.device not in (None, "auto"):
         try:
             model.to(settings.device)
