@@ -36,6 +36,7 @@ from tinystories.fast import accelerate
 from tinystories.interop.gguf import export_gguf
 from tinystories.llamacpp import LlamaCpp, require_package, story_settings
 from tinystories.presets import GGUF_DTYPES
+from tinystories.prompts import encode_prompt
 from tinystories.sizes import SIZES
 
 
@@ -46,14 +47,14 @@ def engines(run: Path, folder: Path, options: argparse.Namespace) -> dict[str, C
     """By name, what tells the story: its text, and of how many tokens it is. GGUF files are written to `folder`."""
     model, tokenizer = load_model(str(run))
     model = model.to("cpu").float()
-    inputs = tokenizer(PROMPT, return_tensors="pt", return_token_type_ids=False)
-    length, greedy = inputs["input_ids"].shape[1], preset_config("greedy", tokenizer, options.tokens)
+    ids = torch.tensor([encode_prompt(tokenizer, PROMPT)])
+    length, greedy = ids.shape[1], preset_config("greedy", tokenizer, options.tokens)
 
     def by_transformers(model) -> Callable[[], tuple[str, int]]:
         model.generation_config = greedy
 
         def tell() -> tuple[str, int]:
-            tokens = model.generate(**inputs)[0, length:]
+            tokens = model.generate(ids, attention_mask=torch.ones_like(ids))[0, length:]
             return tokenizer.decode(tokens, skip_special_tokens=True), len(tokens)
 
         return tell
@@ -61,8 +62,8 @@ def engines(run: Path, folder: Path, options: argparse.Namespace) -> dict[str, C
     def by_llama_cpp(dtype: str) -> Callable[[], tuple[str, int]]:
         file = export_gguf(run, folder / f"{dtype}.gguf", dtype).file
         server = LlamaCpp(file, model.config.max_position_embeddings, torch.get_num_threads())
-        ids, settings = inputs["input_ids"][0].tolist(), story_settings(run, "greedy")
-        return lambda: server.write(ids, settings, max_new_tokens=options.tokens)
+        prompt, settings = ids[0].tolist(), story_settings(run, "greedy")
+        return lambda: server.write(prompt, settings, max_new_tokens=options.tokens)
 
     makers = {
         "transformers": lambda: by_transformers(model),

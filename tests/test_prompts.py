@@ -4,8 +4,8 @@ import json
 import shutil
 
 import pytest
-from tokenizers import processors
-from transformers import AutoTokenizer
+from tokenizers import Tokenizer, decoders, models, normalizers, processors, trainers
+from transformers import AutoTokenizer, LlamaTokenizer, PreTrainedTokenizerFast
 
 from tinystories.decoding import load_model, load_tokenizer, tell_story
 from tinystories.doctor.text import check_prompt_ends
@@ -45,7 +45,7 @@ def test_the_prompt_keeps_its_front_and_loses_its_end(single, front, behind):
     bare = tokenizer(PROMPT, add_special_tokens=False)["input_ids"]
     assert [len(ids) for ids in added_tokens(tokenizer)] == [front, behind]
     assert encode_prompt(tokenizer, PROMPT) == [0] * front + bare
-    assert check_prompt_ends(tokenizer).status == ("fault" if behind else "ok")
+    assert check_prompt_ends(tokenizer).status == ("error" if behind else "ok")
     keep_prompts_open(tokenizer)
     assert tokenizer(PROMPT)["input_ids"] == [0] * front + bare
 
@@ -97,4 +97,74 @@ def test_doctor_names_the_appended_end(appending, capsys):
     assert main(["doctor", str(appending), "--quick", "--json", "--limit", "50"]) == 1
     found = json.loads(capsys.readouterr().out)
     findings = found["findings"] if isinstance(found, dict) else found
-    assert [each["status"] for each in findings if each["check"] == "end of a prompt"] == ["fault"]
+    assert [each["status"] for each in findings if each["check"] == "end of a prompt"] == ["error"]
+
+
+def llama2_backend():
+    """Laid out as Llama 2 is: byte fallback, and a space as a letter of its own."""
+    backend = Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>"))
+    backend.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    backend.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    special = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
+    trainer = trainers.BpeTrainer(vocab_size=320, special_tokens=special, show_progress=False)
+    backend.train_from_iterator([PROMPT] * 3, trainer)
+    return backend
+
+
+def llama2_with_a_template():
+    backend = llama2_backend()
+    backend.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", pair="<s> $A </s> <s>:1 $B:1 </s>:1", special_tokens=[("<s>", 1), ("</s>", 2)]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend, bos_token="<s>", eos_token="</s>", unk_token="<unk>", pad_token="<unk>"
+    )
+
+
+def llama2_with_a_switch():
+    model = json.loads(llama2_backend().to_str())["model"]
+    return LlamaTokenizer(
+        vocab=model["vocab"], merges=[tuple(pair) for pair in model["merges"]], add_bos_token=True, add_eos_token=True
+    )
+
+
+@pytest.mark.parametrize("make", [llama2_with_a_template, llama2_with_a_switch])
+@pytest.mark.parametrize("stated", [False, True])
+def test_tokenizers_as_llama_2_has_them(make, stated, tmp_path):
+    tokenizer = make()
+    ids = tokenizer(PROMPT)["input_ids"]
+    assert ids[0] == 1 and ids[-1] == 2
+    assert encode_prompt(tokenizer, PROMPT) == ids[:-1]
+    tokenizer.save_pretrained(tmp_path / "theirs")
+    if stated:  # as many repositories on the Hub do, and then the class builds its template anew
+        config = tmp_path / "theirs" / "tokenizer_config.json"
+        config.write_text(json.dumps(json.loads(config.read_text()) | {"add_bos_token": True, "add_eos_token": True}))
+    loaded = load_tokenizer(str(tmp_path / "theirs"))
+    assert encode_prompt(loaded, PROMPT) == loaded(PROMPT)["input_ids"] == ids[:-1]
+    assert loaded("a", "b")["input_ids"].count(2) == 0
+    loaded.save_pretrained(tmp_path / "ours")
+    assert AutoTokenizer.from_pretrained(tmp_path / "ours")(PROMPT)["input_ids"] == ids[:-1]
+
+
+def test_the_server_and_llama_cpp_read_the_same_prompt(appending, tiny_run):
+    """Both from the folder as it was saved, whose tokenizer appends the end."""
+    from types import SimpleNamespace
+
+    from tinystories.llamacpp import _prompt_ids
+    from tinystories.server.teller import Teller
+
+    framed = AutoTokenizer.from_pretrained(appending)
+    expected = framed(PROMPT)["input_ids"][:-1]
+    engine = SimpleNamespace(tokenizer=framed)
+    assert Teller(engine, None, "framed").read(PROMPT) == expected == _prompt_ids(appending, PROMPT)
+    assert load_tokenizer(str(tiny_run))(PROMPT)["input_ids"] == expected
+
+
+def test_a_release_of_such_a_run_is_published_with_open_prompts(appending, tmp_path):
+    from tinystories.release import build_release, check_releases
+
+    release = build_release(appending, tmp_path / "release", "ada/framed")
+    assert check_releases({"framed": release}) == []
+    assert AutoTokenizer.from_pretrained(tmp_path / "release")(PROMPT)["input_ids"][-1] != 0

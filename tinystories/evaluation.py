@@ -47,6 +47,7 @@ from .corpus import load_texts
 from .decoding import PRESETS, check_preset, load_model, post_process
 from .errors import UserError, first_line
 from .judge import Judge, JudgeReport, judge_stories
+from .presets import preset_of
 from .probes import Pair, accuracy, make_pairs, score_pairs, write_pairs
 from .prompts import encode_prompt
 from .recipe import Recipe, load_recipe
@@ -74,7 +75,7 @@ FORMAT = 1  # of the report; raised when a name in it changes its meaning
 PAIRS_PER_KIND = 500
 STORY_TOKENS = 384  # a told story ends after so many at the latest: three quarters of our context
 TRAINING_STORIES = 100_000  # the first so many (about 90 MB) are looked through for copies
-QUICK = {"stories": 100, "pairs": 50, "prompts": 5, "presets": ("balanced",)}
+QUICK = {"stories": 100, "pairs": 50, "prompts": 5}
 
 
 def evaluate_models(
@@ -82,6 +83,8 @@ def evaluate_models(
     *,
     corpus: str | None = None,
     text_column: str = "text",
+    split: str = "auto",
+    skip_bad_rows: bool = False,
     train_corpus: str | None = None,
     limit: int | None = None,
     quick: bool = False,
@@ -100,12 +103,14 @@ def evaluate_models(
         paths: run folders, `checkpoint-*` folders, folders of any causal model of transformers, ids on the Hub.
         corpus: held-out stories, as [`load_texts`] takes them: the validation split, or all of what has no splits.
             By default what the models' own recipes held out, or `sample` where no model has a recipe.
-        text_column: column of `corpus` and `train_corpus` that holds the stories.
+        text_column, split, skip_bad_rows: how `corpus` and `train_corpus` are read, as in a [`Recipe`].
         train_corpus: training stories, to find copies and words that are not in them; by default those that a run's
             recipe names, where they are on this machine.
         limit: no more than so many stories, pairs of each kind, and prompts.
-        quick: a first look: 100 stories, 50 pairs of each kind, 5 prompts, one preset unless `presets` names others.
-        presets: how stories are told; by default each of `PRESETS`.
+        quick: a first look: 100 stories, 50 pairs of each kind, 5 prompts, the models' own preset
+            unless `presets` names others.
+        presets: sampling settings by name, the one of the headline figures first; by default each of `PRESETS`, the
+            models' own first.
         judge: also has the stories graded; real ones first, so that a wrong key costs nothing else.
         dump_pairs: file (.tsv or .jsonl) to write the minimal pairs to, for people to read.
         progress: bars with the time that is left, and what fails as it fails, on stderr.
@@ -122,14 +127,18 @@ def evaluate_models(
     if not paths:
         raise UserError("Name at least one model: a run folder, a checkpoint folder or an id on the Hub.")
     paths = list(dict.fromkeys(os.path.normpath(path) if os.path.exists(path) else str(path) for path in paths))
-    presets = list(dict.fromkeys(presets or (QUICK["presets"] if quick else PRESETS)))
+    if not presets:
+        own = _own_preset(paths)
+        presets = [own] if quick else [own, *PRESETS]
+    presets = list(dict.fromkeys(presets))
     for preset in presets:
         check_preset(preset)
     most = _amounts(limit, quick)
     _check_pairs_file(dump_pairs)
 
-    name, stories = held_out_stories(paths, corpus, text_column, most["stories"])
-    training = _TrainingStories(train_corpus, text_column)
+    reading = {"text_column": text_column, "text_split": split, "skip_bad_rows": skip_bad_rows}
+    name, stories = held_out_stories(paths, corpus, most["stories"], **reading)
+    training = _TrainingStories(train_corpus, reading)
     pairs = make_pairs(stories, per_kind=most["pairs"], seed=seed, progress=progress)
     if dump_pairs is not None:
         write_pairs(pairs, dump_pairs)
@@ -203,21 +212,21 @@ def _amounts(limit: int | None, quick: bool) -> dict[str, int | None]:
 
 
 def held_out_stories(
-    paths: Sequence[str], corpus: str | None = None, text_column: str = "text", limit: int | None = None
+    paths: Sequence[str], corpus: str | None = None, limit: int | None = None, **reading
 ) -> tuple[str, list[str]]:
     """Name and texts of the stories to measure on: the first `limit` of `corpus`, or of what the recipes of the models
-    held out.
+    held out. `reading` says how `corpus` is read, as for [`load_texts`].
 
     Raises:
         UserError: where they cannot be loaded, or the recipes name different ones.
     """
     if corpus is not None:
-        found = load_texts(corpus, "validation", text_column=text_column, max_stories=limit)
+        found = load_texts(corpus, "validation", max_stories=limit, **reading)
         return Path(corpus).name if Path(corpus).exists() else corpus, found["text"][:]
     sources: dict[tuple, tuple[str, Recipe]] = {}
     for path in paths:
         if recipe := run_recipe(path):
-            key = (recipe.corpus, recipe.validation_corpus, recipe.text_column, recipe.max_validation_stories)
+            key = (*_source(recipe), recipe.max_validation_stories)
             sources.setdefault(key, (path, recipe))
     if len(sources) > 1:
         named = " and ".join(f"{path} ({recipe.corpus})" for path, recipe in list(sources.values())[:2])
@@ -231,6 +240,10 @@ def held_out_stories(
             f"The stories that {path} held out cannot be loaded: {str(error).rstrip('.')}. Name others with --corpus."
         ) from None
     return found.name, found.validation["text"][:]
+
+
+def _source(recipe: Recipe) -> tuple:
+    return recipe.corpus, recipe.validation_corpus, recipe.text_column, recipe.split, recipe.skip_bad_rows
 
 
 def run_recipe(path: str | Path) -> Recipe | None:
@@ -249,12 +262,12 @@ def run_recipe(path: str | Path) -> Recipe | None:
 class _TrainingStories:
     """Training stories of one model after the other; those of the last one are kept, for the next checkpoint."""
 
-    def __init__(self, corpus: str | None, text_column: str):
-        self.corpus, self.text_column = corpus, text_column
+    def __init__(self, corpus: str | None, reading: dict):
+        self.corpus = corpus
         self.texts: list[str] = []
         self._key = None
         if corpus is not None:
-            self.texts = load_texts(corpus, text_column=text_column, max_stories=TRAINING_STORIES)["text"][:]
+            self.texts = load_texts(corpus, max_stories=TRAINING_STORIES, **reading)["text"][:]
 
     def of(self, path: str) -> tuple[str, list[str]]:
         """Name and texts.
@@ -270,7 +283,7 @@ class _TrainingStories:
         source = recipe.corpus
         if source != "sample" and not Path(source).expanduser().exists() and not glob.has_magic(source):
             raise UserError(f"its training stories ({source}) are not on this machine")
-        key = (source, recipe.validation_corpus, recipe.text_column, recipe.max_stories)
+        key = (*_source(recipe), recipe.max_stories)
         if key != self._key:
             most = _smaller(recipe.max_stories, TRAINING_STORIES)
             found = recipe_corpus(dataclasses.replace(recipe, max_stories=most, streaming=False))
@@ -378,6 +391,18 @@ def _whole_story_figures(stories: Sequence[str], seed: int) -> dict:
 
 
 # One model
+
+
+def _own_preset(paths: Sequence[str]) -> str:
+    """The preset that the first of the models on this machine has in its `generation_config.json`, or "balanced"."""
+    for path in paths:
+        try:
+            settings = json.loads((Path(path) / "generation_config.json").read_text("utf-8"))
+        except (OSError, ValueError):
+            continue
+        if isinstance(settings, dict) and (preset := preset_of(settings)):
+            return preset
+    return "balanced"
 
 
 def _measure(path: str, measures: _Measures, training: _TrainingStories) -> tuple[dict, str | None]:

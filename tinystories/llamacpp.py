@@ -28,7 +28,7 @@ from tokenizers import Tokenizer
 
 from . import __version__
 from .errors import UserError, first_line
-from .presets import COLDEST, GGUF_DTYPES, PRESETS, check_preset, check_sampling, room_for_story
+from .presets import COLDEST, GGUF_DTYPES, PRESETS, check_preset, check_sampling, room_for_story, stated_settings
 from .prompts import open_prompt
 
 
@@ -256,9 +256,7 @@ def story_settings(folder: Path, preset: str | None) -> dict[str, float]:
     if preset is None:
         own = _json(folder / "generation_config.json") if (folder / "generation_config.json").is_file() else {}
         if own.get("do_sample"):
-            # What is not set there is as `generate()` takes it.
-            unset = {"temperature": 1.0, "top_k": 50, "top_p": 1.0, "repetition_penalty": 1.0}
-            return {name: unset[name] if own.get(name) is None else own[name] for name in unset}
+            return stated_settings(own)
     preset = preset or "balanced"
     check_preset(preset)
     return PRESETS.get(preset, {"temperature": 0.0, "top_k": 1, "top_p": 1.0, "repetition_penalty": 1.0})

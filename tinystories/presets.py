@@ -45,6 +45,23 @@ def check_sampling(preset: str | None, sampling: Mapping[str, float]) -> None:
             raise UserError(f"The preset {GREEDY} draws nothing at random, so it takes no {option}.")
 
 
+def preset_of(settings: Mapping[str, object]) -> str | None:
+    """The preset whose values a `generation_config.json` states; None where they are of none of them.
+
+    One that does not sample stands for "balanced", with which such a model is generated from by default.
+    """
+    if not settings.get("do_sample"):
+        return "balanced"
+    own = stated_settings(settings)
+    return next((name for name, values in PRESETS.items() if values == own), None)
+
+
+def stated_settings(settings: Mapping[str, object]) -> dict[str, float]:
+    """Temperature, top-k, top-p and repetition penalty of a `generation_config.json`, as `generate()` takes them."""
+    unset = {"temperature": 1.0, "top_k": 50, "top_p": 1.0, "repetition_penalty": 1.0}
+    return {name: unset[name] if settings.get(name) is None else settings[name] for name in unset}
+
+
 def check_dtype(dtype: str | None) -> None:
     """Refuse weights that `load_model` cannot give, with a `UserError`: there are "int8", and None for those saved."""
     if dtype not in (None, "int8"):

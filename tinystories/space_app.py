@@ -54,9 +54,9 @@ def generate(beginning: str, preset: str, temperature: float, length: int, seed:
     def write():
         try:
             set_seed(seed)
-            arguments = {"inputs": ids, "attention_mask": torch.ones_like(ids), **how, "max_new_tokens": min(int(length), room)}
+            arguments = {"attention_mask": torch.ones_like(ids), **how, "max_new_tokens": min(int(length), room)}
             stop = StoppingCriteriaList([lambda ids, scores, **_: stopped.is_set()])
-            written.append(model.generate(**arguments, streamer=streamer, stopping_criteria=stop).shape[1] - used)
+            written.append(model.generate(ids, **arguments, streamer=streamer, stopping_criteria=stop).shape[1] - used)
         finally:
             streamer.end()
 
@@ -118,9 +118,7 @@ with gr.Blocks(title=SETTINGS["model"].split("/")[-1], analytics_enabled=False) 
         "concurrency_id": "stories",
     }
     first = gr.on([write_button.click, beginning.submit], **how, api_name="generate")
-    second = again_button.click(lambda: "", None, seed, api_visibility="private").then(
-        **how, api_visibility="private"
-    )
+    second = again_button.click(lambda: "", None, seed, api_visibility="private").then(**how, api_visibility="private")
     stop_button.click(lambda: "stopped", None, status, cancels=[first, second], api_visibility="private")
 
 if __name__ == "__main__":

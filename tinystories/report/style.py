@@ -72,9 +72,8 @@ vertical-align:-1px}
 .curve figcaption{font-weight:600;font-size:14px}
 .curve svg{width:100%;height:190px;display:block;overflow:visible}
 .small{grid-template-columns:repeat(auto-fill,minmax(min(100%,240px),1fr))}.small svg{height:140px}
-.samples{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,300px),1fr));gap:16px}
-blockquote{margin:0;padding:14px 18px;border:1px solid var(--rule);border-radius:10px;background:var(--card);
-max-height:26em;overflow-y:auto}
+.samples{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,300px),1fr));gap:16px;align-items:start}
+blockquote{margin:0;padding:14px 18px;border:1px solid var(--rule);border-radius:10px;background:var(--card)}
 blockquote p{margin:0;white-space:pre-line;overflow-wrap:anywhere;
 font:15px/1.6 Charter,"Iowan Old Style",Georgia,serif}
 .cut{color:var(--soft);font:13px system-ui,sans-serif;white-space:nowrap}

@@ -35,7 +35,7 @@ from .replies import Invalid, refusal
 from .sampling import Sampling, chosen_seed
 from .settings import Settings
 from .stories import ClientGone, Stories
-from .teller import MAX_PROMPT, Teller, event_stream, sse
+from .teller import MAX_PROMPT, UNFINISHED, Teller, event_stream, sse
 
 
 MAX_BODY = 256 * 1024  # bytes
@@ -162,7 +162,7 @@ async def _told(stories: Stories, body: StoryRequest, order: Order) -> AsyncIter
             story += event.text
             yield sse({"text": event.text})
         elif event.reason == "error":
-            yield sse({"message": "The completion could not be generated to its end."}, event="error")
+            yield sse({"message": UNFINISHED}, event="error")
         else:
             done = {
                 "finish_reason": event.reason,

@@ -18,7 +18,7 @@ from .engine import Event, Finished, Order, Piece, Token
 from .replies import Invalid, refusal
 from .sampling import Sampling, chosen_seed
 from .stories import Stories, while_connected
-from .teller import MAX_PROMPT, Teller, event_stream, sse
+from .teller import MAX_PROMPT, UNFINISHED, Teller, event_stream, sse
 
 
 MAX_CHOICES = 16
@@ -226,7 +226,7 @@ class _Completion:
         choices = [{"text": "", "index": index, "logprobs": None} for index in range(len(self._orders))]
         async for index, event in stories.events():
             if isinstance(event, Finished) and event.reason == "error":
-                return refusal(500, "The completion could not be generated to its end.")
+                return refusal(500, UNFINISHED)
             for part in self._parts(index, event):
                 choice = choices[index]
                 choice["text"] += part["text"]
@@ -241,7 +241,7 @@ class _Completion:
         nothing = {"usage": None} if with_usage else {}
         async for index, event in stories.events():
             if isinstance(event, Finished) and event.reason == "error":
-                yield sse({"error": {"message": "The completion could not be generated to its end.", "type": "server_error"}})
+                yield sse({"error": {"message": UNFINISHED, "type": "server_error"}})
                 return
             for part in self._parts(index, event):
                 yield sse({**self._head, "choices": [part], **nothing})

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
 from ..errors import UserError
+from ..paths import expand_user
 from ..presets import check_dtype
 
 
@@ -100,8 +101,13 @@ def read_settings(given: Mapping, environment: Mapping[str, str] = os.environ) -
     for name, variable in ENVIRONMENT.items():
         if name not in values and environment.get(variable):
             values[name] = environment[variable]
+    for name in ("checkpoint", "tokenizer"):
+        if values.get(name):
+            values[name] = expand_user(values[name])
     if "checkpoint" not in values:
-        raise UserError("There is no model to serve: name its run folder, tinystories serve RUN, or set CHECKPOINT_PATH.")
+        raise UserError(
+            "There is no model to serve: give its run folder (tinystories serve RUN), or set CHECKPOINT_PATH."
+        )
     try:
         values["port"] = int(values.get("port", Settings.port))
     except ValueError:

@@ -21,6 +21,7 @@ from .stories import Stories
 
 
 MAX_PROMPT = 2_048  # characters
+UNFINISHED = "The completion could not be generated to its end."
 # Ends of lines to str.splitlines, by which some clients cut a stream, though not to server-sent events.
 LINE_ENDS = {ord(end): f"\\u{ord(end):04x}" for end in "\x85\u2028\u2029"}
 
