@@ -1,7 +1,9 @@
 """`tinystories <verb>`. Each verb imports what it needs when it runs, so that `--help` answers at once."""
 
 import argparse
+import logging
 import math
+import os
 import sys
 from collections.abc import Callable
 from typing import NoReturn
@@ -10,6 +12,7 @@ from . import __version__
 from .console import is_text, one_line, print_any_character
 from .errors import UserError
 from .folders import require_run
+from .paths import expand_user
 from .sources import hub_dataset
 
 
@@ -19,7 +22,7 @@ YEAR = 365 * 24 * 60 * 60
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run a verb and return the exit status: 0, 1 where `doctor` finds a fault, 2 for a user's mistake, 130 where the
+    """Run a verb and return the exit status: 0, 1 where `doctor` finds an error, 2 for a user's mistake, 130 where the
     user stopped it."""
     print_any_character()
     parser = _parser()
@@ -59,7 +62,30 @@ def _parse(parser: argparse.ArgumentParser, arguments: list[str]) -> tuple[argpa
     if extra and options.run is not _train:
         parser.error(f"unrecognized arguments: {' '.join(extra)}")
     options.arguments = arguments
+    _show_log()
     return options, extra
+
+
+class _Stderr(logging.StreamHandler):
+    """Writes to the standard error of the moment, as `logging` itself does without a handler."""
+
+    def __init__(self):
+        logging.Handler.__init__(self)
+
+    @property
+    def stream(self):
+        return sys.stderr
+
+
+def _show_log() -> None:
+    """Show what the package has to say of its input, such as which files were taken for which split.
+
+    Of several processes that train together, the first one says it.
+    """
+    logger = logging.getLogger(__package__)
+    if not any(isinstance(handler, _Stderr) for handler in logger.handlers):
+        logger.addHandler(_Stderr())
+    logger.setLevel(logging.INFO if os.environ.get("RANK", "0") == "0" else logging.WARNING)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -110,6 +136,29 @@ def _with_dashes(argument: str) -> str:
     return name.replace("_", "-") + equals + value
 
 
+def _add_reading_options(verb: argparse.ArgumentParser, of: str | None = None) -> None:
+    """The options that say how stories are read; where a recipe may say it, they are None unless they are given."""
+    verb.add_argument(
+        "--text-column", default=None if of else "text", help=f"column that holds the stories ({of or 'text'})"
+    )
+    verb.add_argument(
+        "--split",
+        default=None if of else "auto",
+        help=f"where stories end in .txt and .md: auto, file, line, blank-lines or a marker ({of or 'auto'})",
+    )
+    verb.add_argument("--one-story-per-file", action="store_const", const="file", dest="split", help="--split file")
+    verb.add_argument(
+        "--skip-bad-rows",
+        action="store_true",
+        default=None if of else False,
+        help="leave out rows that cannot be read, and say how many",
+    )
+
+
+def _reading_options(options: argparse.Namespace) -> dict:
+    return {name: getattr(options, name) for name in ("text_column", "split", "skip_bad_rows")}
+
+
 _SEED = _whole(0, 2**32 - 1)
 
 
@@ -127,23 +176,27 @@ def _parser() -> argparse.ArgumentParser:
         "can follow as --key value, for example --learning_rate 1e-3 --corpus my_stories.jsonl; --lr, --batch_size, "
         "--epochs and --steps are short for the settings of TrainingArguments.",
     )
-    verb.add_argument("recipe", help="YAML file, such as configs/quickstart.yaml")
+    verb.add_argument("recipe", type=expand_user, help="YAML file, such as configs/quickstart.yaml")
     verb.set_defaults(run=_train)
 
     verb = verbs.add_parser("tokenizer", help="train a tokenizer on a corpus, or cut one to its most used tokens")
-    verb.add_argument("corpus", help="`sample`, a dataset id on the Hub, or a file or folder of stories")
-    verb.add_argument("out", help="folder to write the tokenizer to")
+    verb.add_argument(
+        "corpus", type=expand_user, help="`sample`, a dataset id on the Hub, or a file or folder of stories"
+    )
+    verb.add_argument("out", type=expand_user, help="folder to write the tokenizer to")
     verb.add_argument(
         "--vocab-size", type=_whole(1, MOST), default=10_000, help="entries, special tokens included (10000)"
     )
-    verb.add_argument("--top-k-of", metavar="TOKENIZER", help="cut this byte-level BPE instead of training one")
+    verb.add_argument(
+        "--top-k-of", metavar="TOKENIZER", type=expand_user, help="cut this byte-level BPE instead of training one"
+    )
     verb.add_argument("--model-max-length", type=_whole(1, MOST), default=512, help="longest input in tokens (512)")
-    verb.add_argument("--text-column", default="text", help="column that holds the stories (text)")
+    _add_reading_options(verb)
     verb.add_argument("--max-stories", type=_whole(1), help="use no more than this many")
     verb.set_defaults(run=_tokenizer)
 
     verb = verbs.add_parser("generate", help="generate a completion of a prompt")
-    verb.add_argument("model", help="run folder, or id of a model on the Hub")
+    verb.add_argument("model", type=expand_user, help="run folder, or id of a model on the Hub")
     verb.add_argument("prompt", help='text to continue, such as "Once upon a time"')
     verb.add_argument(
         "--preset", help="balanced, conservative, creative, plain or greedy (the model's generation_config.json)"
@@ -176,8 +229,8 @@ def _parser() -> argparse.ArgumentParser:
         "file for llama.cpp, or as ONNX for transformers.js. It is loaded back and compared before it is put in "
         "place.",
     )
-    verb.add_argument("model", help="run folder, or id of a model on the Hub")
-    verb.add_argument("out", help="folder to write to, new or empty; for gguf the name of the file")
+    verb.add_argument("model", type=expand_user, help="run folder, or id of a model on the Hub")
+    verb.add_argument("out", type=expand_user, help="folder to write to, new or empty; for gguf the name of the file")
     verb.add_argument("--to", help="gguf, onnx, llama or phi3 (llama where whole heads are rotated, else phi3)")
     verb.add_argument("--dtype", help="gguf: f32, f16, bf16 or q8_0 (f16); onnx: f32, f16 or q8 (f32)")
     verb.set_defaults(run=_export)
@@ -188,28 +241,37 @@ def _parser() -> argparse.ArgumentParser:
         description="Read a WikiMini checkpoint (.pth), a model of llama2.c (.bin), or a Llama or Phi-3 of "
         "transformers, and write it as a TinyLlama. The folder is loaded back and compared before it is put in place.",
     )
-    verb.add_argument("source", help="file, folder, or id of a model on the Hub")
-    verb.add_argument("out", help="folder to write to, new or empty")
-    verb.add_argument("--tokenizer", metavar="PATH", help="its tokenizer (beside the source, under its usual name)")
+    verb.add_argument("source", type=expand_user, help="file, folder, or id of a model on the Hub")
+    verb.add_argument("out", type=expand_user, help="folder to write to, new or empty")
+    verb.add_argument(
+        "--tokenizer", metavar="PATH", type=expand_user, help="its tokenizer (beside the source, under its usual name)"
+    )
     verb.set_defaults(run=_import)
 
     verb = verbs.add_parser(
         "doctor",
-        help="prove that training is right, or name the fault",
-        description="Look at a recipe, a run, a model or stories, and print one line a finding: ok, fault, cannot "
-        "tell or note, with figures and what to do. The exit status is 1 where there is a fault.",
+        help="check stories, a recipe, a run or a model, and say what is wrong and what to do",
+        description="Check a recipe, a run, a model, a tokenizer or stories, and print one line per finding: ok, "
+        "error, inconclusive or note, with figures and what to do. The exit status is 1 where there is an error.",
     )
     verb.add_argument(
         "target",
-        help="recipe (.yaml), run folder or checkpoint, any causal model, WikiMini checkpoint (.pth), or stories",
+        type=expand_user,
+        help="recipe (.yaml), run folder or checkpoint, any causal model, file that `import` reads (.pth, .bin), "
+        "tokenizer folder, or stories",
     )
-    verb.add_argument("--corpus", help="stories to look at and to measure on (those of the recipe)")
-    verb.add_argument("--tokenizer", metavar="PATH", help="its tokenizer (that of the target)")
-    verb.add_argument("--limit", type=_whole(1), help="stories to look at, spread over the corpus (2000)")
+    verb.add_argument("--corpus", type=expand_user, help="stories to check and to measure on (those of the recipe)")
+    _add_reading_options(verb, of="those of the recipe")
+    verb.add_argument("--tokenizer", metavar="PATH", type=expand_user, help="its tokenizer (that of the target)")
+    verb.add_argument("--limit", type=_whole(1), help="stories to check, spread over the corpus (2000)")
     verb.add_argument("--quick", action="store_true", help="measure no training steps, and score fewer stories")
-    verb.add_argument("--strict", action="store_true", help="warnings of text quality are faults")
+    verb.add_argument(
+        "--strict", action="store_true", help="warnings of text quality, and all that --clean changes, are errors"
+    )
     verb.add_argument("--json", action="store_true", help="print the findings as JSON, and nothing else")
-    verb.add_argument("--clean", metavar="OUT", help="also write a mended copy of the stories to this folder")
+    verb.add_argument(
+        "--clean", metavar="OUT", type=expand_user, help="also write a cleaned copy of the stories to this folder"
+    )
     verb.set_defaults(run=_doctor)
 
     verb = verbs.add_parser(
@@ -218,13 +280,13 @@ def _parser() -> argparse.ArgumentParser:
         description="Build a release folder of a run, upload it in one commit, download it again in a new process and "
         "compare it with the run. The exit status is 1 where what comes back is not the run's model.",
     )
-    verb.add_argument("model", help="run folder or checkpoint folder")
+    verb.add_argument("model", type=expand_user, help="run folder or checkpoint folder")
     verb.add_argument("--repo-id", required=True, metavar="USER/NAME", help="where to; made if it is not there")
     verb.add_argument("--include", help="other forms beside the model, such as llama,gguf,onnx (llama: stock classes)")
     verb.add_argument("--private", action="store_true", help="make a new repo private")
     verb.add_argument("--revision", metavar="BRANCH", help="an existing branch to push to (main)")
     verb.add_argument("--dry-run", action="store_true", help="build and check everything here, and upload nothing")
-    verb.add_argument("--out", metavar="DIR", help="keep what was built in this new folder")
+    verb.add_argument("--out", metavar="DIR", type=expand_user, help="keep what was built in this new folder")
     verb.add_argument("--checkpoints", action="store_true", help="each checkpoint, too, as a branch step-N")
     verb.add_argument("--space", action="store_true", help="a demo, too, as a Space of the same name")
     verb.add_argument("--message", help="of the commit (Release of RUN)")
@@ -234,21 +296,36 @@ def _parser() -> argparse.ArgumentParser:
     verb = verbs.add_parser(
         "evaluate",
         help="measure models, ours or anybody's, and write a report",
-        description="Measure bits per byte, minimal pairs and told stories of any number of causal models, and write "
+        description="Measure bits per byte, minimal pairs and generated stories of any number of causal models, and write "
         "report.json and report.html. The exit status is 2 where a model could not be measured.",
     )
-    verb.add_argument("models", nargs="+", metavar="model", help="run folder, checkpoint folder, or id on the Hub")
-    verb.add_argument("--corpus", help="held-out stories to measure on (what the run held out, or `sample`)")
-    verb.add_argument("--text-column", default="text", help="column that holds the stories (text)")
-    verb.add_argument("--train-corpus", help="training stories, to find copies (those of the recipe, if here)")
-    verb.add_argument("--out", help="folder for the report (the run folder of a single run, else `evaluation`)")
+    verb.add_argument(
+        "models", nargs="+", metavar="model", type=expand_user, help="run folder, checkpoint folder, or id on the Hub"
+    )
+    verb.add_argument(
+        "--corpus", type=expand_user, help="held-out stories to measure on (what the run held out, or `sample`)"
+    )
+    _add_reading_options(verb)
+    verb.add_argument(
+        "--train-corpus", type=expand_user, help="training stories, to find copies (those of the recipe, if here)"
+    )
+    verb.add_argument(
+        "--out", type=expand_user, help="folder for the report (the run folder of a single run, else `evaluation`)"
+    )
     verb.add_argument("--limit", type=_whole(1), help="at most so many stories, pairs of each kind, and prompts")
-    verb.add_argument("--quick", action="store_true", help="a first look: 100 stories, 50 pairs, 5 prompts, 1 preset")
-    verb.add_argument("--presets", help="how stories are told, such as balanced,plain,greedy (all but greedy)")
+    verb.add_argument(
+        "--quick", action="store_true", help="a first look: 100 stories, 50 pairs, 5 prompts, the model's own preset"
+    )
+    verb.add_argument(
+        "--presets",
+        help="sampling presets, such as balanced,plain,greedy; the first is the headline (all but greedy, the model's own first)",
+    )
     verb.add_argument("--seed", type=_SEED, default=0, help="the same seed gives the same figures (0)")
     verb.add_argument("--judge-url", help="endpoint of a language model that grades the stories (costs money there)")
     verb.add_argument("--judge-model", help="its name there; the key is read from OPENAI_API_KEY")
-    verb.add_argument("--dump-pairs", metavar="FILE", help="write the minimal pairs to this .tsv or .jsonl")
+    verb.add_argument(
+        "--dump-pairs", metavar="FILE", type=expand_user, help="write the minimal pairs to this .tsv or .jsonl"
+    )
     verb.set_defaults(run=_evaluate)
 
     verb = verbs.add_parser(
@@ -257,8 +334,10 @@ def _parser() -> argparse.ArgumentParser:
         description="Serve a model: a page at /, POST /generate, and OpenAI's /v1/completions. CHECKPOINT_PATH, "
         "TOKENIZER_PATH, DEVICE and PORT in the environment stand in for what is not given.",
     )
-    verb.add_argument("checkpoint", nargs="?", metavar="RUN", help="run folder, or id of a model on the Hub")
-    verb.add_argument("--tokenizer", metavar="PATH", help="another tokenizer than the run's")
+    verb.add_argument(
+        "checkpoint", nargs="?", metavar="RUN", type=expand_user, help="run folder, or id of a model on the Hub"
+    )
+    verb.add_argument("--tokenizer", metavar="PATH", type=expand_user, help="another tokenizer than the run's")
     verb.add_argument("--device", help="such as cpu or cuda:0 (the best there is)")
     verb.add_argument("--dtype", help="weights: int8 for speed on a CPU (as saved)")
     verb.add_argument("--host", help="address to listen at (127.0.0.1; 0.0.0.0 for everybody)")
@@ -322,7 +401,8 @@ def _tokenizer(options: argparse.Namespace, _: list[str]) -> None:
     from .decoding import load_tokenizer
 
     whole = load_tokenizer(options.top_k_of) if options.top_k_of else None
-    stories = load_texts(options.corpus, text_column=options.text_column, max_stories=options.max_stories)
+    reading = _reading_options(options)
+    stories = load_texts(options.corpus, max_stories=options.max_stories, text_split=reading.pop("split"), **reading)
 
     def texts():
         return (batch["text"] for batch in stories.iter(batch_size=1_000))
@@ -467,16 +547,20 @@ def _doctor(options: argparse.Namespace, _: list[str]) -> int:
 
     from transformers.utils import logging
 
-    from .doctor import LIMIT, as_dicts, corpus_of, examine, has_fault, report_lines
+    from .doctor import LIMIT, as_dicts, corpus_of, examine, has_error, report_lines, special_tokens_of
 
     logging.disable_progress_bar()
+    cleaned = None
     if options.clean:
         from .quality import write_clean
 
-        for split, counts in write_clean(corpus_of(options.target, options.corpus), options.clean).items():
+        corpus = corpus_of(options.target, options.corpus, **_reading_options(options))
+        special = special_tokens_of(options.target, options.tokenizer)
+        cleaned = write_clean(corpus, options.clean, special_tokens=special)
+        for split, counts in cleaned.items():
             print(
                 f"{options.clean}, {split}: {counts['kept']:,} of {counts['stories']:,} stories kept; "
-                f"mended {counts['mended'] or 'none'}, dropped {counts['dropped'] or 'none'}",
+                f"fixed {counts['mended'] or 'none'}, dropped {counts['dropped'] or 'none'}",
                 file=sys.stderr if options.json else sys.stdout,
             )
     findings = examine(
@@ -486,12 +570,14 @@ def _doctor(options: argparse.Namespace, _: list[str]) -> int:
         limit=LIMIT if options.limit is None else options.limit,
         quick=options.quick,
         strict=options.strict,
+        cleaned=cleaned,
+        **_reading_options(options),
     )
     if options.json:
         print(json.dumps(as_dicts(findings), ensure_ascii=False, indent=2))
     else:
         print("\n".join(report_lines(findings)))
-    return 1 if has_fault(findings) else 0
+    return 1 if has_error(findings) else 0
 
 
 def _push(options: argparse.Namespace, _: list[str]) -> int:
@@ -531,7 +617,7 @@ def _evaluate(options: argparse.Namespace, _: list[str]) -> int:
     report = evaluate_models(
         options.models,
         corpus=options.corpus,
-        text_column=options.text_column,
+        **_reading_options(options),
         train_corpus=options.train_corpus,
         limit=options.limit,
         quick=options.quick,

@@ -42,7 +42,7 @@ from datasets.fingerprint import Hasher
 
 from .errors import UserError, first_line
 from .readers import ReadOptions, StoryFile, clean_texts, column_missing, find_column
-from .sources import FORMATS, file_format, find_files, hub_dataset  # noqa: F401  FORMATS for who looks for stories
+from .sources import file_format, find_files, hub_dataset
 from .story_dataset import TEXT, stored_stories, streamed_stories
 from .text_split import AUTO, END_OF_TEXT
 
@@ -114,7 +114,9 @@ def load_corpus(
         return _stream(train, held, found.name, settings, max_stories, max_validation_stories, cache_dir)
 
     keys = _keys(train, num_proc)
+    where = "of their own split" if validation is None else f"of {validation}"
     if held is None:
+        where = "held out of the training stories"
         rows = _hold_out(keys, validation_fraction, seed, found.name)
         held, held_keys = train.select(rows), keys[rows]
     else:
@@ -127,6 +129,7 @@ def load_corpus(
     if len(keep) < len(train):  # else no `select`: whole ranges of a memory map read faster than picked rows
         train, keys = train.select(keep), keys[keep]
     train, held = _first(train, max_stories), _first(held, max_validation_stories)
+    logger.info("%s: %d training stories, %d validation stories %s", found.name, len(train), len(held), where)
     fingerprint = Hasher.hash([VERSION, keys[:max_stories].tobytes(), held_keys[:max_validation_stories].tobytes()])
     return Corpus(train.to_iterable_dataset() if streaming else train, held, found.name, fingerprint)
 

@@ -33,6 +33,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -530,7 +531,7 @@ def _compare_with_training(
     known = vocabulary([*texts, *measures.prompts])
     copied = iter(longest_copied_runs([text for _, group in groups for text in group], texts))
     for figures, group in groups:
-        figures |= training_figures(group, [next(copied) for _ in group], known, measures.seed)
+        figures |= training_figures(group, list(islice(copied, len(group))), known, measures.seed)
     shared = len(set(texts).intersection(measures.stories))
     if shared:
         note = (

@@ -184,7 +184,8 @@ def _open_encoded(file: StoryFile) -> Iterator[tuple[io.BufferedReader, str]]:
     with open_file(file) as content:
         head = content.read(4096)
         encoding = next((name for mark, name in _MARKS.items() if head.startswith(mark)), "utf-8")
-        if encoding == "utf-8" and len(head) > 1 and max(head[::2].count(0), head[1::2].count(0)) > len(head) / 5:
+        low, high = sorted((head[::2].count(0), head[1::2].count(0)))
+        if encoding == "utf-8" and high > len(head) / 5 and low < len(head) / 50:
             raise UserError(
                 f"{file.name} looks like UTF-16 without a byte order mark: write it as UTF-8, "
                 f"for example with `iconv -f UTF-16LE -t UTF-8`."
@@ -371,18 +372,18 @@ def _read_csv(file: StoryFile, options: ReadOptions, report: Report) -> Iterator
 def _csv_rows(file: StoryFile, options: ReadOptions, report: Report) -> Iterator[tuple[Place, str]]:
     csv.field_size_limit(max(csv.field_size_limit(), MAX_ROW))
     with _open_text(file, "") as lines:
-        head = lines.readline(MAX_ROW)
-        while head and not head.strip():
-            head = lines.readline(MAX_ROW)
+        head, before = lines.readline(MAX_ROW), 1
+        while head and (not head.strip() or head.count('"') % 2) and (more := lines.readline(MAX_ROW)):
+            head, before = head + more if head.strip() else more, before + 1
         delimiter, header, column = _csv_header(head, file, options)
         reader = csv.reader(lines, delimiter=delimiter, strict=True)
-        number, begin = 0, 1
+        number = 0
         while True:
-            begin = reader.line_num + 2
+            begin = before + reader.line_num + 1
             try:
                 row = next(reader, None)
             except csv.Error as error:
-                raise UserError(_csv_problem(file, str(error), begin, reader.line_num + 1)) from None
+                raise UserError(_csv_problem(file, str(error), begin, before + reader.line_num)) from None
             if row is None:
                 return
             if not row:
@@ -488,7 +489,8 @@ def _json_values(file: StoryFile, lines: io.TextIOWrapper, report: Report) -> It
             try:
                 yield number, line, _DECODER.decode(line)
             except (ValueError, RecursionError) as error:
-                report(_place(number + getattr(error, "lineno", 1) - 1), f"not JSON: {_json_problem(error)}")
+                within = min(getattr(error, "lineno", 1) - 1, line.rstrip().count("\n"))
+                report(_place(number + within), f"not JSON: {_json_problem(error)}")
         number, line = number + 1, lines.readline(MAX_ROW)
 
 
@@ -501,7 +503,7 @@ def _is_json(line: str) -> bool:
 
 
 def _json_problem(error: Exception) -> str:
-    return getattr(error, "msg", first_line(error)).rstrip(": ")
+    return getattr(error, "msg", first_line(error)).removesuffix(" at")
 
 
 def _list_values(file: StoryFile, buffer: str, rest: io.TextIOWrapper, report: Report) -> Iterator[tuple]:

@@ -20,6 +20,7 @@ from typing import Any
 import yaml
 
 from .errors import UserError
+from .paths import expand_user
 from .sizes import SIZES
 
 
@@ -57,6 +58,10 @@ ALIASES = {
     "heads": "num_attention_heads",
     "n_head": "num_attention_heads",
 }
+PATHS = [
+    *((None, name) for name in ("corpus", "validation_corpus", "tokenizer")),
+    *(("trainer", name) for name in ("output_dir", "resume_from_checkpoint", "deepspeed", "fsdp_config")),
+]
 SIMILAR = 0.7  # ratio of difflib from which another name is worth a hint
 MIN_VOCABULARY = 260  # special tokens, a token for each byte, and one more
 MAX_ROW_CONTEXTS = 64  # rows of 8 contexts are full; longer ones only cost attention and memory
@@ -70,7 +75,10 @@ class Recipe:
         corpus: `sample`, a dataset id on the Hub, or local files (see `tinystories/corpus.py`).
         validation_corpus: held-out stories from another source; by default the corpus' own validation split, or a
             part held out from it.
-        text_column: column that holds the stories.
+        text_column: column that holds the stories, matched without case.
+        split: where stories end in .txt and .md: `file` (each holds one), `line`, `blank-lines`, or the marker that
+            stands between them, such as `<|endoftext|>`; `auto` looks, and refuses where that is not certain.
+        skip_bad_rows: leave out rows of .jsonl and .csv that cannot be read, and say how many, instead of stopping.
         streaming: read the training stories during training instead of storing them first; needs `trainer.max_steps`.
         max_stories, max_validation_stories: use no more than these; all by default.
         tokenizer: folder or Hub id of a tokenizer; by default one is trained on the corpus.
@@ -104,6 +112,8 @@ class Recipe:
     corpus: str = "sample"
     validation_corpus: str | None = None
     text_column: str = "text"
+    split: str = "auto"
+    skip_bad_rows: bool = False
     streaming: bool = False
     max_stories: int | None = None
     max_validation_stories: int | None = None
@@ -203,7 +213,7 @@ def load_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:
         UserError: for a file that cannot be read, an unknown key or a value of the wrong type.
     """
     try:
-        content = yaml.load(Path(path).read_text(encoding="utf-8"), _Yaml12Loader)
+        content = yaml.load(Path(expand_user(str(path))).read_text(encoding="utf-8"), _Yaml12Loader)
     except FileNotFoundError:
         raise UserError(f"There is no recipe {path}; those that come with the project are in configs/.") from None
     except IsADirectoryError:
@@ -235,15 +245,18 @@ def build_recipe(content: dict | None, overrides: dict[str, str] | None = None, 
                 settings[key][name] = _coerce(inner, known[key][name], f"`{key}.{name}`")
         else:
             settings[None][key] = _coerce(value, known[None][key], f"`{key}`")
-    given = {_owner(key, known): _parse_scalar(text) for key, text in overrides.items()}
+    given = {_owner(key, known): text for key, text in overrides.items()}
     given = {
-        (section, name): _coerce(value, known[section][name], f"`--{name}`")
-        for (section, name), value in given.items()
+        (section, name): _coerce(_parse(text, known[section][name]), known[section][name], f"`--{name}`")
+        for (section, name), text in given.items()
     }
     _make_way(settings, given)
     for (section, name), value in given.items():
         settings[section][name] = value
     _apply_size(settings)
+    for section, name in PATHS:
+        if isinstance(path := settings[section].get(name), str):
+            settings[section][name] = expand_user(path)
     recipe = Recipe(**settings[None], model=settings["model"], trainer=settings["trainer"])
     _check(recipe)
     return recipe
@@ -325,6 +338,8 @@ def _check(recipe: Recipe) -> None:
             f"`optimizer: muon` takes AdamW for the weights outside of the layers: leave out `optim` "
             f"({recipe.trainer['optim']}), or `optimizer`."
         )
+    if not recipe.split.strip() or recipe.split == "true":
+        raise UserError("`split` needs a value: auto, file, line, blank-lines or the marker between stories.")
     if recipe.num_proc is not None and recipe.num_proc < 1:
         raise UserError(f"`num_proc` ({recipe.num_proc}) must be at least 1.")
     if recipe.ema_decay is not None and not 0 < recipe.ema_decay < 1:
@@ -355,6 +370,8 @@ def parse_overrides(arguments: list[str]) -> dict[str, str]:
         if not given:
             value = rest.pop(0) if rest and not rest[0].startswith("--") else "true"
         section, dot, name = key.replace("-", "_").rpartition(".")
+        if name == "one_story_per_file" and not dot:
+            name, value = "split", "file" if _coerce(_parse_scalar(value), bool, f"`--{name}`") else "auto"
         values[section + dot + ALIASES.get(name, name)] = value
     return values
 
@@ -417,6 +434,13 @@ _Yaml12Loader.add_implicit_resolver(
     re.compile(r"(?:[-+]?(\.\d+|\d+(\.\d*)?)([eE][-+]?\d+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN))\Z"),
     list("-+0123456789."),
 )
+
+
+def _parse(text: str, hint: Any) -> Any:
+    """The value of an option; what is text in any case, such as `[SEP]` or `a: b.txt`, is no YAML."""
+    is_text = _scalar_types(hint) in ({str}, {str, type(None)})
+    value = _parse_scalar(text)
+    return text if is_text and (value is not None or text.lstrip().startswith("#")) else value
 
 
 def _parse_scalar(text: str) -> Any:

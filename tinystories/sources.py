@@ -134,11 +134,18 @@ def find_files(path: Path) -> StoryFiles:
     if documents:
         logger.warning("%s: %d files left out that are no text: %s", path, len(documents), _unreadable(documents[0]))
     if others := [file.name for file in others if file not in documents and file_format(file)]:
-        logger.info("%s: no stories are expected in %s", path, ", ".join(others[:5]) + ", ..." * (len(others) > 5))
+        names = ", ".join(others[:5]) + ", ..." * (len(others) > 5)
+        logger.info("%s: left out as descriptions of the data: %s", path, names)
     splits = {}
     for file, split in zip(files, split_names([file.relative_to(root) for file in files]), strict=True):
         splits.setdefault(split, []).append(file)
     return StoryFiles(splits, root)
+
+
+def may_hold_stories(path: Path) -> bool:
+    """Whether a file, or one in a folder, has the name of one with stories, also of one to be converted first."""
+    files = [path] if path.is_file() else _walk(path, quiet=True)
+    return any(file_format(file) or file.suffix.lower() in CONVERTERS for file in files)
 
 
 def _unreadable(file: Path) -> str:
@@ -149,8 +156,9 @@ def _unreadable(file: Path) -> str:
     return f"{file} is no text file; convert it first: `{command.format(file=file.name, name=name)}`."
 
 
-def _walk(folder: Path) -> Iterator[Path]:
-    """The files below a folder and below links to folders, hidden ones left out."""
+def _walk(folder: Path, quiet: bool = False) -> Iterator[Path]:
+    """The files below a folder and below links to folders, hidden ones left out; what cannot be read is logged."""
+    level = logging.DEBUG if quiet else logging.WARNING
 
     def refuse(error: OSError) -> None:
         raise UserError(f"{error.filename} cannot be read: {first_line(error.strerror or error)}.")
@@ -161,7 +169,7 @@ def _walk(folder: Path) -> Iterator[Path]:
         for name in list(folders):
             inner = os.path.join(place, name)
             if (real := os.path.realpath(inner)) in seen:
-                logger.warning("%s: left out, since it leads to a folder that is read already", inner)
+                logger.log(level, "%s: left out, since it leads to a folder that is read already", inner)
                 folders.remove(name)
             seen.add(real)
         for name in names:
@@ -171,7 +179,7 @@ def _walk(folder: Path) -> Iterator[Path]:
             if file.is_file():
                 yield file
             elif file.is_symlink():
-                logger.warning("%s: left out, a broken link to %s", file, os.readlink(file))
+                logger.log(level, "%s: left out, a broken link to %s", file, os.readlink(file))
 
 
 def _expand(pattern: Path) -> tuple[Path, list[Path]]:

@@ -17,7 +17,7 @@ from datasets.builder import Key
 from .errors import UserError
 from .readers import ReadOptions, StoryFile, Tally, read_stories, resolve_split
 from .sources import file_format
-from .text_split import END_OF_TEXT, FILE
+from .text_split import BLANK_LINES, FILE, LINE
 
 
 logger = logging.getLogger(__name__)
@@ -43,8 +43,10 @@ class Stories(datasets.ArrowBasedBuilder):
         return datasets.DatasetInfo(features=TEXT)
 
     def _split_generators(self, dl_manager) -> list[datasets.SplitGenerator]:
-        paths = dl_manager.download([file.path for file in self.config.files])
-        files = [StoryFile(path, file.name) for path, file in zip(paths, self.config.files, strict=True)]
+        files = self.config.files
+        if "://" in files[0].path:
+            paths = dl_manager.download([file.path for file in files])
+            files = [StoryFile(path, file.name) for path, file in zip(paths, files, strict=True)]
         self._options, self._why = self.config.options, ""
         if file_format(files[0].name) == "text":
             split, self._why = resolve_split(files, self.config.source, self.config.options)
@@ -93,9 +95,8 @@ def streamed_stories(source: str, files: list[StoryFile], options: ReadOptions) 
 def log_notes(source: str, notes: dict) -> None:
     """Say how text was split, and which rows were left out."""
     if notes["split"]:
-        how = {FILE: "one story per file", END_OF_TEXT: f"split at {END_OF_TEXT}"}.get(
-            notes["split"], f"split by {notes['split']!r}"
-        )
+        named = {FILE: "one story per file", LINE: "one story per line", BLANK_LINES: "stories between blank lines"}
+        how = named.get(notes["split"], f"split at {notes['split']}")
         logger.info("%s: %s (%s): %d stories", source, how, notes["why"], notes["rows"] - notes["empty"])
     # Between markers, and between lines, there may well be nothing.
     if notes["empty"] and not notes["split"]:

@@ -90,6 +90,7 @@ class PackedStream(torch.utils.data.IterableDataset):
             if at["source"] is not None:
                 self.stories.load_state_dict(at["source"])
             stories = iter(self.stories)
+            first = at["block"]
             while block := list(islice(stories, self.block_stories)):
                 rows = self._pack(block, at["block"], self.length)
                 yield at, rows
@@ -99,6 +100,8 @@ class PackedStream(torch.utils.data.IterableDataset):
                     "rows_before": at["rows_before"] + len(rows),
                     "source": self.stories.state_dict(),
                 }
+            if at["block"] == first and at["source"] is None:
+                raise UserError("The stream of stories has become empty: its files are gone, or hold no stories now.")
             at = {**at, "epoch": at["epoch"] + 1, "source": None}
 
     def _pack(self, stories: list[dict], block: int, length: int | None) -> PackedStories:
@@ -109,7 +112,7 @@ class PackedStream(torch.utils.data.IterableDataset):
         """Note beside a checkpoint where to go on after `rows_seen` rows, counted from the beginning of the run."""
         while len(self._begun) > 1 and self._begun[1]["rows_before"] <= rows_seen:
             self._begun.popleft()
-        block = self._begun[0]
+        block = self._begun[0] if self._begun else self._start
         (folder / STATE_NAME).write_text(json.dumps({**block, "skip": rows_seen - block["rows_before"]}), "utf-8")
 
     def load_state(self, folder: Path) -> None:
