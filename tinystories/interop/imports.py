@@ -12,7 +12,8 @@ Design decisions
 
 import logging
 import math
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -40,8 +41,10 @@ STORIES_SCORED = 6
 SHORTEST_CONTEXT = 3
 # In nats. A model that has not learnt anything yet is equally bad at both distances, give or take a little.
 CLEAR = 0.1
-# Below this probability behind a story, a token is not what ends one.
-LEAST_END = 0.1
+# To see which token ends a text.
+SAMPLES = 8
+SURE = 0.2
+LONGEST_SAMPLE = 1024
 
 
 @dataclass(frozen=True)
@@ -92,7 +95,7 @@ def import_model(source: str | Path, out: str | Path, tokenizer: str | Path | No
     """
     out = Path(out)
     check_out(out)
-    read = _reader(Path(source))(source, tokenizer)
+    read = read_source(source, tokenizer)
     model = read.model
     entries = vocabulary_size(read.tokenizer)
     if entries > model.config.vocab_size:
@@ -128,6 +131,15 @@ def import_model(source: str | Path, out: str | Path, tokenizer: str | Path | No
         two_ahead_loss=losses[1],
         vocab_size=model.config.vocab_size,
     )
+
+
+def read_source(source: str | Path, tokenizer: str | Path | None = None) -> Source:
+    """The model and the tokenizer in `source`, for which the arguments are those of [`import_model`].
+
+    Raises:
+        UserError: where they cannot be read.
+    """
+    return _reader(Path(source))(source, tokenizer)
 
 
 def _reader(source: Path) -> Callable[[str | Path, str | Path | None], Source]:
@@ -170,10 +182,9 @@ def _read_llama2c(source: str | Path, tokenizer: str | Path | None) -> Source:
     model = load_llama2c(source)
     # llama2.c trains on `<s> story <s> story`, but a model of Meta in its format ends with `</s>`.
     specials = {i: token.content for i, token in words.added_tokens_decoder.items() if i != words.unk_token_id}
-    chances = {token: _chance_at_end(model, words, token) for token in specials}
-    likeliest = max(chances, key=chances.get)
-    if chances[likeliest] > LEAST_END:
-        end_with(words, specials[likeliest])
+    ends = Counter(_own_ends(model, words, list(specials)))
+    if ends and (likeliest := ends.most_common(1)[0])[1] > SAMPLES / 2:
+        end_with(words, specials[likeliest[0]])
     for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
         setattr(model.config, name, getattr(words, name))
     generation = preset_config("plain", words, max_new_tokens=header.seq_len * 3 // 4)
@@ -206,16 +217,26 @@ def _llama2c_tokenizer(source: Path, header: Header, named: str | Path | None) -
 
 
 @torch.no_grad()
-def _chance_at_end(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, token: int) -> float:
-    """The probability of `token` behind built-in stories (their geometric mean)."""
-    context = model.config.max_position_embeddings
-    logs = []
-    for story in sample_stories(STORIES_SCORED):
-        begin, *ids = tokenizer(story, verbose=False)["input_ids"]
-        # Of a longer story, the end.
-        logits = model(torch.tensor([[begin, *ids[max(0, len(ids) - context + 1) :]]])).logits[0, -1]
-        logs.append(logits.float().log_softmax(-1)[token].item())
-    return math.exp(sum(logs) / len(logs))
+def _own_ends(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, tokens: list[int]) -> Iterator[int]:
+    """Which of the tokens ends each of some texts that the model samples, where it is sure of that token."""
+    begin = torch.full((SAMPLES, 1), tokenizer.bos_token_id)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        rows = model.generate(
+            begin,
+            attention_mask=torch.ones_like(begin),
+            do_sample=True,
+            top_k=0,
+            max_length=min(model.config.max_position_embeddings, LONGEST_SAMPLE),
+            eos_token_id=tokens,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    for row in rows:
+        place = next((i for i, token in enumerate(row.tolist()) if i and token in tokens), None)
+        if place is not None:
+            chance = model(row[None, :place]).logits[0, -1].float().softmax(-1)[row[place]]
+            if chance > SURE:
+                yield row[place].item()
 
 
 def _read_stock(source: str | Path, tokenizer: str | Path | None) -> Source:
