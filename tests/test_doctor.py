@@ -33,8 +33,8 @@ def by_check(findings):
     return {finding.check: finding for finding in findings}
 
 
-def faults(findings):
-    return {finding.check for finding in findings if finding.status == "fault"}
+def errors(findings):
+    return {finding.check for finding in findings if finding.status == "error"}
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +124,7 @@ def endless(corpus, tokenizer, tmp_path_factory):
 
 def test_a_healthy_run_has_no_fault(tiny_run):
     found = by_check(examine(tiny_run, quick=True, limit=100))
-    assert not faults(found.values())
+    assert not errors(found.values())
     for check in ("objective", "shift in the model", "next token", "end of text", "stopping", "learning rate"):
         assert found[check].status == "ok", found[check]
     for check in ("learning rate and recipe", "best checkpoint", "leak between stories (train mode)", "padding"):
@@ -137,17 +137,17 @@ def test_a_healthy_run_has_no_fault(tiny_run):
 
 def test_labels_that_were_shifted_twice_are_seen_in_the_model(shifted_twice, corpus):
     found = by_check(examine(shifted_twice, corpus=str(corpus), quick=True))
-    assert found["objective"].status == "fault" and "after the next" in found["objective"].evidence
+    assert found["objective"].status == "error" and "after the next" in found["objective"].evidence
     assert found["shift in the model"].status == "ok", "the model is stock: it was the data"
-    assert found["settings"].status == "cannot tell" and found["validation curve"].status == "cannot tell"
+    assert found["settings"].status == "inconclusive" and found["validation curve"].status == "inconclusive"
     assert found["learning rate"].status == "ok"
 
 
 def test_an_end_that_was_never_trained_and_a_schedule_that_restarts_are_seen(endless, corpus):
     found = by_check(examine(endless, corpus=str(corpus), quick=True))
     assert found["objective"].status == "ok"
-    assert found["stopping"].status == "fault" and "not learnt to stop" in found["stopping"].evidence
-    assert found["learning rate"].status == "fault" and "restarts" in found["learning rate"].evidence
+    assert found["stopping"].status == "error" and "not learnt to stop" in found["stopping"].evidence
+    assert found["learning rate"].status == "error" and "restarts" in found["learning rate"].evidence
 
 
 def test_of_an_untrained_stock_model_nothing_is_told(corpus, tokenizer, tmp_path):
@@ -159,9 +159,11 @@ def test_of_an_untrained_stock_model_nothing_is_told(corpus, tokenizer, tmp_path
         network.save_pretrained(tmp_path / name)
         tokenizer.save_pretrained(tmp_path / name)
         found = by_check(examine(tmp_path / name, corpus=str(corpus), quick=True))
-        assert found["objective"].status == "cannot tell" and "stopping" not in found
-        assert found["training log"].status == "cannot tell" and "trainer_state.json" in found["training log"].evidence
-        assert found["shift in the model"].status == "ok" and not faults(found.values())
+        assert found["objective"].status == "inconclusive" and "stopping" not in found
+        assert (
+            found["training log"].status == "inconclusive" and "trainer_state.json" in found["training log"].evidence
+        )
+        assert found["shift in the model"].status == "ok" and not errors(found.values())
 
 
 def test_a_model_that_only_copies_is_a_fault(corpus, tokenizer, tmp_path):
@@ -185,7 +187,7 @@ def test_a_model_that_only_copies_is_a_fault(corpus, tokenizer, tmp_path):
     trainer.train()
     stories = load_corpus(str(corpus)).validation["text"][:20]
     found, told = objective.check_objective(network, tokenizer, stories)
-    assert found[0].status == "fault" and "repeats" in found[0].evidence and not told
+    assert found[0].status == "error" and "repeats" in found[0].evidence and not told
 
 
 def test_a_model_that_shifts_twice_itself_is_a_fault(tokenizer):
@@ -195,7 +197,7 @@ def test_a_model_that_shifts_twice_itself_is_a_fault(tokenizer):
             return super().forward(input_ids, labels=moved, **kwargs)
 
     torch.manual_seed(0)
-    for kind, status in ((LlamaForCausalLM, "ok"), (Twice, "fault")):
+    for kind, status in ((LlamaForCausalLM, "ok"), (Twice, "error")):
         network = kind(LlamaConfig(**SHAPE, intermediate_size=128))
         story = "Once upon a time there was a small red fox. He lived in a wood. One day he saw the moon."
         assert objective.check_model_shift(network, tokenizer, story).status == status
@@ -214,8 +216,8 @@ def test_a_tokenizer_of_another_model_is_a_fault(tiny_run, tmp_path):
     larger = train_bpe(load_corpus("sample", max_stories=400).train["text"][:], 2_000, progress=False)
     larger.save_pretrained(tmp_path)
     found = by_check(examine(tiny_run, tokenizer=str(tmp_path), quick=True, limit=50))
-    assert found["objective"].status == "fault" and "not the tokenizer" in found["objective"].advice
-    assert found["vocabulary size"].status == "fault"
+    assert found["objective"].status == "error" and "not the tokenizer" in found["objective"].advice
+    assert found["vocabulary size"].status == "error"
     # Not tried: on a GPU nothing could be computed after that.
     assert "ids that the model does not have" in found["shift in the model"].evidence
 
@@ -235,7 +237,7 @@ def test_a_checkpoint_of_the_origin_is_examined_with_its_tokenizer(tiny_run, tmp
     torch.save({"model_state_dict": weights, "config": {"model": config}}, tmp_path / "model.pth")
     found = by_check(examine(tmp_path / "model.pth", tokenizer=str(tiny_run), quick=True))
     assert found["objective"].status == "ok" and found["stopping"].status == "ok", found
-    assert found["corpus"].status == "cannot tell", "no stories were named"
+    assert found["corpus"].status == "inconclusive", "no stories were named"
 
 
 # Runs and recipes
@@ -243,7 +245,7 @@ def test_a_checkpoint_of_the_origin_is_examined_with_its_tokenizer(tiny_run, tmp
 
 def test_a_checkpoint_that_is_not_the_best_is_a_fault(tiny_run):
     found = by_check(examine(tiny_run / "checkpoint-60", quick=True, limit=50))
-    assert found["best checkpoint"].status == "fault" and "checkpoint-120" in found["best checkpoint"].advice
+    assert found["best checkpoint"].status == "error" and "checkpoint-120" in found["best checkpoint"].advice
     assert found["training length"].status == "note"
     assert examine(tiny_run / "checkpoint-120", quick=True, limit=50)[-1].status == "ok"
 
@@ -253,12 +255,12 @@ def test_missing_and_damaged_pieces_cannot_be_told(tiny_run, tmp_path):
     shutil.copytree(tiny_run, folder, ignore=shutil.ignore_patterns("checkpoint-*"))
     (folder / "trainer_state.json").write_text('{"log_history": [')
     found = by_check(examine(folder, quick=True, limit=50))
-    assert found["training log"].status == "cannot tell" and found["objective"].status == "ok"
+    assert found["training log"].status == "inconclusive" and found["objective"].status == "ok"
     (folder / "recipe.yaml").unlink()
     (folder / "trainer_state.json").unlink()
     found = by_check(examine(folder, quick=True, limit=50))
-    assert found["settings"].status == found["training log"].status == found["corpus"].status == "cannot tell"
-    assert found["objective"].status == "ok" and not faults(found.values())
+    assert found["settings"].status == found["training log"].status == found["corpus"].status == "inconclusive"
+    assert found["objective"].status == "ok" and not errors(found.values())
 
 
 def test_a_log_that_is_not_of_its_recipe_is_a_fault(tiny_run, tmp_path):
@@ -268,13 +270,13 @@ def test_a_log_that_is_not_of_its_recipe_is_a_fault(tiny_run, tmp_path):
     (folder / "recipe.yaml").write_text(text.replace("learning_rate: 0.01", "learning_rate: 0.001"))
     found = by_check(examine(folder, quick=True, limit=50))
     assert found["learning rate"].status == "ok"
-    assert found["learning rate and recipe"].status == "fault"
+    assert found["learning rate and recipe"].status == "error"
 
 
 def test_a_recipe_is_examined_with_its_machine(tiny_recipe, tmp_path):
     save_recipe(tiny_recipe(max_length=512, row_length=1024, max_stories=100), tmp_path / "tiny.yaml")
     found = by_check(examine(tmp_path / "tiny.yaml", limit=50))
-    assert not faults(found.values())
+    assert not errors(found.values())
     for check in ("next token", "leak between stories (eval mode)", "memory", "disk", "time", "attention kernel"):
         assert found[check].status == "ok", found[check]
     assert str(tmp_path) in found["disk"].evidence
@@ -296,7 +298,7 @@ def test_the_length_of_a_run_is_that_of_the_whole_corpus(tiny_recipe, tmp_path):
 def test_a_corpus_that_cannot_be_had_is_something_that_cannot_be_told(tiny_recipe, tmp_path):
     save_recipe(tiny_recipe(corpus="nobody/no-such-stories", max_steps=-1), tmp_path / "tiny.yaml")
     found = by_check(examine(tmp_path / "tiny.yaml", quick=True, limit=50))
-    assert found["corpus"].status == "cannot tell" and "sample stands in" in found["corpus"].evidence
+    assert found["corpus"].status == "inconclusive" and "sample replaces them" in found["corpus"].evidence
     assert found["next token"].status == "ok" and found["memory"].status == "ok"
     assert "setting: tokens in all" not in found, "of a corpus that is not there, no length is known"
     with pytest.raises(UserError):
@@ -309,7 +311,7 @@ def test_a_recipe_with_a_tokenizer_that_pads_with_its_end_is_a_fault(tiny_recipe
     config = json.loads(path.read_text())
     path.write_text(json.dumps({**config, "pad_token": config["eos_token"]}))
     save_recipe(tiny_recipe(tokenizer=tmp_path / "tokenizer"), tmp_path / "tiny.yaml")
-    assert "special tokens" in faults(examine(tmp_path / "tiny.yaml", quick=True, limit=50))
+    assert "special tokens" in errors(examine(tmp_path / "tiny.yaml", quick=True, limit=50))
 
 
 # The command
@@ -331,17 +333,17 @@ def doctor(capsys):
 def test_the_command_exits_with_0_or_1_and_prints_a_line_a_finding(doctor, tiny_run, shifted_twice, corpus):
     status, out, _ = doctor(tiny_run, "--quick", "--limit", 50)
     assert status == 0
-    assert "ok           objective: " in out and "llama2.c: github.com/karpathy/llama2.c" in out
-    assert out.splitlines()[-1].startswith("2") and " 0 fault" in out.splitlines()[-1]
+    assert "ok            objective: " in out and "llama2.c: github.com/karpathy/llama2.c" in out
+    assert re.match(r"[234]\d ok, ", out.splitlines()[-1]) and " 0 error" in out.splitlines()[-1]
     status, out, _ = doctor(shifted_twice, "--corpus", corpus, "--quick", "--limit", 50)
-    assert status == 1 and "fault        objective: " in out and "1 fault" in out
+    assert status == 1 and "error         objective: " in out and "1 error" in out
 
 
 def test_json_is_all_that_is_printed(doctor, tiny_run):
     status, out, _ = doctor(tiny_run, "--quick", "--limit", 50, "--json")
     found = json.loads(out)
     assert status == 0 and {"check", "status", "evidence", "advice"} <= set(found[0])
-    assert {entry["status"] for entry in found} <= {"ok", "fault", "cannot tell", "note"}
+    assert {entry["status"] for entry in found} <= {"ok", "error", "inconclusive", "note"}
     rates = next(entry for entry in found if entry["check"] == "setting: learning rate")
     assert rates["published"]["llama2.c"] == "5e-4"
 
@@ -396,7 +398,7 @@ def test_stories_alone_are_examined_and_mended(doctor, tmp_path):
     broken = good[0].replace("fox", "<b>fox</b>").replace("Tim", "Kim")
     write(broken)
     status, out, _ = doctor(stories, "--limit", 100)
-    assert status == 1 and "fault        text: html" in out
+    assert status == 1 and "error         text: html" in out
     status, out, _ = doctor(stories, "--clean", tmp_path / "clean", "--json")
     json.loads(out)
     assert doctor(tmp_path / "clean")[0] == 0

@@ -21,7 +21,7 @@ from tinystories.tokenization import train_bpe
 
 
 def test_a_finding_is_one_line_and_has_a_known_status():
-    assert str(Finding("loss", "fault", "it is 3", "Shift once.")) == "fault        loss: it is 3 -> Shift once."
+    assert str(Finding("loss", "error", "it is 3", "Shift once.")) == "error         loss: it is 3 -> Shift once."
     with pytest.raises(ValueError, match="status"):
         Finding("loss", "wrong", "it is 3")
 
@@ -31,7 +31,7 @@ def test_a_check_that_breaks_says_so():
         raise RuntimeError("first\nsecond")
 
     [found] = tried("loss", fails)
-    assert found.status == "cannot tell" and "RuntimeError: first" in found.evidence and "\n" not in found.evidence
+    assert found.status == "inconclusive" and "RuntimeError: first" in found.evidence and "\n" not in found.evidence
 
 
 # The log
@@ -59,10 +59,10 @@ def evaluations(*values, key="eval_bits_per_byte"):
         ((5e-4, 5e-4, 5e-4, 5e-4), "ok"),
         ((1e-4, 5e-4, 5e-4, 5e-4, 3e-4, 0.0), "ok"),
         ((5e-4, 4e-4, 4.0000001e-4, 3e-4), "ok"),
-        ((1e-4, 5e-4, 3e-4, 5e-4, 3e-4), "fault"),
-        ((5e-4, 3e-4, 1e-4, 0.0, 0.0, 1e-4), "fault"),
-        ((5e-4, 4e-4, 3e-4, 3.5e-4), "fault"),
-        ((5e-4,), "cannot tell"),
+        ((1e-4, 5e-4, 3e-4, 5e-4, 3e-4), "error"),
+        ((5e-4, 3e-4, 1e-4, 0.0, 0.0, 1e-4), "error"),
+        ((5e-4, 4e-4, 3e-4, 3.5e-4), "error"),
+        ((5e-4,), "inconclusive"),
     ],
 )
 def test_a_learning_rate_that_rises_again_is_a_fault(tmp_path, values, status):
@@ -83,27 +83,28 @@ def test_logged_rates_are_held_against_the_recipe(tmp_path, kind):
     assert history.check_learning_rate(log(tmp_path, logged), rate, wanted)[-1].status == "ok"
     for entry in logged:
         entry["learning_rate"] *= 1.1
-    assert history.check_learning_rate(log(tmp_path, logged), rate, wanted)[-1].status == "fault"
+    assert history.check_learning_rate(log(tmp_path, logged), rate, wanted)[-1].status == "error"
 
 
 def test_tokens_are_counted_for_each_parameter(tmp_path):
     made = log(tmp_path, rates(1e-3, 1e-3), max_steps=100)
-    unfinished, seen = history.check_length(made, 1_000, 20_000)
-    assert unfinished.status == "note" and "20 of 100" in unfinished.evidence
-    assert seen.status == "ok" and "20.0 for each" in seen.evidence
-    assert history.check_length(made, 1_000, 1_000)[1].status == "note"
-    assert history.check_length(made, 1_000, None)[1].status == "cannot tell"
+    [unfinished] = history.check_end(tmp_path, made)
+    assert unfinished.status == "note" and "20 of 100" in unfinished.evidence and "resume" in unfinished.advice
+    seen = history.check_tokens(made, 1_000, 20_000, "counted in training")
+    assert seen.status == "ok" and "20 for each" in seen.evidence and "counted in training" in seen.evidence
+    assert history.check_tokens(made, 1_000, 1_000).status == "note"
+    assert history.check_tokens(made, 1_000, None).status == "inconclusive"
 
 
 def test_validation_is_judged_by_its_slope(tmp_path):
     falling, _ = history.check_validation(log(tmp_path, evaluations(1.0, 0.8, 0.7, 0.6)))
     assert falling.status == "note" and "still falling" in falling.evidence
-    assert "-1.3000 per thousand steps" in falling.evidence and "bits per byte" in falling.evidence
+    assert "-0.1300 per hundred steps" in falling.evidence and "bits per byte" in falling.evidence
     flat, _ = history.check_validation(log(tmp_path, evaluations(1.0, 0.6, 0.502, 0.5)))
     assert flat.status == "ok" and "levelled out" in flat.evidence
-    assert history.check_validation(log(tmp_path, evaluations(1.0)))[0].status == "cannot tell"
+    assert history.check_validation(log(tmp_path, evaluations(1.0)))[0].status == "inconclusive"
     nats, _ = history.check_validation(log(tmp_path, evaluations(3.0, 2.0, key="eval_loss")))
-    assert "nats a token" in nats.evidence
+    assert "nats per token" in nats.evidence
 
 
 def test_overfitting_is_validation_that_rises_while_training_falls(tmp_path):
@@ -111,7 +112,7 @@ def test_overfitting_is_validation_that_rises_while_training_falls(tmp_path):
     rising = [{"step": 100 * number, "loss": 2.0 + number / 4} for number in range(1, 6)]
     worse = evaluations(1.0, 0.8, 0.7, 0.75, 0.8)
     over = history.check_validation(log(tmp_path, [*falling, *worse]))[1]
-    assert over.status == "fault" and "step 300" in over.advice
+    assert over.status == "error" and "step 300" in over.advice
     assert history.check_validation(log(tmp_path, [*rising, *worse]))[1].status == "note"
     better = evaluations(1.0, 0.8, 0.7, 0.65, 0.6)
     assert history.check_validation(log(tmp_path, [*falling, *better]))[1].status == "ok"
@@ -124,11 +125,11 @@ def test_the_best_checkpoint_is_named(tmp_path):
         log(run / f"checkpoint-{step}", evaluations(1.0, 0.5, 0.7)[: step // 100])
     whole = log(run, evaluations(1.0, 0.5, 0.7))
     found = history.check_checkpoint(run, whole)
-    assert found.status == "fault" and "0.2000" in found.evidence and str(run / "checkpoint-200") in found.advice
+    assert found.status == "error" and "0.2000" in found.evidence and str(run / "checkpoint-200") in found.advice
     best = history.check_checkpoint(run / "checkpoint-200", history.read_log(run / "checkpoint-200"))
     assert best.status == "ok"
     last = history.check_checkpoint(run / "checkpoint-300", history.read_log(run / "checkpoint-300"))
-    assert last.status == "fault"
+    assert last.status == "error"
     # The best weights were loaded at the end, as their bytes show, or another evaluation.
     for folder in (run, run / "checkpoint-200"):
         (folder / "model.safetensors").write_bytes(b"the same")
@@ -208,7 +209,7 @@ def test_stories_in_both_halves_are_found_whatever_their_case(tmp_path):
     same, runs = text.check_held_out(train, held, 1_000, 100)
     assert same.status == runs.status == "ok" and "100 of 1,000" in same.evidence
     again = [train[5].upper().replace(" ", ",  ", 3) + "!", *held[1:]]
-    assert text.check_held_out(train, again, 100, 100)[0].status == "fault"
+    assert text.check_held_out(train, again, 100, 100)[0].status == "error"
     assert text.check_held_out(train, again + held * 2, 100, 300)[0].status == "note", "one in 300"
 
 
@@ -224,7 +225,7 @@ def test_long_runs_in_common_are_counted(tmp_path):
     assert "0 of 10" in shared(held).evidence
     assert "0 of 10" in shared(spliced(19)).evidence and "1 of 10" in shared(spliced(20)).evidence
     assert shared(spliced(20)).status == "ok" and shared(spliced(60)).status == "note"
-    assert shared(["too short"]).status == "cannot tell"
+    assert shared(["too short"]).status == "inconclusive"
 
 
 @pytest.fixture(scope="module")
@@ -250,7 +251,7 @@ def test_the_vocabulary_is_held_against_the_text(sample, tokenizer):
     assert found["lost text"].status == "ok" and found["bytes per token"].status == "ok"
     assert found["unused vocabulary"].status in ("ok", "note")
     few = {finding.check: finding for finding in text.check_tokens(tokenizer, sample[:20])}
-    assert few["unused vocabulary"].status == "cannot tell"
+    assert few["unused vocabulary"].status == "inconclusive"
     other = train_bpe([" ".join(f"zq{number}x" for number in range(4_000))] * 2, 4_000, progress=False)
     found = {finding.check: finding for finding in text.check_tokens(other, sample)}
     assert found["bytes per token"].status == "note" and found["unused vocabulary"].status == "note"
@@ -260,7 +261,7 @@ def test_text_that_the_vocabulary_does_not_know_is_a_fault(sample):
     backend = Tokenizer(models.WordLevel({"<unk>": 0, "the": 1, "a": 2}, unk_token="<unk>"))
     backend.pre_tokenizer = pre_tokenizers.Whitespace()
     found = text.check_tokens(PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>"), sample[:50])
-    assert {finding.check: finding.status for finding in found}["lost text"] == "fault"
+    assert {finding.check: finding.status for finding in found}["lost text"] == "error"
 
 
 def test_embeddings_are_held_against_the_vocabulary(tokenizer):
@@ -268,7 +269,7 @@ def test_embeddings_are_held_against_the_vocabulary(tokenizer):
         return text.check_vocabulary(tokenizer, embeddings, parameters, 64)[0].status
 
     size = len(tokenizer)
-    assert status(size) == "ok" and status(size - 1) == "fault" and status(2 * size) == "note"
+    assert status(size) == "ok" and status(size - 1) == "error" and status(2 * size) == "note"
     assert status(size, parameters=size * 64 + 1_000) == "note"
 
 
@@ -277,7 +278,7 @@ def test_a_tokenizer_for_packed_rows_needs_three_tokens(tokenizer, tmp_path):
     tokenizer.save_pretrained(tmp_path)
     for wrong in ({"pad_token": None}, {"pad_token": "<|endoftext|>"}):
         known = PreTrainedTokenizerFast.from_pretrained(tmp_path, **wrong)
-        assert text.check_special_tokens(known).status == "fault"
+        assert text.check_special_tokens(known).status == "error"
 
 
 # Stories in batches

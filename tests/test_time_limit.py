@@ -35,7 +35,7 @@ def test_a_run_ends_on_time_at_the_end_of_its_schedule(tiny_recipe, capfd):
     assert max(rates) * 0.1 <= rates[-1] < max(rates) * 0.2
     assert (run / f"checkpoint-{state['global_step']}" / "model.safetensors").is_file()
     findings = _log_findings(run, load_model(str(run))[0], load_recipe(run / "recipe.yaml"), None)
-    assert not [finding for finding in findings if finding.status == "fault" or "unfinished" in finding.evidence]
+    assert not [finding for finding in findings if finding.status == "error" or "unfinished" in finding.evidence]
 
 
 def test_a_resumed_run_has_the_time_that_is_left(tiny_recipe):

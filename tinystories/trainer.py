@@ -153,7 +153,19 @@ class StoryTrainer(Trainer):
         self.state.compute_steps(self.args, max_steps)
         if self.time_limit is not None:
             self.time_limit.elapsed = logged_seconds(self.state.log_history)
+        if self.state.global_step and not self.state.num_input_tokens_seen:
+            # A checkpoint of a release that counted nothing.
+            steps = self.state.global_step * rows_per_step(self.args)
+            self.state.num_input_tokens_seen = round(steps * self.train_dataset.tokens_per_row)
         return trained
+
+    def _track_num_input_tokens(self, inputs) -> None:
+        """Count the tokens without padding, in every session of a run, also where the arguments do not ask for it."""
+        if self.args.include_num_input_tokens_seen != "no":
+            return super()._track_num_input_tokens(inputs)
+        # Rows, and not the tokens in them, which a GPU would have to be waited for.
+        rows = len(inputs["input_ids"]) * self.args.world_size
+        self.state.num_input_tokens_seen += round(rows * self.train_dataset.tokens_per_row)
 
     def _run_epoch(self, *args, **kwargs):
         out_of_time = self.time_limit is not None and self.time_limit.progress == 1

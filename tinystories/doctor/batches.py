@@ -1,6 +1,6 @@
 """What a `Trainer` feeds to its model: real batches of its own dataloader, the stories in them, and their labels.
 
-Nothing is left behind: random states, modes, buffers and the trainer's dataloaders are those from before.
+Random states, modes, buffers and the trainer's dataloaders are restored afterwards.
 """
 
 from collections.abc import Iterator
@@ -15,12 +15,16 @@ from .findings import Finding
 
 
 IGNORE_INDEX = -100
+START_ADVICE = (
+    "Make the tokenizer add it in front of a prompt: a post-processor with `BOS $A` in tokenizer.json, and "
+    "add_bos_token true in tokenizer_config.json where that key is present."
+)
 BATCHES, MOST_BATCHES, TOKENS = 2, 16, 8_000  # taken: at least two, and more until there are so many tokens
 
 
 @contextmanager
 def untouched(trainer) -> Iterator[None]:
-    """After the block, the trainer and its model are as they were before, and so is every random state."""
+    """Restores the trainer, its model and every random state after the block."""
     model, loaders = trainer.model, trainer.accelerator._dataloaders
     modes = [(module, module.training) for module in model.modules()]
     buffers = [
@@ -46,7 +50,7 @@ def untouched(trainer) -> Iterator[None]:
 def take_batches(trainer) -> list[dict]:
     """The first batches of the trainer's own dataloader, as its collator makes them."""
     loader = trainer.get_train_dataloader()
-    # The loader beneath: accelerate's own would note in its gradient state that an epoch is under way.
+    # The wrapped loader: accelerate's own would mark its gradient state as within an epoch.
     taken, tokens = [], 0
     for batch in islice(getattr(loader, "base_dataloader", loader), MOST_BATCHES):
         taken.append(batch)
@@ -139,18 +143,23 @@ def check_labels(rows: list[Rows]) -> Finding:
     scored = sum(int((batch.labels != IGNORE_INDEX).sum()) for batch in rows)
     places = sum(batch.labels.numel() for batch in rows)
     if not scored:
-        return Finding("labels", "fault", f"none of {places:,} labels is scored", "Give labels equal to input_ids.")
+        return Finding(
+            "labels",
+            "error",
+            f"all {places:,} labels are -100, so nothing is trained",
+            "Give labels equal to input_ids.",
+        )
     offset = label_offset(rows)
     if offset == 0:
-        return Finding("labels", "ok", f"equal to the inputs at all {scored:,} scored places of {places:,}")
+        return Finding("labels", "ok", f"equal to input_ids at all {scored:,} scored positions of {places:,}")
     if offset is not None:
-        steps = "one place" if offset == 1 else f"{offset} places"
-        return Finding("labels", "note", f"the data shift them by {steps} ({scored:,} scored places)")
+        steps = "one position" if offset == 1 else f"{offset} positions"
+        return Finding("labels", "note", f"shifted by {steps} in the data ({scored:,} scored positions)")
     same = sum(int(((b.labels == b.ids) & (b.labels != IGNORE_INDEX)).sum()) for b in rows)
     return Finding(
         "labels",
-        "fault",
-        f"{scored - same:,} of {scored:,} scored labels are neither the input at their place nor the next ones",
+        "error",
+        f"{scored - same:,} of {scored:,} scored labels match neither input_ids nor the next two tokens",
         "Give labels equal to input_ids, with -100 where no loss is wanted.",
     )
 
@@ -159,7 +168,10 @@ def check_end_of_text(rows: list[Rows], eos: int | None) -> Finding:
     check = "end of text"
     if eos is None:
         return Finding(
-            check, "fault", "the tokenizer has no end-of-text token", "Without one a model cannot learn to stop."
+            check,
+            "error",
+            "the tokenizer has no eos_token",
+            "Give it one: without an end-of-text token a model cannot learn to stop.",
         )
     offset = label_offset(rows) or 0
     longest = max(end - first for batch in rows for _, first, end in batch.stories)
@@ -178,22 +190,23 @@ def check_end_of_text(rows: list[Rows], eos: int | None) -> Finding:
     tokens = sum(end - first for batch in rows for _, first, end in batch.stories)
     if scored == 0 and (whole or tokens >= 2_000):
         if present == 0:
-            why, advice = "no story ends with it", "Put the end-of-text token behind each story."
+            why, advice = "no story ends with it", "Append the end-of-text token to each story."
         else:
-            why = f"it stands in the inputs {present:,} times, but its labels are all -100"
-            advice = "Score it; a collator drops it where the pad token is the same as the end of text."
-        return Finding(check, "fault", f"never trained: {why} ({len_stories(rows):,} stories)", advice)
+            why = f"it is in the inputs {present:,} times, but its labels are all -100"
+            advice = "Keep its label; a collator removes it where pad_token and eos_token are the same."
+        return Finding(check, "error", f"never trained: {why} ({len_stories(rows):,} stories)", advice)
     if scored == 0:
-        return Finding(check, "cannot tell", f"no story ends in these {tokens:,} tokens")
+        return Finding(check, "inconclusive", f"no story ends in these {tokens:,} tokens")
     if whole and learnt < 0.95 * whole:
         return Finding(
             check,
-            "fault",
-            f"only {learnt:,} of {whole:,} stories that end in these rows have their end scored ({ended:,} have one)",
-            "Put the end-of-text token behind each story, with its label.",
+            "error",
+            f"only {learnt:,} of {whole:,} stories that end in these rows have a scored end-of-text token ({ended:,} "
+            f"have one at all)",
+            "Append the end-of-text token to each story, with its label.",
         )
     of = f"at the end of {learnt:,} of {whole:,} stories that end in these rows" if whole else f"{scored:,} times"
-    return Finding(check, "ok", f"trained: scored {of}")
+    return Finding(check, "ok", f"the end-of-text token is scored {of}")
 
 
 def len_stories(rows: list[Rows]) -> int:
@@ -205,22 +218,22 @@ def check_padding(rows: list[Rows], eos: int | None, pad: int | None) -> Finding
     wrong = sum(int((batch.padding & (batch.labels != IGNORE_INDEX)).sum()) for batch in rows)
     share = sum(int(batch.padding.sum()) for batch in rows) / sum(batch.ids.numel() for batch in rows)
     if wrong:
-        return Finding(check, "fault", f"{wrong:,} pad tokens are scored", "Give them the label -100.")
+        return Finding(check, "error", f"{wrong:,} pad tokens are scored", "Give padding the label -100.")
     if pad is not None and pad == eos:
         lost = not any(bool((batch.labels == eos).any()) for batch in rows)
         return Finding(
             check,
-            "fault" if lost else "note",
+            "error" if lost else "note",
             f"the pad token is the end-of-text token ({pad})" + (", and no end of text is scored" if lost else ""),
-            "Give the tokenizer a pad token of its own.",
+            "Give the tokenizer a separate pad token.",
         )
     if pad is None:
-        return Finding(check, "note", "the tokenizer has no pad token; rows of different lengths could not be batched")
-    return Finding(check, "ok", f"{share:.2%} of the places, never scored; pad ({pad}) is not the end of text ({eos})")
+        return Finding(check, "note", "the tokenizer has no pad token, so rows of different lengths cannot be batched")
+    return Finding(check, "ok", f"{share:.2%} of the positions, never scored; pad ({pad}) differs from eos ({eos})")
 
 
 def check_story_starts(rows: list[Rows], tokenizer) -> list[Finding]:
-    """Whether stories begin as prompts will, and whether one is scored as what follows another."""
+    """Whether stories begin as prompts will, and whether a story is scored as the continuation of another."""
     check = "beginning of text"
     bare = tokenizer("a", add_special_tokens=False)["input_ids"]
     given = tokenizer("a")["input_ids"]
@@ -229,11 +242,11 @@ def check_story_starts(rows: list[Rows], tokenizer) -> list[Finding]:
         batch.ids[row, first:end].tolist()
         for batch in rows
         for row, first, end in batch.stories
-        # A part of a long story repeats some of the part before it, without loss.
+        # The continuation of a long story repeats some tokens of the part before it, without loss.
         if not (batch.labels[row, first : first + 2] == IGNORE_INDEX).all()
     ]
     if not stories:
-        return [Finding(check, "cannot tell", "no story begins in these rows")]
+        return [Finding(check, "inconclusive", "no story begins in these rows")]
     findings = []
     if prefix:
         share = sum(story[: len(prefix)] == prefix for story in stories) / len(stories)
@@ -243,7 +256,7 @@ def check_story_starts(rows: list[Rows], tokenizer) -> list[Finding]:
                 Finding(
                     check,
                     "ok",
-                    f"{share:.0%} of stories begin with {shown!r}, as a prompt will",
+                    f"{share:.0%} of stories begin with {shown!r}, as a prompt does",
                 )
             )
         else:
@@ -251,8 +264,8 @@ def check_story_starts(rows: list[Rows], tokenizer) -> list[Finding]:
                 Finding(
                     check,
                     "note",
-                    f"the tokenizer puts {shown!r} in front of a prompt, but {share:.0%} of stories begin so",
-                    "Train stories with the same beginning as prompts.",
+                    f"the tokenizer puts {shown!r} in front of a prompt, but {share:.0%} of stories begin with it",
+                    "Begin stories in training as the tokenizer begins prompts.",
                 )
             )
     else:
@@ -265,11 +278,11 @@ def check_story_starts(rows: list[Rows], tokenizer) -> list[Finding]:
                     "note",
                     f"{share:.0%} of stories begin with {tokenizer.bos_token!r}, but the tokenizer puts nothing in "
                     f"front of a prompt",
-                    "Let the tokenizer add it to prompts.",
+                    START_ADVICE,
                 )
             )
         else:
-            findings.append(Finding(check, "ok", "nothing in front of stories, and nothing in front of prompts"))
+            findings.append(Finding(check, "ok", "neither stories nor prompts begin with a special token"))
     offset = label_offset(rows) or 0
     inner = [(batch, row, first - offset) for batch in rows for row, first, _ in batch.stories if first > offset]
     scored = sum(bool(batch.labels[row, at] != IGNORE_INDEX) for batch, row, at in inner if batch.marked)
@@ -278,7 +291,7 @@ def check_story_starts(rows: list[Rows], tokenizer) -> list[Finding]:
             Finding(
                 check,
                 "note",
-                f"{scored:,} stories have their first token scored as what follows another story",
+                f"the first token of {scored:,} stories is scored as the continuation of another story",
                 "Give the first token of each story the label -100.",
             )
         )

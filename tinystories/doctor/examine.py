@@ -1,16 +1,19 @@
-"""What TARGET is, what is needed to look at it, and which checks it gets.
+"""What TARGET is, what is needed to check it, and which checks it gets.
 
-| target | what is looked at |
+| target | what is checked |
 |---|---|
-| a recipe | the text, the vocabulary, real batches through a fresh model, settings, the machine |
+| a recipe | the text, the vocabulary, real batches through a new model, settings, the machine |
 | a run folder, or a checkpoint in one | the same without the machine; what it has learnt; its log |
-| any other causal model, or the origin's `.pth` | what it has learnt, its vocabulary; its log where it has one |
+| any other causal model, or a file that `tinystories import` reads | what it has learnt, its vocabulary; its log |
+| a tokenizer | its special tokens, what it adds to prompts, its vocabulary |
 | stories | the text |
 """
 
 import dataclasses
+import glob
 import re
 import tempfile
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +24,7 @@ from transformers import (
     AutoModelForCausalLM,
     PreTrainedModel,
     PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
     TrainingArguments,
     get_scheduler,
 )
@@ -29,15 +33,18 @@ from modeling_tinyllama import TinyLlamaForCausalLM
 from tinystories.tokenization import train_bpe
 
 from .. import training
-from ..corpus import FORMATS, Corpus, load_corpus
+from ..corpus import Corpus, load_corpus
 from ..decoding import load_model, load_tokenizer
 from ..errors import UserError, first_line
+from ..preflight import rehearse
 from ..random_state import preserved_random_state
 from ..recipe import Recipe, load_recipe
 from ..schedules import schedule
-from . import history, objective, text
+from ..sources import may_hold_stories
+from . import history, objective, text, writing
 from .before_training import Scale, examine_trainer, vocabulary_findings
 from .findings import Finding, tried
+from .settings import Run
 
 
 LIMIT = 2_000  # stories
@@ -54,17 +61,24 @@ def examine(
     limit: int = LIMIT,
     quick: bool = False,
     strict: bool = False,
+    text_column: str | None = None,
+    split: str | None = None,
+    skip_bad_rows: bool | None = None,
+    cleaned: dict | None = None,
 ) -> list[Finding]:
-    """Look at a recipe, a run folder, a model or stories, and say what is proven, what is wrong and what is not known.
+    """Check a recipe, a run folder, a model, a tokenizer or stories.
 
     Args:
         target: a recipe (.yaml), a run folder or a checkpoint in one, any causal model of transformers (folder or Hub
-            id), the origin's `.pth`, or stories (`sample`, a file or a folder).
-        corpus: stories to look at and to measure on; by default those of the recipe.
-        tokenizer: folder or Hub id; by default the target's own.
-        limit: stories to look at, spread evenly over the corpus.
+            id), a file that `tinystories import` reads (`.pth`, `.bin`), a folder with a tokenizer, or stories
+            (`sample`, a file or a folder).
+        corpus: stories to check and to measure on; by default those of the recipe.
+        tokenizer: folder or Hub id; by default the target's own, or for a file the one beside it.
+        limit: stories to check, spread evenly over the corpus.
         quick: measure no training steps, and score fewer stories.
-        strict: warnings of text quality are faults.
+        strict: warnings of text quality, and all that cleaning would change, are errors.
+        text_column, split, skip_bad_rows: how stories are read, as in a [`Recipe`]; by default as the recipe says.
+        cleaned: counts of `write_clean` for this corpus, by split, where it has run.
 
     Raises:
         UserError: for a target, corpus or tokenizer that cannot be found or read.
@@ -72,43 +86,89 @@ def examine(
     if limit < 1:
         raise UserError(f"--limit must be at least 1, but is {limit}.")
     with preserved_random_state():
-        findings = _examine(str(target), corpus, tokenizer, limit, quick, strict)
-    # The vocabulary of a run folder is looked at with its weights and with its batches.
+        reading = _reading(text_column, split, skip_bad_rows)
+        options = _Options(corpus, tokenizer, limit, quick, strict, reading, _joined(cleaned))
+        findings = _examine(str(target), options)
+    # The vocabulary of a run folder is checked with its weights and with its batches.
     return [finding for number, finding in enumerate(findings) if finding not in findings[:number]]
 
 
-def _examine(
-    target: str, corpus: str | None, tokenizer: str | None, limit: int, quick: bool, strict: bool
-) -> list[Finding]:
+def _reading(text_column: str | None, split: str | None, skip_bad_rows: bool | None) -> dict:
+    """Of the fields of a recipe that say how stories are read, those that are given."""
+    given = {"text_column": text_column, "split": split, "skip_bad_rows": skip_bad_rows}
+    return {name: value for name, value in given.items() if value is not None}
+
+
+@dataclass
+class _Options:
+    """The arguments of [`examine`].
+
+    Attributes:
+        reading: of the fields of a recipe that say how stories are read, those that are given.
+        cleaned: counts of all splits together.
+    """
+
+    corpus: str | None
+    tokenizer: str | None
+    limit: int
+    quick: bool
+    strict: bool
+    reading: dict
+    cleaned: dict | None = None
+
+
+def _joined(cleaned: dict | None) -> dict | None:
+    if cleaned is None:
+        return None
+    total = {"stories": sum(counts["stories"] for counts in cleaned.values())}
+    for what in ("mended", "dropped"):
+        total[what] = dict(sum((Counter(counts[what]) for counts in cleaned.values()), Counter()))
+    return total
+
+
+def _examine(target: str, options: _Options) -> list[Finding]:
     path = Path(target)
     if path.suffix in (".yaml", ".yml"):
-        return _examine_recipe(target, corpus, tokenizer, limit, quick, strict)
+        return _examine_recipe(target, options)
     if is_corpus(target):
-        stories = _Stories.load(Recipe(corpus=target), limit, given=True)
-        known = load_tokenizer(tokenizer, as_saved=True) if tokenizer else None
-        return [*stories.findings(known, strict), *_token_findings(known, stories)]
-    if path.suffix in (".pth", ".pt") and not path.is_dir():
-        return _examine_pth(path, corpus, tokenizer, limit, quick, strict)
-    return _examine_model(path if path.exists() else target, corpus, tokenizer, limit, quick, strict)
+        stories = _Stories.load(Recipe(corpus=target, **options.reading), options.limit, given=True)
+        known = load_tokenizer(options.tokenizer, as_saved=True) if options.tokenizer else None
+        return [*stories.findings(known, options), *_token_findings(known, stories)]
+    if path.is_file() or path.suffix in (".pth", ".pt", ".bin"):
+        return _examine_file(path, options)
+    if is_tokenizer(path):
+        return _examine_tokenizer(target, options)
+    return _examine_model(path if path.exists() else target, options)
+
+
+def is_tokenizer(path: Path) -> bool:
+    """Whether a folder holds a tokenizer and no model, no run and no recipe."""
+    others = ("config.json", "trainer_state.json", "recipe.yaml")
+    return (
+        (path / "tokenizer.json").is_file()
+        and not any((path / name).exists() for name in others)
+        and not any(path.glob("checkpoint-*"))
+    )
 
 
 def is_corpus(target: str) -> bool:
     """Whether a target names stories: `sample`, a file of them, or a folder that holds such files and no model."""
     path = Path(target)
-    if target == "sample" or (path.is_file() and _is_stories(path)):
+    if target == "sample" or glob.has_magic(target) or (path.is_file() and may_hold_stories(path)):
         return True
     model = ("config.json", "trainer_state.json", "recipe.yaml", "tokenizer.json")
-    return (
-        path.is_dir() and not any((path / name).exists() for name in model) and any(map(_is_stories, path.rglob("*")))
-    )
+    return path.is_dir() and not any((path / name).exists() for name in model) and may_hold_stories(path)
 
 
-def _is_stories(path: Path) -> bool:
-    return Path(path.name.removesuffix(".gz")).suffix in FORMATS
-
-
-def corpus_of(target: str, corpus: str | None) -> Corpus:
-    """The corpus that a target is about, to be cleaned.
+def corpus_of(
+    target: str,
+    corpus: str | None,
+    *,
+    text_column: str | None = None,
+    split: str | None = None,
+    skip_bad_rows: bool | None = None,
+) -> Corpus:
+    """The corpus of a target, for cleaning; read as [`examine`] reads it.
 
     Raises:
         UserError: where it names none.
@@ -118,10 +178,23 @@ def corpus_of(target: str, corpus: str | None) -> Corpus:
         if Path(target).suffix in (".yaml", ".yml"):
             recipe = load_recipe(target)
         if recipe is None:
-            raise UserError(f"{target} names no stories; name them with --corpus.")
+            raise UserError(f"{target} has no recipe, so its stories are not known; name them with --corpus.")
     else:
         recipe = Recipe(corpus=corpus or target)
-    return training.recipe_corpus(dataclasses.replace(recipe, streaming=False))
+    reading = _reading(text_column, split, skip_bad_rows)
+    return training.recipe_corpus(dataclasses.replace(recipe, streaming=False, **reading))
+
+
+def special_tokens_of(target: str, tokenizer: str | None) -> list[str]:
+    """Names that the tokenizer of a target takes for special tokens, which cleaning removes from stories."""
+    if tokenizer is None:
+        folder = Path(target)
+        recipe = load_recipe(target) if folder.suffix in (".yaml", ".yml") else None
+        if recipe is not None:
+            tokenizer = recipe.tokenizer
+        elif (folder / "tokenizer.json").is_file():
+            tokenizer = target
+    return [] if tokenizer is None else load_tokenizer(tokenizer, as_saved=True).all_special_tokens
 
 
 # Stories
@@ -129,7 +202,7 @@ def corpus_of(target: str, corpus: str | None) -> Corpus:
 
 @dataclass
 class _Stories:
-    """A corpus and the sample of it that is looked at.
+    """A corpus and the sample of it that is checked.
 
     Attributes:
         corpus: with as many training stories as batches and a tokenizer need.
@@ -148,13 +221,13 @@ class _Stories:
 
     @classmethod
     def load(cls, recipe: Recipe, limit: int, given: bool) -> "_Stories | Finding":
-        """Or a finding that says why they cannot be had; where the user has named them, that is an error."""
+        """Or a finding that says why they cannot be loaded; an exception where the user has named them."""
         try:
             corpus = training.recipe_corpus(recipe)
         except UserError as error:
             if given:
                 raise
-            return Finding("corpus", "cannot tell", str(error), "Name stories with --corpus.")
+            return Finding("corpus", "inconclusive", str(error), "Name stories with --corpus.")
         return cls.sample(corpus, limit)
 
     @classmethod
@@ -176,18 +249,24 @@ class _Stories:
         return [self.train[index] for index in text.evenly(len(self.train), self.limit)]
 
     def for_batches(self) -> Corpus:
-        """As many training stories as are looked at."""
+        """With as many training stories as are checked."""
         train = self.corpus.train.select(text.evenly(len(self.train), self.limit))
         return dataclasses.replace(self.corpus, train=train, fingerprint=f"{self.corpus.fingerprint}-rows")
 
-    def findings(self, tokenizer: PreTrainedTokenizerBase | None, strict: bool) -> list[Finding]:
+    def findings(self, tokenizer: PreTrainedTokenizerBase | None, options: _Options) -> list[Finding]:
         """Of the text alone."""
         searched = [self.train[index] for index in text.evenly(len(self.train), self.limit * TRAINING_STORIES)]
+        # Validation first, as cleaning reads them.
+        both = [*self.validation, *self.some()]
+        total = None if self.of_train is None else self.of_train + self.of_validation
         return [
             *tried(
                 "text quality",
-                lambda: text.quality_findings([*self.some(), *self.validation], tokenizer, strict=strict),
+                lambda: text.quality_findings(
+                    both, tokenizer, strict=options.strict, of=total, cleaned=options.cleaned
+                ),
             ),
+            *tried("text: language", self._writing),
             *tried(
                 "held-out stories",
                 lambda: text.check_held_out(
@@ -196,8 +275,19 @@ class _Stories:
             ),
         ]
 
+    def _writing(self) -> list[Finding]:
+        """Of validation stories, what training stories do not show."""
+        findings = writing.check_writing(self.some())
+        known = {(finding.check, finding.status) for finding in findings}
+        return findings + [
+            dataclasses.replace(finding, check=f"{finding.check} (validation)")
+            for finding in writing.check_writing(self.validation, "validation")
+            if finding.status in ("error", "note") and (finding.check, finding.status) not in known
+        ]
+
 
 def _token_findings(tokenizer: PreTrainedTokenizerBase | None, stories: "_Stories") -> list[Finding]:
+    """What the tokenizer makes of prompts and of these stories."""
     if tokenizer is None:
         return []
     return [
@@ -206,28 +296,51 @@ def _token_findings(tokenizer: PreTrainedTokenizerBase | None, stories: "_Storie
     ]
 
 
+# A tokenizer
+
+
+def _examine_tokenizer(target: str, options: _Options) -> list[Finding]:
+    known = load_tokenizer(target, as_saved=True)
+    begin = objective.beginning_of_text(known)
+    findings = [
+        text.check_special_tokens(known),
+        *tried("end of a prompt", lambda: [text.check_prompt_ends(known)]),
+        *tried("beginning of a prompt", lambda: [text.check_prompt_start(known, begin)]),
+        *text.check_vocabulary(known, None, None, 0),
+        text.check_articles(known),
+    ]
+    if options.corpus is None:
+        return findings
+    stories = _Stories.load(Recipe(corpus=options.corpus, **options.reading), options.limit, given=True)
+    return [
+        *findings,
+        *stories.findings(known, options),
+        *tried("bytes per token", lambda: text.check_tokens(known, stories.some())),
+    ]
+
+
 # A recipe
 
 
-def _examine_recipe(
-    target: str, corpus: str | None, tokenizer: str | None, limit: int, quick: bool, strict: bool
-) -> list[Finding]:
-    recipe = _with(load_recipe(target), corpus, tokenizer)
-    output_dir = training.training_arguments(recipe).output_dir
-    stories = _Stories.load(recipe, limit, given=corpus is not None)
-    findings = []
+# Settings of the place where a run trains, which a check in another place need not have.
+ELSEWHERE = ("fsdp", "fsdp_config", "deepspeed", "ddp_backend", "push_to_hub", "hub_token", "report_to")
+
+
+def _examine_recipe(target: str, options: _Options) -> list[Finding]:
+    recipe = _with(load_recipe(target), options.corpus, options.tokenizer, options.reading)
+    local = _local(recipe)
+    arguments = training.training_arguments(local)
+    findings = [_check_arguments(recipe, local, arguments)]
+    stories = _Stories.load(recipe, options.limit, given=options.corpus is not None)
     if isinstance(stories, Finding):
-        findings.append(
-            dataclasses.replace(
-                stories, evidence=f"{stories.evidence} The built-in sample stands in, for batches and machine only."
-            )
-        )
-        stories = _Stories.sample(load_corpus("sample"), limit)
+        evidence = f"{stories.evidence} The built-in sample replaces them, for batches and the machine only."
+        findings.append(dataclasses.replace(stories, evidence=evidence))
+        stories = _Stories.sample(load_corpus("sample"), options.limit)
         stories.stands_in = True
     known = load_tokenizer(recipe.tokenizer, as_saved=True) if recipe.tokenizer else _new_tokenizer(recipe, stories)
     findings.append(text.check_special_tokens(known))
     if not stories.stands_in:
-        findings += stories.findings(known, strict)
+        findings += stories.findings(known, options)
         findings += _token_findings(known, stories)
 
     def with_trainer() -> list[Finding]:
@@ -237,15 +350,36 @@ def _examine_recipe(
             config.vocab_size = max(config.vocab_size, recipe.vocab_size)
         torch.manual_seed(0)
         model = TinyLlamaForCausalLM(config)
-        found = _through_trainer(recipe, model, known, stories, output_dir, time=not quick, needs=True)
-        # Of a stand-in's vocabulary, nothing is worth knowing.
+        scale = Scale(None, arguments.output_dir)
+        found = _through_trainer(local, model, known, stories, scale, time=not options.quick, needs=True)
+        # The vocabulary of a replacement says nothing.
         own = ("vocabulary size", "articles") if stories.stands_in and recipe.tokenizer is None else ()
         return [finding for finding in found if finding.check not in own]
 
     return [*findings, *tried("batches", with_trainer)]
 
 
-def _with(recipe: Recipe, corpus: str | None, tokenizer: str | None) -> Recipe:
+def _local(recipe: Recipe) -> Recipe:
+    """The recipe without what belongs to the place where it trains, such as its launcher and its reports."""
+    settings = {name: value for name, value in recipe.trainer.items() if name not in ELSEWHERE}
+    return dataclasses.replace(recipe, trainer={**settings, "report_to": "none"})
+
+
+def _check_arguments(recipe: Recipe, local: Recipe, arguments: TrainingArguments) -> Finding:
+    """Whether training would take these settings: those of this place, and by one step of a small model."""
+    check = "training arguments"
+    try:
+        training.training_arguments(recipe)
+        rehearse(local, arguments)
+    except UserError as error:
+        return Finding(check, "error", str(error).rstrip("."), "Training would stop with this message.")
+    except Exception as error:
+        return Finding(check, "error", f"one step with them fails: {type(error).__name__}: {first_line(error)}")
+    return Finding(check, "ok", "a step, an evaluation and a checkpoint of a small model worked with them")
+
+
+def _with(recipe: Recipe, corpus: str | None, tokenizer: str | None, reading: dict) -> Recipe:
+    recipe = dataclasses.replace(recipe, **reading)
     if corpus is not None:
         recipe = dataclasses.replace(recipe, corpus=corpus, validation_corpus=None)
     return recipe if tokenizer is None else dataclasses.replace(recipe, tokenizer=tokenizer)
@@ -264,69 +398,110 @@ def _through_trainer(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     stories: _Stories,
-    output_dir: str,
+    scale: Scale,
     *,
     time: bool,
     needs: bool,
 ) -> list[Finding]:
-    """What [`check_trainer`] finds in the trainer of a recipe, on the sample and for the size of the whole."""
+    """What [`check_trainer`] finds in the trainer of a recipe, on the sample and for the size of the whole.
+
+    Args:
+        scale: its rows are counted here, where they can be.
+    """
     sample = stories.for_batches()
     with tempfile.TemporaryDirectory() as scratch:
-        # A trainer makes its output folder, and the real one is none of ours.
-        settings = {**recipe.trainer, "output_dir": scratch, "disable_tqdm": True, "report_to": "none"}
-        quiet = dataclasses.replace(recipe, trainer=settings, streaming=False)
+        # A trainer makes its output folder, and the real one must not be touched.
+        settings = {**recipe.trainer, "output_dir": scratch, "disable_tqdm": True}
+        quiet = dataclasses.replace(_local(dataclasses.replace(recipe, trainer=settings)), streaming=False)
         arguments = training.training_arguments(quiet)
         rows, held_out = training.pack_corpus(sample, tokenizer, quiet, arguments.seed)
         trainer = training.story_trainer(quiet, arguments, model, tokenizer, rows, held_out)
-        whole = None
         if stories.of_train is not None and not stories.stands_in:
             whole = round(len(rows) * stories.of_train / len(sample.train))
-        return examine_trainer(trainer, Scale(whole, output_dir), time=time, needs=needs)
+            scale = dataclasses.replace(scale, rows=whole)
+        return examine_trainer(trainer, scale, time=time, needs=needs)
 
 
 # A model
 
 
-def _examine_pth(
-    path: Path, corpus: str | None, tokenizer: str | None, limit: int, quick: bool, strict: bool
-) -> list[Finding]:
-    from ..interop.wikimini import load_wikimini, load_wikimini_tokenizer
+def _examine_file(path: Path, options: _Options) -> list[Finding]:
+    """A file that `tinystories import` reads, with the tokenizer beside it or the one that is named."""
+    from ..interop.imports import read_source
+    from ..interop.wikimini import load_wikimini
 
     if not path.is_file():
         raise UserError(f"There is no file {path}.")
-    if tokenizer is None:
-        raise UserError(f"{path} holds no tokenizer: name the one that it was trained with, --tokenizer FOLDER.")
-    model = load_wikimini(path)
-    if Path(tokenizer).exists():
-        # As that project saves it, with truncation and padding baked in, which this leaves out.
-        known = load_wikimini_tokenizer(tokenizer, model.config.max_position_embeddings)
+    named = options.tokenizer
+    if named is not None and not Path(named).exists():
+        # A tokenizer on the Hub, which only a model of this kind may have.
+        known = load_tokenizer(named, as_saved=True)
+        model, kind = load_wikimini(path), "WikiMini checkpoint"
     else:
-        known = load_tokenizer(tokenizer, as_saved=True)
-    return _learnt(model, known, _stories_for_model(None, corpus, limit), quick, strict)
+        source = read_source(path, named)
+        model, known, kind = source.model, source.tokenizer, source.kind
+    findings = [
+        Finding("format", "note", f"{path.name} is a {kind}", "`tinystories import` converts it to a model folder.")
+    ]
+    findings += tried("end of a prompt", lambda: _check_saved_prompt(path, named))
+    return findings + _learnt(model, known, _stories_for_model(None, options), options)
 
 
-def _examine_model(
-    path: Path | str, corpus: str | None, tokenizer: str | None, limit: int, quick: bool, strict: bool
-) -> list[Finding]:
-    model, known = _load(path, tokenizer)
+def _check_saved_prompt(path: Path, named: str | None) -> list[Finding]:
+    """What the file of a tokenizer adds to prompts, before an import changes that."""
+    place = Path(named) if named is not None else path.parent
+    file = place / "tokenizer.json" if place.is_dir() else place
+    if file.name != "tokenizer.json" or not file.is_file():
+        return []
+    saved = PreTrainedTokenizerFast(tokenizer_file=str(file))
+    return [finding for finding in [text.check_prompt_ends(saved)] if finding.status == "error"]
+
+
+def _examine_model(path: Path | str, options: _Options) -> list[Finding]:
+    model, known = _load(path, options.tokenizer)
     folder = Path(path)
     recipe = _recipe_of(folder) if folder.is_dir() else None
     if recipe is not None:
-        recipe = _with(recipe, corpus, None)
-    stories = _stories_for_model(recipe, corpus, limit)
-    findings = _learnt(model, known, stories, quick, strict)
+        recipe = _with(recipe, options.corpus, None, options.reading)
+    stories = _stories_for_model(recipe, options)
+    findings = _learnt(model, known, stories, options)
     per_row = None
+    if recipe is not None and isinstance(model, TinyLlamaForCausalLM):
+        # Rows are packed with the start token in front of each story, whatever the tokenizer adds.
+        begin = [known.bos_token_id]
+        findings += tried("beginning of a prompt", lambda: [text.check_prompt_start(known, begin)])
     if recipe is not None and isinstance(stories, _Stories) and isinstance(model, TinyLlamaForCausalLM):
+        per_row = _tokens_per_row(recipe, known, stories)
+        scale = Scale(None, str(folder), _length_made(folder, model, recipe, per_row))
         findings += tried(
             "batches",
-            lambda: _through_trainer(recipe, model, known, stories, str(folder), time=False, needs=False),
+            lambda: _through_trainer(recipe, model, known, stories, scale, time=False, needs=False),
         )
-        per_row = _tokens_per_row(recipe, known, stories)
     elif recipe is None:
         findings.append(
-            Finding("settings", "cannot tell", f"{path} has no recipe.yaml, so how it was trained is not known")
+            Finding("settings", "inconclusive", f"{path} has no recipe.yaml, so how it was trained is not known")
         )
     return [*findings, *tried("training log", lambda: _log_findings(folder, model, recipe, per_row))]
+
+
+def _length_made(folder: Path, model: PreTrainedModel, recipe: Recipe, per_row: float | None) -> Run | None:
+    """The length of the run as its log has it, whatever its recipe and its number of processes."""
+    try:
+        log = history.read_log(folder)
+        arguments = training.training_arguments(_local(recipe))
+    except UserError:
+        return None
+    if not log.steps:
+        return None
+    tokens, _ = _tokens_seen(folder, log, model, arguments, per_row)
+    return Run(
+        steps=log.steps,
+        # A stream has no epochs, for which the trainer counts steps.
+        epochs=None if recipe.streaming else log.epoch,
+        tokens_per_step=None if tokens is None else tokens / log.steps,
+        planned=log.planned or None,
+        minutes=recipe.max_minutes,
+    )
 
 
 def _load(path: Path | str, tokenizer: str | None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -334,7 +509,7 @@ def _load(path: Path | str, tokenizer: str | None) -> tuple[PreTrainedModel, Pre
     if folder.is_dir() and not (folder / "config.json").exists():
         checkpoints = sorted(folder.glob("checkpoint-*"), key=lambda found: (len(found.name), found.name))
         if checkpoints:
-            raise UserError(f"{folder} holds no finished model, but checkpoints: give {checkpoints[-1]}.")
+            raise UserError(f"{folder} has no finished model, but checkpoints: give {checkpoints[-1]}.")
     if tokenizer is None:
         model, _ = load_model(str(path))
         return model, load_tokenizer(str(path), as_saved=True)
@@ -352,36 +527,38 @@ def _recipe_of(folder: Path) -> Recipe | None:
     return None
 
 
-def _stories_for_model(recipe: Recipe | None, corpus: str | None, limit: int) -> "_Stories | Finding":
-    if recipe is not None or corpus is not None:
-        return _Stories.load(recipe or Recipe(corpus=corpus), limit, given=corpus is not None)
+def _stories_for_model(recipe: Recipe | None, options: _Options) -> "_Stories | Finding":
+    if recipe is not None or options.corpus is not None:
+        given = options.corpus is not None
+        return _Stories.load(recipe or Recipe(corpus=options.corpus, **options.reading), options.limit, given=given)
     return Finding(
-        "corpus", "cannot tell", "no stories were named; the built-in sample stands in", "Name some with --corpus."
+        "corpus",
+        "inconclusive",
+        "no stories were named; the built-in sample replaces them",
+        "Name some with --corpus.",
     )
 
 
 def _learnt(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    stories: "_Stories | Finding",
-    quick: bool,
-    strict: bool,
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, stories: "_Stories | Finding", options: _Options
 ) -> list[Finding]:
     findings = []
     if isinstance(stories, Finding):
         findings.append(stories)
         held_out = load_corpus("sample").validation[:LIMIT]["text"]
+        findings += tried("end of a prompt", lambda: [text.check_prompt_ends(tokenizer)])
     else:
         held_out = stories.validation
-        findings += stories.findings(tokenizer, strict)
+        findings += stories.findings(tokenizer, options)
         findings += _token_findings(tokenizer, stories)
-    scored = [held_out[index] for index in text.evenly(len(held_out), SCORED_QUICKLY if quick else SCORED)]
+    count = SCORED_QUICKLY if options.quick else SCORED
+    scored = [held_out[index] for index in text.evenly(len(held_out), count)]
     findings += tried("vocabulary size", lambda: vocabulary_findings(model, tokenizer))
     findings += tried("shift in the model", lambda: [objective.check_model_shift(model, tokenizer, scored[0])])
 
     def what_it_learnt() -> list[Finding]:
-        found, told = objective.check_objective(model, tokenizer, scored)
-        return [*found, objective.check_beginning(model, tokenizer, scored)] if told else found
+        found, trained = objective.check_objective(model, tokenizer, scored)
+        return [*found, objective.check_beginning(model, tokenizer, scored)] if trained else found
 
     return [*findings, *tried("objective", what_it_learnt)]
 
@@ -393,36 +570,48 @@ def _tokens_per_row(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, stories:
         return None
 
 
+def _tokens_seen(
+    folder: Path, log: history.Log, model: PreTrainedModel, arguments: TrainingArguments | None, per_row: float | None
+) -> tuple[float | None, str]:
+    estimate, padded = None, False
+    if arguments is not None:
+        padded = arguments.include_num_input_tokens_seen == "all"
+        rows = arguments.train_batch_size * arguments.gradient_accumulation_steps
+        estimate = None if per_row is None else log.steps * rows * per_row
+    return history.tokens_seen(folder, log, model, estimate=estimate, padded=padded)
+
+
 def _log_findings(
     folder: Path, model: PreTrainedModel, recipe: Recipe | None, tokens_per_row: float | None
 ) -> list[Finding]:
     log = history.read_log(folder)
-    arguments = training.training_arguments(recipe) if recipe is not None else None
-    wanted = arguments is not None and "restart" in getattr(
-        arguments.lr_scheduler_type, "value", arguments.lr_scheduler_type
-    )
-    tokens = None
-    if arguments is not None and tokens_per_row is not None:
-        rows = log.steps * arguments.train_batch_size * arguments.gradient_accumulation_steps
-        tokens = (history.rows_seen(log) or rows) * tokens_per_row
+    arguments = training.training_arguments(_local(recipe)) if recipe is not None else None
+    kind = "" if arguments is None else getattr(arguments.lr_scheduler_type, "value", arguments.lr_scheduler_type)
+    minutes = recipe.max_minutes if recipe is not None else None
+    patience = recipe.early_stopping_patience if recipe is not None else None
+    # In a run by the clock the rate at a step is not known.
+    expected = expected_rate(arguments, log.planned) if arguments and log.planned and minutes is None else None
     return [
         *tried(
             "learning rate",
-            lambda: history.check_learning_rate(
-                # Of a run by the clock the rate at a step is not known.
-                log,
-                expected_rate(arguments, log.planned) if arguments and not recipe.max_minutes else None,
-                restarts_wanted=wanted,
-            ),
+            lambda: history.check_learning_rate(log, expected, restarts_wanted="restart" in kind),
         ),
-        *tried("tokens seen", lambda: history.check_length(log, model.num_parameters(), tokens)),
-        *tried("validation curve", lambda: history.check_validation(log)),
+        *tried("training length", lambda: history.check_end(folder, log, minutes=minutes, patience=patience)),
+        *tried(
+            "tokens seen",
+            lambda: [
+                history.check_tokens(
+                    log, model.num_parameters(), *_tokens_seen(folder, log, model, arguments, tokens_per_row)
+                )
+            ],
+        ),
+        *tried("validation curve", lambda: history.check_validation(log, history.has_best_weights(folder, log))),
         *tried("best checkpoint", lambda: [history.check_checkpoint(folder, log)]),
     ]
 
 
 def expected_rate(arguments: TrainingArguments, steps: int) -> Callable[[int], float] | None:
-    """The learning rate by step (from 0) that the arguments give for a run of so many steps, where it can be said."""
+    """The learning rate by step (from 0) that the arguments give for a run of so many steps, where it is known."""
     factor = schedule(arguments, steps)
     if factor is None:
         optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=arguments.learning_rate)

@@ -1,7 +1,7 @@
 """What the log of a run says: its learning rate, its length, its validation curve, and which checkpoint is the best.
 
 The log is `trainer_state.json`, as any transformers `Trainer` writes it. Validation is `eval_bits_per_byte` where it
-is there, else `eval_loss` in nats a token.
+is logged, else `eval_loss` in nats per token.
 """
 
 import filecmp
@@ -10,16 +10,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from transformers import PreTrainedModel
 
 from ..errors import UserError
+from ..speed import logged_seconds
 from ..time_limit import STEPS_WITHOUT_END
 from .findings import Finding
 
 
-STATE = "trainer_state.json"
+STATE, RECORD = "trainer_state.json", "run.json"
 RISE = 1.02  # the least rise of a learning rate, as a factor, that is not rounding
-FALLING = 0.01  # share of the validation figure that an evaluation must gain to count as falling
-WORSE = 0.02  # share by which a checkpoint may be worse than the best one before that is a fault
+FALLING = 0.01  # fraction of the validation figure that an evaluation must gain to count as falling
+WORSE = 0.02  # fraction by which a checkpoint may be worse than the best one before that is an error
+SAME = 1e-4  # relative difference of two evaluations of the same weights
+LATE = 0.9  # evaluations in the last tenth of a run are too close to the last one to show a trend
 
 # Tokens per parameter: https://arxiv.org/abs/2203.15556 (Chinchilla) for compute-optimal training, 328M / 22.8M for
 # Stanford CS336's TinyStories model.
@@ -31,10 +35,16 @@ class Log:
     """The log of one run.
 
     Attributes:
-        steps, planned: optimizer steps made, and those that the run was to make.
+        steps: optimizer steps made, those before a resume included.
+        planned: steps that the run was to make; 0 where that is not known, as in an unfinished run by the clock.
+        ended: training came to its end, by itself or by a callback such as early stopping.
+        epoch: epochs of the training set, as the trainer counts them.
+        tokens: input tokens, as the trainer counted them in all sessions; 0 where it did not.
+        flops: floating point operations, as the trainer counted them; 0 where it did not.
+        seconds: of training in all sessions, where the log has them.
         rates: `(step, learning rate)`.
-        losses: `(step, training loss)`, in nats a token.
-        figures: `(step, validation figure)`, one a step, as it was during training.
+        losses: `(step, training loss)`, in nats per token.
+        figures: `(step, validation figure)`, one per step, of the weights that were being trained.
         last_figure: the one that was logged last; it may be of the best weights, loaded again after the last step.
         unit: of the figures.
         entries: all of it.
@@ -42,6 +52,11 @@ class Log:
 
     steps: int
     planned: int
+    ended: bool
+    epoch: float | None
+    tokens: int
+    flops: float
+    seconds: float
     rates: list[tuple[int, float]]
     losses: list[tuple[int, float]]
     figures: list[tuple[int, float]]
@@ -64,11 +79,16 @@ def read_log(folder: Path) -> Log:
         return Log(
             steps=int(state["global_step"]),
             planned=_planned(state),
+            ended=any("train_runtime" in entry for entry in entries),
+            epoch=None if state.get("epoch") is None else float(state["epoch"]),
+            tokens=int(state.get("num_input_tokens_seen") or 0),
+            flops=float(state.get("total_flos") or 0),
+            seconds=float(logged_seconds(entries)),
             rates=_series(entries, "learning_rate"),
             losses=_series(entries, "loss"),
-            figures=_series(entries, metric),
+            figures=_figures(entries, metric),
             last_figure=next((float(entry[metric]) for entry in reversed(entries) if metric in entry), None),
-            unit="bits per byte" if metric == "eval_bits_per_byte" else "nats a token",
+            unit="bits per byte" if metric == "eval_bits_per_byte" else "nats per token",
             entries=entries,
         )
     except FileNotFoundError:
@@ -78,13 +98,12 @@ def read_log(folder: Path) -> Log:
 
 
 def _planned(state: dict) -> int:
-    """The steps that a run was to make; 0 where that is not known, as in a run by the clock that was interrupted."""
     planned = int(state.get("max_steps") or 0)
-    return 0 if planned == STEPS_WITHOUT_END else planned
+    return 0 if planned == STEPS_WITHOUT_END else max(0, planned)
 
 
 def _series(entries: list[dict], key: str) -> list[tuple[int, float]]:
-    """By step; where a step stands twice, the first counts."""
+    """By step; where a step is logged twice, the first counts."""
     found: dict[int, float] = {}
     for entry in entries:
         if isinstance(entry.get(key), int | float):
@@ -92,18 +111,67 @@ def _series(entries: list[dict], key: str) -> list[tuple[int, float]]:
     return sorted(found.items())
 
 
+def _figures(entries: list[dict], metric: str) -> list[tuple[int, float]]:
+    """Evaluations during training. What is measured after it may be the best checkpoint, loaded again, under the
+    number of the last step: the figure of an earlier step a second time."""
+    found: dict[int, float] = {}
+    ended = False
+    for entry in entries:
+        ended = (ended or "train_runtime" in entry) and "loss" not in entry
+        if isinstance(entry.get(metric), int | float):
+            figure = float(entry[metric])
+            if not (ended and any(abs(figure - known) <= SAME * abs(known) for known in found.values())):
+                found.setdefault(int(entry["step"]), figure)
+    return sorted(found.items())
+
+
+def tokens_seen(
+    folder: Path, log: Log, model: PreTrainedModel, *, estimate: float | None = None, padded: bool = False
+) -> tuple[float | None, str]:
+    """Tokens that a run was trained on, in all its sessions, and where that figure is from.
+
+    Args:
+        folder: a run folder or a checkpoint of one.
+        estimate: steps times rows per step times tokens per row, for runs that counted nothing.
+        padded: what the trainer counted includes padding.
+    """
+    if log.tokens:
+        return log.tokens, f"counted in training{', padding included' if padded else ''}"
+    try:
+        record = {} if folder.name.startswith("checkpoint-") else json.loads((folder / RECORD).read_text("utf-8"))
+        recorded = record.get("tokens_seen")
+    except (OSError, ValueError, AttributeError):
+        recorded = None
+    if isinstance(recorded, int | float) and recorded > 0:
+        return recorded, f"as {RECORD} says"
+    if estimate:
+        return estimate, "steps x rows per step x tokens per row, if one process trained it"
+    if log.flops:
+        # `Trainer` counts 6 operations per token and parameter outside of the embedding.
+        return log.flops / 6 / model.num_parameters(exclude_embeddings=True), "from total_flos, padding included"
+    return None, ""
+
+
 def check_learning_rate(log: Log, expected=None, restarts_wanted: bool = False) -> list[Finding]:
-    """Whether the logged learning rate ever rises again, and whether it is the one that the recipe says.
+    """Whether the logged learning rate ever rises again, and whether it is the one that the recipe gives.
 
     Args:
         expected: the learning rate by step (from 0) that the recipe gives, where it is known.
         restarts_wanted: the recipe asks for a schedule with restarts.
     """
     check = "learning rate"
-    # Entries in the order in which they were logged: a run that was begun again may repeat steps.
-    logged = [(int(entry["step"]), float(entry["learning_rate"])) for entry in log.entries if "learning_rate" in entry]
+    # Entries in the order in which they were logged: a resumed run may repeat steps.
+    logged = [
+        (int(entry["step"]), float(entry["learning_rate"]))
+        for entry in log.entries
+        if isinstance(entry.get("learning_rate"), int | float)
+    ]
     if len(logged) < 3:
-        return [Finding(check, "cannot tell", f"the log has {len(logged)} entries of the learning rate")]
+        return [
+            Finding(
+                check, "inconclusive", f"the learning rate was logged {_times(len(logged))}; it takes three entries"
+            )
+        ]
     findings = []
     peak, lowest, restart = logged[0][1], None, None
     for (step_before, before), (step, rate) in zip(logged[:-1], logged[1:], strict=True):
@@ -122,25 +190,29 @@ def check_learning_rate(log: Log, expected=None, restarts_wanted: bool = False) 
         findings.append(
             Finding(
                 check,
-                "note" if restarts_wanted else "fault",
-                f"restarts: {before:.2e} at step {step_before:,}, then {rate:.2e} at step {step:,}",
+                "note" if restarts_wanted else "error",
+                f"it restarts: {before:.2e} at step {step_before:,}, then {rate:.2e} at step {step:,}",
                 ""
                 if restarts_wanted
-                else "Let one schedule end with the run; when resuming, keep its number of steps.",
+                else "Use one schedule that ends with the run, and resume with the same number of steps.",
             )
         )
     else:
-        findings.append(Finding(check, "ok", f"never rises again: {span}"))
+        findings.append(Finding(check, "ok", f"it never rises again after it has fallen: {span}"))
     if expected is not None:
         findings.append(_compare_with_recipe(logged, peak, expected))
     return findings
+
+
+def _times(count: int) -> str:
+    return {0: "never", 1: "once", 2: "twice"}.get(count, f"{count:,} times")
 
 
 def _compare_with_recipe(logged: list[tuple[int, float]], peak: float, expected) -> Finding:
     check = "learning rate and recipe"
     worst = (0.0, 0, 0.0, 0.0)
     for step, rate in logged:
-        # One step more or less, since trainers log before or after the schedule moves.
+        # One step more or less, since trainers log before or after the scheduler steps.
         near = [expected(max(0, step + by)) for by in (-2, -1, 0, 1)]
         off = max(min(near) - rate, rate - max(near), 0.0)
         worst = max(worst, (off, step, rate, near[1]))
@@ -148,127 +220,189 @@ def _compare_with_recipe(logged: list[tuple[int, float]], peak: float, expected)
     if off > 0.02 * peak:
         return Finding(
             check,
-            "fault",
-            f"at step {step:,} the log has {rate:.2e} and the recipe gives {wanted:.2e}",
-            "The run was not trained as its recipe.yaml says.",
+            "error",
+            f"at step {step:,} the log has {rate:.2e}, and recipe.yaml gives {wanted:.2e}",
+            "The run, or a part of it before a resume, was trained with other settings than recipe.yaml has.",
         )
-    return Finding(check, "ok", f"the logged rates are those of the recipe, to {logged[-1][1]:.2e} at the last step")
+    return Finding(
+        check, "ok", f"the logged rates are those of the recipe, up to {logged[-1][1]:.2e} at the last step"
+    )
 
 
-def check_length(log: Log, parameters: int, tokens: float | None) -> list[Finding]:
-    """Whether the run came to its end, and how many tokens each parameter has seen.
+def check_end(folder: Path, log: Log, *, minutes: float | None = None, patience: int | None = None) -> list[Finding]:
+    """Whether the run came to its end, and how.
 
     Args:
-        tokens: seen in training, padding not counted, where it is known.
+        minutes: the time that the recipe gives the run instead of a number of steps.
+        patience: evaluations without improvement after which the recipe stops the run.
     """
-    findings = []
-    if log.planned and log.steps < log.planned:
-        findings.append(
+    check = "training length"
+    if minutes is not None:
+        seen = f"{log.steps:,} steps in {log.seconds / 60:.3g} of {minutes:.3g} minutes"
+    elif log.planned:
+        seen = f"{log.steps:,} of {log.planned:,} steps"
+    else:
+        return []
+    complete = log.ended if minutes is not None else log.steps >= log.planned
+    if complete:
+        return [Finding(check, "ok", seen)]
+    if folder.name.startswith("checkpoint-") and _has_ended(folder.parent):
+        return [Finding(check, "note", f"{seen}: a checkpoint of a run that has ended", f"See {folder.parent}.")]
+    if not log.ended:
+        return [
             Finding(
-                "training length",
+                check,
                 "note",
-                f"step {log.steps:,} of {log.planned:,}: it is unfinished, and its learning rate has not ended",
-                "Go on with --resume_from_checkpoint.",
+                f"{seen}: the run is unfinished, and its learning rate has not decayed to its end",
+                "Continue it with --resume_from_checkpoint.",
             )
+        ]
+    how = "training was stopped by a callback"
+    if patience is not None and log.figures:
+        best_step, best = min(log.figures, key=lambda figure: figure[1])
+        how = (
+            f"early stopping ended it after {patience} evaluations without a better figure than {best:.4f} "
+            f"{log.unit} at step {best_step:,}"
         )
+    return [
+        Finding(
+            check,
+            "note",
+            f"{seen}: {how}, before the learning rate had decayed to its end",
+            f"A run of about {log.steps:,} steps with its whole schedule often ends better than a longer one that is "
+            f"stopped early.",
+        )
+    ]
+
+
+def check_tokens(log: Log, parameters: int, tokens: float | None, source: str = "") -> Finding:
+    """How many tokens each parameter has seen.
+
+    Args:
+        tokens, source: from [`tokens_seen`].
+    """
+    check = "tokens seen"
     if tokens is None:
-        findings.append(
-            Finding("tokens seen", "cannot tell", f"{log.steps:,} steps, but not how many tokens each had")
-        )
-        return findings
+        return Finding(check, "inconclusive", f"{log.steps:,} steps, but it is not known how many tokens each had")
     ratio = tokens / parameters
     seen = (
-        f"{log.steps:,} steps, about {tokens:,.0f} tokens, {ratio:.1f} for each of {parameters:,} parameters "
-        f"(Chinchilla {CHINCHILLA}, CS336's TinyStories model {CS336})"
+        f"{log.steps:,} steps, {tokens:,.0f} tokens{f' ({source})' if source else ''}, {ratio:.3g} for each of "
+        f"{parameters:,} parameters (Chinchilla {CHINCHILLA}, CS336's TinyStories model {CS336})"
     )
     if ratio < CS336 / 2:
-        findings.append(Finding("tokens seen", "note", seen, "More text or more epochs would make it better."))
-    else:
-        findings.append(Finding("tokens seen", "ok", seen))
-    return findings
+        return Finding(check, "note", seen, "More stories or more epochs would improve the model.")
+    return Finding(check, "ok", seen)
 
 
-def check_validation(log: Log) -> list[Finding]:
-    """Is validation still falling, and does it rise while training falls?"""
+def check_validation(log: Log, best_is_kept: bool = False) -> list[Finding]:
+    """Whether validation is still falling, and whether it rises while the training loss falls.
+
+    Args:
+        best_is_kept: the weights at hand are those of the best evaluation, so overfitting after it did no harm.
+    """
     check = "validation curve"
     figures = log.figures
     if len(figures) < 2:
-        return [Finding(check, "cannot tell", f"the log has {len(figures)} evaluations; it takes two")]
-    last = figures[-4:]
-    steps, values = np.array(last, dtype=float).T
-    slope = float(np.polyfit(steps, values, 1)[0]) * 1000
+        return [
+            Finding(check, "inconclusive", f"validation was measured {_times(len(figures))} in training; it takes two")
+        ]
     best_step, best = min(figures, key=lambda figure: figure[1])
-    gain = (figures[-2][1] - figures[-1][1]) / figures[-2][1]
-    seen = (
-        f"{values[-1]:.4f} {log.unit} at step {figures[-1][0]:,}; {slope:+.4f} per thousand steps over the last "
-        f"{len(last)} evaluations, {-gain:+.1%} at the last"
-    )
+    last_step, last = figures[-1]
+    seen = f"{last:.4f} {log.unit} at step {last_step:,}; {_slope(figures[-4:])}"
     findings = []
-    if figures[-1][1] > best * (1 + WORSE / 2) and best_step < figures[-1][0]:
+    before = [figure for figure in figures[:-1] if figure[0] <= LATE * last_step]
+    if last > best * (1 + WORSE / 2) and best_step < last_step:
         findings.append(
-            Finding(check, "note", f"{seen}: it has risen from {best:.4f} at step {best_step:,}", "See overfitting.")
+            Finding(check, "note", f"{seen}: it has risen from {best:.4f} at step {best_step:,}", "See `overfitting`.")
         )
-    elif gain > FALLING:
+    elif not before:
         findings.append(
-            Finding(check, "note", f"{seen}: still falling", "A longer run (more steps or epochs) would be better.")
+            Finding(
+                check, "inconclusive", f"{seen}: all evaluations are in the last tenth of the run", "Lower eval_steps."
+            )
         )
     else:
-        findings.append(Finding(check, "ok", f"{seen}: it has levelled out"))
-    findings.append(_check_overfitting(log, best_step, best))
+        gain = (before[-1][1] - last) / before[-1][1]
+        seen += f", {-gain:+.1%} since step {before[-1][0]:,}"
+        if gain > FALLING:
+            advice = "A longer run (more steps or epochs) would improve the model."
+            findings.append(Finding(check, "note", f"{seen}: still falling", advice))
+        elif len(figures) < 3:
+            findings.append(
+                Finding(check, "inconclusive", f"{seen}: two evaluations are too few", "Lower eval_steps.")
+            )
+        else:
+            findings.append(Finding(check, "ok", f"{seen}: it has levelled out"))
+    findings.append(_check_overfitting(log, best_step, best, best_is_kept))
     return findings
 
 
-def _check_overfitting(log: Log, best_step: int, best: float) -> Finding:
+def _slope(figures: list[tuple[int, float]]) -> str:
+    steps, values = np.array(figures, dtype=float).T
+    unit, name = (1_000, "thousand") if steps[-1] >= 1_000 else (100, "hundred")
+    slope = float(np.polyfit(steps, values, 1)[0]) * unit
+    return f"{slope:+.4f} per {name} steps over the last {len(figures)} evaluations"
+
+
+def _check_overfitting(log: Log, best_step: int, best: float, best_is_kept: bool) -> Finding:
     check = "overfitting"
     if len(log.losses) < 2 or len(log.figures) < 3:
-        return Finding(check, "cannot tell", f"{len(log.losses)} training losses, {len(log.figures)} evaluations")
+        return Finding(
+            check,
+            "inconclusive",
+            f"the training loss was logged {_times(len(log.losses))} and validation {_times(len(log.figures))}; it "
+            f"takes two and three entries",
+        )
     end_step, end = log.figures[-1]
     at_best = np.interp(best_step, *np.array(log.losses).T)
     at_end = np.interp(end_step, *np.array(log.losses).T)
-    training = f"the training loss went from {at_best:.3f} to {at_end:.3f} nats"
+    training = f"the training loss went from {at_best:.3f} to {at_end:.3f} nats per token"
     if end > best * (1 + WORSE) and at_end < at_best:
         return Finding(
             check,
-            "fault",
-            f"since step {best_step:,} validation has risen from {best:.4f} to {end:.4f} {log.unit}, while {training}",
-            f"Use the checkpoint of step {best_step:,}; train on more stories, fewer epochs, or a smaller model.",
+            "note" if best_is_kept else "error",
+            f"since step {best_step:,} validation has risen from {best:.4f} to {end:.4f} {log.unit}, while {training}"
+            + ("; the weights here are those of the best step" if best_is_kept else ""),
+            ("" if best_is_kept else f"Use the checkpoint of step {best_step:,}. ")
+            + "Train on more stories, for fewer epochs, or with a smaller model.",
         )
     if end > best * (1 + WORSE):
         return Finding(
             check,
             "note",
             f"since step {best_step:,} validation has risen from {best:.4f} to {end:.4f} {log.unit}, and {training}",
-            "Not overfitting but instability: lower the learning rate.",
+            "This is instability and not overfitting: lower the learning rate.",
         )
     return Finding(check, "ok", f"the last evaluation ({end:.4f}) is within {WORSE:.0%} of the best ({best:.4f})")
 
 
 def check_checkpoint(folder: Path, log: Log) -> Finding:
-    """Whether the model in `folder` (a run folder or a checkpoint of one) is the best that its run has."""
+    """Whether the model in `folder` (a run folder or a checkpoint of one) is the best of its run."""
     check = "best checkpoint"
     whole = _whole_run(folder, log)
     if not whole.figures:
-        return Finding(check, "cannot tell", "the log has no evaluation")
+        return Finding(check, "inconclusive", "the log has no evaluation")
     best_step, best = min(whole.figures, key=lambda figure: figure[1])
     own = _own_figure(folder, log, best_step)
     if own is None:
-        return Finding(check, "cannot tell", f"step {log.steps:,} was not evaluated")
+        return Finding(check, "inconclusive", f"step {log.steps:,} was not evaluated")
     shown = f"{own:.4f} {whole.unit}"
-    if own <= best * (1 + 1e-4):
+    if own <= best * (1 + SAME):
         return Finding(check, "ok", f"{shown} is the best of {len(whole.figures)} evaluations")
     run = folder.parent if folder.name.startswith("checkpoint-") else folder
     kept = run / f"checkpoint-{best_step}"
-    where = f"{kept} has it" if kept.is_dir() else "that checkpoint was not kept"
+    where = f"it is in {kept}" if kept.is_dir() else "that checkpoint was not kept"
     return Finding(
         check,
-        "fault" if own > best * (1 + WORSE) else "note",
-        f"{shown} here, {best:.4f} at step {best_step:,}: worse by {own - best:.4f} ({own / best - 1:.1%}); {where}",
+        "error" if own > best * (1 + WORSE) else "note",
+        f"{shown} here, {best:.4f} at step {best_step:,}, which is better by {own - best:.4f} ({own / best - 1:.1%}); "
+        f"{where}",
         f"Use {kept}." if kept.is_dir() else "Set load_best_model_at_end and a larger save_total_limit.",
     )
 
 
 def _whole_run(folder: Path, log: Log) -> Log:
-    """The longest log of the run: that of a checkpoint stops where the checkpoint was made."""
+    """The longest log of the run: that of a checkpoint ends where the checkpoint was saved."""
     if not folder.name.startswith("checkpoint-"):
         return log
     logs = [log]
@@ -280,8 +414,25 @@ def _whole_run(folder: Path, log: Log) -> Log:
     return max(logs, key=lambda found: len(found.figures))
 
 
+def _has_ended(run: Path) -> bool:
+    try:
+        return read_log(run).ended
+    except UserError:
+        return False
+
+
+def has_best_weights(folder: Path, log: Log) -> bool:
+    """Whether the weights in `folder` are those of the best evaluation of its run."""
+    figures = _whole_run(folder, log).figures
+    if not figures:
+        return False
+    best_step, best = min(figures, key=lambda figure: figure[1])
+    own = _own_figure(folder, log, best_step)
+    return own is not None and own <= best * (1 + SAME)
+
+
 def _own_figure(folder: Path, log: Log, best_step: int) -> float | None:
-    """The figure of the weights that lie in `folder`, where the log has it."""
+    """The figure of the weights in `folder`, where the log has it."""
     figures = dict(log.figures)
     if folder.name.startswith("checkpoint-"):
         return figures.get(log.steps)
@@ -289,11 +440,3 @@ def _own_figure(folder: Path, log: Log, best_step: int) -> float | None:
     if all(file.is_file() for file in weights) and filecmp.cmp(*weights, shallow=False):
         return figures[best_step]
     return log.last_figure
-
-
-def rows_seen(log: Log) -> float | None:
-    """Rows trained on over all processes, from what a Trainer notes at the end of a run."""
-    last = next((entry for entry in reversed(log.entries) if "train_samples_per_second" in entry), None)
-    if last is None or "train_runtime" not in last:
-        return None
-    return last["train_samples_per_second"] * last["train_runtime"] * log.steps / max(1, log.planned)

@@ -2,11 +2,11 @@
 
 Design decisions:
 
-- Each story stands alone in its context, behind the beginning of text, with nothing in front of it and no packing.
+- Each story is alone in its context, behind the start token, without packing.
 - The logits at position t are scored against tokens t, t+1 and t+2, all over the same tokens. A model scores best on
   what it was trained on: t+1 is the standard objective, t+2 means labels that were shifted twice, t none at all.
-- Differences are compared story by story, and count where they are three times their standard error.
-- Where the model does no better than drawing from the vocabulary blindly, nothing can be told.
+- Differences are compared per story, and count where they are three times their standard error.
+- Where the model is no better than a uniform distribution over the vocabulary, the result is inconclusive.
 """
 
 import math
@@ -19,13 +19,15 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..decoding import stop_ids
 from ..prompts import added_tokens
+from .batches import START_ADVICE
 from .findings import Finding
 
 
 HORIZONS = (1, 2, 0)
 LOGITS_AT_ONCE = 40_000_000  # of one forward pass: 160 MB in fp32
-TRAINED = 0.1  # nats by which a model must be better than blind drawing before anything is said of it
-COPIES = 0.5  # nats at t itself; an untrained model with tied embeddings favours its input too, but not so much
+TRAINED = 0.1  # nats by which a model must be better than a uniform distribution
+COPIES = 0.5  # nats at t itself; an untrained model with tied embeddings favours its input, too, but less
+UNUSED_START = 0.5  # nats per token on the first words from which a missing start token is an error
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, stories: list[str]) -> list[list[int]]:
@@ -64,7 +66,7 @@ def logits_of(model: PreTrainedModel, stories: list[list[int]]) -> Iterator[torc
 def check_objective(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, stories: list[str]
 ) -> tuple[list[Finding], bool]:
-    """Findings on held-out stories, and whether the model is trained well enough to be told anything of."""
+    """Findings on held-out stories, and whether the model is trained well enough for further checks."""
     check = "objective"
     context = context_of(model)
     begin = beginning_of_text(tokenizer)
@@ -74,13 +76,13 @@ def check_objective(
     whole = [begin + ids + end for ids in encode(tokenizer, stories)]
     rows = [ids[:context] for ids in whole if len(ids) > 8]
     if not rows:
-        return [Finding(check, "cannot tell", "the stories are too short")], False
+        return [Finding(check, "inconclusive", "the stories are too short")], False
     vocabulary = model.get_input_embeddings().num_embeddings
     if max(map(max, rows)) >= vocabulary:
         return [
             Finding(
                 check,
-                "fault",
+                "error",
                 f"the tokenizer gives ids up to {max(map(max, rows)):,}, but the model has {vocabulary:,} embeddings",
                 "This is not the tokenizer that the model was trained with: name that one with --tokenizer.",
             )
@@ -108,52 +110,56 @@ def check_objective(
     shares = counts[counts > 0] / len(targets)
     by_frequency = float(-(shares * np.log(shares)).sum())
     seen = (
-        f"{mean[1]:.3f} nats a token at t+1, {mean[2]:.3f} at t+2, {mean[0]:.3f} at t itself, on {len(targets):,} "
-        f"tokens of {len(rows):,} stories (drawing blindly: {blind:.2f}; by frequency: {by_frequency:.2f})"
+        f"{mean[1]:.3f} nats per token at t+1, {mean[2]:.3f} at t+2, {mean[0]:.3f} at t itself, on {len(targets):,} "
+        f"tokens of {len(rows):,} stories (uniform distribution: {blind:.2f}; unigram: {by_frequency:.2f})"
     )
     best = min(HORIZONS, key=mean.get)
     second = min((horizon for horizon in HORIZONS if horizon != best), key=mean.get)
     if mean[best] > blind - TRAINED:
         return [
-            Finding(check, "cannot tell", f"{seen}: it predicts nothing yet", "Ask again when it is trained.")
+            Finding(
+                check, "inconclusive", f"{seen}: it predicts nothing yet", "Check again when the model is trained."
+            )
         ], False
     if not math.isfinite(sum(mean.values())):
-        return [Finding(check, "fault", f"{seen}: not finite numbers", "The weights are damaged; train again.")], False
+        return [
+            Finding(check, "error", f"{seen}: the loss is not finite", "The weights are damaged; train again.")
+        ], False
     apart = np.array(losses[second]) - np.array(losses[best])
     error = apart.std(ddof=1) / math.sqrt(len(apart)) if len(apart) > 1 else math.inf
     if apart.mean() < max(3 * error, 0.02):
         return [
             Finding(
                 check,
-                "cannot tell",
-                f"{seen}: too close to tell apart ({apart.mean():.3f}, standard error {error:.3f})",
-                "Ask again when it is better trained, or with a larger --limit.",
+                "inconclusive",
+                f"{seen}: the difference is too small ({apart.mean():.3f}, standard error {error:.3f})",
+                "Check again when the model is better trained, or with a larger --limit.",
             )
         ], False
     if best == 2:
         return [
             Finding(
                 check,
-                "fault",
+                "error",
                 f"{seen}: it predicts the token after the next one",
                 "Its labels were shifted twice, in the data and in the model: give labels equal to input_ids and "
-                "train again. Models trained so leave out articles.",
+                "train again. Models with this error leave out articles.",
             )
         ], False
     if best == 0 and mean[0] > COPIES:
         return [
             Finding(
                 check,
-                "cannot tell",
+                "inconclusive",
                 f"{seen}: it favours the token it was given, as an untrained model with tied embeddings does",
-                "Ask again when it is trained.",
+                "Check again when the model is trained.",
             )
         ], False
     if best == 0:
         return [
             Finding(
                 check,
-                "fault",
+                "error",
                 f"{seen}: it repeats the token it was given",
                 "Its labels were never shifted: score token t+1 at position t and train again.",
             )
@@ -164,38 +170,43 @@ def check_objective(
 
 
 def _check_stopping(ends: list[float], mean_length: float, tokenizer: PreTrainedTokenizerBase) -> Finding:
-    """At the end of a story, is the end of text likelier than at any place (one in the tokens of a story)?"""
+    """Whether the end of text is likelier at the end of a story than anywhere (one in the tokens of a story)."""
     check = "stopping"
     if tokenizer.eos_token_id is None:
         return Finding(
-            check, "fault", "the tokenizer has no end-of-text token", "Without one a model cannot learn to stop."
+            check,
+            "error",
+            "the tokenizer has no eos_token",
+            "Give it one: without an end-of-text token a model cannot learn to stop.",
         )
     if not ends:
-        return Finding(check, "cannot tell", "no story has an end")
+        return Finding(check, "inconclusive", "no story has an end")
     anywhere = math.log(mean_length)
     middle = float(np.median(ends))
     seen = (
         f"at the end of {len(ends):,} stories {tokenizer.eos_token!r} has a probability of {math.exp(-middle):.2g} "
-        f"(median); at any place it is {math.exp(-anywhere):.2g}"
+        f"(median); its frequency per token is {math.exp(-anywhere):.2g}"
     )
     if middle > anywhere:
         return Finding(
             check,
-            "fault",
+            "error",
             f"{seen}: it has not learnt to stop",
-            "Put the end-of-text token behind each story, score it, and pad with another token.",
+            "Append the end-of-text token to each story, keep its label, and pad with another token.",
         )
     return Finding(check, "ok", seen)
 
 
 def check_beginning(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, stories: list[str]) -> Finding:
     """Whether the tokenizer puts in front of a prompt what the model expects there: the loss on the first words of
-    stories, with and without the beginning of text."""
+    stories, with and without the start token."""
     check = "beginning of text, as learnt"
     begin = beginning_of_text(tokenizer)
     openings = [ids[:12] for ids in encode(tokenizer, stories[:64]) if len(ids) >= 12]
     if not begin or not openings:
-        return Finding(check, "cannot tell", "there is no such token" if not begin else "the stories are too short")
+        return Finding(
+            check, "inconclusive", "the tokenizer has no start token" if not begin else "the stories are too short"
+        )
 
     def nats(prefix: list[int]) -> float:
         at = len(prefix)
@@ -212,16 +223,14 @@ def check_beginning(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, 
     without, with_it = nats([]), nats(begin)
     adds = added_tokens(tokenizer)[0][:1] == begin
     token = tokenizer.decode(begin)
-    seen = f"the first words cost {with_it:.3f} nats a token behind {token!r}, {without:.3f} without"
+    seen = f"the first words have a loss of {with_it:.3f} nats per token behind {token!r} and {without:.3f} without"
     does = f"the tokenizer puts {'it' if adds else 'nothing'} in front of a prompt"
     if abs(with_it - without) < 0.02 or (with_it < without) == adds:
         return Finding(check, "ok", f"{seen}; {does}")
-    return Finding(
-        check,
-        "note",
-        f"{seen}, but {does}",
-        f"Begin prompts {'with' if with_it < without else 'without'} it; a tokenizer's template can see to that.",
-    )
+    if with_it < without:
+        status = "error" if without - with_it > UNUSED_START else "note"
+        return Finding(check, status, f"{seen}, but {does}", START_ADVICE)
+    return Finding(check, "note", f"{seen}, but {does}", "Encode prompts with add_special_tokens=False.")
 
 
 def by_hand(logits: torch.Tensor, labels: torch.Tensor, smoothing: float = 0.0) -> dict[int, float]:
@@ -254,9 +263,9 @@ def check_model_shift(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
     """Whether the model itself shifts labels that equal the inputs, once: what any Trainer relies on."""
     check = "shift in the model"
     ids = torch.tensor([(beginning_of_text(tokenizer) + encode(tokenizer, [story])[0])[: context_of(model)]])
-    # A GPU that is asked for an embedding that there is not takes nothing more from this process.
+    # A GPU that is asked for an embedding that does not exist fails for the rest of the process.
     if ids.max() >= model.get_input_embeddings().num_embeddings:
-        return Finding(check, "cannot tell", "the tokenizer gives ids that the model does not have")
+        return Finding(check, "inconclusive", "the tokenizer gives ids that the model does not have")
     with torch.no_grad():
         output = model.eval()(input_ids=ids.to(model.device), labels=ids.to(model.device), use_cache=False)
     loss = float(output.loss)
@@ -267,10 +276,10 @@ def check_model_shift(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
     if shift == 1:
         return Finding(check, "ok", f"one: {seen}")
     if not clear:
-        return Finding(check, "cannot tell", f"{seen}: the logits are too alike")
+        return Finding(check, "inconclusive", f"{seen}: the logits are too similar")
     return Finding(
         check,
-        "fault",
+        "error",
         f"{'none of these' if shift is None else shift}: {seen}",
         "With labels equal to the inputs, a Trainer would train this model on the wrong token.",
     )

@@ -1,11 +1,11 @@
-"""Findings for a terminal: the settings as a table with its sources, then one line a finding."""
+"""Findings for a terminal: the settings as a table with its sources, then one line per finding."""
 
 from .findings import STATUSES, Finding, SettingFinding
 from .settings import SOURCES
 
 
 def report_lines(findings: list[Finding]) -> list[str]:
-    """Lines to print. What others have for a setting is in the table alone."""
+    """Lines to print. Published values are in the table alone."""
     lines = settings_table(findings)
     lines += [""] if lines else []
     for finding in findings:
@@ -18,7 +18,7 @@ def report_lines(findings: list[Finding]) -> list[str]:
 
 
 def settings_table(findings: list[Finding]) -> list[str]:
-    """The settings among the findings as lines of a table, and below it where each column is from."""
+    """The settings among the findings as a table, and below it the source of each column."""
     rows = [finding for finding in findings if isinstance(finding, SettingFinding)]
     if not rows:
         return []

@@ -1,6 +1,6 @@
-"""The settings of a run beside those of published recipes, each with its source.
+"""The settings of a run next to those of published recipes, each with its source.
 
-A recipe is not wrong for being another: a setting far from all of these is a note and never a fault. Learning rates
+A recipe is not wrong because it differs: a setting far from all of these is a note and never an error. Learning rates
 can be compared only between equal optimizers, and only the published ones for AdamW are for models of this kind.
 """
 
@@ -63,14 +63,21 @@ PUBLISHED: dict[str, dict[str, tuple[str, float | None]]] = {
 
 @dataclass
 class Run:
-    """How much a run is: what the arguments alone do not say. None where it is not known.
+    """The length of a run: what the arguments alone do not say. None where it is not known.
 
-    `steps` and `epochs` of the whole run, `tokens_per_step` over all processes, padding not counted.
+    Attributes:
+        steps: of the whole run, or that a run has made.
+        epochs: those of `steps`.
+        tokens_per_step: over all processes and accumulated batches, padding not counted.
+        planned: steps that the schedule is made for, where the run made fewer.
+        minutes: of a run by the clock.
     """
 
     steps: int | None = None
     epochs: float | None = None
     tokens_per_step: float | None = None
+    planned: int | None = None
+    minutes: float | None = None
 
     @property
     def tokens(self) -> float | None:
@@ -95,7 +102,7 @@ def compare_settings(args: TrainingArguments, run: Run, *, optimizer: str | None
             args.learning_rate if adamw else None,
             factor=4,
             unknown="the published rates are for AdamW",
-            unusual="It is far from what is published, which is for models of 15M and more; smaller ones bear more.",
+            unusual="It is far from what is published, for models of 15M and more; smaller ones tolerate more.",
         ),
         _compare(
             "end of the schedule",
@@ -111,7 +118,7 @@ def compare_settings(args: TrainingArguments, run: Run, *, optimizer: str | None
             args.weight_decay,
             low=0.01,
             high=0.2,
-            unusual="Strong decay suits a large model that goes several times through few stories.",
+            unusual="Strong decay suits a large model trained for several epochs on few stories.",
         ),
         _compare(
             "gradient clipping",
@@ -119,7 +126,7 @@ def compare_settings(args: TrainingArguments, run: Run, *, optimizer: str | None
             args.max_grad_norm or None,
             low=0.1,
             high=2.0,
-            unknown="without clipping one bad batch can undo a run",
+            unknown="without clipping, one bad batch can make a run diverge",
         ),
     ]
     if run.tokens_per_step is not None:
@@ -129,7 +136,7 @@ def compare_settings(args: TrainingArguments, run: Run, *, optimizer: str | None
                 f"{run.tokens_per_step:,.0f}",
                 run.tokens_per_step,
                 factor=8,
-                unusual="Small batches suit small machines; with a GPU, larger ones use it better.",
+                unusual="Small batches suit small machines; larger ones make better use of a GPU.",
             )
         )
     if run.tokens is not None:
@@ -140,30 +147,40 @@ def compare_settings(args: TrainingArguments, run: Run, *, optimizer: str | None
                 run.tokens,
                 low=3e7,
                 high=1e11,
-                unusual="More text, or more epochs, makes a better model.",
+                unusual="More stories or more epochs would improve the model.",
             )
         )
     if run.epochs is not None:
         findings.append(
-            _compare("epochs", f"{run.epochs:.3g}", run.epochs, low=0.0, high=20.0, unusual="Look for overfitting.")
+            _compare("epochs", f"{run.epochs:.3g}", run.epochs, low=0.0, high=20.0, unusual="Watch for overfitting.")
         )
-    if run.steps:
-        warm_up = args.get_warmup_steps(run.steps)
+    if (warm_up := _warm_up(args, run)) is not None:
+        shown, part = warm_up
         findings.append(
             _compare(
                 "warm-up steps",
-                f"{warm_up:,} of {run.steps:,}",
-                warm_up / run.steps,
+                shown,
+                part,
                 low=1e-4,
                 high=0.2,
-                unusual="Without warm-up the first steps can throw a model off; more than a fifth wastes steps.",
+                unusual="Without warm-up the first steps can make training diverge; more than a fifth wastes steps.",
             )
         )
     return findings
 
 
+def _warm_up(args: TrainingArguments, run: Run) -> tuple[str, float] | None:
+    """The warm-up in words, and as a fraction of the run."""
+    if run.minutes is not None and args.warmup_steps < 1:
+        return f"{args.warmup_steps:.2%} of the time", float(args.warmup_steps)
+    if not (total := run.planned or run.steps):
+        return None
+    warm_up = args.get_warmup_steps(total)
+    return f"{warm_up:,} of {total:,}", warm_up / total
+
+
 def end_of_schedule(args: TrainingArguments) -> float | None:
-    """What the last step's learning rate is as a share of the highest, where the type of schedule says so."""
+    """The last step's learning rate as a fraction of the highest, where the type of schedule determines it."""
     kind, settings = _kind(args), dict(args.lr_scheduler_kwargs or {})
     if kind.startswith("constant"):
         return 1.0
@@ -186,9 +203,9 @@ def _compare(
     low: float | None = None,
     high: float | None = None,
     unknown: str = "it is not known",
-    unusual: str = "It is far from what is published: try that first.",
+    unusual: str = "It is far from what is published: try a published value first.",
 ) -> SettingFinding:
-    """Beside the published values: usual within `low` to `high`, or within `factor` of all of them."""
+    """Next to the published values: usual within `low` to `high`, or within `factor` of all of them."""
     published = {source: shown for source, (shown, _) in PUBLISHED[name].items()}
     figures = [figure for _, figure in PUBLISHED[name].values() if figure is not None]
     if factor is not None:

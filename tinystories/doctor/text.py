@@ -1,10 +1,10 @@
-"""The stories and the vocabulary: what validation shares with training, and how the tokenizer cuts the text.
+"""The stories and the vocabulary: what validation shares with training, and how the tokenizer encodes the text.
 
 Design decisions:
 
 - Two stories are the same where their words are: case, punctuation and spaces do not count.
-- A run of 20 words in common is no accident in free text. Stories made from templates share them by design, so it is
-  a note, and stories that are the same are a fault from one in a hundred validation stories on.
+- Free text does not share runs of 20 words by accident. Stories made from templates share them by design, so that is a
+  note; stories that are the same are an error from one in a hundred validation stories on.
 - Training stories are sampled evenly from the whole corpus, and the evidence says how many.
 """
 
@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerBase
 from tinystories.tokenization import tokenizer_report
 
 from ..prompts import added_tokens
+from .batches import START_ADVICE
 from .findings import Finding
 
 
@@ -49,20 +50,20 @@ def check_held_out(train: list[str], validation: list[str], of_train: int, of_va
     whole = {words.tobytes() for words in seen}
     same = sum(words.tobytes() in whole for words in held)
     if same == 0:
-        findings = [Finding("held-out stories", "ok", f"none stands in training too ({sample})")]
+        findings = [Finding("held-out stories", "ok", f"none of them is a training story, too ({sample})")]
     else:
         findings = [
             Finding(
                 "held-out stories",
-                "fault" if same >= 0.01 * len(held) else "note",
-                f"{same:,} stand in training too, but for case and punctuation ({sample})",
-                "Leave them out of training, or the validation figure is too good.",
+                "error" if same >= 0.01 * len(held) else "note",
+                f"{same:,} are training stories, too, except for case and punctuation ({sample})",
+                "Remove them from training, or the validation figure is too low.",
             )
         ]
     # Looked up in one go: each lookup sorts all runs of the training stories.
     runs = [found for words in held if len(found := _runs(words))]
     if not runs:
-        return [*findings, Finding("shared word runs", "cannot tell", f"no validation story has {RUN} words")]
+        return [*findings, Finding("shared word runs", "inconclusive", f"no validation story has {RUN} words")]
     shared = np.isin(np.concatenate(runs), np.concatenate([_runs(words) for words in seen]))
     lengths = np.array([len(found) for found in runs])
     shares = np.add.reduceat(shared, np.cumsum(lengths) - lengths, dtype=float) / lengths
@@ -72,7 +73,7 @@ def check_held_out(train: list[str], validation: list[str], of_train: int, of_va
         f"them more than half of their text ({sample})"
     )
     if half >= 0.01 * len(shares):
-        advice = "Validation measures memory where so much is shared, as in stories from templates."
+        advice = "Validation measures memorization where so much is shared, as in stories from templates."
         return [*findings, Finding("shared word runs", "note", evidence, advice)]
     return [*findings, Finding("shared word runs", "ok", evidence)]
 
@@ -105,9 +106,9 @@ def check_vocabulary(tokenizer: PreTrainedTokenizerBase, embeddings: int | None,
         return [
             Finding(
                 "vocabulary size",
-                "fault",
+                "error",
                 f"the tokenizer has ids up to {highest:,}, the model {embeddings:,} embeddings",
-                "Use the tokenizer that the model was made for, or resize_token_embeddings.",
+                "Use the tokenizer of this model, or resize_token_embeddings.",
             )
         ]
     share = embeddings * width / parameters
@@ -115,7 +116,7 @@ def check_vocabulary(tokenizer: PreTrainedTokenizerBase, embeddings: int | None,
     if embeddings - size > 0.1 * embeddings:
         return [Finding("vocabulary size", "note", evidence, "The model has embeddings that no token uses.")]
     if share > 0.5:
-        advice = "A smaller vocabulary leaves more of the model for language; 10,000 suits stories."
+        advice = "A smaller vocabulary leaves more parameters for the layers; 10,000 suits stories."
         return [Finding("vocabulary size", "note", evidence, advice)]
     return [Finding("vocabulary size", "ok", evidence)]
 
@@ -139,7 +140,7 @@ def check_articles(tokenizer: PreTrainedTokenizerBase) -> Finding:
         check,
         "note",
         f"not single tokens: {listed}",
-        "A vocabulary trained on the stories has them as one; it is no cause of missing articles, but costs tokens.",
+        "A vocabulary trained on the stories has single tokens for them; several cost more, but cause no omission.",
     )
 
 
@@ -157,16 +158,16 @@ def check_tokens(tokenizer: PreTrainedTokenizerBase, stories: list[str]) -> list
             "bytes per token",
             "note" if low else "ok",
             evidence,
-            "The vocabulary was not made for such text: train one with `tinystories tokenizer`." if low else "",
+            "The vocabulary was not trained on such text: train one with `tinystories tokenizer`." if low else "",
         )
     ]
     unused = report["unused_tokens"]
     evidence = f"{unused:,} of {size:,} entries ({unused / size:.0%}) do not occur in {tokens:,} tokens"
     most_unused = tokens >= 5 * size and unused > 0.5 * size
     if tokens < 50 * size and not most_unused:
-        findings.append(Finding("unused vocabulary", "cannot tell", f"{evidence}, which are too few to say"))
+        findings.append(Finding("unused vocabulary", "inconclusive", f"{evidence}, which are too few to judge"))
     elif unused > 0.2 * size:
-        advice = "Train a tokenizer on the stories, or cut this one with `tinystories tokenizer --top-k-of`."
+        advice = "Train a tokenizer on the stories, or prune this one with `tinystories tokenizer --top-k-of`."
         findings.append(Finding("unused vocabulary", "note", evidence, advice))
     else:
         findings.append(Finding("unused vocabulary", "ok", evidence))
@@ -179,85 +180,137 @@ def _check_lost_text(tokenizer: PreTrainedTokenizerBase, stories: list[str]) -> 
     unknown = tokenizer.unk_token_id
     missing = sum(unknown in ids for ids in encoded) if unknown is not None else 0
     decoded = tokenizer.batch_decode(encoded, clean_up_tokenization_spaces=False)
-    # A space in front is a habit of SentencePiece, and loses nothing.
+    # SentencePiece adds a space in front, which loses nothing.
     changed = sum(text.strip() != story.strip() for text, story in zip(decoded, stories, strict=True))
     if missing:
         return Finding(
             check,
-            "fault" if missing > 0.01 * len(stories) else "note",
-            f"{missing:,} of {len(stories):,} stories hold text that the vocabulary does not know",
-            "Use a byte-level vocabulary, which knows all text.",
+            "error" if missing > 0.01 * len(stories) else "note",
+            f"{missing:,} of {len(stories):,} stories have text that is encoded as {tokenizer.unk_token}",
+            "Use a byte-level vocabulary, which encodes all text.",
         )
     if changed:
         return Finding(
             check,
             "note",
-            f"{changed:,} of {len(stories):,} stories come back changed from the tokenizer",
-            "Case, accents or spaces are lost; a model cannot write what it never sees.",
+            f"{changed:,} of {len(stories):,} stories are different after encoding and decoding",
+            "Case, accents or spaces are lost, and a model cannot generate what it was never trained on.",
         )
-    return Finding(check, "ok", f"{len(stories):,} stories come back as they were")
+    return Finding(check, "ok", f"{len(stories):,} stories are unchanged after encoding and decoding")
 
 
 # Quality
 
 
-def quality_findings(stories, tokenizer: PreTrainedTokenizerBase | None, *, strict: bool) -> list[Finding]:
-    """What `tinystories/quality.py` finds in these stories, what it only counts left out.
+# Warnings that few real stories cause (0 of 4,000 TinyStories), so that a corpus where many do is damaged.
+DAMAGE = {"unfinished", "very_short", "instructions", "markdown", "web_addresses", "email_addresses", "backslashes"}
+DAMAGE |= {"repetitive"}
+DAMAGED = 0.2  # fraction of the stories
+
+
+def quality_findings(
+    stories: list[str],
+    tokenizer: PreTrainedTokenizerBase | None,
+    *,
+    strict: bool,
+    of: int | None = None,
+    cleaned: dict | None = None,
+) -> list[Finding]:
+    """What `tinystories.quality` finds in these stories; all that cleaning would change is among it.
 
     Args:
-        strict: its warnings are faults.
+        strict: its warnings, and all that cleaning would change, are errors.
+        of: stories of the corpus that these are a sample of.
+        cleaned: counts of `clean_stories` for the whole corpus, where it was cleaned.
     """
-    from ..quality import check_quality
+    from ..quality import KINDS, check_quality, count_changes
 
     special = tokenizer.all_special_tokens if tokenizer is not None else ()
-    report = check_quality(stories, special_tokens=special, progress=False)
+    found = {
+        finding.kind: finding for finding in check_quality(stories, special_tokens=special, progress=False).findings
+    }
+    changes = count_changes(stories, special_tokens=special)
+    whole = cleaned or {"stories": 0, "mended": {}, "dropped": {}}
     findings = []
-    for found in (*report.faults, *report.warnings):
-        example = f', such as "{found.examples[0].excerpt}"' if found.examples else ""
-        findings.append(
-            Finding(
-                f"text: {found.kind}",
-                "fault" if strict or found in report.faults else "note",
-                f"{found.count:,} of {report.stories:,} stories ({found.share:.2%}): {found.what}{example}",
-                found.remedy,
-            )
-        )
-    return findings or [Finding("text quality", "ok", f"nothing to find fault with in {report.stories:,} stories")]
+    for kind, about in KINDS.items():
+        seen = found.get(kind)
+        changed = changes["mended"].get(kind, 0) + changes["dropped"].get(kind, 0)
+        changed_in_all = whole["mended"].get(kind, 0) + whole["dropped"].get(kind, 0)
+        if not (changed or changed_in_all or (seen is not None and about.severity != "info")):
+            continue
+        count = max(changed, seen.count if seen is not None else 0)
+        share = count / len(stories)
+        error = about.severity == "fault" or strict or (kind in DAMAGE and share > DAMAGED)
+        evidence = f"{count:,} of {len(stories):,} stories ({share:.2%})"
+        if of is not None and of > len(stories):
+            evidence += f", a sample of {of:,}"
+        evidence += f": {about.what}"
+        if seen is not None and seen.examples:
+            evidence += f', such as "{seen.examples[0].excerpt}"'
+        if cleaned is None:
+            evidence += _changes(changes, kind, "would fix", "would drop")
+        elif changed_in_all:
+            evidence += _changes(whole, kind, "fixed", "dropped") + f" of all {whole['stories']:,}"
+        findings.append(Finding(f"text: {kind}", "error" if error else "note", evidence, about.remedy))
+    nothing = f"nothing was found in {len(stories):,} stories that should not be trained on or that cleaning changes"
+    return findings or [Finding("text quality", "ok", nothing)]
+
+
+def _changes(counts: dict, kind: str, fixes: str, drops: str) -> str:
+    changed = {fixes: counts["mended"].get(kind, 0), drops: counts["dropped"].get(kind, 0)}
+    named = " and ".join(f"{verb} {count:,}" for verb, count in changed.items() if count)
+    return f"; --clean {named}" if named else ""
 
 
 def check_special_tokens(tokenizer: PreTrainedTokenizerBase) -> Finding:
-    """Whether the tokenizer has what packed rows are made with."""
+    """Whether the tokenizer has the special tokens that packed rows need."""
     check = "special tokens"
     names = ("bos_token", "eos_token", "pad_token")
     missing = [name for name in names if getattr(tokenizer, name) is None]
     if missing:
         return Finding(
             check,
-            "fault",
+            "error",
             f"there is no {' and no '.join(missing)}",
-            "`tinystories tokenizer` makes one that has them.",
+            "Add them, or train a tokenizer with `tinystories tokenizer`.",
         )
     if tokenizer.pad_token_id == tokenizer.eos_token_id:
         return Finding(
             check,
-            "fault",
-            f"{tokenizer.eos_token!r} is padding and end of text in one",
-            "Give the tokenizer a pad token of its own.",
+            "error",
+            f"pad_token and eos_token are both {tokenizer.eos_token!r}",
+            "Give the tokenizer a separate pad token.",
         )
     return Finding(check, "ok", ", ".join(f"{name} {getattr(tokenizer, name)!r}" for name in names))
 
 
 def check_prompt_ends(tokenizer: PreTrainedTokenizerBase) -> Finding:
-    """Whether the tokenizer leaves a prompt open: an end-of-text token behind it tells the model to begin anew."""
+    """Whether the tokenizer appends something to a prompt: an end-of-text token there ends the story before it."""
     check = "end of a prompt"
     front, behind = added_tokens(tokenizer)
     if not behind:
-        return Finding(check, "ok", f"tokens that the tokenizer adds in front of a prompt: {len(front)}; behind it: 0")
+        return Finding(check, "ok", "the tokenizer appends nothing to a prompt")
     names = " ".join(tokenizer.convert_ids_to_tokens(behind))
     return Finding(
         check,
-        "fault",
-        f"the tokenizer appends {names!r} to every prompt, and a trained model does not continue a finished story",
+        "error",
+        f"the tokenizer appends {names!r} to every prompt, so the model is asked to continue a finished story",
         "Remove it from the post-processor in tokenizer.json, and set add_eos_token to false in "
-        "tokenizer_config.json. This package leaves it out by itself; `pipeline` and other tools do not.",
+        "tokenizer_config.json. The commands of this package remove it from prompts; `pipeline` and other tools do "
+        "not.",
+    )
+
+
+def check_prompt_start(tokenizer: PreTrainedTokenizerBase, trained: list[int]) -> Finding:
+    """Whether a prompt begins with the tokens with which stories begin in training, `trained`."""
+    check = "beginning of a prompt"
+    front, _ = added_tokens(tokenizer)
+    wanted, given = (" ".join(tokenizer.convert_ids_to_tokens(ids)) or "nothing" for ids in (trained, front))
+    if front == trained:
+        return Finding(check, "ok", f"{given}, as in training")
+    return Finding(
+        check,
+        "error",
+        f"the tokenizer puts {given} in front of a prompt, and training put {wanted} in front of stories",
+        START_ADVICE.replace("it", wanted, 1) if trained else "Remove it from the post-processor in tokenizer.json.",
     )

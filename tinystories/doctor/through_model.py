@@ -1,13 +1,11 @@
-"""What a model makes of the batches that its `Trainer` feeds to it: which token the loss is about, and who sees whom.
+"""What a model computes from the batches of its `Trainer`: which token the loss scores, and what attends to what.
 
 Design decisions:
 
-- Batches go through the trainer's own `compute_loss`, under its autocast: what is proven is what training will do, and
-  not what the code was meant to do.
-- A shift is found by comparison and not by trust: the loss that comes back is held against cross-entropies computed
-  here for each shift.
-- A leak is found by changing the tokens of every other story: the logits of the rest must stay where they are. How
-  much the changed stories moved themselves is the measure.
+- Batches go through the trainer's own `compute_loss`, under its autocast, so the result holds for training itself.
+- A label shift is found by comparison: the loss is compared with cross-entropies computed here for each shift.
+- A leak between documents is found by changing the tokens of every other story: the logits of the rest must not
+  change. The change of the altered stories' own logits is the scale.
 """
 
 import dataclasses
@@ -26,12 +24,12 @@ LEAK = 1e-3  # of what the changed stories moved themselves; a real leak moves o
 
 
 def run(trainer, inputs: dict, items: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
-    """Loss `[]` and logits `[rows, length, vocabulary]` as a training step computes them; each call draws the same
-    dropout.
+    """Loss `[]` and logits `[rows, length, vocabulary]` as a training step computes them, with the same dropout in
+    each call.
 
     Raises:
-        UserError: for tokens that the model does not have. A GPU that is asked for their embeddings takes nothing more
-            from this process.
+        UserError: for token ids that the model does not have. A GPU that is asked for their embeddings fails for the
+            rest of the process.
     """
     tokens = inputs.get("input_ids")
     known = trainer.model.get_input_embeddings().num_embeddings
@@ -47,7 +45,7 @@ def run(trainer, inputs: dict, items: int | None = None) -> tuple[torch.Tensor, 
 
 
 def model_rows(batches: list[Rows], count: int = MODEL_ROWS) -> Rows:
-    """The rows with the most stories, of one batch: what goes through the model."""
+    """The rows with the most stories, of one batch."""
     rows = max(batches, key=lambda batch: len(batch.stories) / len(batch.ids))
     total = len(rows.ids)
     stories = [sum(row == number for row, _, _ in rows.stories) for number in range(total)]
@@ -61,7 +59,7 @@ def model_rows(batches: list[Rows], count: int = MODEL_ROWS) -> Rows:
 
 
 def check_loss(trainer, rows: Rows, offset: int | None) -> list[Finding]:
-    """Which token the loss is about: the shift of the labels and that of the model must add up to one."""
+    """Which token the loss scores: the shift of the labels and that of the model must add up to one."""
     check = "next token"
     trainer.model.train()
     smoothing = float(trainer.args.label_smoothing_factor)
@@ -74,22 +72,22 @@ def check_loss(trainer, rows: Rows, offset: int | None) -> list[Finding]:
         few = {**rows.inputs, "labels": _few_labels(rows.labels)}
         shift, clear = which_shift(*_loss_and_candidates(trainer, few, smoothing))
     if not clear:
-        return [Finding(check, "cannot tell", f"{seen}: the logits are too alike to tell these apart")]
+        return [Finding(check, "inconclusive", f"{seen}: the logits are too similar to distinguish these")]
     if shift is None and "loss_weights" in rows.inputs:
         plain = {name: value for name, value in rows.inputs.items() if name != "loss_weights"}
         largest = float(rows.inputs["loss_weights"].max())
         weighted = Finding(
             "loss",
             "note",
-            f"some tokens count up to {largest:g} times as much as others, which is not the standard objective",
-            "No published story model needed weights to learn its articles.",
+            f"some tokens have up to {largest:g} times the weight of others, which is not the standard objective",
+            "No published story model needed token weights to learn articles.",
         )
         return [*check_loss(trainer, dataclasses.replace(rows, inputs=plain), offset), weighted]
     if shift is None:
         advice = "Use the model's own loss: plain cross-entropy, one shift, no weights."
-        return [Finding(check, "fault", f"{seen}: it is none of these", advice)]
+        return [Finding(check, "error", f"{seen}: the loss is none of these", advice)]
     if offset is None:
-        return [Finding(check, "cannot tell", f"{seen}; but the labels are not the inputs (see there)")]
+        return [Finding(check, "inconclusive", f"{seen}; but the labels are not the inputs (see `labels`)")]
     horizon = offset + shift
     where = f"the labels are shifted {_times(offset)} in the data and {_times(shift)} in the model"
     if smoothing:
@@ -102,7 +100,7 @@ def check_loss(trainer, rows: Rows, offset: int | None) -> list[Finding]:
     return [
         Finding(
             check,
-            "fault",
+            "error",
             f"position t is scored on token {f't+{horizon}' if horizon else 't itself'}: {where}; {seen}",
             "Shift exactly once: give labels equal to input_ids and let the model shift.",
         )
@@ -131,16 +129,20 @@ def _check_accumulation(trainer, rows: Rows, loss: float, shift: int) -> list[Fi
     scored = int((rows.labels[:, shift:] != IGNORE_INDEX).sum())
     doubled, _ = run(trainer, rows.inputs, items=2 * scored)
     if abs(float(doubled) - loss / 2) <= 1e-2 * max(1.0, loss):
-        return [Finding("gradient accumulation", "ok", "the loss is divided by the scored tokens of all its batches")]
+        return [
+            Finding(
+                "gradient accumulation", "ok", "the loss is divided by the scored tokens of all accumulated batches"
+            )
+        ]
     if abs(float(doubled) - loss) > 1e-2 * max(1.0, loss):
         return []
     return [
         Finding(
             "gradient accumulation",
-            "fault",
+            "error",
             f"the model takes `num_items_in_batch` and does not divide by it ({float(doubled):.4f} instead of "
             f"{loss / 2:.4f})",
-            "Hand **kwargs of forward on to the loss function.",
+            "Pass the **kwargs of forward to the loss function.",
         )
     ]
 
@@ -154,7 +156,7 @@ def _times(shift: int) -> str:
 
 
 def check_leaks(trainer, rows: Rows, tokenizer) -> list[Finding]:
-    """Whether the tokens of one story move the logits of another, and whether a later token moves an earlier one."""
+    """Whether tokens of one story change the logits of another, and whether a later token changes an earlier one."""
     findings = []
     ordinary = _ordinary_tokens(trainer.model, tokenizer, rows)
     for mode in ("train", "eval"):
@@ -166,25 +168,25 @@ def check_leaks(trainer, rows: Rows, tokenizer) -> list[Finding]:
         ahead[row, first + (end - first + 1) // 2 : end] = True
     own, others = _moves(trainer, rows, ordinary, before, ahead, keep_ends=False)
     if own == 0 or not bool(ahead.any()):
-        findings.append(Finding("looking ahead", "cannot tell", "the logits do not depend on the tokens"))
+        findings.append(Finding("looking ahead", "inconclusive", "the logits do not depend on the tokens"))
     elif others > LEAK * own:
         findings.append(
             Finding(
                 "looking ahead",
-                "fault",
-                f"changing the second half of each story moves the logits of its first half by up to {others:.2g}",
-                "Use a causal mask: a model that sees the next token learns nothing about predicting it.",
+                "error",
+                f"changing the second half of each story changes the logits of its first half by up to {others:.2g}",
+                "Use a causal mask: a model that attends to the next token does not learn to predict it.",
             )
         )
     else:
-        findings.append(Finding("looking ahead", "ok", f"later tokens move earlier logits by {others:.1g}"))
+        findings.append(Finding("looking ahead", "ok", f"later tokens change earlier logits by {others:.1g}"))
     return findings
 
 
 def _check_leak(trainer, rows: Rows, ordinary: torch.Tensor, before: torch.Tensor, mode: str) -> Finding:
     check = f"leak between stories ({mode} mode)"
     if len(rows.stories) < 2:
-        return Finding(check, "cannot tell", "there is only one story in these rows")
+        return Finding(check, "inconclusive", "there is only one story in these rows")
     within = len({row for row, _, _ in rows.stories}) < len(rows.stories)
     own = others = 0.0
     for parity in (0, 1):
@@ -196,42 +198,44 @@ def _check_leak(trainer, rows: Rows, ordinary: torch.Tensor, before: torch.Tenso
         own, others = max(own, moved[0]), max(others, moved[1])
     count = f"{len(rows.stories)} stories in {len(rows.ids)} rows"
     if own == 0:
-        return Finding(check, "cannot tell", f"the logits do not depend on the tokens ({count})")
+        return Finding(check, "inconclusive", f"the logits do not depend on the tokens ({count})")
     seen = (
-        f"changing every other story of {count} moves its own logits by up to {own:.2g}, the others' by {others:.2g}"
+        f"changing every other story of {count} changes its own logits by up to {own:.2g} and those of the others by "
+        f"{others:.2g}"
     )
     if others <= LEAK * own:
-        return Finding(check, "ok", seen if within else f"{seen}; one story a row")
+        return Finding(check, "ok", seen if within else f"{seen}; one story per row")
     causes = [name for name in ("attention_mask",) if name in rows.inputs]
     causes += ["use_cache"] if getattr(trainer.model.config, "use_cache", False) else []
     if not rows.marked:
         return Finding(
             check,
             "note",
-            f"{seen}: stories in a row see those before them, as in llama2.c and nanoGPT",
-            "To keep them apart, give position_ids that start again at each story and no attention_mask.",
+            f"{seen}: stories attend to those before them in the row, as in llama2.c and nanoGPT",
+            "For document masking, give position_ids that start again at each story, and no attention_mask.",
         )
     blame = f" (the batch or the configuration has {' and '.join(causes)})" if causes else ""
     return Finding(
         check,
-        "fault",
+        "error",
         f"{seen}, although position_ids start again at each story{blame}",
-        "Give position_ids and no attention_mask, with use_cache off: transformers keeps stories apart only then.",
+        "Give position_ids, no attention_mask and use_cache false: transformers masks documents only then.",
     )
 
 
 def _ordinary_tokens(model, tokenizer, rows: Rows) -> torch.Tensor:
     size = model.get_input_embeddings().num_embeddings
     special = set(tokenizer.all_special_ids) if tokenizer is not None else set()
-    size = size if tokenizer is None else min(size, len(tokenizer))
-    return torch.tensor([index for index in range(size) if index not in special], device=rows.ids.device)
+    known = range(size) if tokenizer is None else sorted(set(tokenizer.get_vocab().values()))
+    ordinary = [index for index in known if index < size and index not in special]
+    return torch.tensor(ordinary, device=rows.ids.device)
 
 
 def _moves(
     trainer, rows: Rows, ordinary: torch.Tensor, before: torch.Tensor, chosen: torch.Tensor, keep_ends: bool
 ) -> tuple[float, float]:
-    """How far the logits move at the chosen places and at the other places that are no padding, where the tokens at
-    the chosen places are changed; with `keep_ends`, the first and the last token of each story stay as they are."""
+    """How much the logits change at the chosen positions and at the others (without padding), where the tokens at the
+    chosen positions are changed; with `keep_ends`, the first and the last token of each story are not changed."""
     changed = chosen.clone()
     for row, first, end in rows.stories if keep_ends else ():
         changed[row, first] = changed[row, end - 1] = False

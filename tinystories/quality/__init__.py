@@ -23,7 +23,7 @@ Decisions:
 """
 
 from .check import Example, QualityFinding, QualityReport, check_quality, refuse
-from .cleaning import clean_stories, write_clean
+from .cleaning import clean_stories, count_changes, write_clean
 from .kinds import DROPPED, FAULTS, KINDS, SEVERITIES, WARNINGS
 
 
@@ -38,6 +38,7 @@ __all__ = [
     "QualityReport",
     "check_quality",
     "clean_stories",
+    "count_changes",
     "refuse",
     "write_clean",
 ]

@@ -70,6 +70,14 @@ def clean_stories(
     return left, cleaner.counts()
 
 
+def count_changes(stories: Stories, *, special_tokens: Collection[str] = (), drop: Collection[str] = DROPPED) -> dict:
+    """The counts that [`clean_stories`] would give for these stories, also where it would leave none."""
+    cleaner = _Cleaner(special_tokens, drop)
+    for texts in batches(stories):
+        cleaner(texts)
+    return cleaner.counts(may_be_empty=True)
+
+
 def write_clean(
     stories: Corpus | Stories,
     out: str | Path,
@@ -159,12 +167,12 @@ class _Cleaner:
         self._kept += len(left)
         return left
 
-    def counts(self) -> dict:
-        """What happened since they were last asked for."""
+    def counts(self, *, may_be_empty: bool = False) -> dict:
+        """The counts since the last call."""
         mended, dropped = (
             {kind: counts[kind] for kind in KINDS if counts[kind]} for counts in (self._mended, self._dropped)
         )
-        if not self._kept:
+        if not self._kept and not may_be_empty:
             why = ", ".join(f"{kind} {count:,}" for kind, count in dropped.items()) or "none were given"
             raise UserError(f"No story is left of {self._stories:,} ({why}); nothing was written.")
         counts = {"stories": self._stories, "parted": self._parted, "kept": self._kept}

@@ -31,41 +31,56 @@ class Kind(NamedTuple):
     remedy: str
 
 
-_TAKEN_OUT, _DROPPED, _FIRST_KEPT = "Cleaning takes them out.", "Cleaning drops them.", "Cleaning keeps the first."
+_REMOVED, _DROPPED = "--clean removes them.", "--clean drops these stories."
+_FIRST_KEPT = "--clean keeps the first of them."
 KINDS = {
     "empty": Kind("fault", "no text", _DROPPED),
     "special_tokens": Kind(
         "fault",
         "the name of a special token, which becomes that token",
-        f"Cleaning takes them out, and parts stories at {END_OF_TEXT}; a story that lost a word to <unk> is dropped.",
+        f"--clean removes them, and splits stories at {END_OF_TEXT}; it drops a story that lost a word to <unk>.",
     ),
-    "control_characters": Kind("fault", "control characters, or private ones", _TAKEN_OUT),
-    "invisible_characters": Kind("fault", "zero-width characters, soft hyphens, marks of direction", _TAKEN_OUT),
-    "mojibake": Kind("fault", "decoded by the wrong table", "Cleaning mends them, or drops what has lost characters."),
-    "html": Kind("fault", "HTML", "Cleaning drops them. Better: make text of it with an HTML parser."),
-    "html_entities": Kind("fault", "HTML entities", "Cleaning puts the characters in their place."),
+    "control_characters": Kind("fault", "control characters, or characters for private use", _REMOVED),
+    "invisible_characters": Kind("fault", "zero-width characters, soft hyphens or direction marks", _REMOVED),
+    "mojibake": Kind(
+        "fault", "text decoded with the wrong encoding", "--clean repairs them, or drops what has lost characters."
+    ),
+    "html": Kind("fault", "HTML", "--clean drops these stories; an HTML parser would keep their text."),
+    "html_entities": Kind("fault", "HTML entities", "--clean replaces them with the characters."),
     "very_short": Kind("warning", f"fewer than {MIN_CHARACTERS} characters", _DROPPED),
-    "very_long": Kind("warning", f"more than {MAX_CHARACTERS:,} characters", "See whether stories run together."),
-    "duplicates": Kind("warning", "the same as an earlier story", _FIRST_KEPT),
-    "near_duplicates": Kind("warning", "an earlier story but for case, spaces and punctuation", _FIRST_KEPT),
-    "instructions": Kind("warning", "a prompt, a template or the voice of an assistant", _DROPPED),
+    "very_long": Kind(
+        "warning", f"more than {MAX_CHARACTERS:,} characters", "Check whether several stories are joined in one."
+    ),
+    "duplicates": Kind("warning", "equal to an earlier story", _FIRST_KEPT),
+    "near_duplicates": Kind(
+        "warning", "equal to an earlier story except for case, spaces and punctuation", _FIRST_KEPT
+    ),
+    "instructions": Kind("warning", "a prompt, a template or an assistant's remarks", _DROPPED),
     "markdown": Kind("warning", "Markdown", _DROPPED),
     "web_addresses": Kind("warning", "web addresses", _DROPPED),
     "email_addresses": Kind("warning", "e-mail addresses", _DROPPED),
-    "backslashes": Kind("warning", "backslashes, mostly of JSON", r"Cleaning mends \" and \n, and drops the others."),
-    "unfinished": Kind("warning", "cut off: no mark at the end", _DROPPED),
+    "backslashes": Kind(
+        "warning", "backslashes, mostly of JSON", r"--clean unescapes \" and \n, and drops the other stories."
+    ),
+    "unfinished": Kind("warning", "cut off: no punctuation at the end", _DROPPED),
     "not_english": Kind(
         "warning",
         "few common English words, or letters of another script",
-        "Nothing, where another language is meant; but what is said of grammar holds for English.",
+        "Nothing, where another language is meant; figures on grammar are for English.",
     ),
-    "repetitive": Kind("warning", "goes round in circles", "See whether a model wrote it and did not stop."),
-    "begins_midway": Kind("info", "a small letter at the beginning", "Nothing, unless beginnings are missing."),
-    "odd_quotes": Kind("info", "quotation marks without a partner, or doubled", "Nothing, unless they are many."),
+    "repetitive": Kind(
+        "warning", "the same phrases again and again", "Check whether a model generated it and did not stop."
+    ),
+    "begins_midway": Kind(
+        "info", "a small letter at the beginning", "Check whether beginnings are missing, where it is frequent."
+    ),
+    "odd_quotes": Kind("info", "unpaired or doubled quotation marks", "Nothing, unless it is frequent."),
     "mixed_quotes": Kind("info", "straight and curly quotation marks in one story", "Nothing."),
-    "asterisks": Kind("info", "words between asterisks", "Nothing, where they stress a word."),
-    "missing_spaces": Kind("info", "no space between two sentences", "Nothing, unless they are many."),
-    "spaces": Kind("info", "doubled, odd or trailing spaces", "Cleaning mends them."),
+    "asterisks": Kind("info", "words between asterisks", "Nothing, where they mark emphasis."),
+    "missing_spaces": Kind("info", "no space between two sentences", "Nothing, unless it is frequent."),
+    "spaces": Kind(
+        "info", "double, unusual or trailing spaces, and line ends other than \\n", "--clean normalizes them."
+    ),
 }
 SEVERITIES = ("fault", "warning", "info")
 FAULTS = tuple(kind for kind, about in KINDS.items() if about.severity == "fault")
