@@ -1,14 +1,17 @@
+import bz2
 import csv
 import gzip
 import hashlib
 import io
 import json
 import logging
+import lzma
 import os
 import re
 import socket
 import subprocess
 import sys
+import textwrap
 import threading
 import tracemalloc
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -23,6 +26,7 @@ from datasets import Dataset, IterableDataset
 import tinystories
 from tinystories import corpus
 from tinystories.errors import UserError
+from tinystories.sources import split_names
 
 
 STORIES = [f'Tom had {i} cats.\n\n"Hello, Tom," said the café cat.' for i in range(100)]
@@ -59,6 +63,13 @@ def arrow(stories):
     with pa.ipc.new_stream(sink, table.schema) as writer:
         writer.write_table(table)
     return sink.getvalue()
+
+
+def zstd(content):
+    sink = pa.BufferOutputStream()
+    with pa.CompressedOutputStream(sink, "zstd") as packed:
+        packed.write(content)
+    return sink.getvalue().to_pybytes()
 
 
 WRITERS = {
@@ -145,6 +156,458 @@ def test_a_column_is_chosen_by_name(write, texts):
     source = write("a.jsonl", "\n".join(map(json.dumps, rows)).encode())
     assert texts(source) == ["S0", "S1", "S2"]
     assert texts(source, text_column="body") == ["B0", "B1", "B2"]
+
+
+# Nothing of a story is lost
+
+
+def csv_rows(*rows):
+    return ("id,text\n" + "".join(row + "\n" for row in rows)).encode()
+
+
+LOSSES = {
+    "comma too many": (
+        {"a.csv": csv_rows("1,A cat.", "2,One day, Tom ran home.")},
+        r"a.csv, row 2 \(line 3\): 3 fields",
+    ),
+    "comma in one column": ({"a.csv": b"text\nOne day, Tom ran home.\n"}, r"row 1 \(line 2\): 2 fields"),
+    "comma behind": ({"a.csv": csv_rows("1,One day,")}, "3 fields, but the header has 2"),
+    "field missing": ({"a.csv": csv_rows("1,A", "2")}, r"row 2 \(line 3\): 1 fields"),
+    "row after long texts": ({"a.csv": csv_rows('1,"A\n\nB"', "", "2,C,D")}, r"row 2 \(line 6\): 3 fields"),
+    "quote not closed": ({"a.csv": csv_rows("1,A", '2,"B', "3,C")}, "line 3 to 4: a quote is opened and not closed"),
+    "quote closed by another": ({"a.csv": csv_rows('1,"A', '2,"B"', "3,C")}, "line 2 to 3: text follows a closing"),
+    "quote with a backslash": ({"a.csv": csv_rows(r'1,"A \"B\" C"')}, "line 2: text follows a closing quote"),
+    "tab too many": ({"a.tsv": b"id\ttext\n1\tA\tB\n"}, r"a.tsv, row 1 \(line 2\): 3 fields"),
+    "column twice": ({"a.csv": b"text,text\nA,B\n"}, "a.csv has 2 columns text"),
+    "column twice but for case": ({"a.csv": b"Text,TEXT\nA,B\n"}, "a.csv has 2 columns text"),
+    "key twice": ({"a.jsonl": b'{"text": "A"}\n{"text": "B", "text": "C"}\n'}, "a.jsonl, line 2: text is there twice"),
+    "key missing": ({"a.jsonl": b'{"text": "A"}\n{"body": "B"}\n'}, "a.jsonl, line 2: no text, only body"),
+    "text is a number": ({"a.jsonl": b'{"text": "A"}\n{"text": 5}\n'}, "a.jsonl, line 2: text is a number, not text"),
+    "line cut": ({"a.jsonl": jsonl(STORIES)[:-5]}, "a.jsonl, line 100: not JSON"),
+    "broken line inside": ({"a.jsonl": b'{"text": "A"}\n{"text": "B"\n{"text": "C"}\n'}, "a.jsonl, line 2: not JSON"),
+    "zeros at the end": ({"a.jsonl": b'{"text": "A"}\n' + bytes(64)}, "a.jsonl, line 2: not JSON"),
+    "half a character": ({"a.jsonl": b'{"text": "A \\ud83d B"}'}, r"line 1: holds half of a character \(U\+D83D"),
+    "list cut": ({"a.json": json_list(STORIES)[:-1]}, "a.json, item 101: cut off"),
+    "list goes on": ({"a.json": json_list(STORIES) * 2}, "a.json goes on after the end of its list"),
+    "comma missing in list": ({"a.json": b'["A" "B"]'}, "a.json, item 2: .*Expecting ','"),
+    "pretty object cut": (
+        {"a.json": json.dumps({"text": "A", "n": 1}, indent=1).encode()[:-3]},
+        "a.json, line 3: not JSON",
+    ),
+    "gzip cut": ({"a.jsonl.gz": gzip.compress(jsonl(STORIES))[:-9]}, "a.jsonl.gz cannot be read as json: Truncated"),
+    "bzip2 cut": ({"a.csv.bz2": bz2.compress(csv_table(STORIES))[:-9]}, "a.csv.bz2 cannot be read as csv: Truncated"),
+    "xz cut": ({"a.jsonl.xz": lzma.compress(jsonl(STORIES))[:-9]}, "a.jsonl.xz cannot be read .* ended before"),
+    "zstandard cut": ({"a.txt.zst": zstd(txt(STORIES))[:-9]}, "a.txt.zst cannot be read as text: Truncated"),
+    "not compressed": ({"a.jsonl.gz": jsonl(STORIES)}, "a.jsonl.gz cannot be read as json: .*incorrect header"),
+    "utf-16 without mark": ({"a.txt": txt(STORIES).decode().encode("utf-16-le")}, "looks like UTF-16.*iconv"),
+    "utf-16 cut": (
+        {"a.txt": txt(STORIES).decode().encode("utf-16")[:-1]},
+        "a.txt cannot be read as text: .*truncated",
+    ),
+    "mark in lines": ({"a.txt": b"A<|endoftext|>B"}, r"a.txt holds <\|endoftext\|>.* --split", {"text_split": "line"}),
+    "marker missing": ({"a.txt": b"A\n###\nB"}, r"a.txt has no \*\*\* in 7 bytes", {"text_split": "***"}),
+    "file too long": ({"a.txt": b"A\n" * 600_000}, "more than 1,000,000 characters", {"text_split": "file"}),
+    "line too long": ({"a.txt": b"A" * 1_100_000}, "more than 1,000,000 characters", {"text_split": "line"}),
+}
+
+
+@pytest.mark.parametrize("case", LOSSES.values(), ids=LOSSES)
+def test_what_would_lose_part_of_a_story_is_refused(case, write, texts):
+    files, message, *options = case
+    (source,) = [write(name, content) for name, content in files.items()]
+    with pytest.raises(UserError, match=message) as raised:
+        texts(source, **dict(*options))
+    assert "\n" not in str(raised.value)
+
+
+def test_odd_rows_are_read_whole(write, texts):
+    assert texts(write("a.csv", csv_rows('1,"One day, ""Tom"" ran\nhome."', "", '2,She said "hi"', "3,a\0b"))) == [
+        'One day, "Tom" ran\nhome.',
+        'She said "hi"',
+        "a\0b",
+    ]
+    rows = b'{"text": "A \\ud83d\\udc31", "more": {"text": 1}}\n\n{"id": ' + b"9" * 5_000 + b', "text": "B\\u0000"}'
+    assert texts(write("a.jsonl", rows)) == ["A \U0001f431", "B\0"]
+    assert texts(write("a.json", json.dumps([{"text": "A"}, {"text": "B"}], indent=2).encode())) == ["A", "B"]
+    assert texts(write("b.json", json.dumps({"text": "A", "n": 1}, indent=2).encode())) == ["A"]
+    assert texts(write("c.json", jsonl(STORIES))) == STORIES  # rows, in spite of the name
+    assert texts(write("d.jsonl", json_list(STORIES))) == STORIES  # a list, in spite of the name
+
+
+def test_words_that_others_take_for_missing_values_are_words(write, texts):
+    cells = ["NA", "null", "None", "nan", "N/A", "true", "1"]
+    assert texts(write("a.csv", csv_rows(*(f"1,{cell}" for cell in cells)))) == cells
+    assert texts(write("a.tsv", "\n".join(["text", *cells]).encode())) == cells
+
+
+@pytest.mark.parametrize(
+    "name, content, left, message",
+    [
+        (
+            "a.jsonl",
+            b'{"text": "A"}\nbroken\n{"text": 5}\n{"text": "B"}\n{"tex',
+            ["A", "B"],
+            "left out 3 .*line 2: not",
+        ),
+        ("a.csv", csv_rows("1,A", "2,B,C", "3,D"), ["A", "D"], r"left out 1 .*row 2 \(line 3\): 3 fields"),
+        ("a.json", b'["A", 5, {"text": "B"}, {"n": 1}]', ["A", "B"], "left out 2 .*item 2: a number"),
+        (
+            "a.parquet",
+            parquet(["cafe x", "B"]).replace(b"cafe", b"caf\xe9"),
+            ["B"],
+            "left out 1 .*row 1: is not UTF-8",
+        ),
+    ],
+)
+def test_bad_rows_are_skipped_on_demand_and_counted(name, content, left, message, write, texts, caplog):
+    source = write(name, content)
+    with pytest.raises(UserError, match="--skip_bad_rows"):
+        texts(source)
+    for _ in range(2):  # read, and from the cache
+        with caplog.at_level(logging.WARNING):
+            assert texts(source, skip_bad_rows=True) == left
+        assert re.search(message, caplog.text)
+        caplog.clear()
+    with pytest.raises(UserError, match="--skip_bad_rows"):
+        texts(source)
+
+
+def test_skipping_does_not_swallow_what_an_open_quote_does(write, texts):
+    with pytest.raises(UserError, match="a quote is opened and not closed"):
+        texts(write("a.csv", csv_rows("1,A", '2,"B', *(f"{i},C" for i in range(50)))), skip_bad_rows=True)
+
+
+# One rule for line ends
+
+ENDS = "One day,\r\n\r\nTom ran.\rHe sat.\u2028He ate.\u2029The end.\r\n"
+PLAIN = "One day,\n\nTom ran.\nHe sat.\nHe ate.\nThe end."
+WITH_ENDS = {
+    "a.txt": f"{ENDS}<|endoftext|>\r\nB".encode(),
+    "a.jsonl": b"\r\n".join(json.dumps({"text": text}).encode() for text in (ENDS, "B")),
+    "b.jsonl": "\r".join(json.dumps({"text": text}, ensure_ascii=False) for text in (ENDS, "B")).encode(),
+    "a.json": json.dumps([ENDS, "B"]).encode(),
+    "a.csv": csv_table([ENDS, "B"]),
+    "a.tsv": f'text\r\n"{ENDS}"\r\nB\r\n'.encode(),
+    "a.parquet": parquet([ENDS, "B"]),
+    "b.parquet": parquet([ENDS, "B"], pa.large_string()),
+    "a.arrow": arrow([ENDS, "B"]),
+    "a.txt.utf16": f"{ENDS}<|endoftext|>\r\nB".encode("utf-16"),
+}
+
+
+@pytest.mark.parametrize("name", WITH_ENDS)
+def test_line_ends_are_the_same_in_every_format(name, write, load, texts):
+    source = write(name.removesuffix(".utf16"), WITH_ENDS[name])
+    assert texts(source) == [PLAIN, "B"]
+    found = load(source, streaming=True)
+    assert {row["text"] for row in found.train} | set(found.validation["text"]) == {PLAIN, "B"}
+
+
+# Only the column with the stories counts
+
+OTHERS = [{"n": 1}, {"n": 1.5}, {"n": "x"}, {"n": None}, {"n": {"a": [1]}}, {"m": True}, {}]
+
+
+def test_other_columns_of_rows_do_not_matter(write, texts):
+    rows = [{**other, "text": f"Story {i}."} for i, other in enumerate(OTHERS)]
+    expected = [row["text"] for row in rows]
+    assert texts(write("a.jsonl", "\n".join(map(json.dumps, rows)).encode())) == expected
+    late = [{"text": "A", "n": 1}] * 50_000 + [{"text": "A", "n": {"deep": []}, "more": 2.5}]
+    assert len(texts(write("b.jsonl", "\n".join(map(json.dumps, late)).encode()))) == len(late)
+    assert texts(write("a.json", json.dumps(rows).encode())) == expected
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "json", "csv", "tsv", "parquet", "arrow"])
+def test_other_columns_of_files_do_not_matter(kind, write, texts, tmp_path):
+    for i, other in enumerate(OTHERS):
+        row = {**other, "text": f"Story {i}."}
+        if kind == "json":
+            content = json.dumps([row]).encode()
+        elif kind == "jsonl":
+            content = json.dumps(row).encode()
+        elif kind in ("csv", "tsv"):
+            between = "," if kind == "csv" else "\t"
+            content = "\n".join(between.join(map(str, part)) for part in (row.keys(), row.values())).encode()
+        else:
+            table, sink = pa.table({name: [value] for name, value in row.items()}), io.BytesIO()
+            if kind == "parquet":
+                pq.write_table(table, sink)
+            else:
+                with pa.ipc.new_file(sink, table.schema) as writer:
+                    writer.write_table(table)
+            content = sink.getvalue()
+        write(f"in/{i}.{kind}", content)
+    assert texts(tmp_path / "in") == [f"Story {i}." for i in range(len(OTHERS))]
+
+
+def test_text_of_any_arrow_type_is_text(write, texts, tmp_path):
+    words = pa.array(["A", "B", "A"])
+    for i, column in enumerate((words, words.dictionary_encode(), words.cast(pa.binary()), pa.nulls(3))):
+        sink = io.BytesIO()
+        pq.write_table(pa.table({"text": column}), sink)
+        write(f"in/{i}.parquet", sink.getvalue())
+    assert texts(tmp_path / "in") == ["A", "B", "A"] * 3
+    sink = io.BytesIO()
+    pq.write_table(pa.table({"text": [["A"]], "n": [1]}), sink)
+    with pytest.raises(
+        UserError, match="column text of .*a.parquet is of type list<.*--text-column; there are: text, n"
+    ):
+        texts(write("a.parquet", sink.getvalue()))
+
+
+def test_descriptions_beside_the_stories_are_no_stories(write, texts, tmp_path, caplog):
+    write("in/a.jsonl", jsonl(STORIES))
+    for name in ("metadata.json", "about.json", "metadata.csv", "README.md", "LICENSE.txt", "dataset_info.json"):
+        write(f"in/{name}", b'{\n"name": "tales"}')
+    with caplog.at_level(logging.INFO):
+        assert texts(tmp_path / "in") == STORIES
+    assert "left out as descriptions of the data: LICENSE.txt, README.md, about.json" in caplog.text
+
+
+@pytest.mark.parametrize("name, content", [("a.jsonl", b'{"TEXT": "A"}'), ("a.csv", b"Id, Text\n1,A\n")])
+def test_columns_are_matched_without_case(name, content, write, texts):
+    source = write(name, content)
+    assert texts(source) == texts(source, text_column="tEXT") == ["A"]
+
+
+def test_delimiters_of_other_countries(write, texts):
+    assert texts(write("a.csv", b"id;text\n1;One day, Tom ran.\n")) == ["One day, Tom ran."]
+    assert texts(write("b.csv", b"id\ttext\n1\tOne day, Tom ran.\n")) == ["One day, Tom ran."]
+
+
+# Encodings and compressions
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-be", "utf-32"])
+@pytest.mark.parametrize("name", ["a.txt", "a.csv", "a.jsonl", "a.json"])
+def test_the_byte_order_mark_says_the_encoding(name, encoding, write, texts):
+    content = WRITERS[name](STORIES).decode().encode(encoding)
+    if encoding == "utf-16-be":
+        content = b"\xfe\xff" + content
+    assert texts(write(name, content)) == STORIES
+
+
+PACKERS = {"gz": gzip.compress, "bz2": bz2.compress, "xz": lzma.compress, "zst": zstd}
+
+
+@pytest.mark.parametrize("packer", PACKERS)
+@pytest.mark.parametrize("name", ["a.txt", "a.csv", "a.jsonl", "a.ndjson", "a.parquet", "a.arrow"])
+def test_compressed_files(name, packer, write, texts):
+    content = WRITERS["a.jsonl" if name == "a.ndjson" else name](STORIES)
+    assert texts(write(f"{name.upper()}.{packer}", PACKERS[packer](content))) == STORIES
+
+
+# Where stories end in plain text
+
+TALES = [
+    f"Once upon a time there was a cat with {i} hats. She liked them all, and wore one of them each day of the week. "
+    f"One day the wind came and took hat number {i} away, over the hill and far into the wood.\n"
+    f'"Come back!" cried the cat, and ran and ran until she found it on the head of a bear.\n'
+    f"The bear gave it back, and they were friends for {i} years and more."
+    for i in range(30)
+]
+OTHER_TALES = [tale.replace("Once upon a time there", f"In town number {i}") for i, tale in enumerate(TALES)]
+ONE_LINE = [tale.replace("\n", " ") for tale in TALES]
+PARAGRAPHS = [tale.replace("\n", "\n\n") for tale in OTHER_TALES]
+SPLIT = {
+    "marks": ({"a.txt": "\n<|endoftext|>\n".join(PARAGRAPHS)}, PARAGRAPHS, "split at <|endoftext|>"),
+    "lines": ({"a.txt": "\n".join(ONE_LINE)}, ONE_LINE, "one story per line"),
+    "lines, other beginnings": (
+        {"a.txt": "\r\n".join(tale.replace("\n", " ") + " " + tale.replace("\n", " ") for tale in OTHER_TALES)},
+        [tale.replace("\n", " ") + " " + tale.replace("\n", " ") for tale in OTHER_TALES],
+        "one story per line",
+    ),
+    "blank lines": ({"a.md": "\n\n\n".join(TALES)}, TALES, "stories between blank lines"),
+    "blank lines, one line each": ({"a.txt": "\n \n".join(ONE_LINE)}, ONE_LINE, "stories between blank lines"),
+    "files": ({f"in/{i:02}.txt": tale for i, tale in enumerate(PARAGRAPHS)}, PARAGRAPHS, "one story per file"),
+    "Markdown files": ({f"in/{i:02}.md": tale for i, tale in enumerate(PARAGRAPHS)}, PARAGRAPHS, "one story per file"),
+    "few files of a line": (
+        {f"in/{i}.txt": tale for i, tale in enumerate(ONE_LINE[:3])},
+        ONE_LINE[:3],
+        "one story per file",
+    ),
+    "files of lines": (
+        {f"in/{i}.txt": "\n".join(ONE_LINE[10 * i : 10 * i + 10]) for i in range(3)},
+        ONE_LINE,
+        "one story per line",
+    ),
+}
+
+
+@pytest.mark.parametrize("files, stories, how", SPLIT.values(), ids=SPLIT)
+def test_auto_sees_where_stories_end_and_says_so(files, stories, how, write, texts, tmp_path, caplog):
+    for name, content in files.items():
+        path = write(name, content.encode())
+    for _ in range(2):  # read, and from the cache
+        with caplog.at_level(logging.INFO):
+            assert texts(tmp_path / "in" if len(files) > 1 else path) == stories
+        assert how in caplog.text and f"{len(stories)} stories" in caplog.text
+        caplog.clear()
+
+
+UNSURE = {
+    "paragraphs": {"a.txt": "\n\n".join(PARAGRAPHS)},
+    "paragraphs, half of them beginnings": {"a.txt": "\n\n".join(tale.replace("\n", "\n\n", 1) for tale in TALES)},
+    "lines of paragraphs": {"a.txt": "\n".join(OTHER_TALES)},
+    "a wrapped book": {"a.txt": "\n".join(textwrap.fill(tale, 60) for tale in ONE_LINE)},
+    "a poem": {"a.txt": "The cat sat\non the mat\nand that\nwas that\n" * 20},
+    "few files": {f"in/{i}.txt": tale for i, tale in enumerate(PARAGRAPHS[:3])},
+    "short lines": {"a.txt": "Tom ran.\nTom sat.\n"},
+    "small files of many stories": {
+        f"in/{i}.txt": "\n\n".join(tale.replace("\n", "\n\n") for tale in TALES[3 * i : 3 * i + 3]) for i in range(10)
+    },
+}
+
+
+@pytest.mark.parametrize("files", UNSURE.values(), ids=UNSURE)
+def test_auto_refuses_where_it_is_not_sure(files, write, texts, tmp_path):
+    for name, content in files.items():
+        path = write(name, content.encode())
+    with pytest.raises(UserError, match="where they end is not certain: say it with --split file") as raised:
+        texts(tmp_path / "in" if len(files) > 1 else path)
+    assert "\n" not in str(raised.value)
+
+
+def test_split_as_given(write, texts, tmp_path):
+    source = write("a.txt", b"A\n\nB\nC\n###\nD")
+    assert texts(source, text_split="file") == ["A\n\nB\nC\n###\nD"]
+    assert texts(source, text_split="line") == ["A", "B", "C", "###", "D"]
+    assert texts(source, text_split="blank-lines") == texts(source, text_split="blank_lines") == ["A", "B\nC\n###\nD"]
+    assert texts(source, text_split="###") == ["A\n\nB\nC", "D"]
+    write("in/a.txt", b"A\n\nB")
+    write("in/b.txt", b"C")
+    assert texts(tmp_path / "in", text_split="file") == ["A\n\nB", "C"]
+
+
+# Files and folders
+
+
+def test_links_to_folders_are_followed_once(write, texts, tmp_path, caplog):
+    write("in/a/1.jsonl", b'{"text": "A"}')
+    write("elsewhere/deep/2.jsonl", b'{"text": "B"}')
+    write("elsewhere/.hidden/3.jsonl", b'{"text": "C"}')
+    (tmp_path / "in/linked").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "in/a/up").symlink_to(tmp_path / "in")  # a circle
+    (tmp_path / "in/again").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "in/same.jsonl").symlink_to(tmp_path / "in/a/1.jsonl")
+    (tmp_path / "in/gone.jsonl").symlink_to(tmp_path / "nowhere.jsonl")
+    (tmp_path / "in/gone").symlink_to(tmp_path / "nowhere")
+    with caplog.at_level(logging.WARNING):
+        assert texts(tmp_path / "in") == ["A", "B"]
+    for said in (
+        "in/a/up: left out, since it leads to a folder that is read already",
+        "in/linked: left out, since it leads to a folder",
+        "in/same.jsonl: left out, since it is the same file as",
+        f"in/gone.jsonl: left out, a broken link to {tmp_path}/nowhere.jsonl",
+        f"in/gone: left out, a broken link to {tmp_path}/nowhere",
+    ):
+        assert said in caplog.text
+    assert texts(tmp_path / "in/linked") == ["B"]
+    with pytest.raises(UserError, match="gone is a broken link to"):
+        texts(tmp_path / "in/gone")
+
+
+def test_patterns_match_folders_and_follow_links(write, texts, tmp_path):
+    write("in/a/1.jsonl", b'{"text": "A"}')
+    write("elsewhere/2.jsonl", b'{"text": "B"}')
+    (tmp_path / "in/linked").symlink_to(tmp_path / "elsewhere")
+    assert texts(tmp_path / "in/*") == texts(tmp_path / "in/**/*.jsonl") == texts(tmp_path / "in/**") == ["A", "B"]
+    write("by/train/1.jsonl", b'{"text": "A"}')
+    write("by/dev/1.jsonl", b'{"text": "B"}')
+    assert texts(tmp_path / "by/*/*.jsonl", "validation") == ["B"]
+
+
+def test_a_folder_that_cannot_be_opened_is_said(write, texts, tmp_path, monkeypatch):
+    write("in/a.jsonl", b'{"text": "A"}')
+    write("in/closed/b.jsonl", b'{"text": "B"}')
+    scan = os.scandir
+
+    def scandir(place):
+        if str(place).endswith("closed"):
+            raise PermissionError(13, "Permission denied", str(place))
+        return scan(place)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(UserError, match="in/closed cannot be read: Permission denied"):
+        texts(tmp_path / "in")
+
+
+@pytest.mark.parametrize(
+    "name, command",
+    [
+        ("a.docx", "pandoc .*a.docx -o a.txt"),
+        ("a.epub", "pandoc"),
+        ("a.pdf", "pdftotext a.pdf a.txt"),
+        ("a.zip", "unzip"),
+    ],
+)
+def test_documents_are_refused_with_the_way_to_convert_them(name, command, write, texts, tmp_path, caplog):
+    path = write(f"in/{name}", b"x")
+    for source in path, tmp_path / "in":
+        with pytest.raises(UserError, match=f"{name} is no text file; convert it first: `{command}"):
+            texts(source)
+    write("in/b.jsonl", jsonl(STORIES))
+    with caplog.at_level(logging.WARNING):
+        assert texts(tmp_path / "in") == STORIES
+    assert f"{name} is no text file; convert it first" in caplog.text
+
+
+def test_home_folder(write, texts, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write("tales/a.jsonl", jsonl(STORIES))
+    assert texts("~/tales") == texts("~/tales/*.jsonl") == texts("~/tales/a.jsonl") == STORIES
+
+
+SPLIT_NAMES = {
+    "The dev.txt": None,
+    "Test of courage.txt": None,
+    "the-test-of-time.txt": None,
+    "The_dev.txt": None,
+    "test-of-courage.txt": None,
+    "spelling-test.txt": None,
+    "val-runs-home.txt": None,
+    "A train ride.txt": None,
+    "My dev set.txt": None,
+    "contest.txt": None,
+    "validity.txt": None,
+    "train.txt": "train",
+    "Validation.csv": "validation",
+    "dev.jsonl.gz": "validation",
+    "test (1).txt": "test",
+    "validation-00000-of-00004.parquet": "validation",
+    "test-00000-of-00001-0123abcd4567ef89.parquet": "test",
+    "stories-validation.txt": "validation",
+    "val_stories.json": "validation",
+    "TinyStoriesV2-GPT4-valid.txt": "validation",
+    "tales.dev.txt": "validation",
+    "test-data.csv": "test",
+}
+
+
+@pytest.mark.parametrize("name", SPLIT_NAMES)
+def test_splits_are_read_in_names_of_data_and_not_in_titles(name):
+    assert split_names([Path("A tale.txt"), Path(name)])[1] == (SPLIT_NAMES[name] or "train")
+
+
+def test_a_counterpart_shows_that_a_name_is_a_split():
+    names = ["en-train.txt", "en-test.txt", "tom-test.txt"]
+    assert split_names([Path(name) for name in names]) == ["train", "test", "train"]
+    assert split_names([Path("tom.txt"), Path("tom-dev.txt")]) == ["train", "validation"]
+    assert split_names([Path("train/a.txt"), Path("val/the test.txt")]) == ["train", "validation"]
+
+
+def test_what_was_taken_for_which_split_is_logged(write, load, tmp_path, caplog):
+    for name in ("The dev.txt", "Test of courage.txt", "b.txt"):
+        write(f"in/{name}", txt([*STORIES, ""]))
+    with caplog.at_level(logging.INFO):
+        load(tmp_path / "in", validation_fraction=0.1)
+    assert "in: files taken for train: Test of courage.txt, The dev.txt, b.txt" in caplog.text
+    assert "in: 270 training stories, 10 validation stories held out of the training stories" in caplog.text
+    write("in/stories-dev.txt", txt(["New one.", ""]))
+    with caplog.at_level(logging.INFO):
+        load(tmp_path / "in")
+    assert "b.txt; validation: stories-dev.txt" in caplog.text
+    assert "1 validation stories of their own split" in caplog.text
 
 
 # What is trained on and what is held out
@@ -345,7 +808,7 @@ def test_what_cannot_be_read_is_said_in_one_line(files, source, message, write, 
     with pytest.raises(UserError, match=message) as raised:
         load(tmp_path / source)
     assert "\n" not in str(raised.value)
-    assert not caplog.records  # `datasets` is not heard besides
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]  # `datasets` logs nothing
 
 
 @pytest.mark.parametrize(
