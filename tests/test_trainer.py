@@ -4,6 +4,7 @@ import csv
 import json
 import math
 import os
+import pickle
 import re
 import subprocess
 import sys
@@ -18,13 +19,14 @@ from safetensors.torch import load_file
 from transformers import TrainingArguments
 
 from tinystories.callbacks import EMACallback
+from tinystories.decoding import load_model
 from tinystories.errors import UserError
 from tinystories.recipe import build_recipe, load_recipe
 from tinystories.schedules import schedule
 from tinystories.sizes import SIZES
 from tinystories.speed import training_flops_per_token
-from tinystories.trainer import StoryTrainer
-from tinystories.training import train, training_arguments
+from tinystories.trainer import ArticleWeights, StoryTrainer
+from tinystories.training import pack_corpus, recipe_corpus, story_trainer, train, training_arguments
 from tinystories.words import ARTICLE, FUNCTION_WORD, OTHER, TokenKinds, kind_of_word
 
 
@@ -215,7 +217,13 @@ def test_wrong_settings_of_a_schedule_are_refused_before_any_work():
         ({"max_steps": "0"}, "`trainer.max_steps` cannot be 0"),
         ({"max_steps": "-1", "num_train_epochs": "0"}, "num_train_epochs"),
         ({"prompts": "[1, 2]"}, "`prompts` must be a list of texts"),
-        ({"label_smoothing_factor": "0.1"}, "labels that are not shifted"),
+        ({"label_smoothing_factor": "-0.1"}, "`trainer.label_smoothing_factor` cannot be -0.1"),
+        ({"label_smoothing_factor": "0.1", "article_loss_weight": "1.5"}, "leave one out"),
+        ({"lr_scheduler_kwargs": "{min_lr: half}"}, "min_lr must be a finite number, but is 'half'"),
+        ({"lr_scheduler_kwargs": "{min_lr_rate: .nan}"}, "min_lr_rate must be a finite number, but is nan"),
+        ({"lr_scheduler_kwargs": "{min_lr: null}"}, "min_lr must be a finite number, but is None"),
+        ({"lr_scheduler_type": "polynomial", "max_steps": "5", "warmup_steps": "5"}, "below `max_steps`"),
+        ({"max_steps": "-5"}, "`trainer.max_steps` cannot be -5"),
         ({"report_to": "csv,nothing"}, "report_to|nothing"),
     ):
         with pytest.raises(UserError, match=message):
@@ -223,6 +231,49 @@ def test_wrong_settings_of_a_schedule_are_refused_before_any_work():
             training_arguments(recipe)
             if "report_to" in overrides:
                 train(recipe)
+
+
+def test_smoothed_labels_are_the_next_tokens(tiny_run, tmp_path):
+    """Against torch's own smoothing, on a trained model, for which labels that are not shifted cost much more."""
+    recipe = load_recipe(tiny_run / "recipe.yaml")
+    recipe.trainer |= {"label_smoothing_factor": 0.2, "output_dir": str(tmp_path), "use_cpu": True, "bf16": False}
+    model, tokenizer = load_model(str(tiny_run))
+    arguments = training_arguments(recipe)
+    rows, held_out = pack_corpus(recipe_corpus(recipe), tokenizer, recipe, 0)
+    trainer = story_trainer(recipe, arguments, model.train(), tokenizer, rows, held_out)
+    batch = next(iter(trainer.get_train_dataloader()))
+    labels = batch["labels"][:, 1:]
+    with torch.no_grad():
+        logits = model(batch["input_ids"], position_ids=batch["position_ids"], use_cache=False).logits[:, :-1]
+        found = trainer.compute_loss(model, dict(batch), num_items_in_batch=(labels != -100).sum())
+    expected, plain = (
+        torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), label_smoothing=smoothing).item()
+        for smoothing in (0.2, 0.0)
+    )
+    assert found.item() == pytest.approx(expected, abs=1e-3) and abs(expected - plain) > 0.1
+
+
+def test_training_with_smoothed_labels_passes_its_own_checks(tmp_path):
+    run = run_with(tmp_path / "run", label_smoothing_factor=0.1, max_steps=2, eval_steps=2, check="true")
+    assert logged(run, "eval_bits_per_byte")
+
+
+@pytest.mark.parametrize("setting", [{"batch_eval_metrics": True}, {"eval_do_concat_batches": False}])
+def test_evaluations_give_the_same_figures_batch_by_batch(one_by_eight, tmp_path, setting):
+    run = run_with(tmp_path / "run", per_device_eval_batch_size=3, **setting)
+    for name in ("eval_bits_per_byte", "eval_nats_per_token", "eval_nats_per_token_articles"):
+        assert logged(run, name) == pytest.approx(logged(one_by_eight, name), abs=1e-5) and logged(run, name)
+
+
+def test_weights_of_articles_reach_data_loading_processes_that_are_spawned():
+    """Which get the collator pickled, and a method of the trainer could not be."""
+    from tinystories.tokenization import train_bpe
+
+    tokenizer = train_bpe(["the cat and a theme, an apple", "a the an"] * 30, 300, progress=False)
+    collate = pickle.loads(pickle.dumps(ArticleWeights(TokenKinds(tokenizer), 1.5)))
+    ids = torch.tensor(tokenizer("a cat saw the end")["input_ids"])
+    weights = collate([{"input_ids": ids, "labels": ids}])["loss_weights"][0]
+    assert (weights == 1.5).sum() == 2 and ((weights == 1.0) | (weights == 1.5)).all()
 
 
 def test_another_schedule_leaves_the_settings_of_the_first_behind():

@@ -181,25 +181,62 @@ def _blaming(what: str):
         raise UserError(f"{what}{error}") from None
 
 
+def check_push(name: str, *, revision: str | None = None) -> None:
+    """Refuse a push of a training that the Hub would refuse after its work.
+
+    Args:
+        name: of the repo, with or without its owner; it is made when training begins.
+        revision: branch to push to; main by default.
+
+    Raises:
+        UserError: for a name or branch that cannot be, a token that may not write there, or no connection.
+    """
+    try:
+        validate_repo_id(name)
+    except HFValidationError as error:
+        raise UserError(f"`hub_model_id` {name!r} cannot be a name on the Hub: {first_line(error)}.") from None
+    token, user = _authenticate("leave out `push_to_hub`")
+    if "/" not in name:
+        if "name" not in user:
+            return
+        name = f"{user['name']}/{name}"
+    target = _look(HfApi(token=token), name, revision or "main", False)
+    owners = [user.get("name"), *(org.get("name") for org in user.get("orgs") or ())]
+    if target.head is None and "name" in user and name.split("/")[0] not in owners:
+        raise UserError(
+            f"Your token is that of {user['name']}, who cannot make {name} on the Hub: set `hub_model_id` to "
+            f"{user['name']}/{name.split('/')[1]}, or take another token."
+        )
+
+
 def _write_token() -> str:
+    return _authenticate("take --dry-run")[0]
+
+
+def _authenticate(instead: str) -> tuple[str, dict]:
+    """The token to write with, and what the Hub says of its user, nothing where it may not be asked.
+
+    Args:
+        instead: what else the user can do.
+    """
     if constants.HF_HUB_OFFLINE:
-        raise UserError("HF_HUB_OFFLINE is set, so nothing can be pushed: unset it, or take --dry-run.")
+        raise UserError(f"HF_HUB_OFFLINE is set, so nothing can be pushed: unset it, or {instead}.")
     token = get_token()
     if token is None:
         raise UserError(
-            "There is no token to write to the Hub with: run `hf auth login`, or set HF_TOKEN; --dry-run needs none."
+            f"There is no token to write to the Hub with: run `hf auth login`, or set HF_TOKEN, or {instead}."
         )
     try:
-        auth = HfApi(token=token).whoami().get("auth", {})
+        user = HfApi(token=token).whoami()
     except HfHubHTTPError as error:
         if error.response.status_code == 401:
             raise UserError("The Hub does not take your token: make another with `hf auth login`.") from None
-        return token  # too many questions, or a token that may not ask this one
+        return token, {}  # too many questions, or a token that may not ask this one
     except (HTTPError, OSError) as error:
         raise UserError(f"The Hub ({constants.ENDPOINT}) cannot be reached: {first_line(error)}.") from None
-    if auth.get("accessToken", {}).get("role") == "read":
+    if user.get("auth", {}).get("accessToken", {}).get("role") == "read":
         raise UserError("Your token may only read: make one that may write at https://huggingface.co/settings/tokens.")
-    return token
+    return token, user
 
 
 def _look(api: HfApi, repo_id: str, branch: str, private: bool) -> Target:

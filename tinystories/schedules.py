@@ -102,6 +102,10 @@ def schedule(
             f"`lr_scheduler_kwargs`: {kind} has no setting {', '.join(sorted(unknown))} (it has: {known}); "
             f"--lr_scheduler_kwargs '{{}}' empties them."
         )
+    for name in settings.keys() - {"decay_type"}:
+        value = settings[name]
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+            raise UserError(f"`lr_scheduler_kwargs`: {name} must be a finite number, but is {value!r}.")
     min_rate = settings.get("min_lr_rate", settings.get("min_lr", 0.0) / args.learning_rate)
     if not 0 <= min_rate <= 1:
         raise UserError(f"`lr_scheduler_kwargs`: the least learning rate must lie between 0 and {args.learning_rate}.")
@@ -111,11 +115,11 @@ def schedule(
     shape = "linear" if kind == "linear" else "cosine"
     if kind == "warmup_stable_decay":
         asked, shape = settings.get("num_decay_steps", 0.2), settings.get("decay_type", "1-sqrt")
-        decay_steps = min(decay_steps, round(asked * total_steps) if asked < 1 else int(asked))
         if shape not in SHAPES or asked < 0:
             raise UserError(
                 f"`lr_scheduler_kwargs`: `decay_type` must be {', '.join(SHAPES)}, and `num_decay_steps` not below 0."
             )
+        decay_steps = min(decay_steps, round(asked * total_steps) if asked < 1 else int(asked))
     if kind.startswith("constant"):
         decay_steps = 0
     return partial(

@@ -32,6 +32,7 @@ from transformers import (
 from transformers.trainer_utils import EvalPrediction, HubStrategy
 
 from . import checkpoints
+from .arguments import user_errors
 from .callbacks import EMACallback, StoryProgress
 from .errors import UserError, first_line
 from .fast.attention import use_native_attention
@@ -45,6 +46,21 @@ from .words import ARTICLE, KINDS, TokenKinds
 
 
 TRAINING_WEIGHTS = "training_weights.safetensors"
+
+
+class ArticleWeights:
+    """A collator that adds `loss_weights` `[batch, length]`: `weight` for each token of an article, 1 for the others.
+
+    A class and no method of the trainer, since data loading processes that are spawned get it pickled.
+    """
+
+    def __init__(self, token_kinds: TokenKinds, weight: float):
+        self.token_kinds, self.weight = token_kinds, weight
+
+    def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:
+        articles = np.stack([self.token_kinds(row["input_ids"].tolist()) == ARTICLE for row in rows])
+        weights = torch.where(torch.from_numpy(articles), self.weight, 1.0)
+        return {**default_data_collator(rows), "loss_weights": weights}
 
 
 class StoryTrainer(Trainer):
@@ -78,7 +94,6 @@ class StoryTrainer(Trainer):
         if args.device.type == "cpu":
             use_native_attention()
         self.use_muon = use_muon
-        self.article_loss_weight = article_loss_weight
         self._token_kinds = TokenKinds(processing_class)
         super().__init__(
             model=model,
@@ -86,7 +101,11 @@ class StoryTrainer(Trainer):
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
             processing_class=processing_class,
-            data_collator=default_data_collator if article_loss_weight == 1 else self._collate_with_weights,
+            data_collator=(
+                default_data_collator
+                if article_loss_weight == 1
+                else ArticleWeights(self._token_kinds, article_loss_weight)
+            ),
             callbacks=callbacks,
             compute_metrics=story_metrics(eval_dataset, processing_class.eos_token_id, self._token_kinds),
             preprocess_logits_for_metrics=token_losses,
@@ -117,12 +136,6 @@ class StoryTrainer(Trainer):
             self.add_callback(StoryProgress(self.time_limit))
 
     # What is trained
-
-    def _collate_with_weights(self, rows: list[dict]) -> dict[str, torch.Tensor]:
-        batch = default_data_collator(rows)
-        articles = np.stack([self._token_kinds(row["input_ids"].tolist()) == ARTICLE for row in rows])
-        weights = torch.where(torch.from_numpy(articles), self.article_loss_weight, 1.0)
-        return {**batch, "loss_weights": weights}
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         weights = inputs.pop("loss_weights", None)
@@ -189,7 +202,8 @@ class StoryTrainer(Trainer):
                     "`optimizer: muon` needs whole matrices on each process; take adamw with this launcher."
                 )
             self.optimizer = self._muon_with_adamw(self.model if model is None else model)
-        return super().create_optimizer(model)
+        with user_errors("trainer"):
+            return super().create_optimizer(model)
 
     def _muon_with_adamw(self, model) -> MuonWithAdamW:
         args = self.args
@@ -217,7 +231,12 @@ class StoryTrainer(Trainer):
         if factor is not None:
             self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer or self.optimizer, factor)
             self._created_lr_scheduler = True
-        return super().create_scheduler(num_training_steps, optimizer)
+        with user_errors("trainer"):
+            scheduler = super().create_scheduler(num_training_steps, optimizer)
+            # Some of transformers' schedules divide by the steps after the warm-up, only once that is over.
+            for rate in getattr(scheduler, "lr_lambdas", ()):
+                rate(num_training_steps)
+        return scheduler
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         try:
@@ -440,12 +459,21 @@ def token_losses(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 
 
 def story_metrics(rows: PackedStories, eos_token_id: int, token_kinds: TokenKinds):
-    """`compute_metrics` for a `Trainer` that evaluates on `rows` with [`token_losses`]."""
-    kinds = None
+    """`compute_metrics` for a `Trainer` that evaluates on `rows` with [`token_losses`].
 
-    def compute(prediction: EvalPrediction) -> dict[str, float]:
+    It takes the losses of all rows at once, in a list of batches (`eval_do_concat_batches: false`) or batch by batch
+    (`batch_eval_metrics: true`), where it gives the figures with the last.
+    """
+    kinds = None
+    batches: list[tuple[np.ndarray, np.ndarray]] = []
+
+    def compute(prediction: EvalPrediction, compute_result: bool = True) -> dict[str, float]:
         nonlocal kinds
-        losses, labels = prediction.predictions, prediction.label_ids
+        batches.append((_joined(prediction.predictions), _joined(prediction.label_ids)))
+        if not compute_result:
+            return {}
+        losses, labels = (np.concatenate(parts) for parts in zip(*batches, strict=True))
+        batches.clear()
         if kinds is None:
             kinds = np.stack([token_kinds(rows[row]["input_ids"].tolist()) for row in range(len(rows))])
         scored = labels != IGNORE_INDEX
@@ -462,6 +490,23 @@ def story_metrics(rows: PackedStories, eos_token_id: int, token_kinds: TokenKind
         }
 
     return compute
+
+
+def scored_kinds(rows: PackedStories, token_kinds: TokenKinds) -> set[str]:
+    """Kinds of words, of `words.KINDS`, that evaluations on `rows` have a figure for."""
+    found: set[int] = set()
+    for number in range(len(rows)):
+        row = rows[number]
+        found |= set(token_kinds(row["input_ids"].tolist())[row["labels"].numpy() != IGNORE_INDEX].tolist())
+        if len(found) == len(KINDS):
+            break
+    return {KINDS[kind] for kind in found}
+
+
+def _joined(values) -> np.ndarray:
+    if isinstance(values, (list, tuple)):
+        return np.concatenate([_joined(value) for value in values])
+    return values.cpu().numpy() if isinstance(values, torch.Tensor) else values
 
 
 def _disk_is_full(error: Exception) -> bool:

@@ -5,71 +5,46 @@ folder that any transformers user can load. The objective is the model's own sta
 touches the labels.
 """
 
+import dataclasses
 import json
-import math
 import shutil
 from collections import Counter
-from contextlib import contextmanager
 from datetime import timedelta
 from importlib.metadata import version
-from importlib.util import find_spec
 from pathlib import Path
 
 import torch
 from datasets import IterableDataset
-from huggingface_hub import get_token
 from huggingface_hub.errors import HfHubHTTPError
 from transformers import EarlyStoppingCallback, PreTrainedTokenizerBase, TrainingArguments, set_seed
 
 from modeling_tinyllama import TinyLlamaConfig, TinyLlamaForCausalLM
-from tinystories.tokenization import train_bpe
+from tinystories.tokenization import PAD, train_bpe, vocabulary_size
 
 from . import checkpoints
+from .arguments import TRAINER_DEFAULTS, reports, training_arguments, user_errors  # noqa: F401
 from .callbacks import CsvLog, LossPicture, StorySample
 from .corpus import Corpus, load_corpus
 from .decoding import check_preset, load_model, load_tokenizer, preset_config, tell_story
 from .errors import UserError, first_line
 from .folders import output_folder
 from .packing import PackedStories, tokenize_stories
+from .preflight import check_resources, fitting_prompts, rehearse
 from .prompts import keep_prompts_open
 from .recipe import Recipe, load_recipe, save_recipe
-from .schedules import KINDS, schedule, timed_schedule
-from .speed import computes_in_bf16, describe_hardware, rows_per_step
+from .speed import describe_hardware, rows_per_step
 from .streaming import PackedStream
-from .time_limit import STEPS_WITHOUT_END, TimeLimit
-from .trainer import StoryTrainer
+from .trainer import StoryTrainer, scored_kinds
+from .words import TokenKinds
 
 
-# What every recipe starts from; sources of the figures are named where the recipes state them.
-TRAINER_DEFAULTS = {
-    "output_dir": "runs/story",
-    "learning_rate": 5e-4,
-    "lr_scheduler_type": "cosine",
-    "lr_scheduler_kwargs": {"min_lr_rate": 0.1},
-    "adam_beta1": 0.9,
-    "adam_beta2": 0.95,
-    "weight_decay": 0.1,
-    "max_grad_norm": 1.0,
-    "bf16": "auto",
-    "eval_strategy": "steps",
-    "eval_steps": 500,
-    "logging_steps": 50,
-    "save_total_limit": 2,
-    "load_best_model_at_end": True,
-    "metric_for_best_model": "bits_per_byte",
-    "greater_is_better": False,
-    "report_to": "csv",
-    # The filter would put the mean of earlier losses in the place of one that is not a number.
-    "logging_nan_inf_filter": False,
-    "restore_callback_states_from_checkpoint": True,
-    "remove_unused_columns": False,
-    "ddp_find_unused_parameters": False,
-}
 LOOKED_AT_STORIES = 2_000
+JUDGED_STORIES = 500  # as a whole, which takes few
 # What `Trainer` takes from the checkpoint whatever the recipe says, or what its best figure was measured on.
 RESUMED_AS_BEGUN = {
     *("learning_rate", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon", "optimizer", "optim", "ema_decay"),
-    *("vocab_size", "tokenizer", "corpus", "validation_corpus", "text_column", "max_stories"),
+    *("vocab_size", "tokenizer", "corpus", "validation_corpus", "text_column", "split"),
+    *("skip_bad_rows", "max_stories"),
     "max_validation_stories",
 }
 STREAM_TOKENIZER_STORIES = 100_000  # about 90 MB of text: more changes a vocabulary of 10,000 hardly at all
@@ -82,11 +57,14 @@ def train(recipe: Recipe) -> Path:
         UserError: for a setting, corpus or folder that training cannot go on with.
     """
     arguments = training_arguments(recipe)
-    output_dir = output_folder(arguments.output_dir)
+    output_dir = output_folder(arguments.output_dir, probe=arguments.local_process_index == 0)
     checkpoint = _checkpoint_to_resume(arguments, recipe)
     check_preset(recipe.preset)
-    with _blaming("model"):
-        TinyLlamaConfig(**recipe.model)
+    check_resources(recipe, arguments)
+    rehearse(recipe, arguments)
+    keeps_last = arguments.eval_strategy != "no" and not arguments.load_best_model_at_end
+    if keeps_last and "load_best_model_at_end" not in recipe.trainer and arguments.process_index == 0:
+        print("note: no checkpoint is written at each evaluation, so the last weights are kept, not the best ones.")
     set_seed(arguments.seed)
 
     with arguments.main_process_first(desc="reading the corpus"):
@@ -96,6 +74,9 @@ def train(recipe: Recipe) -> Path:
         written = checkpoint is not None or arguments.local_process_index > 0
         tokenizer = load_tokenizer(str(checkpoint or output_dir)) if written else recipe_tokenizer(recipe, corpus)
         config = model_config(recipe, tokenizer)
+        if recipe.tokenizer is not None:
+            check_resources(recipe, arguments, config.vocab_size)
+        recipe = dataclasses.replace(recipe, prompts=fitting_prompts(recipe, tokenizer))
         if checkpoint is not None:
             _require_same_model(checkpoint, config)
         if arguments.local_process_index == 0:
@@ -147,7 +128,6 @@ def train(recipe: Recipe) -> Path:
 
 def _record(trainer: StoryTrainer, corpus: Corpus, output_dir: Path) -> None:
     """`run.json`: what the run saw, on what, and how long it took (see `tinystories/facts.py`)."""
-    steps = trainer.state.global_step
     streamed = isinstance(corpus.train, IterableDataset)
     record = {
         "format": 1,
@@ -158,13 +138,21 @@ def _record(trainer: StoryTrainer, corpus: Corpus, output_dir: Path) -> None:
             "validation_stories": len(corpus.validation),
             "validation_bytes": trainer.eval_dataset.bytes,
         },
-        "tokens_seen": round(steps * rows_per_step(trainer.args) * trainer.train_dataset.tokens_per_row),
+        "tokens_seen": _tokens_seen(trainer),
         "seconds": max((entry["seconds"] for entry in trainer.state.log_history if "seconds" in entry), default=None),
         "hardware": describe_hardware(),
         "precision": _precision(trainer.args),
         "versions": {name: version(name) for name in ("torch", "transformers", "datasets", "accelerate")},
     }
     (output_dir / "run.json").write_text(json.dumps(record, indent=2) + "\n", "utf-8")
+
+
+def _tokens_seen(trainer: StoryTrainer) -> int:
+    """In all sessions, padding not counted."""
+    if trainer.args.include_num_input_tokens_seen != "all":
+        return trainer.state.num_input_tokens_seen
+    steps = trainer.state.global_step * rows_per_step(trainer.args)
+    return round(steps * trainer.train_dataset.tokens_per_row)
 
 
 def _push_at_the_end(trainer: StoryTrainer, output_dir: Path) -> None:
@@ -187,11 +175,9 @@ def story_trainer(
 ) -> StoryTrainer:
     """The trainer of a recipe, with all that happens beside training."""
     callbacks = [LossPicture()]
-    if "csv" in _reports(recipe):
+    if "csv" in reports(recipe):
         callbacks.append(CsvLog())
     if recipe.early_stopping_patience is not None:
-        if arguments.eval_strategy == "no" or not arguments.load_best_model_at_end:
-            raise UserError("`early_stopping_patience` needs evaluations, and `load_best_model_at_end: true`.")
         callbacks.append(EarlyStoppingCallback(recipe.early_stopping_patience))
     batch = arguments.train_batch_size * arguments.world_size
     if arguments.dataloader_drop_last and isinstance(train_rows, PackedStories) and len(train_rows) < batch:
@@ -200,7 +186,8 @@ def story_trainer(
             f"`dataloader_drop_last` nothing would be left: take a smaller --per_device_train_batch_size, or "
             f"--dataloader_drop_last false."
         )
-    with _blaming("trainer"):
+    _require_metric(arguments, tokenizer, validation_rows)
+    with user_errors("trainer"):
         trainer = StoryTrainer(
             model=model,
             args=arguments,
@@ -218,86 +205,23 @@ def story_trainer(
     return trainer
 
 
-def training_arguments(recipe: Recipe) -> TrainingArguments:
-    """transformers' arguments for a recipe, with what is `auto` decided for this machine."""
-    settings = {**TRAINER_DEFAULTS, **recipe.trainer}
-    if "lr_scheduler_kwargs" not in recipe.trainer and "min_lr_rate" not in KINDS.get(
-        settings["lr_scheduler_type"], ()
-    ):
-        del settings["lr_scheduler_kwargs"]
-    if not torch.cuda.is_available() and not torch.backends.mps.is_available():
-        settings.setdefault("use_cpu", True)
-    on_gpu = torch.cuda.is_available() and not settings.get("use_cpu", False)
-    bf16 = computes_in_bf16(settings.get("use_cpu", False)) and not settings.get("fp16", False)
-    settings["bf16"] = _decided("bf16", settings, bf16)
-    # torch compiles for a GPU by Triton, which is not everywhere that torch is.
-    compiles = on_gpu and find_spec("triton") is not None
-    settings["torch_compile"] = _decided("torch_compile", settings, compiles)
-    settings["report_to"] = [name for name in _reports(recipe) if name != "csv"] or "none"
-    settings.setdefault("save_strategy", settings["eval_strategy"])
-    settings.setdefault("save_steps", settings["eval_steps"])
-    if recipe.max_minutes is not None:
-        settings["max_steps"] = STEPS_WITHOUT_END
-        if shares := [name for name in ("eval_steps", "save_steps", "logging_steps") if 0 < settings[name] < 1]:
-            raise UserError(f"With `max_minutes` the number of steps is not known: give {', '.join(shares)} in steps.")
-    if settings["eval_strategy"] == "no":
-        for name in ("load_best_model_at_end", "metric_for_best_model"):
-            if name not in recipe.trainer:
-                del settings[name]
-    with _blaming("trainer"):
-        arguments = TrainingArguments(**settings)
-    _check_numbers(arguments)
-    if recipe.trainer.get("hub_token"):
-        raise UserError("A token does not belong into a recipe, which is published with the model: `hf auth login`.")
-    if arguments.push_to_hub and get_token() is None:
-        raise UserError("`push_to_hub` needs a token of the Hub: `hf auth login`, or set HF_TOKEN.")
-    if arguments.label_smoothing_factor:
-        # transformers' smoother does not know that this model shifts, and would train it on the token it was given.
-        raise UserError("`label_smoothing_factor` must be 0: transformers smooths labels that are not shifted.")
-    if recipe.streaming and arguments.dataloader_num_workers:
-        raise UserError("A stream is read in the training process itself: set `dataloader_num_workers` to 0.")
-    # Refuses what it does not know before any work is done.
-    schedule(arguments, 100) if recipe.max_minutes is None else timed_schedule(arguments, TimeLimit(60))
-    return arguments
-
-
-def _check_numbers(arguments: TrainingArguments) -> None:
-    """Refuse what transformers takes without a word, or fails on with a traceback."""
-    rules = {
-        "learning_rate": lambda value: 0 < value < math.inf,
-        "weight_decay": lambda value: 0 <= value < math.inf,
-        "adam_beta1": lambda value: 0 <= value < 1,
-        "adam_beta2": lambda value: 0 <= value < 1,
-        "max_grad_norm": lambda value: 0 <= value,
-        "seed": lambda value: 0 <= value < 2**32,
-        "per_device_train_batch_size": lambda value: value >= 1,
-        "per_device_eval_batch_size": lambda value: value >= 1,
-        "gradient_accumulation_steps": lambda value: value >= 1,
-        "eval_steps": lambda value: value is None or value > 0,
-        "save_steps": lambda value: value > 0,
-        "logging_steps": lambda value: value > 0,
-        "max_steps": lambda value: value != 0,
-        "num_train_epochs": lambda value: arguments.max_steps > 0 or 0 < value < math.inf,
-    }
-    for name, allowed in rules.items():
-        if not allowed(value := getattr(arguments, name)):
-            raise UserError(f"`trainer.{name}` cannot be {value}.")
-    if not isinstance(arguments.lr_scheduler_kwargs or {}, dict):
-        raise UserError("`trainer.lr_scheduler_kwargs` must be a mapping, such as '{min_lr_rate: 0.1}'.")
-
-
-def _reports(recipe: Recipe) -> list[str]:
-    asked = recipe.trainer.get("report_to", TRAINER_DEFAULTS["report_to"])
-    names = [name.strip() for name in asked.split(",")] if isinstance(asked, str) else list(asked or [])
-    return [name for name in names if name != "none"]
+def _require_metric(arguments: TrainingArguments, tokenizer: PreTrainedTokenizerBase, rows: PackedStories) -> None:
+    """Refuse to choose the best model by a kind of words that no validation story has."""
+    metric = str(arguments.metric_for_best_model).removeprefix("eval_")
+    kind = metric.removeprefix("nats_per_token_")
+    if arguments.eval_strategy == "no" or kind == metric or kind in scored_kinds(rows, TokenKinds(tokenizer)):
+        return
+    raise UserError(
+        f"`trainer.metric_for_best_model` cannot be {metric}: no validation story has any {kind.replace('_', ' ')}."
+    )
 
 
 def model_config(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> TinyLlamaConfig:
     """The recipe's `model` section, completed by what follows from the tokenizer and the row length."""
-    with _blaming("model"):
+    with user_errors("model"):
         return TinyLlamaConfig(
             **recipe.model,
-            vocab_size=len(tokenizer),
+            vocab_size=vocabulary_size(tokenizer),
             max_position_embeddings=recipe.max_length,
             bos_token_id=tokenizer.bos_token_id,
             eos_token_id=tokenizer.eos_token_id,
@@ -310,16 +234,6 @@ def _silence_layers(model: TinyLlamaForCausalLM) -> None:
     for layer in model.model.layers:
         layer.self_attn.o_proj.weight.zero_()
         layer.mlp.down_proj.weight.zero_()
-
-
-@contextmanager
-def _blaming(section: str):
-    try:
-        yield
-    except UserError:
-        raise
-    except (ValueError, TypeError, ImportError, RuntimeError) as error:
-        raise UserError(f"The recipe's `{section}` section does not work: {first_line(error)}.") from None
 
 
 def pack_corpus(
@@ -348,6 +262,8 @@ def recipe_corpus(recipe: Recipe) -> Corpus:
         recipe.corpus,
         validation=recipe.validation_corpus,
         text_column=recipe.text_column,
+        text_split=recipe.split,
+        skip_bad_rows=recipe.skip_bad_rows,
         max_stories=recipe.max_stories,
         max_validation_stories=recipe.max_validation_stories,
         num_proc=recipe.num_proc,
@@ -368,21 +284,35 @@ def recipe_tokenizer(recipe: Recipe, corpus: Corpus) -> PreTrainedTokenizerBase:
         total = None if streamed else len(stories)
         return train_bpe(texts, recipe.vocab_size, model_max_length=recipe.max_length, total=total)
     tokenizer = load_tokenizer(recipe.tokenizer)
-    missing = [name for name in ("bos_token", "eos_token", "pad_token") if getattr(tokenizer, name) is None]
-    if missing:
-        raise UserError(
-            f"The tokenizer {recipe.tokenizer} has no {' and no '.join(missing)}, which training needs; "
-            f"`tinystories tokenizer` makes one that has."
-        )
-    if tokenizer.pad_token_id == tokenizer.eos_token_id:
-        raise UserError(
-            f"The tokenizer {recipe.tokenizer} pads with its end-of-text token, so that the end of a story could not "
-            f"be told from padding; give it a pad token of its own."
-        )
+    _complete_special_tokens(tokenizer, recipe.tokenizer)
     # So that prompts begin as stories do in training, whatever this tokenizer does by itself.
     keep_prompts_open(tokenizer, front=[tokenizer.bos_token_id])
     tokenizer.model_max_length = recipe.max_length
     return tokenizer
+
+
+def _complete_special_tokens(tokenizer: PreTrainedTokenizerBase, name: str) -> None:
+    """Give a tokenizer the tokens that training needs: many, as GPT-2's, have no token for padding."""
+    if tokenizer.eos_token_id is None:
+        raise UserError(
+            f"The tokenizer {name} has no eos_token, which ends a story: set one and save the tokenizer again, or "
+            f"make one with `tinystories tokenizer`."
+        )
+    if tokenizer.bos_token_id is None:
+        tokenizer.bos_token = tokenizer.eos_token
+        print(f"note: the tokenizer {name} has no bos_token; stories begin with its {tokenizer.eos_token}.")
+    if tokenizer.pad_token_id in (None, tokenizer.eos_token_id, tokenizer.bos_token_id):
+        # A loss on padding that is the end of text, too, would be a loss on padding, or none on the end.
+        missing = tokenizer.pad_token_id is None
+        tokenizer.add_special_tokens({"pad_token": PAD})
+        print(f"note: the tokenizer {name} has no pad_token{'' if missing else ' of its own'}; {PAD} was added.")
+    ids = tokenizer.get_vocab()
+    if len(set(ids.values())) < len(ids):
+        # `tokenizers` numbers a new token by how many there are, and in a vocabulary with gaps that id may be taken.
+        raise UserError(
+            f"The tokenizer {name} has several tokens with one id: give it a pad_token with an id of its own, or "
+            f"number its tokens without gaps."
+        )
 
 
 def _checkpoint_to_resume(arguments: TrainingArguments, recipe: Recipe) -> Path | None:
@@ -416,6 +346,7 @@ def _checkpoint_to_resume(arguments: TrainingArguments, recipe: Recipe) -> Path 
 
 
 def _look_at_the_text(corpus: Corpus, recipe: Recipe) -> None:
+    from .doctor.writing import check_writing
     from .quality import check_quality
 
     if isinstance(corpus.train, IterableDataset):
@@ -427,6 +358,9 @@ def _look_at_the_text(corpus: Corpus, recipe: Recipe) -> None:
             f"note: of the first {report.stories:,} stories, {found} should not be trained on; "
             f"tinystories doctor {recipe.corpus} --clean OUT writes a mended copy."
         )
+    for finding in check_writing(corpus.train[:JUDGED_STORIES]["text"]):
+        if finding.status == "error":
+            print(f"warning: {finding.check}: {finding.evidence}. {finding.advice}")
 
 
 def _stop_on_a_fault(trainer: StoryTrainer) -> None:
@@ -435,11 +369,11 @@ def _stop_on_a_fault(trainer: StoryTrainer) -> None:
     findings = check_trainer(trainer)
     if trainer.args.process_index == 0:
         counts = Counter(finding.status for finding in findings)
-        told = ", ".join(f"{count} {status}" for status, count in counts.items())
-        print(f"checked     {told} (tinystories doctor tells all)")
-    if faults := [finding for finding in findings if finding.status == "fault"]:
-        told = "; ".join(f"{fault.check}: {fault.evidence} {fault.advice}".strip() for fault in faults)
-        raise UserError(f"Training would go wrong: {told.rstrip('.')}. --check false trains all the same.")
+        counted = ", ".join(f"{count} {status}" for status, count in counts.items())
+        print(f"checked     {counted} (tinystories doctor lists all)")
+    if errors := [finding for finding in findings if finding.status == "error"]:
+        named = "; ".join(f"{error.check}: {error.evidence} {error.advice}".strip() for error in errors)
+        raise UserError(f"Training would go wrong: {named.rstrip('.')}. --check false trains all the same.")
 
 
 def _tell_changes(earlier: Path, recipe: Recipe) -> None:
@@ -477,15 +411,6 @@ def _require_same_model(checkpoint: Path, config: TinyLlamaConfig) -> None:
             )
 
 
-def _decided(name: str, settings: dict, auto: bool) -> bool:
-    asked = settings.get(name, False)
-    if asked == "auto":
-        return auto
-    if isinstance(asked, bool):
-        return asked
-    raise UserError(f"`trainer.{name}` must be true, false or auto, but is {asked!r}.")
-
-
 def _precision(arguments: TrainingArguments) -> str:
     if arguments.fp16:
         return "fp16 autocast, fp32 weights"
@@ -494,6 +419,7 @@ def _precision(arguments: TrainingArguments) -> str:
 
 def _summary(corpus, tokenizer, model, train_rows, validation_rows: PackedStories, arguments) -> str:
     batch = rows_per_step(arguments)
+    last = model.config.vocab_size - 1
     if isinstance(train_rows, PackedStream):
         stories, tokens = "a stream of stories", "a stream in rows"
     else:
@@ -503,7 +429,7 @@ def _summary(corpus, tokenizer, model, train_rows, validation_rows: PackedStorie
             f"corpus      {corpus.name}: {stories} to train on, {len(corpus.validation):,} held out",
             f"tokens      {tokens} of {train_rows.length} ({train_rows.padding:.2%} padding), "
             f"{validation_rows.bytes / validation_rows.scored:.2f} bytes a token",
-            f"vocabulary  {len(tokenizer):,}",
+            f"vocabulary  {len(tokenizer):,}" + (f", ids up to {last:,}" if last >= len(tokenizer) else ""),
             f"model       {model.num_parameters():,} parameters",
             f"batch       {batch} rows, {round(batch * train_rows.tokens_per_row):,} tokens",
             f"precision   {_precision(arguments)} on {arguments.device}",
