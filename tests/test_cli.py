@@ -169,3 +169,120 @@ def test_mistakes_with_tokenizer_are_one_line(tmp_path):
 def test_each_verb_explains_itself(verb):
     result = tinystories_process(verb, "--help")
     assert result.returncode == 0 and f"tinystories {verb}" in result.stdout
+
+
+# Options out of range, in each verb
+
+GENERATE, EVALUATE, SERVE = ("generate", "RUN", PROMPT), ("evaluate", "RUN"), ("serve", "RUN")
+TOKENIZER, DOCTOR = ("tokenizer", "sample", "NEW"), ("doctor", "sample")
+NOT_A_NUMBER = ["", "x", "1.5", "1e3", "nan", "inf", "0x10", "9" * 5_000]
+WHOLE_NUMBERS = {
+    (*GENERATE, "--seed"): ["-1", 2**32, 2**64],
+    (*GENERATE, "--max-new-tokens"): [-1, 0],
+    (*GENERATE, "--top-k"): [-1, 2**31],
+    (*EVALUATE, "--seed"): [-1, 2**32, 2**64],
+    (*EVALUATE, "--limit"): [-1, 0],
+    (*DOCTOR, "--limit"): [-1, 0],
+    (*TOKENIZER, "--vocab-size"): [-1, 0, 2**31],
+    (*TOKENIZER, "--model-max-length"): [-1, 0, 2**31],
+    (*TOKENIZER, "--max-stories"): [-1, 0],
+    (*SERVE, "--port"): [-1, 65_536],
+    (*SERVE, "--max-batch"): [-1, 0, 10**9],
+    (*SERVE, "--max-queue"): [-1, 2**31],
+}
+NUMBERS = {
+    (*GENERATE, "--temperature"): [-0.1, 2.1, "nan", "inf", "1e400", "x", ""],
+    (*GENERATE, "--top-p"): [-0.1, 0, 1.1, "nan", "inf", "x"],
+    (*GENERATE, "--repetition-penalty"): [-1, 0, 0.9, 2.1, "nan", "inf", "x"],
+    (*SERVE, "--time-limit"): [-1, 0, "nan", "inf", "1e400", "x"],
+    (*SERVE, "--drain-time"): [-1, "nan", "inf", "1e400", "x"],
+}
+
+
+@pytest.mark.parametrize(
+    ("command", "values"),
+    [(command, values + NOT_A_NUMBER) for command, values in WHOLE_NUMBERS.items()] + list(NUMBERS.items()),
+    ids=lambda part: " ".join(map(str, part)) if isinstance(part, tuple) else "",
+)
+def test_a_number_out_of_range_is_one_line(command, values, tiny_run, tmp_path):
+    places = {"RUN": tiny_run, "NEW": tmp_path / "new"}
+    for value in values:
+        result = tinystories(*(places.get(word, word) for word in command), value)
+        fails_with_one_line(result, command[-1])
+        assert result.stderr.count("\n") == 1, result.stderr
+    # A leading dash with letters is no number to the parser, but an option.
+    result = tinystories(*(places.get(word, word) for word in command), "-inf")
+    assert result.returncode == 2 and result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("verb", ["train", "tokenizer", "generate", "export", "import", "doctor", "push", "evaluate",
+                                  "serve"])  # fmt: skip
+def test_arguments_that_are_missing_unknown_or_no_text_are_one_line(verb):
+    for arguments in ((verb,), (verb, "x", "y", "--no-such-option", "1"), (verb, "caf\udce9", "x")):
+        if arguments == ("serve",):
+            continue  # there the environment may name the model
+        result = tinystories(*arguments)
+        fails_with_one_line(result)
+        assert result.stderr.count("\n") == 1, result.stderr
+
+
+def test_control_characters_of_a_name_stay_on_the_line(tiny_run):
+    result = tinystories("generate", "no\nsuch\x1b[31m", PROMPT)
+    fails_with_one_line(result, r"no\nsuch\x1b[31m")
+    assert result.stderr.count("\n") == 1
+
+
+# Sampling settings
+
+
+def test_sampling_options_override_the_preset(tiny_run):
+    def text(*options):
+        result = tinystories("generate", tiny_run, PROMPT, "--seed", 1, "--max-new-tokens", 40, *options)
+        assert result.returncode == 0, result.stderr
+        return result.stdout
+
+    balanced, greedy = text("--preset", "balanced"), text("--preset", "greedy")
+    assert balanced != greedy
+    stated = ("--temperature", 0.8, "--top-k", 50, "--top-p", 0.95, "--repetition-penalty", 1.2)
+    assert text("--preset", "creative", *stated) == balanced
+    for option in (("--temperature", 2), ("--top-k", 2), ("--top-p", 0.1), ("--repetition-penalty", 2)):
+        assert text("--preset", "balanced", *option) != balanced
+    assert text("--preset", "plain", "--temperature", 0) == text("--preset", "plain", "--top-k", 1) == greedy
+    # Greedy decoding keeps the penalty.
+    assert text("--preset", "greedy", "--repetition-penalty", 2) == text("--temperature", 0, "--repetition_penalty", 2)
+    assert text("--temperature", 0, "--repetition-penalty", 2) != greedy
+    result = tinystories("generate", tiny_run, PROMPT, "--preset", "greedy", "--temperature", 1)
+    fails_with_one_line(result, "--temperature", "greedy")
+
+
+# The command itself
+
+
+def test_version_and_module():
+    from tinystories import __version__
+
+    for module in ("tinystories", "tinystories.cli"):
+        command = [sys.executable, "-m", module, "--version"]
+        result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        assert (result.returncode, result.stdout) == (0, f"tinystories {__version__}\n")
+
+
+@pytest.mark.parametrize("verb", ["generate", "serve", "evaluate", "export", "push"])
+def test_a_file_instead_of_a_model_gets_the_next_step(verb, tiny_run, tmp_path):
+    arguments = {"generate": [PROMPT], "export": [tmp_path / "new"], "push": ["--repo-id", "ada/x", "--dry-run"]}.get(verb, [])
+    words = {
+        "model.gguf": ["llama-cli -m", "--engine llama.cpp", "run folder"],
+        "model.onnx": ["ONNX Runtime", "run folder"],
+        "model.pth": ["tinystories import", "model.pth"],
+        "model.bin": ["tinystories import", "model.bin"],
+        "model.safetensors": ["config.json", "tinystories import"],
+        "story.txt": ["is a file", "run folder"],
+    }
+    for name, expected in words.items():
+        (tmp_path / name).write_bytes(b"GGUF" + bytes(100))
+        result = tinystories(verb, tmp_path / name, *arguments, cwd=tmp_path)
+        assert result.returncode == 2 and "Traceback" not in result.stderr
+        line = next(line for line in result.stderr.splitlines() if name in line)
+        assert all(word in line for word in expected), line
+    result = tinystories(verb, tiny_run / "model.safetensors", *arguments, cwd=tmp_path)
+    assert f"give its folder, {tiny_run}" in result.stderr

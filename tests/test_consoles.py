@@ -1,13 +1,21 @@
 """What a console or a system other than Linux with UTF-8 does: its encoding, its file handles, its arguments."""
 
+import json
 import os
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+import yaml
+from conftest import TINY_RECIPE
 
 from tinystories import checkpoints
 from tinystories.cli import main
+
+
+ROOT = Path(__file__).parent.parent
 
 
 def generate(run, prompt: bytes | str, encoding: str | None = None, *options: str) -> subprocess.CompletedProcess:
@@ -22,6 +30,71 @@ def test_characters_that_the_console_lacks_are_escaped(tiny_run, encoding):
     result = generate(tiny_run, "The \N{CAT} said", encoding)
     assert result.returncode == 0, result.stderr
     assert b"The \\U0001f408 said" in result.stdout
+
+
+ENCODINGS = {
+    "cp1252": "\N{CAT}",
+    "latin-1": "\N{LEFT DOUBLE QUOTATION MARK}",
+    "ascii": "\N{LATIN SMALL LETTER E WITH ACUTE}",
+}
+
+
+def in_encoding(encoding: str, *arguments, script: str | None = None) -> str:
+    """What a command writes to a console of this encoding; it must not fail."""
+    program = [str(ROOT / script)] if script else ["-m", "tinystories"]
+    command = [sys.executable, *program, *map(str, arguments)]
+    environment = {**os.environ, "PYTHONIOENCODING": encoding, "PYTHONUTF8": "0", "PYTHONPATH": str(ROOT)}
+    result = subprocess.run(command, env=environment, capture_output=True)
+    written = (result.stdout + result.stderr).decode(encoding)
+    assert "UnicodeEncodeError" not in written and "Traceback" not in written, written
+    assert result.returncode in (0, 1), written
+    return written
+
+
+def escape(character: str) -> str:
+    return character.encode("ascii", "backslashreplace").decode()
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_verbs_that_print_what_a_user_gave(encoding, tiny_run, tmp_path):
+    odd = ENCODINGS[encoding]
+    assert f"{escape(odd)} said" in in_encoding(encoding, "generate", tiny_run, f"{odd} said", "--max-new-tokens", 3)
+    stories = tmp_path / f"{odd}.jsonl"
+    texts = [f"The {odd} said \x07 that it was story {number}." for number in range(30)]
+    stories.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts), "utf-8")
+    found = in_encoding(encoding, "doctor", stories)
+    assert f"{escape(odd)} said \\x07 that" in found and "\\\\" not in found
+    assert escape(odd) in in_encoding(encoding, "tokenizer", "sample", tmp_path / odd, "--max-stories", 50)
+
+
+def test_the_report_of_evaluate(tiny_run, tmp_path):
+    run = shutil.copytree(tiny_run, tmp_path / "\N{CAT}")
+    written = in_encoding("cp1252", "evaluate", run, "--corpus", "sample", "--limit", 3, "--quick")
+    assert "\\U0001f408" in written.split("held-out stories")[1]
+
+
+def test_train_prints_its_stories_to_the_end(tmp_path):
+    """By the script of the repository; without the handler, the last stories and what follows them were lost."""
+    recipe = {**TINY_RECIPE, "prompts": ["The \N{CAT} said", "Once"], "check": False}
+    changes = {"output_dir": str(tmp_path / "run"), "max_steps": 2, "eval_steps": 1, "disable_tqdm": False}
+    recipe["trainer"] = {**recipe["trainer"], **changes}
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe, allow_unicode=True), "utf-8")
+    written = in_encoding("ascii", tmp_path / "recipe.yaml", script="train_hf.py")
+    assert written.count("The \\U0001f408 said") >= 2  # the sample at an evaluation, and the story at the end
+    assert "story 2" in written and "The model is in" in written
+
+
+def test_push_names_the_run(tiny_run, tmp_path):
+    run = shutil.copytree(tiny_run, tmp_path / "\N{CAT}")
+    options = ("--repo-id", "ada/x", "--dry-run", "--out", tmp_path / "\N{DOG}")
+    assert "\\U0001f4" in in_encoding("ascii", run, *options, script="push_to_hub.py")
+
+
+@pytest.mark.parametrize("script", sorted((ROOT / "benchmarks").glob("*.py")), ids=lambda path: path.stem)
+def test_benchmarks_print_any_character_as_well(script):
+    source = script.read_text("utf-8")
+    if "__main__" in source:
+        assert "    print_any_character()\n    main()" in source
 
 
 def test_an_argument_that_is_not_utf8_is_refused_in_one_line(tiny_run):

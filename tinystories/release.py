@@ -38,6 +38,7 @@ from tinystories.tokenization import vocabulary_size
 from .decoding import PRESETS, load_tokenizer, preset_config, tell_story
 from .errors import UserError, first_line
 from .facts import Facts, read_facts
+from .folders import refuse_file
 from .interop.stock import STORY, export_stock, target_of
 from .model_card import model_card
 from .prompts import encode_prompt
@@ -94,6 +95,7 @@ class Release:
 def check_run(run: str | Path) -> Path:
     """Refuse what is no run folder or checkpoint, before anything is imported or read, with a `UserError`."""
     run = Path(run)
+    refuse_file(run)
     if not run.is_dir():
         raise UserError(f"There is no run folder {run}; `make quickstart` makes runs/quickstart.")
     if not (run / "config.json").is_file():

@@ -17,6 +17,7 @@ from tinystories.tokenization import vocabulary_size
 
 from ..decoding import load_model, load_tokenizer
 from ..errors import UserError, first_line
+from ..folders import refuse_file
 from .api import create_app
 from .engine import Engine
 from .guards import PatientProtocol
@@ -127,6 +128,7 @@ def _check_checkpoint(checkpoint: str) -> None:
     These two names are where transformers looks first.
     """
     folder = Path(checkpoint)
+    refuse_file(folder)
     if not folder.exists():
         if not _may_be_on_the_hub(checkpoint):
             raise UserError(f"There is no run folder {checkpoint}; `make quickstart` makes runs/quickstart.")
