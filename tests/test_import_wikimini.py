@@ -301,6 +301,34 @@ def test_a_flat_config_with_numbers_as_text_and_what_is_missing_by_default(saved
     same_logits(ours, theirs)
 
 
+@pytest.mark.parametrize("tables", ["freqs", "cached", "inv_freq"])
+def test_heads_and_positions_are_read_off_rotary_tables(tables, saved):
+    theirs = WikiMini(CONFIG)
+    content = checkpoint(theirs)
+    for key in ("n_heads", "max_seq_len", "vocab_size", "d_model", "n_layers", "d_ffn", "tie_embeddings"):
+        content["config"]["model"].pop(key)
+    shapes = {
+        "freqs": {"freqs_cos": (64, 4), "freqs_sin": (64, 4)},
+        "cached": {"cos_cached": (1, 64, 1, 4), "sin_cached": (1, 64, 1, 4)},
+        "inv_freq": {"inv_freq": (2,)},
+    }
+    for i in range(2):
+        for name, shape in shapes[tables].items():
+            content["model_state_dict"][f"blocks.{i}.attention.rope.{name}"] = torch.ones(shape)
+    ours = load_wikimini(saved(content))
+    assert ours.config.num_attention_heads == 4
+    assert ours.config.max_position_embeddings == (2048 if tables == "inv_freq" else 64)
+    same_logits(ours, theirs)
+
+
+@pytest.mark.parametrize("said", [False, "false", 0, None])
+def test_a_head_of_its_own_may_be_said_in_several_ways(said, saved):
+    config = {**CONFIG, "tie_embeddings": False}
+    theirs = WikiMini(config)
+    content = checkpoint(theirs, {**config, "tie_embeddings": said})
+    same_logits(load_wikimini(saved(content)), theirs)
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_the_dtype_is_kept_and_positions_stay_sharp(dtype, saved):
     theirs = WikiMini(CONFIG).to(dtype)
@@ -369,8 +397,19 @@ def faults():
     huge = torch.zeros(1).expand(10**9, 32)
     attention = "blocks.1.attention.q_proj.weight"
     yield fault("no state dict", lambda c, s, m: c.pop("model_state_dict"), "no `model_state_dict`, but epoch, global")
-    yield fault("no config", lambda c, s, m: c.pop("config"), "no `config` with `n_heads`")
-    yield fault("no heads", lambda c, s, m: m.pop("n_heads"), "no `config` with `n_heads`")
+    yield fault("no config", lambda c, s, m: c.pop("config"), "has no `config` beside")
+    yield fault("no heads", lambda c, s, m: m.pop("n_heads"), "no `n_heads` in its config.*add the number")
+    yield fault("heads of none", lambda c, s, m: m.update(n_heads=None), "no `n_heads` in its config")
+    yield fault("a config that is text", lambda c, s, m: c.update(config="n_heads: 4"), "a `config` that is a str")
+    yield fault("a config that is a list", lambda c, s, m: c.update(config=[4]), "a `config` that is a list")
+    yield fault("tied or not", lambda c, s, m: m.update(tie_embeddings="maybe"), "must be true or false")
+    yield fault("layers in words", lambda c, s, m: m.update(n_layers="two"), "`n_layers` in its config must be a")
+    yield fault("infinite eps", lambda c, s, m: m.update(rms_norm_eps=math.inf), "rms_norm_eps")
+    yield fault("negative eps", lambda c, s, m: m.update(rms_norm_eps=-1.0), "rms_norm_eps")
+    yield fault("negative base", lambda c, s, m: m.update(rope_base=-5), "rope_theta|rope_base")
+    yield fault("more than a head", lambda c, s, m: m.update(rope_percentage=1.5), "partial_rotary_factor")
+    yield fault("an odd part", lambda c, s, m: m.update(rope_percentage=0.4), "partial_rotary_factor")
+    yield fault("list", lambda c, s, m: m.update(max_seq_len=[64]), "`max_seq_len` in its config must be a number")
     yield fault("heads do not divide", lambda c, s, m: m.update(n_heads=5), "hidden_size.*multiple")
     yield fault("no heads at all", lambda c, s, m: m.update(n_heads=0), "num_attention_heads.*at least 1")
     yield fault("heads in words", lambda c, s, m: m.update(n_heads="four"), "`n_heads` in its config must be a number")
@@ -488,7 +527,8 @@ def test_a_tokenizer_that_will_not_do_is_one_line(tokenizer_folder, saved, tmp_p
     large.add_tokens(["another"])
     large.save(str(tmp_path / "large.json"))
     for tokenizer, words in {
-        tmp_path / "nowhere": "no tokenizer in",
+        tmp_path / "nowhere": "no tokenizer.json at",
+        tmp_path: f"no tokenizer.json in {tmp_path}",
         tmp_path / "broken": "cannot be loaded",
         tmp_path / "padless.json": "has no pad_token",
         tmp_path / "large.json": "do not belong together",

@@ -65,7 +65,8 @@ def load_wikimini(path: str | Path) -> TinyLlamaForCausalLM:
 
     The file holds `model_state_dict` and `config`, whose section `model` (or `config` itself) has `n_heads` and may
     have `vocab_size`, `d_model`, `n_layers`, `max_seq_len`, `rope_percentage`, `rope_base`, `rms_norm_eps` and
-    `tie_embeddings`; what is missing is what that code takes by default. Token ids are those of its 10K tokenizer.
+    `tie_embeddings`. What is missing is what the weights and the rotary tables among them say, or else what that code
+    takes by default. Token ids are those of its 10K tokenizer.
 
     Raises:
         UserError: where the file is damaged, needs code to be loaded, or is another model's.
@@ -81,7 +82,7 @@ def load_wikimini(path: str | Path) -> TinyLlamaForCausalLM:
         )
     settings = _settings(path, checkpoint)
     weights = _weights(path, checkpoint["model_state_dict"])
-    config = _config(path, settings, weights)
+    config = _config(path, settings, weights, checkpoint["model_state_dict"])
     named = _rename(path, weights, config)
     _check_tensors(path, named, config)
 
@@ -104,7 +105,8 @@ def load_wikimini_tokenizer(path: str | Path, model_max_length: int) -> PreTrain
     path = Path(path)
     file = path / "tokenizer.json" if path.is_dir() else path
     if not file.is_file():
-        raise UserError(f"There is no tokenizer in {path}: give the folder that has tokenizer.json.")
+        where = f"in {path}" if path.is_dir() else f"at {path}"
+        raise UserError(f"There is no tokenizer.json {where}: give that file, or the folder that has it.")
     try:
         backend = Tokenizer.from_file(str(file))
     except Exception as error:  # the library raises nothing more precise
@@ -203,12 +205,44 @@ def _settings(path: Path, checkpoint: dict) -> dict:
     config = checkpoint.get("config")
     if isinstance(config, dict) and isinstance(config.get("model"), dict):
         config = config["model"]
-    if not isinstance(config, dict) or "n_heads" not in config:
+    if not isinstance(config, dict):
+        found = "no `config`" if config is None else f"a `config` that is a {type(config).__name__} and no dictionary"
         raise UserError(
-            f"{path} has no `config` with `n_heads` beside its weights, and from weights alone the number of heads "
-            f"cannot be told."
+            f"{path} has {found} beside `model_state_dict`: save the settings that the model was trained with there, "
+            f"with `n_heads` at least, which the weights do not tell."
         )
     return config
+
+
+def _heads(path: Path, settings: dict, hidden_size: int, factor: float, state: dict) -> int:
+    """`n_heads`, or what the width of the rotary tables says, where they are among the weights."""
+    if settings.get("n_heads") is not None:
+        return _number(path, settings, "n_heads", int)
+    rotated = _rotary_table(state)[1]
+    fitting = [
+        heads
+        for heads in range(1, hidden_size + 1)
+        if hidden_size % heads == 0 and int(hidden_size // heads * factor) == rotated
+    ]
+    if len(fitting) != 1:
+        raise UserError(
+            f"{path} has no `n_heads` in its config, which the weights do not tell: load it with torch.load, add the "
+            f"number of attention heads as `n_heads` beside `d_model` and save it again."
+        )
+    logger.warning("`n_heads` is missing in the config: %d, by the width of the rotary tables.", fitting[0])
+    return fitting[0]
+
+
+def _rotary_table(state: dict) -> tuple[int | None, int | None]:
+    """Positions and width of the rotary tables among the weights, None where there are none."""
+    for key, tensor in state.items():
+        kind = re.search(r"(?:^|\.)(?:freqs_cos|cos_cached|(inv_freq))$", str(key))
+        if kind and isinstance(tensor, torch.Tensor) and tensor.ndim:
+            if kind[1]:
+                return None, 2 * tensor.shape[-1]
+            positions = [size for size in tensor.shape[:-1] if size > 1]
+            return (positions[0] if len(positions) == 1 else None), tensor.shape[-1]
+    return None, None
 
 
 def _weights(path: Path, state: dict) -> dict[str, torch.Tensor]:
@@ -232,7 +266,7 @@ def _weights(path: Path, state: dict) -> dict[str, torch.Tensor]:
     return weights
 
 
-def _config(path: Path, settings: dict, weights: dict[str, torch.Tensor]) -> TinyLlamaConfig:
+def _config(path: Path, settings: dict, weights: dict[str, torch.Tensor], state: dict) -> TinyLlamaConfig:
     def shape(name: str) -> torch.Size:
         if name not in weights:
             raise UserError(f"{path} is no checkpoint of that kind: its weights have no {name}.")
@@ -254,29 +288,30 @@ def _config(path: Path, settings: dict, weights: dict[str, torch.Tensor]) -> Tin
     if said != intermediate_size:
         logger.info("d_ffn is %s in the weights, and %s in the configuration", intermediate_size, said)
 
-    tied = settings.get("tie_embeddings", True)
-    if "lm_head.weight" not in weights:
-        if not tied:
-            raise UserError(
-                f"{path}: its config says `tie_embeddings: {tied}`, but its weights have no lm_head.weight."
-            )
-    elif tied and not _same(weights["lm_head.weight"], weights["token_embedding.weight"]):
+    same = "lm_head.weight" not in weights or _same(weights["lm_head.weight"], weights["token_embedding.weight"])
+    tied = _switch(path, settings, "tie_embeddings", same)
+    if tied and not same:
         raise UserError(
             f"{path} contradicts itself: its config says that the head is the embedding, but lm_head.weight differs."
         )
+    if not tied and "lm_head.weight" not in weights:
+        raise UserError(f"{path}: its config says `tie_embeddings: false`, but its weights have no lm_head.weight.")
+    factor = _number(path, settings, "rope_percentage", float, 0.5)
     try:
         return TinyLlamaConfig(
             vocab_size=vocab_size,
             hidden_size=hidden_size,
             intermediate_size=intermediate_size,
             num_hidden_layers=layers,
-            num_attention_heads=_number(path, settings, "n_heads", int),
-            max_position_embeddings=_number(path, settings, "max_seq_len", int, 2048),
+            num_attention_heads=_heads(path, settings, hidden_size, factor, state),
+            max_position_embeddings=_number(path, settings, "max_seq_len", int, _rotary_table(state)[0] or 2048),
             rms_norm_eps=_number(path, settings, "rms_norm_eps", float, 1e-6),
             rope_theta=_number(path, settings, "rope_base", float, 10_000.0),
-            partial_rotary_factor=_number(path, settings, "rope_percentage", float, 0.5),
-            tie_word_embeddings=bool(tied),
+            partial_rotary_factor=factor,
+            tie_word_embeddings=tied,
         )
+    except UserError:
+        raise
     except ValueError as error:
         raise UserError(f"{path} describes no model that can be built: {first_line(error)}.") from None
 
@@ -292,6 +327,18 @@ def _number(path: Path, settings: dict, key: str, kind: type, default=None):
         return kind(value)
     except (TypeError, ValueError, OverflowError):
         raise UserError(f"{path}: `{key}` in its config must be a number, but is {value!r}.") from None
+
+
+def _switch(path: Path, settings: dict, key: str, default: bool) -> bool:
+    """A setting that is true or false, in text too."""
+    value = settings.get(key)
+    if value is None:
+        return default
+    known = {"true": True, "yes": True, "false": False, "no": False, "1": True, "0": False}
+    text = str(value).strip().lower()
+    if text not in known:
+        raise UserError(f"{path}: `{key}` in its config must be true or false, but is {value!r}.")
+    return known[text]
 
 
 def _same(one: torch.Tensor, other: torch.Tensor) -> bool:
