@@ -107,6 +107,59 @@ def test_validation_is_judged_by_its_slope(tmp_path):
     assert "nats per token" in nats.evidence
 
 
+def test_the_best_checkpoint_measured_again_is_no_point_of_the_curve(tmp_path):
+    """After the last step the best weights are loaded and measured under the number of the last step."""
+    entries = [
+        {"step": 20, "eval_loss": 2.0},
+        {"step": 21, "train_runtime": 1.0},
+        {"step": 21, "eval_loss": 2.0 + 1e-7},
+    ]
+    once = log(tmp_path, entries)
+    assert once.figures == [(20, 2.0)] and once.ended
+    assert history.check_validation(once)[0].status == "inconclusive"
+    # Of other weights it is a point.
+    entries[-1]["eval_loss"] = 1.9
+    assert log(tmp_path, entries).figures == [(20, 2.0), (21, 1.9)]
+    # So is an equal one during training, where nothing is loaded.
+    flat = evaluations(1.0, 0.6, 0.5, 0.5)
+    assert len(log(tmp_path, flat).figures) == 4
+
+
+def test_a_flat_curve_takes_three_evaluations_that_are_apart(tmp_path):
+    def status(*steps):
+        figures = [{"step": step, "eval_loss": 1.0 + 1e-4 * number} for number, step in enumerate(reversed(steps))]
+        return history.check_validation(log(tmp_path, figures))[0].status
+
+    assert status(100, 200, 300) == "ok"
+    assert status(100, 200) == "inconclusive"
+    assert status(95, 98, 100) == "inconclusive"
+
+
+def test_overfitting_before_which_the_best_weights_were_kept_is_a_note(tmp_path):
+    falling = [{"step": 100 * number, "loss": 3.0 - number / 4} for number in range(1, 6)]
+    made = log(tmp_path, [*falling, *evaluations(1.0, 0.8, 0.7, 0.75, 0.8)])
+    assert history.check_validation(made)[1].status == "error"
+    kept = history.check_validation(made, best_is_kept=True)[1]
+    assert kept.status == "note" and "the weights here are those of the best step" in kept.evidence
+
+
+def test_how_a_run_ended_is_told_from_its_log(tmp_path):
+    def ended(entries, folder=tmp_path, **state):
+        made = log(tmp_path, entries, **{"max_steps": 500, **state})
+        return lambda **settings: history.check_end(folder, made, **settings)
+
+    trained = evaluations(1.0, 0.8, 0.9)
+    stopped = ended([*trained, {"step": 300, "train_runtime": 5.0}])
+    assert "early stopping" in stopped(patience=1)[0].evidence and "0.8000" in stopped(patience=1)[0].evidence
+    assert "by a callback" in stopped()[0].evidence and "resume" not in stopped()[0].advice
+    assert "unfinished" in ended(trained)()[0].evidence
+    assert ended(trained, max_steps=300)()[0].status == "ok"
+    by_the_clock = [{**entry, "seconds": 60.0} for entry in trained]
+    [found] = ended(by_the_clock, max_steps=10**8)(minutes=4)
+    assert found.status == "note" and "300 steps in 1 of 4 minutes: the run is unfinished" in found.evidence
+    assert ended([*by_the_clock, {"step": 300, "train_runtime": 9}], max_steps=300)(minutes=1)[0].status == "ok"
+
+
 def test_overfitting_is_validation_that_rises_while_training_falls(tmp_path):
     falling = [{"step": 100 * number, "loss": 3.0 - number / 4} for number in range(1, 6)]
     rising = [{"step": 100 * number, "loss": 2.0 + number / 4} for number in range(1, 6)]
