@@ -269,7 +269,8 @@ def test_version_and_module():
 
 @pytest.mark.parametrize("verb", ["generate", "serve", "evaluate", "export", "push"])
 def test_a_file_instead_of_a_model_gets_the_next_step(verb, tiny_run, tmp_path):
-    arguments = {"generate": [PROMPT], "export": [tmp_path / "new"], "push": ["--repo-id", "ada/x", "--dry-run"]}.get(verb, [])
+    needed = {"generate": [PROMPT], "export": [tmp_path / "new"], "push": ["--repo-id", "ada/x", "--dry-run"]}
+    arguments = needed.get(verb, [])
     words = {
         "model.gguf": ["llama-cli -m", "--engine llama.cpp", "run folder"],
         "model.onnx": ["ONNX Runtime", "run folder"],

@@ -15,6 +15,7 @@ import textwrap
 import threading
 import tracemalloc
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import islice
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -24,9 +25,15 @@ import pytest
 from datasets import Dataset, IterableDataset
 
 import tinystories
-from tinystories import corpus
+from tinystories import cli, corpus
 from tinystories.errors import UserError
+from tinystories.evaluation import evaluate_models, held_out_stories
+from tinystories.recipe import build_recipe, load_recipe, parse_overrides
+from tinystories.server.settings import read_settings
 from tinystories.sources import split_names
+from tinystories.streaming import PackedStream
+from tinystories.tokenization import train_bpe
+from tinystories.training import recipe_corpus
 
 
 STORIES = [f'Tom had {i} cats.\n\n"Hello, Tom," said the café cat.' for i in range(100)]
@@ -1036,3 +1043,137 @@ def test_hub_out_of_reach(unreachable):
     (error,) = results(unreachable)
     assert re.search("owner/stories is no file or folder here, and the Hub cannot be asked for it", error)
     assert "\n" not in error
+
+
+# The options on the command line and in a recipe
+
+
+def test_recipe_says_how_stories_are_read(write, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    write("in/a.txt", b"A\n\nB")
+    write("in/b.txt", b"C")
+    write("a.jsonl", b'{"TALE": "A"}\n{"tale": "B"\n{"tale": "C"}')
+    recipe = build_recipe({"corpus": str(tmp_path / "in"), "split": "file", "validation_corpus": str(tmp_path / "in")})
+    assert recipe.split == "file" and not recipe.skip_bad_rows
+    arguments = ["--corpus", str(tmp_path / "in"), "--max_stories", "9"]
+    for given in (["--one_story_per_file"], ["--one-story-per-file", "true"], ["--split", "file"]):
+        recipe = build_recipe({}, parse_overrides([*arguments, *given]))
+        found = recipe_corpus(recipe)
+        assert {*found.train["text"], *found.validation["text"]} == {"A\n\nB", "C"}
+    arguments = ["--corpus", str(tmp_path / "a.jsonl"), "--text_column", "Tale"]
+    with pytest.raises(UserError, match="a.jsonl, line 2: not JSON"):
+        recipe_corpus(build_recipe({}, parse_overrides(arguments)))
+    found = recipe_corpus(build_recipe({}, parse_overrides([*arguments, "--skip_bad_rows"])))
+    assert {*found.train["text"], *found.validation["text"]} == {"A", "C"}
+
+
+@pytest.mark.parametrize("marker", ["***", "[SEP]", "a: b", "# # #", "{x}", "~", "<|endoftext|>"])
+def test_a_marker_is_text_whatever_it_would_be_in_yaml(marker):
+    if marker == "~":  # null, in YAML and on a command line
+        with pytest.raises(UserError, match="`--split` needs a value"):
+            build_recipe({}, parse_overrides(["--split", marker]))
+    else:
+        assert build_recipe({}, parse_overrides(["--split", marker])).split == marker
+    with pytest.raises(UserError, match="`split` needs a value: auto, file, line"):
+        build_recipe({}, parse_overrides(["--split"]))
+
+
+def test_the_home_folder_in_every_path(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", "/home/me")
+    keys = {"corpus": "~/a", "validation_corpus": "~/a", "tokenizer": "~/a"}
+    recipe = build_recipe({**keys, "trainer": {"output_dir": "~/a", "resume_from_checkpoint": "~/a"}})
+    assert {getattr(recipe, key) for key in keys} == set(recipe.trainer.values()) == {"/home/me/a"}
+    recipe = build_recipe({}, dict.fromkeys((*keys, "output_dir"), "~/a"))
+    assert {getattr(recipe, key) for key in keys} == set(recipe.trainer.values()) == {"/home/me/a"}
+    for command, paths in {
+        "train ~/a": ["recipe"],
+        "tokenizer ~/a ~/a --top-k-of=~/a": ["corpus", "out", "top_k_of"],
+        "generate ~/a x": ["model"],
+        "export ~/a ~/a": ["model", "out"],
+        "import ~/a ~/a --tokenizer=~/a": ["source", "out", "tokenizer"],
+        "doctor ~/a --corpus=~/a --tokenizer=~/a --clean=~/a": ["target", "corpus", "tokenizer", "clean"],
+        "push ~/a --repo-id me/x --out=~/a": ["model", "out"],
+        "evaluate ~/a --corpus=~/a --train-corpus=~/a --out=~/a --dump-pairs=~/a": [
+            *("corpus", "train_corpus", "out", "dump_pairs")
+        ],
+        "serve ~/a --tokenizer=~/a": ["checkpoint", "tokenizer"],
+    }.items():
+        options = cli._parser().parse_args(command.split())
+        assert {getattr(options, path) for path in paths} == {"/home/me/a"}, command
+    assert cli._parser().parse_args(["evaluate", "~/a", "~/a"]).models == ["/home/me/a"] * 2
+    settings = read_settings({}, {"CHECKPOINT_PATH": "~/a", "TOKENIZER_PATH": "~/a"})
+    assert settings.checkpoint == settings.tokenizer == "/home/me/a"
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "a.yaml").write_text("max_length: 64\n", "utf-8")
+    assert load_recipe("~/a.yaml").max_length == 64
+
+
+@pytest.mark.parametrize("verb", ["doctor", "tokenizer"])
+def test_commands_read_stories_as_they_are_told(verb, write, tmp_path, capsys):
+    write("in/The dev.txt", OTHER_TALES[0].replace("\n", "\n\n").encode())
+    write("in/b.txt", OTHER_TALES[1].encode())
+    write("a.jsonl", "\n".join(json.dumps({"Body": tale}) for tale in OTHER_TALES).encode() + b"\nbroken")
+
+    def run(source, *options):
+        rest = ["--quick"] if verb == "doctor" else [str(tmp_path / f"out{''.join(options)}"), "--vocab-size=280"]
+        status = cli.main([verb, str(source), *rest, *options])
+        return status, capsys.readouterr().err
+
+    status, said = run(tmp_path / "in")
+    assert status == 2 and "where they end is not certain: say it with --split file" in said
+    for options in (["--split", "file"], ["--one-story-per-file"]):
+        status, said = run(tmp_path / "in", *options)
+        assert status < 2, said
+        assert "in: files taken for train: The dev.txt, b.txt" in said
+        assert "one story per file (as given): 2 stories" in said
+    assert run(tmp_path / "a.jsonl")[0] == run(tmp_path / "a.jsonl", "--text-column=body")[0] == 2
+    status, said = run(tmp_path / "a.jsonl", "--text-column=body", "--skip-bad-rows")
+    assert status < 2 and "left out 1 rows that cannot be read" in said
+
+
+def test_evaluate_reads_stories_as_it_is_told(write, tmp_path):
+    write("in/a.txt", b"A\n\nB")
+    write("in/b.txt", b"C")
+    name, stories = held_out_stories([], str(tmp_path / "in"), text_split="file")
+    assert (name, stories) == ("in", ["A\n\nB", "C"])
+    options = cli._parser().parse_args("evaluate x --split line --skip-bad-rows --text-column body".split())
+    assert cli._reading_options(options) == {"text_column": "body", "split": "line", "skip_bad_rows": True}
+    with pytest.raises(UserError, match="a.jsonl, line 1: not JSON"):
+        evaluate_models(["x"], corpus=write("a.jsonl", b"broken\n"), split="file", progress=False)
+
+
+# A stream of stories
+
+
+@pytest.fixture
+def packed_stream():
+    tokenizer = train_bpe(OTHER_TALES, 300, progress=False)
+
+    def packed_stream(stories=None):
+        stories = stories or Dataset.from_dict({"text": OTHER_TALES}).to_iterable_dataset()
+        return PackedStream(stories, tokenizer, context=64, overlap=8, block_stories=2)
+
+    return packed_stream
+
+
+def test_a_stream_goes_on_from_any_row_however_far_it_was_read_ahead(packed_stream, tmp_path):
+    wanted = [row["input_ids"].tolist() for row in islice(packed_stream(), 120)]
+    for seen in (0, 1, 40, 119):
+        stream = packed_stream()
+        list(islice(stream, 120))  # as far ahead as a loader likes: dozens of blocks
+        stream.save_state(tmp_path, seen)
+        again = packed_stream()
+        again.load_state(tmp_path)
+        again.save_state(tmp_path, seen)  # before a row has been read
+        again.load_state(tmp_path)
+        assert [row["input_ids"].tolist() for row in islice(again, 120 - seen)] == wanted[seen:]
+
+
+def test_a_stream_that_becomes_empty_is_an_error(packed_stream):
+    left = [OTHER_TALES, OTHER_TALES]  # for the first look, and the first time through
+
+    def rows():
+        yield from ({"text": tale} for tale in (left.pop() if left else []))
+
+    with pytest.raises(UserError, match="has become empty"):
+        list(islice(packed_stream(IterableDataset.from_generator(rows)), 1_000))

@@ -1,4 +1,4 @@
-"""What doctor says of real runs of every kind: by the clock, stopped early, resumed, streamed, in several processes."""
+"""What doctor says of real runs: by the clock, stopped early, resumed, streamed, in several processes."""
 
 import json
 import os
@@ -83,11 +83,8 @@ def test_an_unfinished_run_by_the_clock_says_how_much_is_left(recipe, tmp_path):
 
 def test_a_run_that_was_stopped_early_is_not_called_unfinished(recipe):
     """A learning rate so high that validation does not improve for long."""
-    run = train(
-        recipe(
-            max_steps=200, eval_steps=4, early_stopping_patience=2, learning_rate=0.5, optimizer="adamw", warmup_steps=0
-        )
-    )
+    settings = {"optimizer": "adamw", "learning_rate": 0.5, "warmup_steps": 0}
+    run = train(recipe(max_steps=200, eval_steps=4, early_stopping_patience=2, **settings))
     state = state_of(run)
     steps = state["global_step"]
     assert steps < 200 == state["max_steps"]

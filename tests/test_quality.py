@@ -561,6 +561,19 @@ def test_a_written_corpus_is_read_back_with_its_splits(streaming, tmp_path):
     assert sorted(path.name for path in out.iterdir()) == ["train.jsonl", "validation.jsonl"]
 
 
+@pytest.mark.parametrize("end", ["\r\n", "\r", "\u2028"])
+def test_line_ends_of_a_file_are_nothing_to_clean(end, tmp_path):
+    stories = [story.replace(". ", f".{end}") for story in numbered(80)]
+    assert any(end in story for story in stories)
+    source = tmp_path / "a.jsonl"
+    source.write_text("".join(json.dumps({"text": story}) + "\n" for story in stories), "utf-8")
+    corpus = load_corpus(str(source), cache_dir=str(tmp_path / "cache"))
+    counts = write_clean(corpus, tmp_path / "out", progress=False)
+    assert not counts["train"]["mended"] and not counts["validation"]["mended"]
+    found = check_quality(corpus.train, progress=False)
+    assert "spaces" not in {finding.kind for finding in found.findings}
+
+
 def test_what_is_there_is_not_overwritten(tmp_path):
     corpus = Corpus(Dataset.from_dict({"text": numbered(3)}), Dataset.from_dict({"text": [PLAIN]}), "mine", "0")
     (tmp_path / "clean").mkdir()

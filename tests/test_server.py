@@ -35,6 +35,7 @@ from tinystories.decoding import load_model, post_process, tell_story
 from tinystories.server.api import create_app
 from tinystories.server.engine import Engine, Order
 from tinystories.server.run import StoryServer, load, server_config
+from tinystories.server.run import _report as report
 from tinystories.server.sampling import Sampling
 from tinystories.server.settings import Settings
 from tinystories.server.stories import Stories
@@ -515,6 +516,21 @@ def test_wrong_completions_name_their_field(status, field, change, server):
         ({"presence_penalty": 0.5}, "not supported here"),
         ({"stop": ["a"] * 5}, "at most 4 stop strings"),
         ({"stop": "a" * 101}, "1 to 100 characters"),
+        ({"stop": ["a", 1]}, "at most 4 strings"),
+        ({"stop": 1}, "at most 4 strings"),
+        ({"best_of": 2, "n": 3}, "not supported here"),
+        ({"logit_bias": {"5": "x"}}, "not supported here"),
+        ({"frequency_penalty": 0.5}, "not supported here"),
+        ({"frequency_penalty": False}, "not supported here"),
+        ({"store": True}, "not supported here"),
+        ({"service_tier": "flex"}, "not supported here"),
+        (
+            {"stream": True, "stream_options": {"include_obfuscation": True}},
+            "include_obfuscation is not supported here",
+        ),
+        ({"tools": []}, "not supported here"),
+        ({"response_format": {"type": "json_object"}}, "not supported here"),
+        ({"min_p": 0.1}, "not supported here"),
     ],
 )
 def test_wrong_completions_say_what_is_wrong(change, words, server):
@@ -543,9 +559,28 @@ def test_what_asks_for_nothing_is_taken(server):
         "suffix": "",
         "logit_bias": {},
         "user": "me",
+        "metadata": {"run": "1"},
+        "prompt_cache_key": "a",
+        "safety_identifier": "b",
+        "service_tier": "auto",
+        "store": False,
+        "stop": [],
+        "stream": False,
+        "echo": False,
+        "n": 1,
     }
     quiet = {"stream": True, "stream_options": {"include_obfuscation": False}}
     assert server.complete(**quiet, max_tokens=2).status == 200
+    unset = dict.fromkeys(("temperature", "top_p", "logprobs", "stream_options", *nothing))
+    assert server.complete(**unset, max_tokens=2).status == 200
+    two = {"n": 2, "seed": 1, "max_tokens": 5}  # of two completions the best two are all
+    assert server.complete(best_of=2, **two).json()["choices"] == server.complete(**two).json()["choices"]
+    no_limit = [server.complete(top_k=top_k, seed=1, max_tokens=20).json()["choices"] for top_k in (-1, 0)]
+    assert no_limit[0] == no_limit[1]
+    assert (
+        server.generate(top_k=-1, seed=1, max_tokens=5).story()[0]
+        == server.generate(top_k=0, seed=1, max_tokens=5).story()[0]
+    )
     options = {"seed": 1, "max_tokens": 5}
     assert server.complete(**nothing, **options).json()["choices"] == server.complete(**options).json()["choices"]
 
@@ -698,7 +733,72 @@ def test_sigterm_lets_stories_finish(tiny_run):
             assert len(choices) == 16 and all(choice["text"] for choice in choices)
         assert process.wait(20) == -signal.SIGTERM
     log = "".join(lines)
-    assert "walrus" not in log and "POST /generate" in log and re.search(r"SIGTERM: \d+ completions have 30 seconds", log)
+    assert (
+        "walrus" not in log and "POST /generate" in log and re.search(r"SIGTERM: \d+ completions have 30 seconds", log)
+    )
+
+
+SLOW_LOAD = """
+import sys, time
+import tinystories.server.run as run
+
+load = run.load
+
+def slowly(settings):
+    time.sleep(1.0)
+    loaded = load(settings)
+    time.sleep(1.0)
+    return loaded
+
+run.load = slowly
+from tinystories.cli import main
+sys.exit(main(["serve", sys.argv[1], "--port", "0"]))
+"""
+
+
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("after", [0.3, 1.5])
+def test_a_signal_while_the_model_loads_ends_the_server(sent, after, tiny_run):
+    process = subprocess.Popen(
+        [sys.executable, "-u", "-c", SLOW_LOAD, str(tiny_run)],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    try:
+        assert process.stdout.readline().startswith("http://")
+        time.sleep(after)
+        process.send_signal(sent)
+        written = process.stdout.read()
+        status = process.wait(20)
+    finally:
+        process.kill()
+    assert status == (130 if sent == signal.SIGINT else -sent)
+    assert sent.name in written and "ready" not in written and "Traceback" not in written
+
+
+def test_a_model_that_is_loaded_after_the_signal_is_not_said_to_be_ready(tiny_run, capsys):
+    def loading():
+        engine.drain(0.1)  # what a signal does
+        return load(Settings(str(tiny_run)))
+
+    engine = Engine(loading, max_batch=2, on_state=lambda: (report(engine, None), said.set()))
+    said = threading.Event()
+    engine.start()
+    assert said.wait(30)
+    engine.close()
+    assert engine.error is None and capsys.readouterr().out == ""
+
+
+def test_a_port_that_is_taken_is_told_before_the_model_is_loaded(tiny_run, tmp_path, capsys):
+    broken = tmp_path / "run"
+    broken.mkdir()
+    (broken / "config.json").write_text("{}")
+    (broken / "model.safetensors").write_bytes(b"")  # loading it would fail with another message
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        assert main(["serve", str(broken), "--port", str(taken.getsockname()[1])]) == 2
+    assert "in use: choose another --port" in capsys.readouterr().err
 
 
 def test_mistakes_are_one_line(tiny_run, tmp_path, monkeypatch, capsys):

@@ -296,8 +296,8 @@ def _parser() -> argparse.ArgumentParser:
     verb = verbs.add_parser(
         "evaluate",
         help="measure models, ours or anybody's, and write a report",
-        description="Measure bits per byte, minimal pairs and generated stories of any number of causal models, and write "
-        "report.json and report.html. The exit status is 2 where a model could not be measured.",
+        description="Measure bits per byte, minimal pairs and generated stories of any number of causal models, and "
+        "write report.json and report.html. The exit status is 2 where a model could not be measured.",
     )
     verb.add_argument(
         "models", nargs="+", metavar="model", type=expand_user, help="run folder, checkpoint folder, or id on the Hub"
@@ -318,7 +318,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     verb.add_argument(
         "--presets",
-        help="sampling presets, such as balanced,plain,greedy; the first is the headline (all but greedy, the model's own first)",
+        help="sampling presets, such as balanced,plain,greedy; the first is the headline (all but greedy, the model's "
+        "own first)",
     )
     verb.add_argument("--seed", type=_SEED, default=0, help="the same seed gives the same figures (0)")
     verb.add_argument("--judge-url", help="endpoint of a language model that grades the stories (costs money there)")

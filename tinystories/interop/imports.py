@@ -165,7 +165,7 @@ def _read_wikimini(source: str | Path, tokenizer: str | Path | None) -> Source:
     source = Path(source)
     beside = source.parent / "tokenizer.json"
     if tokenizer is None and not beside.is_file():
-        raise UserError(f"There is no tokenizer beside {source}: name the folder that it lies in with --tokenizer.")
+        raise UserError(f"There is no tokenizer.json beside {source}: name it, or its folder, with --tokenizer.")
     model = load_wikimini(source)
     context = model.config.max_position_embeddings
     words = load_wikimini_tokenizer(tokenizer or beside, context)
@@ -241,5 +241,23 @@ def _own_ends(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, tokens
 
 def _read_stock(source: str | Path, tokenizer: str | Path | None) -> Source:
     stock = load_stock(source)
-    words = load_tokenizer(str(tokenizer or source))
+    words = _stock_tokenizer(source, stock, None if tokenizer is None else Path(tokenizer))
     return Source(type(stock).__name__, from_stock(stock), words, stock)
+
+
+def _stock_tokenizer(source: str | Path, stock: PreTrainedModel, named: Path | None) -> PreTrainedTokenizerBase:
+    """The tokenizer in the model's folder or on the Hub, or the one that is named: a folder, or a file of its own."""
+    if named is None or named.is_dir() or not (named.exists() or named.suffix in (".json", ".model", ".bin")):
+        return load_tokenizer(str(named or source))
+    if not named.is_file():
+        raise UserError(f"There is no tokenizer {named}.")
+    if named.suffix == ".json":
+        if named.name != "tokenizer.json":
+            raise UserError(f"{named} is not named tokenizer.json: give the folder that the tokenizer lies in.")
+        return load_tokenizer(str(named.parent))
+    words = load_piece_tokenizer(named, stock.config.vocab_size, stock.config.max_position_embeddings)
+    ends = stock.config.eos_token_id
+    end = words.convert_ids_to_tokens(ends[0] if isinstance(ends, list) else ends) if ends not in (None, -1) else None
+    if end is not None:
+        end_with(words, end)
+    return words
