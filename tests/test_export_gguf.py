@@ -405,8 +405,8 @@ def test_a_tokenizer_of_pieces_has_scores(llama2c_run, pieces, tmp_path):  # noq
     made = [i for i in range(259, len(tokens)) if len(tokens[i]) > 1]
     assert sorted(made, key=lambda i: -scores[i]) == sorted(made, key=lambda i: -pieces[i][1])
     assert field["tokenizer.ggml.add_space_prefix"] is True and field["tokenizer.ggml.add_bos_token"] is True
-    # Its stories end where the next begins.
-    assert (field["tokenizer.ggml.eos_token_id"], field["tokenizer.ggml.eot_token_id"]) == (2, 1)
+    # Its stories end where the next begins, at <s>.
+    assert (field["tokenizer.ggml.eos_token_id"], field["tokenizer.ggml.eot_token_id"]) == (1, 2)
 
 
 @pytest.mark.parametrize("fault, words", [("one left out", "are no merge"), ("one elsewhere", "no order of pieces")])

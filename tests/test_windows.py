@@ -37,7 +37,7 @@ def test_the_rules_are_those_of_windows(tmp_path):
             with pytest.raises(PermissionError):
                 shutil.rmtree(tmp_path)
         mapped = np.memmap(file, mode="r")
-        with pytest.raises(PermissionError, match="memory-mapped"):
+        with pytest.raises(PermissionError, match="being used"):  # numpy keeps the file open beside its map
             file.unlink()
         del mapped
         with pytest.raises(FileExistsError):
@@ -100,7 +100,9 @@ def test_a_release_is_built_and_checked(tiny_run, tmp_path, monkeypatch):
 
 
 def test_stories_are_cleaned_into_an_empty_folder(tmp_path):
-    stories = "\n<|endoftext|>\n".join(f"Tom saw {n}  cats . He was happy." for n in range(40))
+    stories = "\n<|endoftext|>\n".join(
+        f"Tom saw {n}  cats . He was happy. " + "They played in the park all day. " * 5 for n in range(40)
+    )
     (tmp_path / "stories.txt").write_text(stories, "utf-8")
     (tmp_path / "out").mkdir()
     with like_windows(tmp_path):
@@ -152,7 +154,7 @@ sys.exit(main(sys.argv[1:]))
     save_recipe(
         recipe_for(run, corpus=tmp_path / "stories.txt", max_stories="null", prompts="[Zoë]"), tmp_path / "r.yaml"
     )
-    for command in (["train", tmp_path / "r.yaml"], ["generate", run, "Zoë", "--max-new-tokens", "3"]):
+    for command in (["train", tmp_path / "r.yaml"], ["generate", run, "Tom", "--max-new-tokens", "3"]):
         result = subprocess.run(
             [sys.executable, "-X", "warn_default_encoding", "-c", code, *map(str, command)],
             env=environment,

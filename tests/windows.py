@@ -82,16 +82,20 @@ def like_windows(folder: Path):
     def no_links(*args, **kwargs):
         raise OSError(1314, "A required privilege is not held by the client")
 
-    with mock.patch.multiple(
-        os,
-        fsync=fsync,
-        rename=moving(os.rename, may_exist=False),
-        replace=moving(os.replace, may_exist=True),
-        unlink=deleting(os.unlink),
-        remove=deleting(os.remove),
-        rmdir=deleting(os.rmdir),
-        symlink=no_links,
-        link=no_links,
+    # Without user ids, `getpass` takes the user's name from the environment.
+    with (
+        mock.patch.dict(os.environ, USERNAME="user"),
+        mock.patch.multiple(
+            os,
+            fsync=fsync,
+            rename=moving(os.rename, may_exist=False),
+            replace=moving(os.replace, may_exist=True),
+            unlink=deleting(os.unlink),
+            remove=deleting(os.remove),
+            rmdir=deleting(os.rmdir),
+            symlink=no_links,
+            link=no_links,
+        ),
     ):
         missing = [(os, "getuid"), (os, "geteuid"), (os, "fork"), (os, "killpg"), (os, "sysconf"), (signal, "SIGKILL")]
         there = [(owner, name, getattr(owner, name)) for owner, name in missing]

@@ -3,12 +3,15 @@
 import csv
 import json
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from transformers import PreTrainedTokenizerBase, ProgressCallback, TrainerCallback
 
 from .decoding import tell_story
+from .errors import first_line
 from .plots import plot_loss
 from .prompts import encode_prompt
 from .random_state import preserved_random_state
@@ -17,7 +20,29 @@ from .time_limit import TimeLimit
 
 LOG_NAME = "log.csv"
 STORIES_NAME = "stories.jsonl"
+PLOT_NAME = "loss.png"
 SAMPLE_TOKENS = 160
+
+
+@contextmanager
+def replaced_if_possible(path: Path) -> Iterator[Path]:
+    """A name beside `path` to write to, which then replaces it.
+
+    Where the system does not allow that, training goes on with one warning: Windows locks files that another program,
+    such as a spreadsheet, has open.
+    """
+    partial = path.with_name(f".{path.stem}.part{path.suffix}")
+    try:
+        yield partial
+        partial.replace(path)
+        _unwritable.discard(path)
+    except OSError as error:
+        if path not in _unwritable:
+            _unwritable.add(path)
+            print(f"{path} cannot be written, and training goes on: {first_line(error)}.", file=sys.stderr)
+
+
+_unwritable: set[Path] = set()
 
 
 class StoryProgress(ProgressCallback):
@@ -91,13 +116,12 @@ class CsvLog(TrainerCallback):
         for entry in state.log_history:
             rows.setdefault(entry["step"], {"step": entry["step"], "epoch": entry.get("epoch")}).update(entry)
         columns = list(dict.fromkeys(column for row in rows.values() for column in row))
-        partial = Path(args.output_dir) / f".{LOG_NAME}.part"
-        partial.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, columns)
-            writer.writeheader()
-            writer.writerows(rows[step] for step in sorted(rows))
-        partial.replace(partial.with_name(LOG_NAME))
+        Path(args.output_dir).mkdir(parents=True, exist_ok=True)
+        with replaced_if_possible(Path(args.output_dir) / LOG_NAME) as partial:
+            with partial.open("w", newline="", encoding="utf-8") as file:
+                writer = csv.DictWriter(file, columns)
+                writer.writeheader()
+                writer.writerows(rows[step] for step in sorted(rows))
 
 
 class LossPicture(TrainerCallback):
@@ -105,7 +129,8 @@ class LossPicture(TrainerCallback):
 
     def on_evaluate(self, args, state, control, **kwargs):
         if state.is_world_process_zero:
-            plot_loss(state.log_history, Path(args.output_dir) / "loss.png")
+            with replaced_if_possible(Path(args.output_dir) / PLOT_NAME) as partial:
+                plot_loss(state.log_history, partial)
 
 
 class StorySample(TrainerCallback):
@@ -128,9 +153,8 @@ class StorySample(TrainerCallback):
         earlier = [json.loads(line) for line in path.read_text("utf-8").splitlines()] if path.exists() else []
         told = [entry for entry in earlier if entry["step"] < state.global_step]
         told.append({"step": state.global_step, "prompt": self.prompt, "story": story})
-        partial = path.with_name(f".{STORIES_NAME}.part")
-        partial.write_text("".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in told), "utf-8")
-        partial.replace(path)
+        with replaced_if_possible(path) as partial:
+            partial.write_text("".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in told), "utf-8")
         if not args.disable_tqdm:
             print(f"    {' '.join(story.split())}", file=sys.stderr)
 

@@ -229,7 +229,7 @@ def free_memory(device: torch.device) -> int:
     limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
     try:
         # A container may have less than the machine.
-        free = min(free, int(limit.read_text()) - int(used.read_text()))
+        free = min(free, int(limit.read_text("ascii")) - int(used.read_text("ascii")))
     except (OSError, ValueError):
         pass
     return free

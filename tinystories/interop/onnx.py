@@ -177,6 +177,9 @@ def _trace(folder: Path, dtype: torch.dtype, file: Path) -> None:
     """Write the graph of the model in `folder`, computed in `dtype`, to `file`."""
     # Loaded in that dtype: `.to(dtype)` would round the rotary frequencies, too.
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation="eager").eval()
+    for parameter in model.parameters():
+        # Loaded weights are the memory-mapped file, and Windows deletes no file that is mapped.
+        parameter.data = parameter.data.clone()
     config = model.config
     batch, past, length = 2, 5, 3  # torch takes 0 and 1 for fixed
     layers = range(config.num_hidden_layers)
