@@ -9,11 +9,11 @@ from figures import describe_machine, keep, median_ratio
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
 
 from modeling_tinyllama import TinyLlamaForCausalLM
-from tinystories.fast.attention import use_native_attention
-from tinystories.packing import PackedStories
+from tinystories.data.packing import PackedStories
+from tinystories.generation.native.attention import use_native_attention
 from tinystories.recipe import load_recipe
-from tinystories.speed import computes_in_bf16, peak_flops, training_flops_per_token
-from tinystories.training import model_config, pack_corpus, recipe_corpus, recipe_tokenizer
+from tinystories.training.build import model_config, pack_corpus, recipe_corpus, recipe_tokenizer
+from tinystories.training.throughput import computes_in_bf16, peak_flops, training_flops_per_token
 
 
 SHARED_FIELDS = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",

@@ -34,12 +34,12 @@ import pyarrow.compute as pc
 from figures import describe_machine, keep, median_ratio
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
-from tinystories.console import print_any_character
-from tinystories.corpus import load_texts
-from tinystories.errors import UserError
-from tinystories.packing import PackedStories, tokenize_stories
+from tinystories.data.corpus import load_texts
+from tinystories.data.packing import PackedStories, tokenize_stories
 from tinystories.tokenization import bpe, train_bpe
 from tinystories.tokenization.words import BYTE_LETTERS
+from tinystories.utils.console import print_any_character
+from tinystories.utils.errors import UserError
 
 
 try:

@@ -8,7 +8,7 @@ them. What counts is new tokens per second of whole calls of `generate`, the pro
 
 - `stock`: `LlamaForCausalLM` with what transformers gives.
 - `ours`: the model as it is loaded.
-- `fast`: the same after `tinystories.fast.accelerate`; its greedy text is compared with that of `ours`.
+- `fast`: the same after `tinystories.generation.native.accelerate`; its greedy text is compared with that of `ours`.
 - `int8`: after `accelerate(model, weights="int8")`.
 
 The weights are random unless `--model` names some; no story ends before its last token. A second table tells where the
@@ -27,10 +27,10 @@ from figures import describe_machine, keep, median_ratio
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, LogitsProcessorList, PreTrainedModel
 
 from modeling_tinyllama import TinyLlamaConfig, TinyLlamaForCausalLM
-from tinystories.console import print_any_character
-from tinystories.decoding import load_model
-from tinystories.fast import accelerate
+from tinystories.generation.generate import load_model
+from tinystories.generation.native import accelerate
 from tinystories.sizes import SIZES
+from tinystories.utils.console import print_any_character
 
 
 # Rows, new tokens, and how tokens are chosen.

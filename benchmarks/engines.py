@@ -8,7 +8,7 @@ falls on all of them. What counts is new tokens per second of whole calls, the p
 story, as many threads for each.
 
 - `transformers`: `generate()` in float32, as the model is loaded.
-- `fast`: the same after `tinystories.fast.accelerate`.
+- `fast`: the same after `tinystories.generation.native.accelerate`.
 - `f32`, `f16`, `bf16`, `q8_0`: llama.cpp with weights stored so (`tinystories generate --engine llama.cpp`).
 
 The weights are random unless `--model` names some. `text` says how much of the story is that of `transformers`, up to
@@ -29,15 +29,15 @@ from figures import describe_machine, keep, median_ratio
 from transformers.utils import logging
 from untrained import untrained_run
 
-from tinystories.console import print_any_character
-from tinystories.decoding import load_model, preset_config
-from tinystories.errors import UserError
-from tinystories.fast import accelerate
-from tinystories.interop.gguf import export_gguf
-from tinystories.llamacpp import LlamaCpp, require_package, story_settings
-from tinystories.presets import GGUF_DTYPES
-from tinystories.prompts import encode_prompt
+from tinystories.export.gguf import export_gguf
+from tinystories.generation.generate import load_model, preset_config
+from tinystories.generation.llamacpp import LlamaCpp, require_package, story_settings
+from tinystories.generation.native import accelerate
+from tinystories.generation.presets import GGUF_DTYPES
+from tinystories.generation.prompts import encode_prompt
 from tinystories.sizes import SIZES
+from tinystories.utils.console import print_any_character
+from tinystories.utils.errors import UserError
 
 
 PROMPT = "Once upon a time there was"

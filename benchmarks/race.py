@@ -4,7 +4,8 @@
 
 Rules and records are in `benchmarks/RACE.md`. Each contender starts from nothing, in a process of its own and with
 empty caches: reading the stories, training the tokenizer, tokenising and compiling are on the clock, from the start of
-the process to its end. The score is bits per byte on all held-out stories, by `tinystories.scoring`, off the clock.
+the process to its end. The score is bits per byte on all held-out stories, by
+`tinystories.evaluation.likelihood`, off the clock.
 
 - `ours`: `train_hf.py` with `configs/race/MINUTES.yaml`, or with what `--recipe` names.
 - `stock`: `LlamaForCausalLM` under a plain `Trainer`, AdamW at 2e-3 for every weight, blocks of 512 that stories are
@@ -30,11 +31,11 @@ from figures import describe_machine, keep
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import modeling_tinyllama  # noqa: F401  registers the architecture
-from tinystories.console import print_any_character
-from tinystories.corpus import load_corpus
+from tinystories.data.corpus import load_corpus
+from tinystories.evaluation.likelihood import bits_per_byte, score_stories
 from tinystories.recipe import load_recipe
-from tinystories.scoring import bits_per_byte, score_stories
 from tinystories.sizes import SIZES
+from tinystories.utils.console import print_any_character
 
 
 ROOT = Path(__file__).resolve().parent.parent

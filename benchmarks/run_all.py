@@ -18,7 +18,7 @@ from pathlib import Path
 
 from figures import describe_machine
 
-from tinystories.console import print_any_character
+from tinystories.utils.console import print_any_character
 
 
 HERE = Path(__file__).resolve().parent

@@ -39,10 +39,10 @@ from figures import describe_machine, keep
 from transformers import GenerationConfig
 from untrained import untrained_run
 
-from tinystories.console import print_any_character
-from tinystories.decoding import generating_as, load_model, preset_config
+from tinystories.generation.batch import PROMPTS
+from tinystories.generation.generate import generating_as, load_model, preset_config
 from tinystories.sizes import SIZES
-from tinystories.storytelling import PROMPTS
+from tinystories.utils.console import print_any_character
 
 
 @dataclass

@@ -17,7 +17,7 @@ import time
 
 from figures import describe_machine, keep, median_ratio
 
-from tinystories.console import print_any_character
+from tinystories.utils.console import print_any_character
 
 
 BASE = "LlamaForCausalLM"

@@ -22,7 +22,7 @@ import torch
 from contenders import Contenders, now
 from transformers import DataCollatorForLanguageModeling, default_data_collator
 
-from tinystories.console import print_any_character
+from tinystories.utils.console import print_any_character
 
 
 VARIANTS = "ours-compiled,ours,ours-masked,ours-joined,stock-compiled,stock-packed,stock"

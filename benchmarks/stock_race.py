@@ -22,11 +22,11 @@ from transformers import (
     set_seed,
 )
 
-from tinystories.console import print_any_character
-from tinystories.corpus import load_corpus
-from tinystories.optimizers import MuonWithAdamW, hidden_matrices
-from tinystories.speed import computes_in_bf16
-from tinystories.time_limit import STEPS_WITHOUT_END, TimeLimit
+from tinystories.data.corpus import load_corpus
+from tinystories.training.optimizers import MuonWithAdamW, hidden_matrices
+from tinystories.training.throughput import computes_in_bf16
+from tinystories.training.time_limit import STEPS_WITHOUT_END, TimeLimit
+from tinystories.utils.console import print_any_character
 
 
 BLOCK = 512

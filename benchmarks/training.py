@@ -28,8 +28,8 @@ from transformers import (
     default_data_collator,
 )
 
-from tinystories.console import print_any_character
-from tinystories.trainer import StoryTrainer
+from tinystories.training.trainer import StoryTrainer
+from tinystories.utils.console import print_any_character
 
 
 WARM_UP = 2

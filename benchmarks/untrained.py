@@ -5,8 +5,8 @@ from pathlib import Path
 import torch
 
 from modeling_tinyllama import TinyLlamaConfig, TinyLlamaForCausalLM
-from tinystories.decoding import load_tokenizer, preset_config
-from tinystories.sample import sample_stories
+from tinystories.data.synthetic import sample_stories
+from tinystories.generation.generate import load_tokenizer, preset_config
 from tinystories.sizes import SIZES
 from tinystories.tokenization import train_bpe
 

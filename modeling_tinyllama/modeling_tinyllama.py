@@ -195,8 +195,9 @@ def story_bounds(offsets: torch.Tensor, count: torch.Tensor, length: int) -> lis
     ]
 
 
-# What attends faster on a CPU than torch does, if `tinystories.fast.attention` has put something here: its `forward`
-# and `backward` take the arguments of the two operators below, and answer None to what they do not compute.
+# What attends faster on a CPU than torch does, if `tinystories.generation.native.attention` has put something here:
+# its `forward` and `backward` take the arguments of the two operators below, and answer None to what they do
+# not compute.
 native_attention = None
 
 

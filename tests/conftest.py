@@ -58,7 +58,7 @@ def tiny_recipe(tmp_path):
 def tiny_run(tmp_path_factory) -> Path:
     """The run folder of a small model that was trained for a few seconds; tests only read it."""
     from tinystories.recipe import build_recipe
-    from tinystories.training import train
+    from tinystories.training.build import train
 
     folder = tmp_path_factory.mktemp("runs") / "tiny"
     return train(build_recipe(TINY_RECIPE, {"output_dir": str(folder)}))

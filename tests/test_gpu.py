@@ -9,9 +9,9 @@ from helpers import random_ids, sharpen, tiny_config
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from modeling_tinyllama import TinyLlamaForCausalLM, TinyLlamaModel
-from tinystories.corpus import load_corpus
-from tinystories.scoring import bits_per_byte, score_stories
-from tinystories.training import train, training_arguments
+from tinystories.data.corpus import load_corpus
+from tinystories.evaluation.likelihood import bits_per_byte, score_stories
+from tinystories.training.build import train, training_arguments
 
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

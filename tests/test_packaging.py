@@ -27,7 +27,8 @@ def test_modules_of_the_user_may_have_the_names_of_our_folders_and_scripts(tmp_p
     for name in ("tokenization", "configs", "metrics", "train_hf", "push_to_hub", "benchmarks", "tests"):
         (tmp_path / f"{name}.py").write_text(f'raise SystemExit("{name} of the user was run")\n')
     code = (
-        "import tinystories.packing, tinystories.training, tinystories.hub, tinystories.tokenization as ours; "
+        "import tinystories.data.packing, tinystories.training.build, tinystories.hub.upload; "
+        "import tinystories.tokenization as ours; "
         "from tinystories.cli import main; print(ours.train_bpe.__module__)"
     )
     result = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)

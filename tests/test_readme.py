@@ -8,8 +8,8 @@ import pytest
 from test_server import running
 
 from tinystories.cli import _parser
-from tinystories.errors import UserError
 from tinystories.recipe import build_recipe, load_recipe
+from tinystories.utils.errors import UserError
 
 
 ROOT = Path(__file__).parent.parent

@@ -3,9 +3,9 @@ from pathlib import Path
 
 import pytest
 
-from tinystories.errors import UserError
 from tinystories.recipe import ALIASES, _known, build_recipe, load_recipe, parse_overrides, save_recipe
-from tinystories.training import training_arguments
+from tinystories.training.build import training_arguments
+from tinystories.utils.errors import UserError
 
 
 FOLDER = Path(__file__).parent.parent / "configs"
@@ -23,7 +23,7 @@ def test_every_recipe_that_comes_along_is_valid_and_commented(path):
 
 def test_the_full_recipe_is_the_24_million_model(tmp_path):
     from modeling_tinyllama import TinyLlamaForCausalLM
-    from tinystories.training import model_config
+    from tinystories.training.build import model_config
 
     class TenThousand:
         bos_token_id, eos_token_id, pad_token_id = 0, 0, 1

@@ -11,10 +11,10 @@ import pytest
 from conftest import TINY_RECIPE
 from windows import like_windows
 
-from tinystories import checkpoints
 from tinystories.cli import main
 from tinystories.recipe import build_recipe
-from tinystories.training import train
+from tinystories.runs import checkpoints
+from tinystories.training.build import train
 
 
 def recipe_for(folder, **overrides):

@@ -9,11 +9,11 @@ from collections.abc import Callable
 from typing import NoReturn
 
 from . import __version__
-from .console import is_text, one_line, print_any_character
-from .errors import UserError
-from .folders import require_run
-from .paths import expand_user
-from .sources import hub_dataset
+from .data.sources import hub_dataset
+from .runs.run_folder import require_run
+from .utils.console import is_text, one_line, print_any_character
+from .utils.errors import UserError
+from .utils.paths import expand_user
 
 
 MOST = 2**31 - 1
@@ -382,7 +382,7 @@ def _train(options: argparse.Namespace, overrides: list[str]) -> None:
             hub_dataset(source)
     from transformers.utils import logging
 
-    from .training import train
+    from .training.build import train
 
     # The training bar is `Trainer`'s own and stays; this is about one bar for each file that is written or read.
     logging.disable_progress_bar()
@@ -390,7 +390,7 @@ def _train(options: argparse.Namespace, overrides: list[str]) -> None:
 
 
 def _tokenizer(options: argparse.Namespace, _: list[str]) -> None:
-    from .folders import output_folder
+    from .runs.run_folder import output_folder
 
     if (output_folder(options.out) / "tokenizer.json").exists():
         raise UserError(f"{options.out} holds a tokenizer already, which a model may need; choose another folder.")
@@ -398,8 +398,8 @@ def _tokenizer(options: argparse.Namespace, _: list[str]) -> None:
     # What follows takes seconds to import, and the mistakes above are told of before.
     from tinystories.tokenization import cut_to_top_k, tokenizer_report, train_bpe
 
-    from .corpus import load_texts
-    from .decoding import load_tokenizer
+    from .data.corpus import load_texts
+    from .generation.generate import load_tokenizer
 
     whole = load_tokenizer(options.top_k_of) if options.top_k_of else None
     reading = _reading_options(options)
@@ -423,7 +423,7 @@ def _tokenizer(options: argparse.Namespace, _: list[str]) -> None:
 
 
 def _generate(options: argparse.Namespace, _: list[str]) -> None:
-    from .presets import SAMPLING, check_preset, check_sampling
+    from .generation.presets import SAMPLING, check_preset, check_sampling
 
     if options.preset is not None:
         check_preset(options.preset)
@@ -442,23 +442,23 @@ def _generate(options: argparse.Namespace, _: list[str]) -> None:
     }
     text = _ENGINES[options.engine](options, settings)
     if options.post_process:
-        from .decoding import post_process
+        from .generation.generate import post_process
 
         print(post_process(text))
 
 
 def _by_transformers(options: argparse.Namespace, settings: dict) -> str:
-    from .presets import check_dtype
+    from .generation.presets import check_dtype
 
     check_dtype(options.dtype)
-    from .decoding import load_model, tell_story
+    from .generation.generate import load_model, tell_story
 
     model, tokenizer = load_model(options.model, options.dtype)
     return tell_story(model, tokenizer, options.prompt, **settings)
 
 
 def _by_llama_cpp(options: argparse.Namespace, settings: dict) -> str:
-    from .llamacpp import tell_story
+    from .generation.llamacpp import tell_story
 
     return tell_story(options.model, options.prompt, **settings, **({"dtype": options.dtype} if options.dtype else {}))
 
@@ -477,7 +477,7 @@ def _export(options: argparse.Namespace, _: list[str]) -> None:
     if options.to in _EXPORTS:
         _EXPORTS[options.to](options)
         return
-    from .interop.stock import TARGETS, TOLERANCE, export_stock
+    from .export.stock import TARGETS, TOLERANCE, export_stock
 
     if options.to is not None and options.to not in TARGETS:
         raise UserError(f"There is no export to {options.to!r}; there are {', '.join([*TARGETS, *_EXPORTS])}.")
@@ -491,7 +491,7 @@ def _export(options: argparse.Namespace, _: list[str]) -> None:
 
 
 def _export_gguf(options: argparse.Namespace) -> None:
-    from .interop.gguf import TOLERANCE, export_gguf
+    from .export.gguf import TOLERANCE, export_gguf
 
     written = export_gguf(options.model, options.out, **({"dtype": options.dtype} if options.dtype else {}))
     print(f"model     {written.architecture}, {written.parameters:,} parameters, {written.dtype}, "
@@ -506,7 +506,7 @@ def _export_gguf(options: argparse.Namespace) -> None:
 
 
 def _export_onnx(options: argparse.Namespace) -> None:
-    from .interop.onnx import TOLERANCE, export_onnx
+    from .export.onnx import TOLERANCE, export_onnx
 
     written = export_onnx(options.model, options.out, **({"dtype": options.dtype} if options.dtype else {}))
     print(f"model     {written.architecture}, {written.parameters:,} parameters, {written.dtype}, "
@@ -524,8 +524,8 @@ _EXPORTS = {"gguf": _export_gguf, "onnx": _export_onnx}
 def _import(options: argparse.Namespace, _: list[str]) -> None:
     from transformers.utils import logging
 
-    from .interop.imports import import_model
-    from .interop.stock import TOLERANCE
+    from .export.import_model import import_model
+    from .export.stock import TOLERANCE
 
     logging.disable_progress_bar()
     written = import_model(options.source, options.out, options.tokenizer)
@@ -548,12 +548,12 @@ def _doctor(options: argparse.Namespace, _: list[str]) -> int:
 
     from transformers.utils import logging
 
-    from .doctor import LIMIT, as_dicts, corpus_of, examine, has_error, report_lines, special_tokens_of
+    from .checks import LIMIT, as_dicts, corpus_of, examine, has_error, report_lines, special_tokens_of
 
     logging.disable_progress_bar()
     cleaned = None
     if options.clean:
-        from .quality import write_clean
+        from .data.cleaning import write_clean
 
         corpus = corpus_of(options.target, options.corpus, **_reading_options(options))
         special = special_tokens_of(options.target, options.tokenizer)
@@ -582,7 +582,7 @@ def _doctor(options: argparse.Namespace, _: list[str]) -> int:
 
 
 def _push(options: argparse.Namespace, _: list[str]) -> int:
-    from .hub import push
+    from .hub.upload import push
 
     problems = push(
         options.model,
@@ -607,9 +607,9 @@ def _evaluate(options: argparse.Namespace, _: list[str]) -> int:
 
     from transformers.utils import logging
 
-    from .evaluation import evaluate_models
-    from .judge import Judge
-    from .report import HTML, report_folder, terminal_table, write_report
+    from .evaluation.evaluate import evaluate_models
+    from .evaluation.judge import Judge
+    from .evaluation.report import HTML, report_folder, terminal_table, write_report
 
     logging.disable_progress_bar()
     if bool(options.judge_url) != bool(options.judge_model):
@@ -637,14 +637,14 @@ def _evaluate(options: argparse.Namespace, _: list[str]) -> int:
 
 def _serve(options: argparse.Namespace, _: list[str]) -> None:
     try:
-        from .server.run import serve
+        from .serving.serve import serve
     except ModuleNotFoundError as error:
         if error.name.partition(".")[0] not in ("fastapi", "h11", "limits", "pydantic", "starlette", "uvicorn"):
             raise
         raise UserError(
             f"The server needs packages of its own ({error.name}): pip install 'tinyllama-stories[serve]'."
         ) from None
-    from .server.settings import read_settings
+    from .serving.settings import read_settings
 
     serve(read_settings(vars(options)))
 

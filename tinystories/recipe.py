@@ -19,9 +19,9 @@ from typing import Any
 
 import yaml
 
-from .errors import UserError
-from .paths import expand_user
 from .sizes import SIZES
+from .utils.errors import UserError
+from .utils.paths import expand_user
 
 
 SECTIONS = ("model", "trainer")
@@ -72,7 +72,7 @@ class Recipe:
     """Everything that decides how a model comes out; two equal recipes on equal machines give equal models.
 
     Attributes:
-        corpus: `sample`, a dataset id on the Hub, or local files (see `tinystories/corpus.py`).
+        corpus: `sample`, a dataset id on the Hub, or local files (see `tinystories/data/corpus.py`).
         validation_corpus: held-out stories from another source; by default the corpus' own validation split, or a
             part held out from it.
         text_column: column that holds the stories, matched without case.
@@ -102,7 +102,7 @@ class Recipe:
             on a fault.
         overwrite_output_dir: start again in a folder that holds checkpoints of an earlier run.
         prompts: the beginnings that the finished model is shown to continue.
-        preset: how these are told, and what `generation_config.json` says (see `tinystories/decoding.py`).
+        preset: how these are told, and what `generation_config.json` says (see `tinystories/generation/generate.py`).
         model: fields of `TinyLlamaConfig`. `vocab_size`, `max_position_embeddings` and the token ids follow from the
             tokenizer and `max_length`.
         trainer: fields of `TrainingArguments`. `bf16: auto` stands for bf16 where the machine computes in it,

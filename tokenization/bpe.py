@@ -35,7 +35,7 @@ import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from tqdm.auto import tqdm
 
-from tinystories.errors import UserError
+from tinystories.utils.errors import UserError
 
 from .words import slices, spell_words, text_encoder, word_encoder
 

@@ -28,7 +28,7 @@ from collections.abc import Iterable
 import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from tinystories.errors import UserError
+from tinystories.utils.errors import UserError
 
 from .bpe import (
     BASE_SIZE,

@@ -1,4 +1,4 @@
-"""Make the word lists of `tinystories/text_statistics.py` from stories, by rule.
+"""Make the word lists of `tinystories/evaluation/text_statistics.py` from stories, by rule.
 
     python metrics/article_statistics/word_lists.py roneneldan/TinyStories --max-stories 12000
 
@@ -17,7 +17,7 @@ another modifier. The two lists depend on each other, so both are made again unt
 import argparse
 from collections import Counter, defaultdict
 
-from tinystories.text_statistics import (
+from tinystories.evaluation.text_statistics import (
     ARTICLES,
     INTENSIFIERS,
     determiner_places,
@@ -105,7 +105,7 @@ def without_bare_nouns(stories: list[list[str]], nouns: set[str], modifiers: set
 if __name__ == "__main__":
     from textwrap import fill
 
-    from tinystories.corpus import load_texts
+    from tinystories.data.corpus import load_texts
 
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("corpus", help="dataset id on the Hub, or local files")

@@ -1,1 +1,1 @@
-../../tinystories/text_statistics.py
+../../tinystories/evaluation/text_statistics.py

@@ -1,0 +1,383 @@
+"""What can only fail late is refused before any work: one line, exit status 2, nothing written."""
+
+import dataclasses
+import importlib.util
+import shutil
+
+import pytest
+import yaml
+from conftest import TINY_RECIPE
+from hub_server import LocalHub, User
+from transformers.training_args import OptimizerNames
+
+from tinystories.checks import preflight
+from tinystories.cli import main
+from tinystories.hub import upload as hub
+from tinystories.recipe import Recipe, build_recipe
+from tinystories.training import build as training
+from tinystories.training.arguments import METRICS, training_arguments
+from tinystories.training.build import train
+from tinystories.utils.errors import UserError
+
+
+SHORT = {
+    **TINY_RECIPE,
+    "max_stories": 60,
+    "max_validation_stories": 12,
+    "vocab_size": 400,
+    "row_length": 256,
+    "check": False,
+    "model": {**TINY_RECIPE["model"], "hidden_size": 32, "intermediate_size": 48},
+    "trainer": {**TINY_RECIPE["trainer"], "max_steps": 2, "eval_steps": 1, "logging_steps": 1, "use_cpu": True},
+}
+
+
+@pytest.fixture
+def recipe_file(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(SHORT), "utf-8")
+    return path
+
+
+@pytest.fixture
+def no_work(monkeypatch):
+    """Fails where the corpus is read or the tokenizer trained."""
+
+    def work(*args, **kwargs):
+        raise AssertionError("work has begun")
+
+    for name in ("recipe_corpus", "recipe_tokenizer"):
+        monkeypatch.setattr(training, name, work)
+
+
+def lacks(*packages: str):
+    installed = [package for package in packages if importlib.util.find_spec(package)]
+    return pytest.mark.skipif(bool(installed), reason=f"{', '.join(installed)} is installed")
+
+
+def case(arguments: str, message: str, *marks):
+    return pytest.param(arguments.split(), message, marks=marks, id=arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        # packages
+        case("--report_to wandb", "pip install wandb", lacks("wandb")),
+        case("--report_to csv,mlflow", "pip install mlflow", lacks("mlflow")),
+        case("--report_to azure_ml", "pip install azureml-sdk", lacks("azureml")),
+        case("--report_to nonsense", "`trainer.report_to` cannot be nonsense: there are csv, none"),
+        case("--optim lion_8bit", "bitsandbytes", lacks("bitsandbytes")),
+        case("--optim schedule_free_adamw", "schedulefree", lacks("schedulefree")),
+        case("--optim galore_adamw", "galore_torch", lacks("galore_torch")),
+        case("--optim adamw_torch_4bit", "torchao", lacks("torchao")),
+        case("--use_liger_kernel true", "`trainer.use_liger_kernel` must be false"),
+        case("--deepspeed ds.json", "pip install deepspeed", lacks("deepspeed")),
+        case("--debug tpu_metrics_debug", "torch_xla", lacks("torch_xla")),
+        # the first evaluation
+        case("--metric_for_best_model accuracy", "`trainer.metric_for_best_model` cannot be accuracy"),
+        case("--prediction_loss_only true", "`trainer.prediction_loss_only` must be false"),
+        case("--eval_accumulation_steps 0", "`trainer.eval_accumulation_steps` cannot be 0"),
+        case("--include_for_metrics [nonsense]", "`trainer.include_for_metrics` cannot hold nonsense"),
+        case("--label_names [nonsense]", "`trainer.label_names` must be [labels]"),
+        # the first checkpoint, and the end
+        case("--early_stopping_patience 2 --eval_strategy no", "`early_stopping_patience` needs evaluations"),
+        case("--early_stopping_patience 2 --save_strategy no", "`early_stopping_patience` needs evaluations"),
+        case("--load_best_model_at_end true --eval_strategy no", "load_best_model_at_end"),
+        case("--load_best_model_at_end true --save_strategy no", "`load_best_model_at_end` needs evaluations at all"),
+        case("--preset wild", "no preset 'wild'"),
+        case("--push_to_hub true", "HF_TOKEN"),
+        # numbers
+        case("--max_steps -5", "`trainer.max_steps` cannot be -5: it must be at least 1, or -1"),
+        case("--per_device_train_batch_size -2", "`trainer.per_device_train_batch_size` cannot be -2"),
+        case("--learning_rate nan", "`trainer.learning_rate` cannot be nan"),
+        case("--warmup_steps nan", "`trainer.warmup_steps` cannot be nan"),
+        case("--adam_epsilon -1", "`trainer.adam_epsilon` cannot be -1"),
+        case("--neftune_noise_alpha -5", "`trainer.neftune_noise_alpha` cannot be -5"),
+        case("--data_seed 99999999999999999999", "`trainer.data_seed` cannot be 99999999999999999999"),
+        case("--eval_steps nan", "`trainer.eval_steps` cannot be nan"),
+        case("--eval_steps 0", "`trainer.eval_steps` cannot be 0"),
+        case("--row_length 100000000", "`row_length` (100000000) must be at most"),
+        case("--hidden_size 10000000", "Take a smaller --size"),
+        # schedules
+        case(
+            '--warmup_steps 0 --lr_scheduler_type polynomial --lr_scheduler_kwargs {"lr_end":1.0}',
+            "lr_end (1.0) must be smaller",
+        ),
+        case(
+            '--warmup_steps 0 --lr_scheduler_type polynomial --lr_scheduler_kwargs {"odd":1}',
+            "unexpected keyword argument 'odd'",
+        ),
+        # the machinery
+        case("--torch_compile_backend nonsense", "`trainer.torch_compile_backend` cannot be 'nonsense'"),
+        case("--torch_compile_mode nonsense", "Unrecognized mode=nonsense"),
+        case("--dataloader_num_workers -1", "`trainer.dataloader_num_workers` cannot be -1"),
+        case("--dataloader_persistent_workers true", "needs `dataloader_num_workers` above 0"),
+        case("--dataloader_prefetch_factor 0 --dataloader_num_workers 1", "dataloader_prefetch_factor` cannot be 0"),
+        case("--dataloader_multiprocessing_context spawn", "needs `dataloader_num_workers` above 0"),
+        case("--dataloader_multiprocessing_context odd --dataloader_num_workers 1", "cannot be 'odd': it must be one"),
+        case('--activation_checkpointing true --activation_checkpointing_kwargs {"odd":true}', "arguments: odd"),
+        case("--log_level nonsense", "`trainer.log_level` cannot be 'nonsense'"),
+        case("--train_sampling_strategy nonsense", "`trainer.train_sampling_strategy` cannot be 'nonsense'"),
+        case("--parallelism_config x", "`trainer.parallelism_config` cannot be given in a recipe"),
+        case("--accelerator_config none.json", "none.json"),
+        case("--fsdp full_shard", "accelerate launch"),
+        case("--ddp_backend gloo", "accelerate launch"),
+        case("--resume_from_checkpoint no/such/folder", "no/such/folder is not a checkpoint folder"),
+    ],
+)
+def test_it_is_refused_before_any_work(recipe_file, no_work, tmp_path, capsys, monkeypatch, arguments, message):
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    run = tmp_path / "runs" / "run"
+    assert main(["train", str(recipe_file), "--output_dir", str(run), *arguments]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and error.startswith("tinystories: ") and message in error
+    assert not run.parent.exists()
+
+
+@pytest.mark.parametrize("place", ["", "file", "file/below", "loop", "x" * 300])
+def test_a_folder_that_cannot_be_written_is_refused(recipe_file, no_work, tmp_path, capsys, place):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    run = str(tmp_path / place) if place else ""
+    assert main(["train", str(recipe_file), "--output_dir", run]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_folder_that_only_looks_writable_is_refused(recipe_file, no_work, tmp_path, capsys, monkeypatch):
+    """As on a disk that is mounted read-only for others, or a share: no flag says so, only trying does."""
+    monkeypatch.setattr("os.access", lambda *_: True)
+
+    def read_only(*args, **kwargs):
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr("tempfile.TemporaryFile", read_only)
+    assert main(["train", str(recipe_file), "--output_dir", str(tmp_path / "new" / "run")]) == 2
+    assert "Read-only file system. Choose another folder." in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
+
+
+# Defaults of ours give way to what is asked for
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        {"save_strategy": "no"},
+        {"save_strategy": "epoch"},
+        {"eval_strategy": "epoch", "save_strategy": "steps"},
+        {"eval_steps": 2, "save_steps": 1},
+        {"eval_steps": 0.5, "save_steps": 1},
+    ],
+)
+def test_the_best_model_is_given_up_where_it_has_no_checkpoint(tiny_recipe, tmp_path, capsys, overrides):
+    recipe = build_recipe(SHORT, {"output_dir": str(tmp_path / "run"), **{k: str(v) for k, v in overrides.items()}})
+    assert training_arguments(recipe).load_best_model_at_end is False
+    run = train(recipe)
+    assert "the last weights are kept, not the best ones" in capsys.readouterr().out
+    assert (run / "model.safetensors").is_file()
+    if overrides == {"save_strategy": "no"}:
+        assert not list(run.glob("checkpoint-*"))
+
+
+def test_the_best_model_is_kept_where_it_can_be():
+    for overrides in ({}, {"eval_steps": "2", "save_steps": "4"}, {"save_strategy": "best"}, {"eval_steps": "0.5"}):
+        assert training_arguments(build_recipe(SHORT, overrides)).load_best_model_at_end, overrides
+
+
+def test_what_is_better_follows_the_metric():
+    for metric in METRICS:
+        arguments = training_arguments(build_recipe(SHORT, {"metric_for_best_model": metric}))
+        assert arguments.greater_is_better == metric.endswith("_per_second")
+    asked = {"metric_for_best_model": "loss", "greater_is_better": "true"}
+    assert training_arguments(build_recipe(SHORT, asked)).greater_is_better
+
+
+# The rehearsal
+
+
+@pytest.mark.parametrize("optimizer", [name.value for name in OptimizerNames])
+def test_every_optimizer_trains_or_is_refused(tmp_path, optimizer):
+    recipe = build_recipe(SHORT, {"output_dir": str(tmp_path / "run"), "optim": optimizer, "optimizer": "adamw"})
+    try:
+        arguments = training_arguments(recipe)
+        preflight.rehearse(recipe, arguments)
+    except UserError as error:
+        assert "\n" not in str(error)
+    else:
+        assert optimizer not in ("lion_8bit", "lomo") or importlib.util.find_spec("bitsandbytes")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        {"optimizer": "muon"},
+        {"ema_decay": 0.9},
+        {"article_loss_weight": 1.5},
+        {"save_strategy": "best"},
+        {"save_only_model": True},
+        {"lr_scheduler_type": "polynomial", "warmup_steps": 0, "optimizer": "adamw"},
+        {"lr_scheduler_type": "reduce_lr_on_plateau"},
+        {"lr_scheduler_type": "greedy"},
+        {"max_minutes": 5},
+        {"max_steps": -1, "num_train_epochs": 3},
+        {"dataloader_num_workers": 2, "dataloader_persistent_workers": True},
+        {"dataloader_drop_last": True, "per_device_train_batch_size": 64},
+        {"eval_on_start": True, "eval_delay": 5},
+        {"num_attention_heads": 4, "num_key_value_heads": 2, "partial_rotary_factor": 0.5},
+        {"tie_word_embeddings": False, "attention_dropout": 0.1},
+    ],
+    ids=str,
+)
+def test_what_works_passes_the_rehearsal_without_a_word(tmp_path, capfd, overrides):
+    recipe = build_recipe(SHORT, {"output_dir": str(tmp_path / "run"), **{k: str(v) for k, v in overrides.items()}})
+    arguments = training_arguments(recipe)
+    before = dataclasses.asdict(recipe), arguments.to_json_string()
+    preflight.rehearse(recipe, arguments)
+    assert (dataclasses.asdict(recipe), arguments.to_json_string()) == before, "the settings of the run are left alone"
+    assert "".join(capfd.readouterr()) == "" and not (tmp_path / "run").exists()
+
+
+def test_a_rehearsal_changes_no_result(tmp_path, monkeypatch):
+    overrides = {"max_steps": "3", "bf16": "false"}
+    rehearsed = train(build_recipe(SHORT, {**overrides, "output_dir": str(tmp_path / "rehearsed")}))
+    monkeypatch.setattr(training, "rehearse", lambda *_: None)
+    straight = train(build_recipe(SHORT, {**overrides, "output_dir": str(tmp_path / "straight")}))
+    assert (rehearsed / "model.safetensors").read_bytes() == (straight / "model.safetensors").read_bytes()
+
+
+def test_a_metric_of_words_that_no_validation_story_has_is_refused_before_the_first_step(tmp_path, monkeypatch):
+    """Else transformers ends at the first evaluation with a KeyError."""
+    stories = tmp_path / "stories"
+    stories.mkdir()
+    lines = [f"Cats{n} run{n} fast{n % 7}." for n in range(80)]
+    (stories / "train.txt").write_text("\n<|endoftext|>\n".join(f"The {line} A dog." for line in lines), "utf-8")
+    (stories / "validation.txt").write_text("\n<|endoftext|>\n".join(lines[:9]), "utf-8")
+    monkeypatch.setattr(training, "StoryTrainer", lambda **_: pytest.fail("training has begun"))
+    overrides = {"corpus": str(stories), "metric_for_best_model": "nats_per_token_articles"}
+    with pytest.raises(UserError, match="no validation story has any articles"):
+        train(build_recipe(SHORT, {**overrides, "output_dir": str(tmp_path / "run")}))
+
+
+# Prompts
+
+
+@pytest.mark.parametrize(
+    ("prompt", "message"),
+    [
+        ("word " * 300, "tokens long, and `max_length` is 128"),
+        ("<|endoftext|>", "has no tokens with this tokenizer"),
+    ],
+)
+@pytest.mark.parametrize("place", [0, 1])
+def test_a_prompt_that_cannot_be_continued_is_refused_before_training(tmp_path, monkeypatch, prompt, message, place):
+    """Wherever in the list it stands: the first is shown at each evaluation, all of them at the end."""
+    prompts = ["One day", "One day"]
+    prompts[place] = prompt
+    monkeypatch.setattr(training, "StoryTrainer", lambda **_: pytest.fail("training has begun"))
+    with pytest.raises(UserError, match=message) as error:
+        train(build_recipe({**SHORT, "prompts": prompts}, {"output_dir": str(tmp_path / "run")}))
+    assert "\n" not in str(error.value) and not (tmp_path / "run").exists()
+
+
+def word_level(tmp_path):
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    backend = Tokenizer(models.WordLevel({"<s>": 0, "<pad>": 1, "<unk>": 2, "One": 3, "day": 4}, unk_token="<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    names = {"bos_token": "<s>", "eos_token": "<s>", "pad_token": "<pad>", "unk_token": "<unk>"}
+    PreTrainedTokenizerFast(tokenizer_object=backend, **names).save_pretrained(tmp_path / "words")
+    return tmp_path / "words"
+
+
+def test_a_prompt_of_unknown_characters_is_refused(tmp_path):
+    overrides = {"tokenizer": str(word_level(tmp_path)), "output_dir": str(tmp_path / "run")}
+    for prompt, message in (("\N{CAT}", "does not know"), ("   ", "has no tokens")):
+        with pytest.raises(UserError, match=message):
+            train(build_recipe({**SHORT, "prompts": [prompt]}, overrides))
+    assert train(build_recipe({**SHORT, "prompts": ["One day"]}, overrides)).is_dir()
+
+
+def test_prompts_that_are_our_default_give_way(tmp_path, capsys):
+    content = {key: value for key, value in SHORT.items() if key != "prompts"}
+    overrides = {"tokenizer": str(word_level(tmp_path)), "output_dir": str(tmp_path / "run")}
+    run = train(build_recipe(content, overrides))
+    assert capsys.readouterr().out.count("so it is left out") == len(Recipe().prompts)
+    assert yaml.safe_load((run / "recipe.yaml").read_text("utf-8"))["prompts"] == []
+
+
+# Disk and Hub
+
+
+def test_a_disk_too_small_for_the_checkpoints_is_refused(recipe_file, no_work, tmp_path, capsys, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=600_000))
+    # 36,000 parameters: 12 bytes of each in a checkpoint, and 4 in the model.
+    command = ["train", str(recipe_file), "--output_dir", str(tmp_path / "run"), "--max_steps", "9"]
+    assert main(command) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "0.6 MB free, but 3 checkpoints and the model take" in error
+    monkeypatch.undo()
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=600_000))
+    assert main([*command, "--save_strategy", "no"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("settings", "number"),
+    [
+        ({"max_steps": 9}, 3),
+        ({"max_steps": 9, "save_total_limit": 1}, 2),
+        ({"max_steps": 9, "save_total_limit": "null"}, 9),
+        ({"max_steps": 9, "eval_steps": 5}, 2),
+        ({"max_steps": 9, "save_strategy": "no"}, 0),
+        ({"max_minutes": 5}, 1),
+        ({"max_steps": -1, "num_train_epochs": 5}, 1),
+    ],
+    ids=str,
+)
+def test_the_checkpoints_that_are_counted_are_those_that_will_be(settings, number):
+    recipe = build_recipe(SHORT, {key: str(value) for key, value in settings.items()})
+    assert preflight._checkpoints_at_once(training_arguments(recipe)) == number
+
+
+@pytest.fixture(scope="module")
+def local_hub():
+    with LocalHub() as server:
+        server.users |= {"hf_ada": User("ada"), "hf_reader": User("ada", role="read"), "hf_bob": User("bob")}
+        yield server
+
+
+@pytest.mark.parametrize(
+    ("token", "settings", "message"),
+    [
+        ("hf_nobody", {}, "does not take your token"),
+        ("hf_reader", {}, "may only read"),
+        ("hf_ada", {"hub_model_id": "a/b/c"}, "`hub_model_id` 'a/b/c' cannot be a name"),
+        ("hf_ada", {"hub_model_id": "bob/story"}, "cannot make bob/story on the Hub: set `hub_model_id` to ada/story"),
+        ("hf_ada", {"hub_revision": "dev"}, "no branch dev"),
+    ],
+)
+def test_a_push_that_the_hub_would_refuse_is_refused_before_any_work(
+    recipe_file, no_work, local_hub, tmp_path, capsys, monkeypatch, token, settings, message
+):
+    monkeypatch.setenv("HF_TOKEN", token)
+    monkeypatch.setattr(hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(hub, "HfApi", lambda token: _Api(endpoint=local_hub.url, token=token))
+    options = [text for key, value in {"push_to_hub": "true", **settings}.items() for text in (f"--{key}", value)]
+    assert main(["train", str(recipe_file), "--output_dir", str(tmp_path / "run"), *options]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and message in error and token not in error
+    assert not (tmp_path / "run").exists() and not local_hub.repos
+
+
+def test_an_offline_push_is_refused_before_any_work(recipe_file, no_work, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "hf_ada")
+    monkeypatch.setattr(hub.constants, "HF_HUB_OFFLINE", True)
+    command = ["train", str(recipe_file), "--output_dir", str(tmp_path / "run"), "--push_to_hub"]
+    assert main(command) == 2
+    assert "HF_HUB_OFFLINE is set" in capsys.readouterr().err
+
+
+_Api = hub.HfApi

@@ -1,0 +1,289 @@
+"""Commands as a user gives them."""
+
+import contextlib
+import io
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tinystories.cli import main
+
+
+ROOT = Path(__file__).parents[2]
+PROMPT = "Once upon a time"
+
+
+def tinystories_process(*arguments):
+    command = [sys.executable, "-m", "tinystories.cli", *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+
+
+def tinystories(*arguments, cwd=ROOT):
+    """The same in this process, which has loaded already what each one takes seconds to load."""
+    command, out, err = list(map(str, arguments)), io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), contextlib.chdir(cwd):
+        try:
+            status = main(command)
+        except SystemExit as left:
+            status = left.code
+    return subprocess.CompletedProcess(command, status, out.getvalue(), err.getvalue())
+
+
+def fails_with_one_line(result, *words):
+    """Exit status 2, and a last line that names the mistake, with no traceback before it."""
+    assert result.returncode == 2, result.stderr[-2000:]
+    assert "Traceback" not in result.stderr
+    last = result.stderr.strip().splitlines()[-1]
+    for word in words:
+        assert word in last, last
+
+
+def test_help_answers_without_loading_torch():
+    code = "import sys; from tinystories.cli import _parser; _parser().format_help(); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+    result = tinystories_process("--help")
+    assert result.returncode == 0
+    for verb in ("train", "tokenizer", "generate", "export"):
+        assert verb in result.stdout
+
+
+def test_generate_streams_a_story_and_a_seed_tells_it_again(tiny_run):
+    first, again, other = (
+        tinystories("generate", tiny_run, PROMPT, "--seed", seed, "--max-new-tokens", 30) for seed in (1, 1, 2)
+    )
+    assert first.returncode == 0, first.stderr
+    assert first.stdout.startswith(PROMPT) and "<|endoftext|>" not in first.stdout
+    assert first.stdout == again.stdout != other.stdout
+
+
+def test_generate_writes_as_the_story_comes(tiny_run):
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tinystories.cli", "generate", str(tiny_run), PROMPT, "--seed", "1"],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        bufsize=0,
+    )
+    pieces = []
+    while piece := os.read(process.stdout.fileno(), 65536):
+        pieces.append(piece)
+    assert process.wait() == 0
+    assert len(pieces) > 5
+
+
+def test_presets_differ(tiny_run):
+    stories = {
+        preset: tinystories("generate", tiny_run, PROMPT, "--preset", preset, "--seed", 1, "--max-new-tokens", 60)
+        for preset in ("balanced", "conservative", "creative", "plain")
+    }
+    assert all(result.returncode == 0 for result in stories.values())
+    assert len({result.stdout for result in stories.values()}) == 4
+
+
+def test_mistakes_with_generate_are_one_line(tiny_run, tmp_path):
+    (tmp_path / "empty").mkdir()
+    fails_with_one_line(tinystories("generate", "runs/none", PROMPT, cwd=tmp_path), "runs/none")
+    fails_with_one_line(tinystories("generate", tmp_path / "empty", PROMPT), "not a run folder", "config.json")
+    fails_with_one_line(tinystories_process("generate", tiny_run, PROMPT, "--preset", "wild"), "wild", "conservative")
+    fails_with_one_line(tinystories("generate", tiny_run, PROMPT, "--max-new-tokens", 0), "at least 1")
+    fails_with_one_line(tinystories_process("generate", tiny_run, PROMPT, "--max-new-tokens", 999), "at most")
+    fails_with_one_line(tinystories("generate", tiny_run, "again and " * 200), "shorten the prompt")
+    fails_with_one_line(tinystories("generate", tiny_run, PROMPT, "--sed", 1), "--sed")
+    missing = tinystories("train", ROOT / "configs" / "quickstart.yaml", "--tokenizer", "tok2", "--max_stories", 50,
+                          "--output_dir", tmp_path / "run")  # fmt: skip
+    fails_with_one_line(missing, "There is no folder tok2")
+    (tmp_path / "broken").mkdir()
+    for file in tiny_run.glob("*.*"):
+        (tmp_path / "broken" / file.name).write_bytes(file.read_bytes()[:200_000])
+    fails_with_one_line(tinystories("generate", tmp_path / "broken", PROMPT), "cannot be loaded")
+
+
+def test_mistakes_with_train_are_one_line(tmp_path):
+    quickstart = ROOT / "configs" / "quickstart.yaml"
+    train_hf = [sys.executable, str(ROOT / "train_hf.py"), str(quickstart), "--learning_rat", "1"]
+    fails_with_one_line(subprocess.run(train_hf, capture_output=True, text=True), "nearest is `learning_rate`")
+    fails_with_one_line(tinystories("train", "none.yaml"), "no recipe none.yaml", "configs/")
+    elsewhere = ("--output_dir", tmp_path / "run")
+    fails_with_one_line(tinystories("train", quickstart, "--corpus", tmp_path / "none.txt", *elsewhere), "none.txt")
+    fails_with_one_line(
+        tinystories("train", quickstart, "--hidden_size", 100, "--num_attention_heads", 3, "--max_stories", 200,
+                    "--output_dir", tmp_path / "run"),
+        "`hidden_size` (100) must be a multiple",
+    )  # fmt: skip
+
+
+def test_options_may_be_spelt_with_underscores(tiny_run):
+    result = tinystories_process("generate", tiny_run, PROMPT, "--seed", 1, "--max_new_tokens=5")
+    assert result.returncode == 0, result.stderr
+
+
+def test_what_the_system_refuses_is_one_line():
+    fails_with_one_line(tinystories("tokenizer", "sample", "/proc/none", "--max-stories", 50), "/proc/none")
+
+
+def test_a_folder_that_cannot_be_written_to_is_refused_before_the_work(tmp_path):
+    (tmp_path / "file").write_text("x")
+    quickstart = ROOT / "configs" / "quickstart.yaml"
+    fails_with_one_line(tinystories("train", quickstart, "--output_dir", tmp_path / "file"), "is a file")
+    inside = tmp_path / "file" / "run"
+    fails_with_one_line(tinystories("train", quickstart, "--output_dir", inside), "file is a file")
+    fails_with_one_line(tinystories("tokenizer", "sample", inside), "cannot be written to")
+
+
+def test_tokenizer_is_trained_reported_and_loads(tmp_path):
+    from transformers import AutoTokenizer
+
+    result = tinystories("tokenizer", "sample", tmp_path / "tokenizer", "--vocab-size", 1000, "--max-stories", 500)
+    assert result.returncode == 0, result.stderr
+    assert '" a" yes, " an" yes, " the" yes' in result.stdout and "bytes per token" in result.stdout
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "tokenizer")
+    assert len(tokenizer) == 1000 and tokenizer.model_max_length == 512
+    assert tokenizer("The cat")["input_ids"][0] == tokenizer.bos_token_id
+
+    result = tinystories(
+        "tokenizer", "sample", tmp_path / "cut", "--top-k-of", tmp_path / "tokenizer", "--vocab-size", 600,
+        "--max-stories", 500, "--model-max-length", 64,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    again = tinystories("tokenizer", "sample", tmp_path / "cut", "--max-stories", 500)
+    fails_with_one_line(again, "holds a tokenizer already")
+    cut = AutoTokenizer.from_pretrained(tmp_path / "cut")
+    assert len(cut) == 600 and cut.model_max_length == 64
+    assert cut.decode(cut("A purple xylophone!")["input_ids"], skip_special_tokens=True) == "A purple xylophone!"
+
+
+def test_mistakes_with_tokenizer_are_one_line(tmp_path):
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "empty.txt").write_text("")
+    fails_with_one_line(tinystories("tokenizer", "sample", tmp_path / "t", "--vocab-size", 100), "100")
+    fails_with_one_line(tinystories("tokenizer", "sample", tmp_path / "file"), "is a file")
+    fails_with_one_line(tinystories("tokenizer", tmp_path / "empty.txt", tmp_path / "t"), "empty.txt")
+    fails_with_one_line(tinystories("tokenizer", "sample", tmp_path / "t", "--top-k-of", tmp_path), "cannot be loaded")
+    assert not (tmp_path / "t").exists()
+
+
+@pytest.mark.parametrize("verb", ["train", "tokenizer", "generate", "export"])
+def test_each_verb_explains_itself(verb):
+    result = tinystories_process(verb, "--help")
+    assert result.returncode == 0 and f"tinystories {verb}" in result.stdout
+
+
+# Options out of range, in each verb
+
+GENERATE, EVALUATE, SERVE = ("generate", "RUN", PROMPT), ("evaluate", "RUN"), ("serve", "RUN")
+TOKENIZER, DOCTOR = ("tokenizer", "sample", "NEW"), ("doctor", "sample")
+NOT_A_NUMBER = ["", "x", "1.5", "1e3", "nan", "inf", "0x10", "9" * 5_000]
+WHOLE_NUMBERS = {
+    (*GENERATE, "--seed"): ["-1", 2**32, 2**64],
+    (*GENERATE, "--max-new-tokens"): [-1, 0],
+    (*GENERATE, "--top-k"): [-1, 2**31],
+    (*EVALUATE, "--seed"): [-1, 2**32, 2**64],
+    (*EVALUATE, "--limit"): [-1, 0],
+    (*DOCTOR, "--limit"): [-1, 0],
+    (*TOKENIZER, "--vocab-size"): [-1, 0, 2**31],
+    (*TOKENIZER, "--model-max-length"): [-1, 0, 2**31],
+    (*TOKENIZER, "--max-stories"): [-1, 0],
+    (*SERVE, "--port"): [-1, 65_536],
+    (*SERVE, "--max-batch"): [-1, 0, 10**9],
+    (*SERVE, "--max-queue"): [-1, 2**31],
+}
+NUMBERS = {
+    (*GENERATE, "--temperature"): [-0.1, 2.1, "nan", "inf", "1e400", "x", ""],
+    (*GENERATE, "--top-p"): [-0.1, 0, 1.1, "nan", "inf", "x"],
+    (*GENERATE, "--repetition-penalty"): [-1, 0, 0.9, 2.1, "nan", "inf", "x"],
+    (*SERVE, "--time-limit"): [-1, 0, "nan", "inf", "1e400", "x"],
+    (*SERVE, "--drain-time"): [-1, "nan", "inf", "1e400", "x"],
+}
+
+
+@pytest.mark.parametrize(
+    ("command", "values"),
+    [(command, values + NOT_A_NUMBER) for command, values in WHOLE_NUMBERS.items()] + list(NUMBERS.items()),
+    ids=lambda part: " ".join(map(str, part)) if isinstance(part, tuple) else "",
+)
+def test_a_number_out_of_range_is_one_line(command, values, tiny_run, tmp_path):
+    places = {"RUN": tiny_run, "NEW": tmp_path / "new"}
+    for value in values:
+        result = tinystories(*(places.get(word, word) for word in command), value)
+        fails_with_one_line(result, command[-1])
+        assert result.stderr.count("\n") == 1, result.stderr
+    # A leading dash with letters is no number to the parser, but an option.
+    result = tinystories(*(places.get(word, word) for word in command), "-inf")
+    assert result.returncode == 2 and result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("verb", ["train", "tokenizer", "generate", "export", "import", "doctor", "push", "evaluate",
+                                  "serve"])  # fmt: skip
+def test_arguments_that_are_missing_unknown_or_no_text_are_one_line(verb):
+    for arguments in ((verb,), (verb, "x", "y", "--no-such-option", "1"), (verb, "caf\udce9", "x")):
+        if arguments == ("serve",):
+            continue  # there the environment may name the model
+        result = tinystories(*arguments)
+        fails_with_one_line(result)
+        assert result.stderr.count("\n") == 1, result.stderr
+
+
+def test_control_characters_of_a_name_stay_on_the_line(tiny_run):
+    result = tinystories("generate", "no\nsuch\x1b[31m", PROMPT)
+    fails_with_one_line(result, r"no\nsuch\x1b[31m")
+    assert result.stderr.count("\n") == 1
+
+
+# Sampling settings
+
+
+def test_sampling_options_override_the_preset(tiny_run):
+    def text(*options):
+        result = tinystories("generate", tiny_run, PROMPT, "--seed", 1, "--max-new-tokens", 40, *options)
+        assert result.returncode == 0, result.stderr
+        return result.stdout
+
+    balanced, greedy = text("--preset", "balanced"), text("--preset", "greedy")
+    assert balanced != greedy
+    stated = ("--temperature", 0.8, "--top-k", 50, "--top-p", 0.95, "--repetition-penalty", 1.2)
+    assert text("--preset", "creative", *stated) == balanced
+    for option in (("--temperature", 2), ("--top-k", 2), ("--top-p", 0.1), ("--repetition-penalty", 2)):
+        assert text("--preset", "balanced", *option) != balanced
+    assert text("--preset", "plain", "--temperature", 0) == text("--preset", "plain", "--top-k", 1) == greedy
+    # Greedy decoding keeps the penalty.
+    assert text("--preset", "greedy", "--repetition-penalty", 2) == text("--temperature", 0, "--repetition_penalty", 2)
+    assert text("--temperature", 0, "--repetition-penalty", 2) != greedy
+    result = tinystories("generate", tiny_run, PROMPT, "--preset", "greedy", "--temperature", 1)
+    fails_with_one_line(result, "--temperature", "greedy")
+
+
+# The command itself
+
+
+def test_version_and_module():
+    from tinystories import __version__
+
+    for module in ("tinystories", "tinystories.cli"):
+        command = [sys.executable, "-m", module, "--version"]
+        result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        assert (result.returncode, result.stdout) == (0, f"tinystories {__version__}\n")
+
+
+@pytest.mark.parametrize("verb", ["generate", "serve", "evaluate", "export", "push"])
+def test_a_file_instead_of_a_model_gets_the_next_step(verb, tiny_run, tmp_path):
+    needed = {"generate": [PROMPT], "export": [tmp_path / "new"], "push": ["--repo-id", "ada/x", "--dry-run"]}
+    arguments = needed.get(verb, [])
+    words = {
+        "model.gguf": ["llama-cli -m", "--engine llama.cpp", "run folder"],
+        "model.onnx": ["ONNX Runtime", "run folder"],
+        "model.pth": ["tinystories import", "model.pth"],
+        "model.bin": ["tinystories import", "model.bin"],
+        "model.safetensors": ["config.json", "tinystories import"],
+        "story.txt": ["is a file", "run folder"],
+    }
+    for name, expected in words.items():
+        (tmp_path / name).write_bytes(b"GGUF" + bytes(100))
+        result = tinystories(verb, tmp_path / name, *arguments, cwd=tmp_path)
+        assert result.returncode == 2 and "Traceback" not in result.stderr
+        line = next(line for line in result.stderr.splitlines() if name in line)
+        assert all(word in line for word in expected), line
+    result = tinystories(verb, tiny_run / "model.safetensors", *arguments, cwd=tmp_path)
+    assert f"give its folder, {tiny_run}" in result.stderr

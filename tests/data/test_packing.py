@@ -1,0 +1,240 @@
+import pickle
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from helpers import tiny_model
+from transformers import default_data_collator
+
+from tinystories.data.packing import (
+    IGNORE_INDEX,
+    PackedStories,
+    TokenLists,
+    best_fit,
+    shortest_full_row,
+    split_long_stories,
+    tokenize_stories,
+)
+from tinystories.evaluation.token_classes import TokenKinds
+from tinystories.tokenization import train_bpe
+from tinystories.training.trainer import story_metrics, token_losses
+
+
+CONTEXT, ROW = 32, 48
+WORDS = "the a an cat dog sun ran sat saw big red old and then ball tree was happy".split()
+
+
+@pytest.fixture(scope="module")
+def texts():
+    rng = np.random.default_rng(0)
+    return [" ".join(rng.choice(WORDS, size=size)) + "." for size in rng.integers(3, 90, size=300)]
+
+
+@pytest.fixture(scope="module")
+def tokenizer(texts):
+    return train_bpe(texts, 300, model_max_length=CONTEXT, progress=False)
+
+
+@pytest.fixture(scope="module")
+def tokenised(texts, tokenizer):
+    return tokenize_stories(datasets.Dataset.from_dict({"text": texts}), tokenizer, "packing-tests")
+
+
+def pack(tokenised, tokenizer, overlap=8, **shape):
+    shape = {"length": ROW, "context": CONTEXT, **shape}
+    return PackedStories(tokenised, overlap=overlap, pad_token_id=tokenizer.pad_token_id, **shape)
+
+
+def parts_of(row):
+    """The stories of a row as (input_ids, labels) each, told apart by their positions alone."""
+    starts = (row["position_ids"] == 0).nonzero().flatten().tolist() + [len(row["input_ids"])]
+    for start, end in zip(starts, starts[1:], strict=False):
+        yield row["input_ids"][start:end], row["labels"][start:end]
+
+
+def test_a_story_begins_and_ends_with_end_of_text_and_keeps_every_byte(texts, tokenised, tokenizer):
+    for text, story in zip(texts[:20], tokenised, strict=False):
+        assert story["input_ids"][0] == story["input_ids"][-1] == tokenizer.eos_token_id
+        assert tokenizer.decode(story["input_ids"][1:-1]) == text
+        assert story["bytes"] == len(text.encode())
+
+
+@pytest.mark.parametrize("overlap", [1, 8, 16, 31])
+def test_every_token_of_every_story_is_scored_exactly_once(tokenised, tokenizer, overlap):
+    rows = pack(tokenised, tokenizer, overlap)
+    assert max(map(len, tokenised["input_ids"])) > 2 * CONTEXT, "the corpus must hold stories of several parts"
+    scored = [label for row in rows for label in row["labels"].tolist() if label != IGNORE_INDEX]
+    expected = [token for story in tokenised["input_ids"] for token in story[1:]]
+    assert sorted(scored) == sorted(expected)
+    assert rows.scored == len(expected)
+
+
+def test_rows_hold_whole_stories_with_their_own_positions_and_unshifted_labels(tokenised, tokenizer):
+    stories = {tuple(story) for story in tokenised["input_ids"]}
+    whole = 0
+    for row in pack(tokenised, tokenizer):
+        assert set(row) == {"input_ids", "labels", "position_ids"}
+        assert all(tensor.shape == (ROW,) and tensor.dtype == torch.int64 for tensor in row.values())
+        assert row["position_ids"].max() < CONTEXT
+        for tokens, labels in parts_of(row):
+            assert labels[0] == IGNORE_INDEX
+            scored = labels != IGNORE_INDEX
+            assert torch.equal(labels[scored], tokens[scored])
+            assert (tokens[~scored][1:] != tokenizer.eos_token_id).all()
+            if tuple(tokens.tolist()) in stories:
+                whole += 1
+                assert scored[1:].all()
+    assert whole == sum(len(story) <= CONTEXT for story in stories)
+
+
+def test_padding_is_never_scored_and_stands_apart(tokenised, tokenizer):
+    rows = pack(tokenised.select(range(3)), tokenizer, length=400)
+    (row,) = rows
+    padding = row["input_ids"] == tokenizer.pad_token_id
+    assert padding.sum() == 400 - rows.tokens and rows.padding == pytest.approx(padding.float().mean().item())
+    assert (row["labels"][padding] == IGNORE_INDEX).all()
+    assert row["position_ids"][padding][0] == 0
+
+
+def test_best_fit_places_each_item_once_within_the_row():
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        row_length = int(rng.integers(1, 60))
+        lengths = rng.integers(1, row_length + 1, size=int(rng.integers(0, 80)))
+        row_of = best_fit(lengths, row_length)
+        filled = np.bincount(row_of, weights=lengths) if len(lengths) else np.zeros(0)
+        assert (filled > 0).all() and (filled <= row_length).all() and filled.sum() == lengths.sum()
+
+
+def test_best_fit_finds_the_perfect_filling_where_there_is_one():
+    rng = np.random.default_rng(1)
+    cuts = [np.sort(rng.choice(np.arange(1, 100), size=3, replace=False)) for _ in range(200)]
+    lengths = np.concatenate([np.diff([0, *cut, 100]) for cut in cuts])
+    assert best_fit(rng.permutation(lengths), 100).max() + 1 <= 201
+
+
+@pytest.mark.parametrize(("context", "median"), [(512, 190), (256, 200), (128, 200), (512, 60)])
+def test_less_than_one_percent_of_story_rows_is_padding(context, median):
+    # Token counts spread as those of TinyStories are: half within a sixth of the median, a tail past three times that.
+    lengths = np.random.default_rng(0).lognormal(np.log(median), 0.33, size=5_000).astype(int)
+    parts = split_long_stories(lengths, context, context // 8).length
+    row_length = shortest_full_row(parts, context)
+    assert context <= row_length <= 4 * context
+    assert 1 - parts.sum() / ((best_fit(parts, row_length).max() + 1) * row_length) < 0.01
+
+
+def test_a_handful_of_stories_still_gets_rows():
+    assert 32 <= shortest_full_row(np.array([30, 5, 9]), 32) <= 256
+
+
+def largest_leak(model, batch, **extra):
+    """Largest difference of a logit between a story in its row and the same story alone."""
+    together = model(input_ids=batch["input_ids"], position_ids=batch["position_ids"], **extra).logits
+    leak = 0.0
+    for index in range(len(batch["input_ids"])):
+        row = {key: tensor[index] for key, tensor in batch.items()}
+        alone = [model(input_ids=tokens[None]).logits[0] for tokens, _ in parts_of(row)]
+        leak = max(leak, (together[index] - torch.cat(alone)).abs().max().item())
+    return leak
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_packed_logits_equal_those_of_each_story_alone(tokenised, tokenizer, training, attention):
+    model = tiny_model(vocab_size=len(tokenizer)).train(training)
+    model.set_attn_implementation(attention)
+    batch = default_data_collator(pack(tokenised, tokenizer).__getitems__([0, 1, 2, 3]))
+    assert all(len(list(parts_of({k: v[i] for k, v in batch.items()}))) > 1 for i in range(2))
+    assert largest_leak(model, batch) < 1e-5
+    assert largest_leak(model, batch, use_cache=True) < 1e-5
+
+
+def test_the_comparison_sees_a_leak(tokenised, tokenizer):
+    from transformers import DynamicCache
+
+    model = tiny_model(vocab_size=len(tokenizer)).eval()
+    batch = default_data_collator(pack(tokenised, tokenizer).__getitems__([0, 1, 2, 3]))
+    assert largest_leak(model, batch, attention_mask=torch.ones_like(batch["input_ids"])) > 0.1
+    assert largest_leak(model, batch, past_key_values=DynamicCache(config=model.config)) > 0.1
+
+
+def test_bits_per_byte_counts_every_byte_of_whole_stories_once(texts, tokenised, tokenizer):
+    """Against a plain loop over the stories, each alone; long ones by a window that slides half its width."""
+    from types import SimpleNamespace
+
+    model = tiny_model(vocab_size=len(tokenizer)).eval()
+    rows = pack(tokenised, tokenizer, overlap=CONTEXT // 2)
+    batch = default_data_collator(rows.__getitems__(list(range(len(rows)))))
+    with torch.no_grad():
+        logits = model(input_ids=batch["input_ids"], position_ids=batch["position_ids"]).logits
+    losses = token_losses(logits, batch["labels"]).numpy()
+    metrics = story_metrics(rows, tokenizer.eos_token_id, TokenKinds(tokenizer))(
+        SimpleNamespace(predictions=losses, label_ids=batch["labels"].numpy())
+    )
+
+    nats, count, all_nats = 0.0, 0, 0.0
+    for story in tokenised["input_ids"]:
+        tokens, seen = torch.tensor(story), 1
+        while seen < len(tokens):
+            begin = 0 if seen == 1 else seen - CONTEXT // 2
+            part = tokens[begin : begin + CONTEXT]
+            with torch.no_grad():
+                log_probs = model(input_ids=part[None]).logits[0, :-1].log_softmax(-1)
+            part_losses = -log_probs.gather(1, part[1:, None])[:, 0][seen - begin - 1 :]
+            is_end = part[seen - begin :] == tokenizer.eos_token_id
+            nats += part_losses[~is_end].sum().item()
+            all_nats += part_losses.sum().item()
+            count += len(part_losses)
+            seen = begin + len(part)
+    assert rows.bytes == sum(len(text.encode()) for text in texts)
+    assert metrics["bits_per_byte"] == pytest.approx(nats / np.log(2) / rows.bytes, rel=1e-5)
+    assert metrics["nats_per_token"] == pytest.approx(all_nats / count, rel=1e-5)
+
+
+def test_the_name_of_a_special_token_inside_a_story_does_not_end_it(tokenizer):
+    story = "the cat<|endoftext|> ran."
+    (tokens,) = tokenize_stories(datasets.Dataset.from_dict({"text": [story]}), tokenizer, "special")["input_ids"]
+    assert tokens.count(tokenizer.eos_token_id) == 2
+    assert tokenizer.decode(tokens[1:-1]) == story
+
+
+def test_tokens_are_cached_under_corpus_and_tokenizer(tmp_path, texts, tokenizer):
+    path = tmp_path / "stories.parquet"
+    datasets.Dataset.from_dict({"text": texts}).to_parquet(path)
+    stories = datasets.Dataset.from_parquet(str(path), cache_dir=str(tmp_path / "cache"))
+
+    def files(tokenizer, fingerprint):
+        return {file["filename"] for file in tokenize_stories(stories, tokenizer, fingerprint).cache_files}
+
+    first = files(tokenizer, "one")
+    written = {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").rglob("cache-*.arrow")}
+    assert len(written) == 1
+    tokenizer(["a", "the cat"], padding=True, truncation=True)
+    assert files(tokenizer, "one") == first, "using the tokenizer must not change the key"
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").rglob("cache-*.arrow")} == written
+    assert files(tokenizer, "two") != first
+    assert files(train_bpe(texts, 280, progress=False), "one") != first
+
+
+def test_a_row_that_cannot_hold_the_context_is_refused(tokenised, tokenizer):
+    with pytest.raises(ValueError, match="cannot hold"):
+        pack(tokenised, tokenizer, length=CONTEXT - 1)
+    with pytest.raises(ValueError, match="overlap"):
+        pack(tokenised, tokenizer, overlap=CONTEXT)
+
+
+def test_stories_are_read_where_a_selection_of_them_lies(tokenised):
+    """Sliced, in another order, from several files, and after a journey to another process."""
+    several = datasets.concatenate_datasets([tokenised.select(range(200)), tokenised.select(range(200, 300))])
+    for stories in (tokenised, several, tokenised.select(range(50, 120)), tokenised.select([7, 3, 250, 3])):
+        tokens = pickle.loads(pickle.dumps(TokenLists(stories)))
+        assert tokens.lengths.tolist() == [len(ids) for ids in stories["input_ids"]]
+        for number, ids in enumerate(stories["input_ids"]):
+            assert tokens[number].tolist() == ids
+
+
+def test_the_same_seed_gives_the_same_rows(tokenised, tokenizer):
+    first, again, other = (pack(tokenised, tokenizer, seed=seed) for seed in (0, 0, 1))
+    assert all(torch.equal(a["input_ids"], b["input_ids"]) for a, b in zip(first, again, strict=True))
+    assert any(not torch.equal(a["input_ids"], b["input_ids"]) for a, b in zip(first, other, strict=False))

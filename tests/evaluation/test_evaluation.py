@@ -1,0 +1,585 @@
+"""The report on models: figures that a broken model or broken text must spoil, and a page that people can read."""
+
+import json
+import re
+import shutil
+import threading
+from html.parser import HTMLParser
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+import torch
+from helpers import sharpen
+from torch.nn.functional import pad
+from transformers import GPT2Config, GPT2LMHeadModel
+
+from modeling_tinyllama import TinyLlamaForCausalLM
+from tinystories import cli
+from tinystories.data.corpus import load_corpus
+from tinystories.evaluation import evaluate as evaluation
+from tinystories.evaluation.evaluate import (
+    capitals,
+    evaluate_models,
+    is_run_folder,
+    legacy_figures,
+    real_stories_of_same_length,
+    run_and_step,
+    shuffled_words,
+    text_figures,
+    training_figures,
+)
+from tinystories.evaluation.judge import Judge
+from tinystories.evaluation.likelihood import bits_per_byte, score_stories
+from tinystories.evaluation.report import html_report, report_folder, terminal_table, write_report
+from tinystories.evaluation.text_statistics import longest_copied_runs, slice_words, vocabulary, words
+from tinystories.generation.batch import PROMPTS
+from tinystories.generation.generate import load_model
+from tinystories.tokenization import train_bpe
+from tinystories.utils.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def corpus():
+    """What `tiny_run` was trained on and what it held out, as two lists."""
+    found = load_corpus("sample", max_stories=600, max_validation_stories=40)
+    return found.train["text"][:], found.validation["text"][:]
+
+
+@pytest.fixture(scope="module")
+def models(tiny_run, corpus, tmp_path_factory) -> dict[str, Path]:
+    """A sound model and three that are not, each a folder."""
+    folder = tmp_path_factory.mktemp("models")
+    model, tokenizer = load_model(str(tiny_run))
+    torch.manual_seed(0)
+    untrained = TinyLlamaForCausalLM(model.config)
+    untrained.save_pretrained(folder / "untrained")
+    shifted_twice(untrained, tokenizer, corpus[0]).save_pretrained(folder / "shifted-twice")
+    for name in ("untrained", "shifted-twice"):
+        tokenizer.save_pretrained(folder / name)
+
+    other = train_bpe([corpus[0][:200]], 900, model_max_length=64)
+    shape = {"n_positions": 64, "n_embd": 32, "n_layer": 2, "n_head": 2}
+    ends = {"bos_token_id": other.bos_token_id, "eos_token_id": other.eos_token_id}
+    sharpen(GPT2LMHeadModel(GPT2Config(vocab_size=len(other), **shape, **ends))).save_pretrained(folder / "gpt2")
+    other.save_pretrained(folder / "gpt2")
+    names = ("untrained", "shifted-twice", "gpt2")
+    return {"tiny": tiny_run, **{name: folder / name for name in names}}
+
+
+def shifted_twice(model, tokenizer, stories, steps=120):
+    """`model`, trained on labels that were shifted before the model shifts them."""
+    ids = torch.tensor([index for story in tokenizer(stories, verbose=False)["input_ids"] for index in story])
+    rows = ids[: len(ids) // 128 * 128].view(-1, 128)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=6e-3)
+    order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))
+    model.train()
+    for step in range(steps):
+        batch = rows[order[8 * step : 8 * step + 8] % len(rows)]
+        model(input_ids=batch, labels=pad(batch[:, 1:], (0, 1), value=-100)).loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+    return model.eval()
+
+
+@pytest.fixture(scope="module")
+def broken(tiny_run, tmp_path_factory) -> dict[str, Path]:
+    """Folders that cannot be measured: one has no weights, one has weights that are no numbers."""
+    folder = tmp_path_factory.mktemp("broken")
+    shutil.copytree(tiny_run, folder / "empty", ignore=shutil.ignore_patterns("*.safetensors", "checkpoint-*"))
+    model, tokenizer = load_model(str(tiny_run))
+    model.model.norm.weight.data.fill_(float("nan"))
+    model.save_pretrained(folder / "nan")
+    tokenizer.save_pretrained(folder / "nan")
+    return {name: folder / name for name in ("empty", "nan")}
+
+
+@pytest.fixture(scope="module")
+def report(models, broken, tiny_run) -> dict:
+    checkpoints = sorted(tiny_run.glob("checkpoint-*"))
+    paths = [models["gpt2"], broken["empty"], *checkpoints, *models.values(), broken["nan"]]
+    return evaluate_models(paths, presets=["plain"], progress=False)
+
+
+@pytest.fixture(scope="module")
+def measured(report, models) -> dict[str, dict]:
+    """The entries of the report by the names in `models`."""
+    by_path = {entry["model"]: entry for entry in report["models"]}
+    return {name: by_path[str(path)] for name, path in models.items()}
+
+
+# What each figure must see
+
+
+def test_models_that_are_not_sound_cost_more_bits(measured, report):
+    value = {name: entry["bits_per_byte"] for name, entry in measured.items()}
+    assert value["tiny"]["high"] < value["untrained"]["low"]
+    assert value["tiny"]["high"] < value["shifted-twice"]["low"]
+    assert all(each["low"] <= each["value"] <= each["high"] for each in value.values())
+    order = [entry["bits_per_byte"]["value"] for entry in report["models"]]
+    assert order == sorted(order)
+
+
+def test_word_salad_costs_more_bits_than_the_stories_it_is_made_of(models, corpus):
+    model, tokenizer = load_model(str(models["tiny"]))
+    real, salad = (
+        bits_per_byte(score_stories(model, tokenizer, texts, progress=False))
+        for texts in (corpus[1], shuffled_words(corpus[1]))
+    )
+    assert real.high < salad.low
+
+
+def test_minimal_pairs_see_labels_that_were_shifted_twice(measured):
+    sound, shifted = measured["tiny"]["minimal_pairs"], measured["shifted-twice"]["minimal_pairs"]
+    for kind in ("article_deleted", "article_moved", "word_order"):
+        assert sound[kind]["low"] > shifted[kind]["high"], kind
+        assert shifted[kind]["accuracy"] < 0.65
+    untrained = measured["untrained"]["minimal_pairs"]
+    assert all(sound[kind]["low"] > untrained[kind]["high"] for kind in ("article_moved", "word_order"))
+    means = {name: entry["minimal_pair_accuracy"] for name, entry in measured.items()}
+    assert means["tiny"] > max(means["untrained"], means["shifted-twice"])
+    accuracies = [kind["accuracy"] for kind in sound.values()]
+    assert means["tiny"] == pytest.approx(sum(accuracies) / len(accuracies), abs=1e-5)
+
+
+def test_told_stories_of_a_model_that_knows_nothing_have_no_articles(measured):
+    sound, untrained = (measured[name]["generation"]["plain"] for name in ("tiny", "untrained"))
+    assert sound["raw"]["articles_per_100_words_low"] > untrained["raw"]["articles_per_100_words_high"]
+    ended = [sample["ended"] for sample in sound["samples"]]
+    assert sound["raw"]["finished"] == pytest.approx(sum(ended) / len(PROMPTS), abs=1e-5) and 0 < sum(ended)
+
+
+def test_shuffled_words_are_seen_by_articles_and_not_by_the_legacy_columns(corpus):
+    real, salad = text_figures(corpus[1]), text_figures(shuffled_words(corpus[1]))
+    assert real["article_omission_high"] < 0.1 < 0.6 < salad["article_omission_low"]
+    assert real["wrong_a_or_an"] < 0.01 and salad["wrong_a_or_an_low"] > 0.1
+    assert real["capitals"] == 1 > 0.5 > salad["capitals"]
+    assert salad["distinct_2"] > real["distinct_2"] + 0.1
+    legacy = legacy_figures(shuffled_words(corpus[1]))
+    assert legacy["has_articles"] == 1 and legacy["grammar_of_10"] > 9.8
+
+
+def test_stories_without_articles_are_seen(corpus):
+    bare = [re.sub(r"\b(?:a|an|the) ", "", story, flags=re.IGNORECASE) for story in corpus[1]]
+    real, without = text_figures(corpus[1]), text_figures(bare)
+    assert without["article_omission_low"] > 0.5 > real["article_omission_high"]
+    assert without["articles_per_100_words"] == 0 and without["stories_with_article"] == 0
+
+
+def test_one_story_over_and_over_is_seen_by_distinct_ngrams_and_by_copying(corpus):
+    training, held_out = corpus
+    same = [training[0]] * len(held_out)
+    real, copies = text_figures(held_out), text_figures(same)
+    assert all(copies[f"distinct_{n}"] < real[f"distinct_{n}"] / 3 for n in (1, 2, 3))
+    known = vocabulary(training)
+    fresh, copied = (
+        training_figures(texts, longest_copied_runs(texts, training), known) for texts in (held_out, same)
+    )
+    assert copied["longest_copied_run"] == len(words(training[0]))
+    assert fresh["longest_copied_run_high"] < copied["longest_copied_run"] / 2
+    assert words(copied["longest_copied_words"]) == words(training[0])
+
+
+def test_a_story_that_repeats_itself_is_seen(corpus):
+    loops = [" ".join([slice_words(story, 0, 12)] * 10) for story in corpus[1]]
+    real, looping = text_figures(corpus[1]), text_figures(loops)
+    assert looping["repeated_4grams_low"] > 0.5 > real["repeated_4grams_high"]
+    assert looping["longest_repeated_run"] > 100 and real["longest_repeated_run_max"] < 30
+
+
+def test_made_up_words_are_seen(corpus):
+    training, held_out = corpus
+    made_up = [re.sub(r"\b(\w+)(\w{3})\b", r"\2\1", story) for story in held_out]
+    known = vocabulary(training)
+    fresh, strange = (training_figures(texts, [[] for _ in texts], known) for texts in (held_out, made_up))
+    assert strange["outside_vocabulary_low"] > 0.2 > fresh["outside_vocabulary_high"]
+
+
+def test_post_processing_hides_nothing_in_the_raw_figures():
+    told = evaluation.Told("Once there was", "Once there was a cat.it ran home. the end", True, 9)
+    figures = evaluation._told_figures([told] * 2, seed=0)
+    assert figures["raw"]["capitals"] == 0 and figures["raw"]["final_punctuation"] == 0
+    assert figures["post_processed"] | {"mean_words": 0} == {
+        "changed": 1, "capitals": 1, "final_punctuation": 1, "mean_words": 0,
+    }  # fmt: skip
+    assert "article_omission" not in figures["post_processed"]
+    assert figures["samples"][0] == {"prompt": told.prompt, "text": told.text, "ended": True}
+    assert figures["raw"]["mean_words"] == 7 and figures["legacy"]["mean_words"] == 10
+
+
+# What the report says
+
+
+def test_bits_per_byte_is_what_training_said(measured, tiny_run):
+    said = json.loads((tiny_run / "eval_results.json").read_text())
+    assert measured["tiny"]["bits_per_byte"]["value"] == pytest.approx(said["eval_bits_per_byte"], abs=2e-3)
+
+
+def test_the_default_stories_are_those_that_the_run_held_out(report, corpus):
+    assert report["corpus"]["stories"] == 40 and report["corpus"]["bytes"] == len("".join(corpus[1]).encode())
+    assert report["corpus"]["name"].startswith("sample")
+
+
+def test_a_model_of_another_kind_and_tokenizer_is_measured_beside_ours(measured):
+    other = measured["gpt2"]
+    assert other["architecture"] == "GPT2LMHeadModel" and other["vocab_size"] != measured["tiny"]["vocab_size"]
+    assert other["context"] == 64 and other["step"] is None and other["run"] is None
+    assert 0 < other["bits_per_byte"]["value"] and other["generation"]["plain"]["max_new_tokens"] < 64
+    assert any("training stories are not measured" in note for note in other["notes"])
+    assert other["training_stories"] is None and "outside_vocabulary" not in other["generation"]["plain"]["raw"]
+
+
+def test_training_stories_are_those_of_the_recipe(measured):
+    sound = measured["tiny"]
+    assert sound["training_stories"] == {"name": "sample", "stories": 600, "shared_with_held_out": 0}
+    told = sound["generation"]["plain"]
+    assert told["raw"]["outside_vocabulary"] > told["real_same_length"]["outside_vocabulary"]
+    assert told["raw"]["longest_copied_run"] < told["real_same_length"]["longest_copied_run"]
+    assert sound["notes"] == []
+
+
+def test_real_stories_stand_beside_told_ones_at_the_same_length(measured):
+    for entry in measured.values():
+        told = entry["generation"]["plain"]
+        assert told["real_same_length"]["mean_words"] == pytest.approx(told["raw"]["mean_words"], rel=0.02)
+        assert told["real_same_length"]["stories"] == told["raw"]["stories"]
+
+
+def test_what_cannot_be_measured_is_named_and_the_rest_is_measured(report, broken, models):
+    reasons = {failed["model"]: failed["reason"] for failed in report["failed"]}
+    assert set(reasons) == {str(path) for path in broken.values()}
+    assert "cannot be loaded" in reasons[str(broken["empty"])] and "damaged" in reasons[str(broken["nan"])]
+    assert all("\n" not in reason for reason in reasons.values())
+    assert {str(path) for path in models.values()} <= {entry["model"] for entry in report["models"]}
+
+
+def test_checkpoints_know_their_run_and_step(report, tiny_run, tmp_path):
+    steps = {entry["step"]: entry["name"] for entry in report["models"] if "checkpoint-" in entry["model"]}
+    assert steps == {60: "tiny step 60", 120: "tiny step 120"}
+    assert {entry["run"] for entry in report["models"] if entry["step"]} == {str(tiny_run)}
+
+    run = tmp_path / "run"
+    shutil.copytree(tiny_run, run)
+    state = json.loads((run / "trainer_state.json").read_text())
+    assert run_and_step(run) == (str(run), 120)
+    (run / "trainer_state.json").write_text(json.dumps(state | {"best_global_step": 60}))
+    assert run_and_step(run) == (str(run), 120)  # these are not the weights of step 60
+    shutil.copy(run / "checkpoint-60" / "model.safetensors", run)
+    assert run_and_step(run) == (str(run), 60)
+    (run / "checkpoint-60" / "trainer_state.json").write_text("{")
+    assert run_and_step(run / "checkpoint-60") == (str(run), 60)
+    assert is_run_folder(run) and not is_run_folder(run / "checkpoint-60") and not is_run_folder(tmp_path)
+
+
+def without_times(report: dict) -> str:
+    copy = json.loads(json.dumps(report))
+    for entry in copy["models"]:
+        entry.pop("seconds")
+        for told in entry["generation"].values():
+            told.pop("stories_per_second")
+    return json.dumps(copy)
+
+
+def test_the_same_seed_gives_the_same_report(tiny_run):
+    first, again, other = (
+        evaluate_models([tiny_run], quick=True, limit=6, presets=["plain"], seed=seed, progress=False)
+        for seed in (3, 3, 4)
+    )
+    assert without_times(first) == without_times(again)
+    assert without_times(first) != without_times(other)
+    texts = [[each["text"] for each in r["models"][0]["generation"]["plain"]["samples"]] for r in (first, other)]
+    assert texts[0] != texts[1] and len(texts[0]) == 5
+    assert first["corpus"]["stories"] == 6 and first["corpus"]["fingerprint"] == other["corpus"]["fingerprint"]
+    assert max(kind["pairs"] for kind in first["models"][0]["minimal_pairs"].values()) <= 6
+
+
+def test_stories_that_were_trained_on_are_named_and_each_model_is_saved(models, corpus, tmp_path, caplog):
+    held_out = tmp_path / "mine.jsonl"
+    lines = [json.dumps({"story": story}) for story in [*corpus[1][:4], *corpus[0][:3]]]
+    held_out.write_text("\n".join(lines), "utf-8")
+    saved = []
+    report = evaluate_models(
+        [models["tiny"], models["untrained"]],
+        corpus=str(held_out),
+        limit=7,
+        presets=["greedy"],
+        progress=False,
+        save=lambda report: saved.append([entry["name"] for entry in report["models"]]),
+    )
+    assert saved == [["tiny"], ["tiny", "untrained"]]
+    assert report["corpus"]["name"] == "mine.jsonl"
+    tiny, untrained = report["models"]
+    assert tiny["training_stories"]["shared_with_held_out"] == 3
+    assert tiny["notes"][0].startswith("3 of the 7 stories") and "3 of the 7" in caplog.text
+    assert untrained["training_stories"] is None
+    assert "3 of the 7 stories" in terminal_table(report) and "3 of the 7 stories" in html_report(report)
+
+
+def test_a_judge_grades_real_and_told_stories(tiny_run, tmp_path, monkeypatch):
+    asked = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self):
+            asked.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            grades = json.dumps({"grammar": 8, "creativity": 5, "consistency": 7})
+            body = json.dumps({"choices": [{"message": {"role": "assistant", "content": grades}}]}).encode()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_):
+            pass
+
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+    judge = Judge(f"http://127.0.0.1:{server.server_port}/v1", "teacher", cache_dir=tmp_path)
+    options = {"limit": 3, "presets": ["plain"], "progress": False, "judge": judge}
+    report = evaluate_models([tiny_run], **options)
+    grades = report["models"][0]["judge"]
+    assert grades["model"] == "teacher" and grades["presets"]["plain"]["grammar"] == 8
+    assert grades["presets"]["plain"]["graded"] == report["real_stories"]["judge"]["graded"] == 3
+    assert len(asked) == 6 and "teacher" in html_report(report)
+    server.shutdown()
+    server.server_close()
+
+    # An endpoint that is gone is found out before any model is measured.
+    monkeypatch.setattr("tinystories.evaluation.judge.FIRST_WAIT", 0.01)
+    monkeypatch.setattr(evaluation, "load_model", lambda path: pytest.fail("a model was loaded"))
+    with pytest.raises(UserError, match="does not answer"):
+        evaluate_models([tiny_run], **options | {"judge": Judge(str(judge._endpoint), "other", cache_dir=tmp_path)})
+
+
+def test_real_stories_of_the_same_length(corpus):
+    prompts, completions = ["One day"] * 4, ["a cat " * 5, "a cat " * 30, "", "ran " * 20]
+    real = real_stories_of_same_length(corpus[1], prompts, completions)
+    assert [len(words(text)) for text in real] == [10, 60, 0, 20]
+    starts = {slice_words(story, 2, 10) for story in corpus[1]}
+    assert all(slice_words(text, 0, 8) in starts for text in (real[0], real[1], real[3]))
+    assert real == real_stories_of_same_length(corpus[1], prompts, completions)
+    assert real != real_stories_of_same_length(corpus[1], prompts, completions, seed=1)
+    assert real_stories_of_same_length(corpus[1][:3], prompts, completions) is None
+    same = real_stories_of_same_length(["a b c d", "e f g h i"], ["", ""], ["x y z", "x y z"])
+    assert sorted(same) == ["a b c", "e f g"]  # never one story twice
+    assert real_stories_of_same_length(["a b c"], ["x"], ["x y z"]) == ["b c"]  # none is long enough
+
+
+def test_slices_of_words():
+    text = '"Hi!" said Zoë\'s cat, and ran... home.'
+    assert slice_words(text, 0, 2) == 'Hi!" said'
+    assert slice_words(text, 2, 4) == "Zoë's cat"
+    assert slice_words(text, 5) == "ran... home." == slice_words(text, 5, 99)
+    assert slice_words(text, 7) == slice_words(text, 3, 3) == slice_words("", 0, 1) == ""
+
+
+def test_capitals_of_sentences():
+    assert capitals(['He ran. She sat. "No!" she said. the end']) == pytest.approx(2 / 3)
+    assert capitals(["Well... and so on! ok"]) == 0
+
+
+# The page
+
+
+LOADS = {"script", "link", "img", "iframe", "object", "embed", "video", "audio", "source", "base", "form", "use"}
+
+
+class Page(HTMLParser):
+    def __init__(self, text: str):
+        super().__init__()
+        self.tags, self.attributes, self.text = [], [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        self.attributes += attributes
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+
+def loads_nothing(page: str) -> bool:
+    parsed = Page(page)
+    addressed = [name for name, _ in parsed.attributes if name in ("src", "href", "srcset", "data", "action", "style")]
+    handlers = [name for name, _ in parsed.attributes if name.startswith("on")]
+    styles = re.findall(r"url\(|@import|https?:", page)
+    return not (LOADS.intersection(parsed.tags) or addressed or handlers or styles)
+
+
+def test_the_page_loads_nothing_and_is_well_formed(report):
+    page = html_report(report)
+    assert loads_nothing(page)
+    for bad in ('<img src="x.png"/>', '<script src="https://cdn/x.js"></script>', "<style>@import 'x'</style>"):
+        assert not loads_nothing(page.replace("</main>", bad + "</main>"))
+    root = ElementTree.fromstring(page.removeprefix("<!DOCTYPE html>\n"))
+    assert len(root.findall(".//svg")) > 30 and root.find(".//meta[@name='viewport']") is not None
+    text = " ".join(root.itertext())
+    for entry in report["models"]:
+        assert entry["name"] in text and f"{entry['bits_per_byte']['value']:.3f}" in text
+    for words_ in ("real stories", "words shuffled", "Over training", "Columns that cannot fail", "cannot be loaded"):
+        assert words_ in text
+    assert "prefers-color-scheme:dark" in page and "max-width:640px" in page
+
+
+def test_positions_in_the_plots_are_on_the_page_and_in_the_order_of_the_values(report):
+    root = ElementTree.fromstring(html_report(report).removeprefix("<!DOCTYPE html>\n"))
+    percent = [
+        float(element.get(name).rstrip("%"))
+        for tag, names in (("circle", ("cx", "cy")), ("line", ("x1", "x2", "y1", "y2")))
+        for element in root.iter(tag)
+        for name in names
+        if element.get(name).endswith("%")
+    ]
+    assert len(percent) > 500 and 0 <= min(percent) and max(percent) <= 100
+    section = next(each for each in root.iter("section") if each.findtext("h2") == "Bits per byte")
+    dots = [float(circle.get("cx").rstrip("%")) for circle in section.iter("circle")]
+    assert dots == sorted(dots) and len(dots) == len(report["models"]) and dots[0] < dots[-1]
+
+
+def test_what_a_model_writes_cannot_change_the_page(report):
+    report = json.loads(json.dumps(report))
+    nasty = '<script>alert("1")</script>\x00\x0b & <img src=x onerror=alert(1)> \ud800'
+    report["models"][0]["name"] = report["corpus"]["name"] = nasty
+    report["models"][0]["generation"]["plain"]["samples"][0] = {"prompt": "", "text": nasty, "ended": False}
+    page = html_report(report).encode("utf-8", "replace").decode()
+    assert loads_nothing(page) and "&lt;script&gt;" in page
+    ElementTree.fromstring(page.removeprefix("<!DOCTYPE html>\n"))
+
+
+def test_curves_only_where_a_run_has_several_checkpoints(report):
+    assert "Over training" in html_report(report)
+    alone = report | {"models": [entry for entry in report["models"] if entry["step"] in (None, 60)]}
+    assert "Over training" not in html_report(alone)
+
+
+def test_many_models_and_presets_keep_the_plots_short(report):
+    several = json.loads(json.dumps(report))
+    several["settings"]["presets"] = ["plain", "balanced", "greedy"]
+    for entry in several["models"]:
+        entry["generation"] |= dict.fromkeys(("balanced", "greedy"), entry["generation"]["plain"])
+    few = several | {"models": several["models"][:2]}
+    assert "Shown is" in html_report(several) and "Shown is" not in html_report(few)
+
+
+def test_checkpoints_have_the_colour_of_their_curve(report):
+    root = ElementTree.fromstring(html_report(report).removeprefix("<!DOCTYPE html>\n"))
+    sections = {section.findtext("h2"): section for section in root.iter("section")}
+    of_curves = {circle.get("class") for circle in sections["Over training"].iter("circle")}
+    dots = [circle.get("class") for circle in sections["Bits per byte"].iter("circle")]
+    ours = [entry["step"] is not None for entry in report["models"]]
+    assert {dot for dot, mine in zip(dots, ours, strict=True) if mine} == of_curves and len(of_curves) == 1
+    assert len(set(dots)) == 1 + ours.count(False)
+
+
+def test_the_terminal_table(report):
+    table = terminal_table(report)
+    lines = table.splitlines()
+    assert lines[0].startswith("40 held-out stories of sample")
+    first = next(line for line in lines if line.startswith(report["models"][0]["name"]))
+    assert f"{report['models'][0]['bits_per_byte']['value']:.3f} (" in first
+    order = [table.index(f"\n{entry['name']} ") for entry in report["models"]]
+    assert order == sorted(order)
+    assert "real stories" in table and "word order" in table
+    assert sum("failed: " in line for line in lines) == 2
+
+
+# The command
+
+
+def evaluate(*arguments) -> int:
+    return cli.main(["evaluate", *map(str, arguments)])
+
+
+def fails_with_one_line(capsys, arguments, *expected):
+    assert evaluate(*arguments) == 2
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    for word in expected:
+        assert word in last, last
+
+
+def test_the_report_of_one_run_is_put_into_its_folder(tiny_run, tmp_path, capsys):
+    run = tmp_path / "run"
+    shutil.copytree(tiny_run, run)
+    pairs = tmp_path / "pairs.tsv"
+    assert evaluate(run, "--quick", "--limit", 8, "--dump-pairs", pairs) == 0
+    out, err = capsys.readouterr()
+    assert f"The report is in {run / 'report.html'}" in out and "bits per byte" in out
+    assert "telling stories" in err and "8/8" in err
+    report = json.loads((run / "report.json").read_text("utf-8"))
+    assert report["command"].startswith(f"tinystories evaluate {run} --quick")
+    assert report["settings"] == {"presets": ["balanced"], "prompts": 5, "pairs_per_kind": 8}
+    assert (run / "report.html").read_text("utf-8") == html_report(report)
+
+    header, *rows = pairs.read_text("utf-8").splitlines()
+    assert header == "kind\tstory\tchange\tgood\tbad\tcontext"
+    assert len(rows) == sum(kind["pairs"] for kind in report["models"][0]["minimal_pairs"].values())
+    assert all(re.search(r"\[.* -> .*\]", row.split("\t")[2]) for row in rows)
+
+    # A report of ours is replaced, nothing else is.
+    assert evaluate(run, "--quick", "--limit", 4, "--dump-pairs", pairs) == 0
+    assert json.loads((run / "report.json").read_text("utf-8"))["corpus"]["stories"] == 4
+    assert not list(run.glob(".report*"))
+
+
+def test_a_broken_model_makes_the_exit_status_2_and_the_others_are_reported(tiny_run, broken, tmp_path, capsys):
+    assert evaluate(broken["nan"], tiny_run, "--limit", 4, "--presets", "greedy", "--out", tmp_path / "new") == 2
+    out, err = capsys.readouterr()
+    assert "damaged" in err and "Traceback" not in err and "tiny" in out
+    report = json.loads((tmp_path / "new" / "report.json").read_text("utf-8"))
+    assert [entry["name"] for entry in report["models"]] == ["tiny"] and len(report["failed"]) == 1
+    assert evaluate(broken["empty"], "--limit", 4, "--out", tmp_path / "none", "--corpus", "sample") == 2
+    assert not (tmp_path / "none").exists() and "cannot be loaded" in capsys.readouterr().err
+
+
+def test_where_the_report_goes(tiny_run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert report_folder(None, [tiny_run]) == tiny_run
+    assert report_folder(None, [tiny_run / "checkpoint-60"]) == Path("evaluation")
+    assert report_folder(None, [tiny_run, "some/model"]) == report_folder(None, ["some/model"]) == Path("evaluation")
+    assert report_folder("there", [tiny_run]) == Path("there") and not Path("there").exists()
+
+
+def test_a_file_that_is_no_report_of_ours_is_left_alone(tiny_run, tmp_path, capsys, report):
+    folder = tmp_path / "mine"
+    write_report(report, folder)
+    assert report_folder(folder, ["x"]) == folder
+    for name, content in (("report.html", "<html>mine</html>"), ("report.json", '{"models": []}'),
+                          ("report.json", "[1]"), ("report.json", "not json")):  # fmt: skip
+        write_report(report, folder)
+        (folder / name).write_text(content)
+        fails_with_one_line(capsys, [tiny_run, "--out", folder], name, "no report of ours", "--out")
+        assert (folder / name).read_text() == content
+    pairs = tmp_path / "pairs.tsv"
+    pairs.write_text("mine")
+    fails_with_one_line(capsys, [tiny_run, "--dump-pairs", pairs, "--out", tmp_path / "new"], "other than minimal")
+    assert pairs.read_text() == "mine" and not (tmp_path / "new").exists()
+
+
+def test_mistakes_are_one_line(tiny_run, tmp_path, capsys):
+    out = ["--out", tmp_path / "out"]
+    fails_with_one_line(capsys, [tiny_run, *out, "--presets", "wild"], "wild", "conservative")
+    fails_with_one_line(capsys, [tiny_run, *out, "--presets", ""], "no preset ''")
+    fails_with_one_line(capsys, [tiny_run, *out, "--limit", 0], "at least 1")
+    fails_with_one_line(capsys, [tiny_run, *out, "--corpus", tmp_path / "none.txt"], "none.txt")
+    fails_with_one_line(capsys, [tiny_run, *out, "--train-corpus", tmp_path / "none.txt"], "none.txt")
+    fails_with_one_line(capsys, [tiny_run, *out, "--dump-pairs", tmp_path / "pairs.csv"], ".tsv or .jsonl")
+    fails_with_one_line(capsys, [tiny_run, *out, "--judge-url", "http://127.0.0.1:1/v1"], "--judge-model")
+    fails_with_one_line(capsys, [tiny_run, *out, "--judge-url", "ftp://x", "--judge-model", "m"], "URL")
+    (tmp_path / "file").write_text("x")
+    fails_with_one_line(capsys, [tiny_run, "--out", tmp_path / "file"], "is a file")
+    fails_with_one_line(capsys, ["runs/none", *out, "--corpus", "sample", "--limit", 2], "There is no")
+    assert not (tmp_path / "out").exists()
+
+
+def test_runs_that_held_out_different_stories_need_a_corpus(tiny_run, tmp_path, capsys):
+    other = tmp_path / "other"
+    shutil.copytree(tiny_run, other, ignore=shutil.ignore_patterns("checkpoint-*"))
+    recipe = other / "recipe.yaml"
+    recipe.write_text(recipe.read_text().replace("corpus: sample", "corpus: no/such-stories", 1))
+    out = ["--out", tmp_path / "out"]
+    fails_with_one_line(capsys, [tiny_run, other, *out], "different stories", "--corpus", "no/such-stories")
+    fails_with_one_line(capsys, [other, *out], "held out cannot be loaded", "--corpus")
+    assert evaluate(other, *out, "--corpus", "sample", "--limit", 3, "--presets", "greedy") == 0
+    assert "(no/such-stories) are not on this machine" in capsys.readouterr().out

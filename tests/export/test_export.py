@@ -1,0 +1,242 @@
+"""A model given to stock transformers is the same model: in logits, in tokens, and in what a folder says."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+import torch
+import transformers
+from helpers import random_ids, run_without_us, tiny_model
+from packaging.version import Version
+from safetensors.torch import load_file
+from test_cli import PROMPT, fails_with_one_line, tinystories
+from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel
+
+from modeling_tinyllama import TinyLlamaForCausalLM
+from tinystories.cli import main
+from tinystories.export import stock
+from tinystories.export.stock import export_stock, to_llama, to_phi3
+from tinystories.tokenization import PreTrainedTokenizerFast
+from tinystories.utils.errors import UserError
+
+
+FULL = {"partial_rotary_factor": 1.0}
+LONGROPE = {
+    "rope_type": "longrope",
+    "short_factor": [1.0, 1.5],
+    "long_factor": [2.0, 5.0],
+    "factor": 4.0,
+    "original_max_position_embeddings": 24,
+}
+BOTH = {
+    "grouped heads": {},
+    "one key/value head": {"num_key_value_heads": 1},
+    "seven heads": {"hidden_size": 56, "num_attention_heads": 7, "num_key_value_heads": 7, "intermediate_size": 150},
+    "wide heads": {"head_dim": 24},
+    "untied": {"tie_word_embeddings": False},
+    "other theta, eps and activation": {"rope_theta": 321.0, "rms_norm_eps": 1e-3, "hidden_act": "gelu"},
+    "no pad token, two ends": {"pad_token_id": None, "bos_token_id": None, "eos_token_id": [0, 5]},
+    "attention dropout": {"attention_dropout": 0.1},
+}
+LLAMA = {
+    **{name: {**changes, **FULL} for name, changes in BOTH.items()},
+    "biases": {"attention_bias": True, "mlp_bias": True, **FULL},
+    "linear": {"rope_parameters": {"rope_type": "linear", "factor": 3.0, **FULL}},
+    "dynamic": {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0, **FULL}},
+    "yarn": {
+        "rope_parameters": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16, **FULL},
+    },
+    "llama3": {
+        "rope_parameters": {
+            "rope_type": "llama3",
+            "factor": 8.0,
+            "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 16,
+            **FULL,
+        }
+    },
+}
+PHI3 = {
+    **BOTH,
+    "a quarter rotated": {"head_dim": 16, "partial_rotary_factor": 0.25},
+    "whole heads": FULL,
+    "longrope": {"rope_parameters": LONGROPE},
+}
+CASES = [pytest.param(to_llama, LLAMA[name], id=f"llama, {name}") for name in LLAMA] + [
+    pytest.param(to_phi3, PHI3[name], id=f"phi3, {name}") for name in PHI3
+]
+
+
+@pytest.fixture
+def run(tiny_run, tmp_path):
+    """A function that makes a run folder of a random model: `run(head_dim=24)`."""
+
+    def make(model=None, **changes):
+        folder = tmp_path / "run"
+        (model or tiny_model(**{"vocab_size": 600, **changes})).save_pretrained(folder)
+        PreTrainedTokenizerFast.from_pretrained(tiny_run).save_pretrained(folder)
+        return folder
+
+    return make
+
+
+@pytest.mark.parametrize("convert, changes", CASES)
+def test_saved_and_loaded_by_transformers_it_gives_the_same_logits(convert, changes, tmp_path):
+    """In float64, where only a wrong function makes a difference; test_parity.py has the rounding of float32."""
+    ours = tiny_model(**changes)
+    convert(ours).save_pretrained(tmp_path)
+    theirs = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float64).eval()
+    assert type(theirs).__module__.startswith("transformers.models.")
+
+    ours = ours.double()
+    # 64 positions are the trained length, and longrope changes at 24.
+    for length in (20, 64, 100):
+        ids = random_ids(2, length)
+        mask = torch.ones_like(ids)
+        mask[1, :4] = 0
+        with torch.no_grad():
+            pair = [model(ids, attention_mask=mask).logits[mask.bool()] for model in (ours, theirs)]
+        torch.testing.assert_close(*pair, atol=1e-6, rtol=0)
+    for name in ("pad_token_id", "bos_token_id", "eos_token_id", "attention_dropout", "max_position_embeddings"):
+        assert getattr(theirs.config, name) == getattr(ours.config, name)
+
+
+@pytest.mark.parametrize("convert, changes", [(to_llama, FULL), (to_phi3, {})], ids=["llama", "phi3"])
+def test_a_story_goes_on_past_the_trained_length_as_with_us(convert, changes):
+    if convert is to_phi3 and Version(transformers.__version__) < Version("5.22"):
+        pytest.skip("there, Phi-3 forgets the story where it passes the trained length")
+    ours = tiny_model(**changes)
+    options = {"max_new_tokens": 40, "do_sample": False, "eos_token_id": None, "pad_token_id": 1}
+    ids = random_ids(2, 40)
+    assert torch.equal(ours.generate(ids, **options), convert(ours).generate(ids, **options))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("convert, changes", [(to_llama, FULL), (to_phi3, {})], ids=["llama", "phi3"])
+def test_the_dtype_of_the_weights_is_kept_and_positions_stay_sharp(convert, changes, dtype, tmp_path):
+    tiny_model(**changes).to(dtype).save_pretrained(tmp_path / "ours")
+    ours = TinyLlamaForCausalLM.from_pretrained(tmp_path / "ours")
+    theirs = convert(ours)
+    assert {parameter.dtype for parameter in theirs.parameters()} == {dtype}
+    assert theirs.model.rotary_emb.inv_freq.dtype == torch.float32
+    theirs.save_pretrained(tmp_path / "theirs")
+    assert {weight.dtype for weight in load_file(tmp_path / "theirs" / "model.safetensors").values()} == {dtype}
+
+
+def test_the_weights_are_copies_and_every_row_of_the_embedding_comes_along():
+    ours = tiny_model()
+    theirs = to_phi3(ours)
+    pad = ours.config.pad_token_id
+    assert ours.model.embed_tokens.weight[pad].abs().max() > 0
+    assert torch.equal(theirs.model.embed_tokens.weight, ours.model.embed_tokens.weight)
+    with torch.no_grad():
+        theirs.model.embed_tokens.weight.zero_()
+    assert ours.model.embed_tokens.weight.abs().max() > 0
+
+
+@pytest.mark.parametrize("target, changes", [("phi3", {}), ("llama", FULL)], ids=["phi3", "llama"])
+def test_a_stranger_needs_no_code_of_ours(target, changes, tiny_run, run, tmp_path):
+    source = run(**changes) if changes else tiny_run
+    out = tmp_path / "out" / "stories"
+    result = tinystories("export", source, out)
+    assert result.returncode == 0, result.stderr
+    assert {"llama": "LlamaForCausalLM", "phi3": "Phi3ForCausalLM"}[target] in result.stdout
+
+    assert not list(out.glob("*.py")) and [path.name for path in out.parent.iterdir()] == ["stories"]
+    config = json.loads((out / "config.json").read_text())
+    assert config["model_type"] == target and "auto_map" not in config
+    assert json.loads((out / "tokenizer_config.json").read_text())["tokenizer_class"] == "PreTrainedTokenizerFast"
+    generation = [json.loads((path / "generation_config.json").read_text()) for path in (source, out)]
+    assert generation[0] == generation[1]
+
+    ours, tokenizer = AutoModelForCausalLM.from_pretrained(source), AutoTokenizer.from_pretrained(source)
+    inputs = tokenizer([PROMPT, "One day, a"], padding=True, return_tensors="pt")
+    expected = ours.generate(**inputs, do_sample=False, repetition_penalty=1.0, max_new_tokens=30).tolist()
+    kind, tokens, text = run_without_us(
+        f"""
+import json
+from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
+
+model = AutoModelForCausalLM.from_pretrained(sys.argv[1])
+tokenizer = AutoTokenizer.from_pretrained(sys.argv[1])
+inputs = tokenizer([{PROMPT!r}, "One day, a"], padding=True, return_tensors="pt")
+tokens = model.generate(**inputs, do_sample=False, repetition_penalty=1.0, max_new_tokens=30).tolist()
+storyteller = pipeline("text-generation", model=sys.argv[1])
+text = storyteller({PROMPT!r}, max_new_tokens=10)[0]["generated_text"]
+print(json.dumps([type(model).__module__, tokens, text]))
+""",
+        out,
+        tmp_path,
+    )
+    assert kind == f"transformers.models.{target}.modeling_{target}"
+    assert tokens == expected
+    assert text.startswith(PROMPT)
+
+
+def test_whole_heads_can_be_given_as_phi3_too(run, tmp_path):
+    export = export_stock(run(**FULL), tmp_path / "out", to="phi3")
+    assert export.architecture == "Phi3ForCausalLM" and export.difference <= 1e-5 and export.positions > 100
+
+
+@pytest.mark.parametrize("fault", ["up before gate", "keys before queries", "not a number", "another tokenizer"])
+def test_a_folder_that_differs_is_not_left_behind(fault, run, tmp_path, monkeypatch):
+    def faulty(model):
+        phi3 = to_phi3(model)
+        with torch.no_grad():
+            if fault == "up before gate":
+                weight = phi3.model.layers[1].mlp.gate_up_proj.weight
+                weight.copy_(weight.roll(weight.shape[0] // 2, dims=0))
+            if fault == "keys before queries":
+                weight = phi3.model.layers[1].self_attn.qkv_proj.weight
+                weight.copy_(weight.roll(16, dims=0))
+            if fault == "not a number":
+                phi3.model.norm.weight[3] = torch.nan
+        return phi3
+
+    if fault == "another tokenizer":
+        other = SimpleNamespace(from_pretrained=lambda folder: lambda text, **_: {"input_ids": [3]})
+        monkeypatch.setattr(stock, "AutoTokenizer", other)
+    monkeypatch.setitem(stock.TARGETS, "phi3", faulty)
+    folder = run()
+    with pytest.raises(UserError, match="nothing was written"):
+        export_stock(folder, tmp_path / "new" / "out")
+    assert not list((tmp_path / "new").iterdir())
+
+
+def test_mistakes_with_export_are_one_line(run, tiny_run, tmp_path, capsys):
+    def refused(*arguments):
+        assert main(["export", *map(str, arguments)]) == 2
+        return capsys.readouterr().err.strip().splitlines()[-1]
+
+    out, file = tmp_path / "out", tmp_path / "file"
+    file.write_text("x")
+    said = refused(tiny_run, out, "--to", "llama")
+    assert "rotates whole heads" in said and "0.5" in said and "leave out `--to llama`" in said
+    assert "'gpt2'; there are llama, phi3" in refused(tiny_run, out, "--to", "gpt2")
+    assert "exists already" in refused(tiny_run, tiny_run)
+    assert "exists already" in refused(tiny_run, file)
+    assert "cannot be written" in refused(tiny_run, file / "below")
+    assert "no run folder" in refused(tmp_path / "none", out)
+    gpt2 = GPT2LMHeadModel(GPT2Config(vocab_size=600, n_embd=8, n_layer=1, n_head=1))
+    assert "is a gpt2 and no tinyllama" in refused(run(gpt2), out)
+    assert "do not belong together" in refused(run(vocab_size=500), out)
+    assert not out.exists()
+    fails_with_one_line(tinystories("export", tiny_run, tiny_run), "exists already")
+
+
+@pytest.mark.parametrize(
+    "convert, changes, words",
+    [
+        (to_phi3, {"attention_bias": True}, "biases.*attention_bias"),
+        (to_phi3, {"mlp_bias": True, **FULL}, "leave out `--to phi3`"),
+        (to_phi3, {"rope_parameters": {"rope_type": "linear", "factor": 2.0}}, "linear"),
+        (to_phi3, {"head_dim": 24, "rope_parameters": {**LONGROPE, "short_factor": [1] * 6, "long_factor": [2] * 6}},
+         "short_factor"),
+        (to_llama, {"partial_rotary_factor": 0.25, "head_dim": 16}, "0.25"),
+        (to_llama, {"initializer_range": 2.0, **FULL}, "initializer_range.*2.0"),
+    ],
+)  # fmt: skip
+def test_what_the_target_cannot_do_is_refused(convert, changes, words):
+    with pytest.raises(UserError, match=words):
+        convert(tiny_model(**changes))

@@ -1,0 +1,428 @@
+"""Stories told one by one and many at once, and the mending of their look."""
+
+import random
+import re
+
+import numpy as np
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import (
+    BloomConfig,
+    BloomForCausalLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+)
+
+from tests.helpers import sharpen
+from tinystories.cli import main
+from tinystories.data.synthetic import sample_stories
+from tinystories.generation import batch as storytelling
+from tinystories.generation import generate as decoding
+from tinystories.generation.batch import ARTICLE_FOLLOWS, PROMPTS, tell_stories
+from tinystories.generation.generate import GREEDY, PRESETS, load_model, post_process, preset_config, tell_story
+from tinystories.utils.errors import UserError
+
+
+# Mending the look of a story
+
+
+@pytest.fixture(scope="module")
+def stories():
+    return list(sample_stories(400))
+
+
+def faults(mend, text):
+    """What a function that mends the look of a text must not do, and does to this one."""
+    mended = mend(text)
+    found = []
+    if re.findall(r"\w+", mended.lower()) != re.findall(r"\w+", text.lower()):
+        found.append("words")
+    if mend(mended) != mended:
+        found.append("a second time")
+    if len(re.findall(r"\S\s*\n\s*\n\s*\S", mended)) != len(re.findall(r"\S\s*\n\s*\n\s*\S", text)):
+        found.append("paragraphs")
+    return found
+
+
+def naive(text):
+    """Mending as it is often written: splits at every stop, and adds another at the end."""
+    sentences = [sentence.strip().capitalize() for sentence in text.replace("\n", " ").split(".")]
+    return ". ".join(sentences) + "."
+
+
+@pytest.mark.parametrize(
+    ("text", "mended"),
+    [
+        ("hello , world . i am here", "Hello, world. I am here."),
+        ("the dog ran  home .\n\n\n\n it was   late .", "The dog ran home.\n\nIt was late."),
+        ("the cat\r\n\r\nsat down", "The cat\n\nsat down."),
+        ('she said , " hello , " and " bye ! "', 'She said, "hello," and "bye!"'),
+        ('" Hello ! " he said.', '"Hello!" he said.'),
+        ('He said,"Hello"and ran.', 'He said, "Hello" and ran.'),
+        ("“ Hello ” said Bob.", "“Hello” said Bob."),
+        ("They ran home.She was glad.I saw it.", "They ran home. She was glad. I saw it."),
+        ("Stop!she cried,and ran", "Stop! She cried, and ran."),
+        ("i'm glad and i’ll stay. so am i", "I'm glad and I’ll stay. So am I."),
+        ('"Oh no!"\n\nthe fox hid.', '"Oh no!"\n\nThe fox hid.'),
+        ('She asked, "why?" and "where', 'She asked, "why?" and "where.'),
+        ('"I love you"', '"I love you."'),
+        ("'I love you'", "'I love you.'"),
+        ("It is the dogs'", "It is the dogs'."),
+        ("He left (he was sad)", "He left (he was sad)."),
+        ("and then,", "And then."),
+        ("élan. über alles. ñu", "Élan. Über alles. Ñu."),
+        ("  \n ", ""),
+    ],
+)
+def test_the_look_of_a_text_is_mended(text, mended):
+    assert post_process(text) == mended
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '"Hello!" she said. "How are you?" he asked.',
+        '"Yes," she said, "but not now."',
+        '"That is nice." she says.',
+        "She was ... very tired. Wait... what? Well… maybe.",
+        "It cost 3.5 dollars, or 1,000 pennies, at 5:30 p.m. on Monday.",
+        "Mr. and Mrs. Fox met Dr. Owl. St. James was there.",
+        "Tom McDonald and J. smith saw the U.S. flag.",
+        "J. smith and Prof. owl met. Mr. fox did not.",
+        "I can't, won't and shouldn't; it's Lily's.",
+        "Zoë ate crème brûlée at the café. 'Olé!'",
+        "One line.\nThe next.\n\nA new paragraph.",
+        "“Come here,” said Ann. ‘All right.’",
+        "He is 5' tall and the pipe is 3\" wide.",
+        'The end :) is here. He said "yes".',
+        "What?! No!!! Yes...",
+        "ﬁsh are here. ﬁne. ısı.",
+        "A smile 😀",
+        "She ran away —",
+        "",
+    ],
+)
+def test_what_looks_right_survives(text):
+    assert post_process(text) == text
+
+
+def test_real_looking_stories_come_back_as_they_are(stories):
+    assert [text for text in stories if post_process(text) != text] == []
+    assert all(naive(text) != text for text in stories)
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        str.lower,
+        lambda text: re.sub(r"([.,!?;:\"])", r" \1 ", text),
+        lambda text: text.replace(" ", "  ").replace("\n", "\r\n"),
+        lambda text: text[: len(text) // 2],
+        lambda text: re.sub(r"([.!?]) (?=[A-Z])", r"\1", text),
+    ],
+    ids=["small", "spaced", "wide", "cut", "glued"],
+)
+def test_words_and_paragraphs_never_change(stories, spoil):
+    spoilt = [spoil(text) for text in stories]
+    assert {fault for text in spoilt for fault in faults(post_process, text)} == set()
+    assert sum(post_process(text) != text for text in spoilt) > 0.8 * len(spoilt)
+
+
+def test_spoilt_stories_get_their_look_back(stories):
+    spaced = [re.sub(r" ?([.,!?;:])", r" \1", text).rstrip(" .") for text in stories if text.endswith(".")]
+    assert len(spaced) > 200
+    assert [post_process(text) for text in spaced] == [text for text in stories if text.endswith(".")]
+
+
+def test_whatever_comes_is_mended_once_and_keeps_its_words():
+    pieces = ['"', "'", "“", "”", "’", " ", "\n", ".", ",", "!", "?", ";", ":", "…", "(", ")", "-", "—", "a", "b",
+              "i", "I", "Mr", "3", "é", "ß", "ﬁ", "ı", "İ", "A", "the", "Lily", "i'm", "\r", "\t", "\xa0",
+              "😀"]  # fmt: skip
+    chance = random.Random(0)
+    texts = ["".join(chance.choices(pieces, k=chance.randint(1, 14))) for _ in range(20_000)]
+    wrong = {text: found for text in texts if set(found := faults(post_process, text)) & {"words", "a second time"}}
+    assert wrong == {}
+
+
+def test_the_checks_above_see_a_bad_mending(stories):
+    assert {fault for text in stories for fault in faults(naive, text)} == {"a second time", "paragraphs"}
+    assert faults(lambda text: text.replace("the ", ""), stories[0]) == ["words"]
+
+
+# Many stories at once
+
+
+def tokenizer_without_padding(metaspace=False):
+    """As others save theirs: no pad token, no token in front, padding on the right."""
+    backend = Tokenizer(models.BPE(unk_token=None))
+    if metaspace:
+        backend.pre_tokenizer, backend.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
+    else:
+        backend.pre_tokenizer, backend.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    alphabet = list("▁ abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ.,'") if metaspace else []
+    trainer = trainers.BpeTrainer(
+        vocab_size=96, special_tokens=["<end>"], initial_alphabet=alphabet, show_progress=False
+    )
+    backend.train_from_iterator(["the cat sat on the mat. Once upon a time there was a dog, and it ran"] * 4, trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<end>")
+
+
+def gpt2(seed=0, likes_to_end=0.0):
+    """A random GPT-2; `likes_to_end` raises the logit of the end of text by so much."""
+    sizes = {"vocab_size": 96, "n_positions": 48, "n_embd": 32, "n_layer": 2, "n_head": 2}
+    model = sharpen(GPT2LMHeadModel(GPT2Config(**sizes, bos_token_id=0, eos_token_id=0)), seed)
+    end = model.transformer.wte.weight.data[0]
+    model.transformer.ln_f.bias.data += likes_to_end * end / end.square().sum()
+    return model
+
+
+UNEVEN = ["the cat", "Once upon a time there was a dog, and", "a", "the mat. a dog ran on the"]
+
+
+@pytest.fixture(scope="module")
+def trained(tiny_run):
+    return load_model(str(tiny_run))
+
+
+def by_hand(model, tokenizer, prompt, max_new_tokens):
+    """The likeliest continuation, one story and one whole forward at a time: `(text, ended, new tokens)`."""
+    ids = tokenizer(prompt, return_tensors="pt")["input_ids"].to(model.device)
+    begin = ids.shape[1]
+    ended = False
+    with torch.no_grad():
+        while ids.shape[1] < begin + max_new_tokens and not ended:
+            likeliest = model(input_ids=ids, use_cache=False).logits[:, -1].argmax(-1, keepdim=True)
+            ended = likeliest.item() == tokenizer.eos_token_id
+            ids = ids if ended else torch.cat([ids, likeliest], dim=1)
+    text = tokenizer.decode(ids[0], skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    return text, ended, ids.shape[1] - begin
+
+
+def as_tuples(told):
+    return [(story.text, story.ended, story.new_tokens) for story in told]
+
+
+def test_a_batch_tells_what_each_prompt_alone_would(trained, monkeypatch):
+    model, tokenizer = trained
+    prompts = PROMPTS[:6]
+    told = tell_stories(model, tokenizer, prompts, preset=GREEDY, max_new_tokens=60, batch_size=4, progress=False)
+    assert [story.prompt for story in told] == prompts
+    assert as_tuples(told) == [by_hand(model, tokenizer, prompt, 60) for prompt in prompts]
+
+    def unmasked(batch, device):
+        inputs = padded(batch, device)
+        return {**inputs, "attention_mask": torch.ones_like(inputs["attention_mask"])}
+
+    padded = storytelling._padded
+    monkeypatch.setattr(storytelling, "_padded", unmasked)
+    wrong = tell_stories(model, tokenizer, prompts, preset=GREEDY, max_new_tokens=60, batch_size=4, progress=False)
+    assert as_tuples(wrong) != as_tuples(told)
+
+
+@pytest.mark.parametrize("preset", [*PRESETS, GREEDY])
+def test_every_preset_tells_stories_and_a_seed_tells_them_again(trained, preset):
+    def tell(seed):
+        return tell_stories(
+            *trained, PROMPTS[:5], preset=preset, seed=seed, max_new_tokens=30, batch_size=4, progress=False
+        )
+
+    first, again, other = tell(1), tell(1), tell(2)
+    assert first == again
+    assert (first == other) == (preset == GREEDY)
+    assert [story.prompt for story in first] == PROMPTS[:5]
+    for story in first:
+        assert story.text == story.prompt + story.completion and "<|endoftext|>" not in story.text
+        assert story.new_tokens < 30 if story.ended else story.new_tokens == 30
+
+
+def test_stories_may_fill_the_context(trained):
+    model, tokenizer = trained
+    prompts = ["One day", PROMPTS[0]]
+    room = 128 - len(tokenizer(PROMPTS[0])["input_ids"])
+    told = tell_stories(model, tokenizer, prompts, preset=GREEDY, progress=False)
+    assert [story.new_tokens for story in told] == [room, room] and not any(story.ended for story in told)
+
+
+def test_presets_tell_different_stories(trained):
+    told = {
+        preset: tuple(tell_stories(*trained, PROMPTS[:2], preset=preset, max_new_tokens=40, progress=False))
+        for preset in (*PRESETS, GREEDY)
+    }
+    assert len(set(told.values())) == len(PRESETS) + 1
+
+
+def test_a_model_with_learned_positions_and_no_pad_token():
+    tokenizer = tokenizer_without_padding()
+    room = 48 - max(len(tokenizer(prompt)["input_ids"]) for prompt in UNEVEN)
+    ended = set()
+    for seed in range(4):
+        model = gpt2(seed, likes_to_end=3.0)
+        told = tell_stories(model, tokenizer, UNEVEN, preset=GREEDY, progress=False)
+        assert as_tuples(told) == [by_hand(model, tokenizer, prompt, room) for prompt in UNEVEN]
+        ended |= {story.ended for story in told}
+    assert ended == {True, False}
+
+
+def test_padding_does_not_change_what_a_penalty_falls_on(monkeypatch):
+    tokenizer = tokenizer_without_padding()
+    # Without chance, so that a row of a batch must be told as it is told alone.
+    monkeypatch.setitem(decoding.PRESETS, "plain", {"top_k": 1, "repetition_penalty": 1.5})
+
+    def tell(batch_size):
+        options = {"preset": "plain", "max_new_tokens": 20, "batch_size": batch_size, "progress": False}
+        models = [gpt2(seed, likes_to_end=3.0) for seed in range(8)]
+        return [story for model in models for story in tell_stories(model, tokenizer, UNEVEN, **options)]
+
+    alone = tell(1)
+    assert tell(4) == alone
+    monkeypatch.setitem(decoding.PRESETS, "plain", {"top_k": 1, "repetition_penalty": 1.0})
+    assert tell(4) != alone
+
+
+def test_the_space_after_the_prompt_is_kept():
+    """Tokenizers of SentencePiece's kind leave out a space at the beginning of what they decode."""
+    config = LlamaConfig(vocab_size=96, hidden_size=32, intermediate_size=48, num_hidden_layers=2,
+                         num_attention_heads=2, max_position_embeddings=48, eos_token_id=0)  # fmt: skip
+    model, tokenizer = sharpen(LlamaForCausalLM(config)), tokenizer_without_padding(metaspace=True)
+    told = tell_stories(model, tokenizer, UNEVEN, preset=GREEDY, max_new_tokens=20, progress=False)
+    assert as_tuples(told) == [by_hand(model, tokenizer, prompt, 20) for prompt in UNEVEN]
+    assert any(story.completion.startswith(" ") for story in told)
+
+
+def test_every_end_of_text_that_the_model_knows_ends_a_story():
+    model, tokenizer = gpt2(), tokenizer_without_padding()
+
+    def tell():
+        return tell_stories(model, tokenizer, ["the cat"], preset=GREEDY, max_new_tokens=9, progress=False)[0]
+
+    before = tell()
+    fourth = model.generate(**tokenizer(["the cat"], return_tensors="pt"), max_new_tokens=9, do_sample=False)[0, -6]
+    model.generation_config.eos_token_id = [0, fourth.item()]
+    after = tell()
+    assert not before.ended and after.ended
+    assert after.new_tokens <= 3 and before.text.startswith(after.text)
+
+
+def test_a_models_own_settings_do_not_leak_in(trained):
+    model, tokenizer = trained
+    plain = tell_stories(model, tokenizer, PROMPTS[:3], preset=GREEDY, max_new_tokens=30, progress=False)
+    own = model.generation_config
+    model.generation_config = preset_config("balanced", tokenizer, 30)
+    model.generation_config.update(repetition_penalty=5.0, suppress_tokens=list(range(300, 400)), min_new_tokens=30)
+    try:
+        again = tell_stories(model, tokenizer, PROMPTS[:3], preset=GREEDY, max_new_tokens=30, progress=False)
+        alone = [tell_story(model, tokenizer, prompt, preset=GREEDY, max_new_tokens=30) for prompt in PROMPTS[:3]]
+        ids = tokenizer(PROMPTS[0], return_tensors="pt", return_token_type_ids=False)
+        leaky = model.generate(**ids, generation_config=preset_config(GREEDY, tokenizer, 30))[0]
+    finally:
+        model.generation_config = own
+    assert again == plain and alone == [story.text for story in plain]
+    assert tokenizer.decode(leaky, skip_special_tokens=True) != plain[0].text
+
+
+def test_nothing_is_changed(trained, tmp_path, monkeypatch):
+    model, tokenizer = trained
+    others = tokenizer_without_padding()
+    config = model.generation_config
+    modules = list(model.modules())
+    model.train()
+    modules[-1].eval()
+    modes = [module.training for module in modules]
+    torch.manual_seed(5)
+    states = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].copy()
+
+    def unchanged():
+        return (
+            model.generation_config is config
+            and [module.training for module in modules] == modes
+            and torch.equal(torch.get_rng_state(), states[0])
+            and random.getstate() == states[1]
+            and np.array_equal(np.random.get_state()[1], states[2])
+        )
+
+    others.save_pretrained(tmp_path / "before")
+    try:
+        assert unchanged()
+        tell_stories(model, tokenizer, PROMPTS[:3], preset="balanced", max_new_tokens=5, progress=False)
+        assert unchanged()
+        monkeypatch.setattr(model, "generate", lambda **_: torch.rand(1) and (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            tell_stories(model, tokenizer, PROMPTS[:3], preset="balanced", max_new_tokens=5, progress=False)
+        assert unchanged()
+        torch.rand(1)
+        assert not unchanged()
+    finally:
+        model.eval()
+    tell_stories(gpt2(), others, UNEVEN, preset="balanced", max_new_tokens=5, progress=False)
+    assert others.pad_token is None and others.padding_side == "right"
+    others.save_pretrained(tmp_path / "after")
+    for file in sorted((tmp_path / "before").iterdir()):
+        assert (tmp_path / "after" / file.name).read_bytes() == file.read_bytes(), file.name
+
+
+def test_mistakes_are_one_line(trained):
+    model, tokenizer = trained
+    plain = tokenizer_without_padding()
+    endless = sharpen(BloomForCausalLM(BloomConfig(vocab_size=96, hidden_size=32, n_layer=1, n_head=2)))
+
+    def refuses(words, model=model, tokenizer=tokenizer, prompts=PROMPTS[:2], preset="plain", **options):
+        with pytest.raises(UserError, match=words) as caught:
+            tell_stories(model, tokenizer, prompts, preset=preset, progress=False, **options)
+        assert "\n" not in str(caught.value)
+
+    refuses("no preset 'wild'; there are balanced, .*plain and greedy", preset="wild")
+    refuses("batch size must be at least 1", batch_size=0)
+    refuses("must be at least 1, but is 0", max_new_tokens=0)
+    refuses("can be at most", max_new_tokens=200)
+    refuses("shorten 'again and again", prompts=["One day", "again and " * 80])
+    refuses("empty prompt", model=gpt2(), tokenizer=plain, prompts=["the", ""])
+    refuses("names no longest context", model=endless, tokenizer=plain, prompts=UNEVEN)
+    told = tell_stories(endless, plain, UNEVEN, preset=GREEDY, max_new_tokens=8, progress=False)
+    assert as_tuples(told) == [by_hand(endless, plain, prompt, 8) for prompt in UNEVEN]
+    assert tell_stories(model, tokenizer, [], preset="plain", progress=False) == []
+    assert len(tell_stories(model, tokenizer, [""], preset="plain", max_new_tokens=4, progress=False)) == 1
+
+
+def test_progress_goes_to_stderr(trained, capsys):
+    tell_stories(*trained, PROMPTS[:3], preset="plain", max_new_tokens=4, batch_size=2)
+    drawn = capsys.readouterr()
+    assert "telling stories (plain): 100%" in drawn.err and drawn.out == ""
+    tell_stories(*trained, PROMPTS[:3], preset="plain", max_new_tokens=4, progress=False)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_prompts_are_many_and_give_no_article_away():
+    assert len(PROMPTS) == len(set(PROMPTS)) >= 25
+    assert set(ARTICLE_FOLLOWS) <= set(PROMPTS)
+    last_words = [prompt.split()[-1].strip('",').lower() for prompt in PROMPTS]
+    assert not set(last_words) & {"a", "an", "the"}
+    starts = {prompt.split()[0] for prompt in PROMPTS}
+    assert len(starts) > 20 and sum(prompt.startswith('"') for prompt in PROMPTS) >= 3
+
+
+# From the command line
+
+
+def test_generate_prints_a_mended_story_when_it_is_finished(tiny_run, trained, capsys):
+    options = ["generate", str(tiny_run), "once upon a time , there was", "--seed", "1", "--max-new-tokens", "30"]
+    assert main([*options, "--post-process"]) == 0
+    mended = capsys.readouterr().out
+    assert main(options) == 0
+    streamed = capsys.readouterr().out
+    assert streamed.startswith("once upon a time , there was")
+    assert mended == post_process(streamed) + "\n" and mended.startswith("Once upon a time, there was")
+
+
+def test_every_id_that_ends_a_story_of_the_model_ends_it_in_every_preset(tiny_run):
+    """llama2.c's models end a story with the token that begins one, which their tokenizer does not call its end."""
+    model, tokenizer = load_model(str(tiny_run))
+    prompt = "Once upon a time there was"
+    whole = tell_story(model, tokenizer, prompt, preset=GREEDY, max_new_tokens=30)
+    third = tokenizer(whole)["input_ids"][len(tokenizer(prompt)["input_ids"]) + 2]
+    model.generation_config.eos_token_id = [tokenizer.eos_token_id, third]
+    cut = tell_story(model, tokenizer, prompt, preset=GREEDY, max_new_tokens=30)
+    assert whole.startswith(cut) and len(cut) < len(whole)

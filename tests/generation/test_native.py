@@ -1,0 +1,756 @@
+"""The native step beside the ordinary model: the same logits and stories, and the ordinary model where it must be."""
+
+import copy
+import io
+import json
+import logging
+import multiprocessing
+import os
+import threading
+from functools import wraps
+
+import pytest
+import torch
+from helpers import random_ids, sharpen, tiny_config, tiny_model
+from torch import nn
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    DynamicCache,
+    LlamaConfig,
+    LlamaForCausalLM,
+    StoppingCriteria,
+    TextStreamer,
+    TopPLogitsWarper,
+    pipeline,
+)
+
+from modeling_tinyllama import TinyLlamaForCausalLM
+from tinystories.generation.native import accelerate, decelerate, engine
+from tinystories.generation.native.cache import RoomyLayer
+from tinystories.generation.native.top_p import QuickTopP
+
+
+@pytest.fixture(autouse=True, params=[1, 3], ids=["1-thread", "3-threads"])
+def threads(request, monkeypatch):
+    monkeypatch.setattr(engine, "WORTH_A_THREAD", 1)  # models as small as these would be given one
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def ordinary_calls(monkeypatch):
+    """The lengths of the new tokens that the ordinary model was called with."""
+    calls = []
+    for ordinary in (TinyLlamaForCausalLM, LlamaForCausalLM):
+        forward = ordinary.forward
+
+        @wraps(forward)  # `generate` looks at its arguments' names
+        def counted(self, input_ids=None, *args, _forward=forward, **kwargs):
+            calls.append(input_ids.shape[1] if input_ids is not None else 0)
+            return _forward(self, input_ids, *args, **kwargs)
+
+        monkeypatch.setattr(ordinary, "forward", counted)
+    return calls
+
+
+def pair(model=None, weights="float32", **changes):
+    """A model, and a copy of it that is accelerated."""
+    model = tiny_model(**changes) if model is None else model
+    fast = accelerate(copy.deepcopy(model), weights)
+    assert fast._engine is not None
+    return model, fast
+
+
+@torch.no_grad()
+def logits_of(model, ids, parts, **kwargs):
+    """Logits after `ids` `[batch, length]`, given to the model in `parts` of so many tokens."""
+    cache, collected, place = DynamicCache(config=model.config), [], 0
+    mask = kwargs.pop("attention_mask", None)
+    for part in parts:
+        end = place + part
+        masked = {} if mask is None else {
+            "attention_mask": mask[:, :end],
+            "position_ids": (mask.cumsum(-1) - 1).clamp(min=0)[:, place:end],
+        }  # fmt: skip
+        collected.append(model(input_ids=ids[:, place:end], past_key_values=cache, **masked, **kwargs).logits)
+        place = end
+    return torch.cat(collected, dim=1), cache
+
+
+SHAPES = {
+    "as it is": {},
+    "whole heads rotated": {"partial_rotary_factor": 1.0},
+    "a quarter rotated": {"partial_rotary_factor": 0.25, "hidden_size": 64},
+    "every head its own keys": {"num_key_value_heads": 4},
+    "one key for all heads": {"num_key_value_heads": 1},
+    "untied head": {"tie_word_embeddings": False},
+    "odd sizes": {"hidden_size": 54, "num_attention_heads": 3, "num_key_value_heads": 3, "intermediate_size": 37,
+                  "vocab_size": 101, "partial_rotary_factor": 1.0},
+    "heads of 2": {"hidden_size": 8, "intermediate_size": 3, "partial_rotary_factor": 1.0},
+    "heads of 64": {"hidden_size": 128, "num_attention_heads": 2, "num_key_value_heads": 1},
+    "heads of 128": {"hidden_size": 256, "num_attention_heads": 2, "num_key_value_heads": 2},
+    "heads wider than the model": {"hidden_size": 32, "head_dim": 32},
+    "one layer": {"num_hidden_layers": 1},
+    "linear rope": {"rope_parameters": {"rope_type": "linear", "factor": 2.0}},
+    "yarn": {"rope_parameters": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16}},
+    "llama3 rope": {"rope_parameters": {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0,
+                                        "high_freq_factor": 4.0, "original_max_position_embeddings": 16}},
+    "dynamic rope": {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0}, "max_position_embeddings": 16},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_logits_are_those_of_the_ordinary_model(shape, ordinary_calls):
+    model, fast = pair(**SHAPES[shape])
+    ids = random_ids(3, 24)
+    parts = [5, 1, 1, 4, 1, 12]
+    want, ordinary_cache = logits_of(model, ids, parts)
+    ordinary_calls.clear()
+    got, cache = logits_of(fast, ids, parts)
+    assert ordinary_calls == []
+    torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-4)
+    for ours, theirs in zip(cache.layers, ordinary_cache.layers, strict=True):
+        torch.testing.assert_close(ours.keys, theirs.keys, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(ours.values, theirs.values, rtol=1e-4, atol=1e-4)
+
+
+def test_a_stock_llama_too(ordinary_calls):
+    config = tiny_config(partial_rotary_factor=1.0)
+    names = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
+             "num_key_value_heads", "max_position_embeddings")  # fmt: skip
+    llama = sharpen(LlamaForCausalLM(LlamaConfig(**{name: getattr(config, name) for name in names})))
+    model, fast = pair(llama)
+    ids = random_ids(2, 9)
+    want, _ = logits_of(model, ids, [4, 1, 1, 3])
+    ordinary_calls.clear()
+    torch.testing.assert_close(logits_of(fast, ids, [4, 1, 1, 3])[0], want, rtol=1e-4, atol=1e-4)
+    assert ordinary_calls == []
+
+
+# Widths that are no multiple of a vector, over several chunks.
+WIDE = {"hidden_size": 512, "num_attention_heads": 8, "intermediate_size": 707, "vocab_size": 203,
+        "num_hidden_layers": 1}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("batch", "shape"), [*((batch, {}) for batch in (1, 2, 3, 4, 5, 7, 8, 13, 32, 33, 70)), (11, WIDE), (70, WIDE)]
+)
+def test_a_row_gets_the_same_bits_whatever_is_beside_it(batch, shape):
+    model, fast = pair(**shape)
+    ids = random_ids(batch, 12)
+    parts = [7, 1, 1, 3]
+    got, _ = logits_of(fast, ids, parts)
+    want = logits_of(model, ids, parts)[0]
+    torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-4 * want.abs().max().item())
+    for row in {0, batch // 2, batch - 1}:
+        assert torch.equal(logits_of(fast, ids[row : row + 1], [12])[0][0], got[row])
+
+
+def test_and_however_many_threads():
+    _, fast = pair()
+    ids, logits = random_ids(9, 20), []
+    for count in (1, 2, 5):
+        torch.set_num_threads(count)
+        logits.append(logits_of(fast, ids, [17, 1, 2])[0])
+    assert torch.equal(logits[0], logits[1]) and torch.equal(logits[0], logits[2])
+
+
+@pytest.mark.parametrize("weights", ["float32", "int8"])
+def test_padding_on_the_left_leaves_no_trace(weights):
+    model, fast = pair(weights=weights)
+    rows = [random_ids(1, length, seed=length) for length in (3, 10, 7)]
+    ids = torch.cat([nn.functional.pad(row, (10 - row.shape[1], 0), value=1) for row in rows])
+    mask = (ids != 1).long()
+    new = random_ids(3, 4, seed=5)
+    whole, whole_mask = torch.cat([ids, new], 1), torch.cat([mask, torch.ones_like(new)], 1)
+    got, _ = logits_of(fast, whole, [10, 1, 3], attention_mask=whole_mask)
+    assert got.isfinite().all()
+    if weights == "float32":
+        want, _ = logits_of(model, whole, [10, 1, 3], attention_mask=whole_mask)
+        torch.testing.assert_close(got[whole_mask == 1], want[whole_mask == 1], rtol=1e-4, atol=1e-4)
+    for index, row in enumerate(rows):
+        alone, _ = logits_of(fast, torch.cat([row, new[index : index + 1]], 1), [row.shape[1], 1, 3])
+        assert torch.equal(got[index, 10 - row.shape[1] :], alone[0])
+
+
+def test_masks_of_other_kinds_go_to_the_ordinary_model(ordinary_calls):
+    model, fast = pair()
+    ids, mask = random_ids(2, 6), torch.ones(2, 6, dtype=torch.long)
+    mask[0, 2] = 0
+    want, _ = logits_of(model, ids, [4, 1, 1], attention_mask=mask)
+    ordinary_calls.clear()
+    got, _ = logits_of(fast, ids, [4, 1, 1], attention_mask=mask)
+    assert ordinary_calls == [4, 1, 1]
+    torch.testing.assert_close(got, want)
+    whole = torch.ones(2, 6, dtype=torch.bool)
+    ordinary_calls.clear()
+    torch.testing.assert_close(
+        logits_of(fast, ids, [6], attention_mask=whole.long())[0], logits_of(model, ids, [6])[0], rtol=1e-4, atol=1e-4
+    )
+    assert ordinary_calls == [6]  # of the ordinary model alone
+
+
+def test_long_stories_to_the_limit_and_beyond(ordinary_calls):
+    model, fast = pair(max_position_embeddings=1030)
+    ids = random_ids(1, 1040)
+    want, _ = logits_of(model, ids, [1020] + [1] * 20)
+    ordinary_calls.clear()
+    got, _ = logits_of(fast, ids, [1020] + [1] * 20)
+    assert ordinary_calls == []
+    torch.testing.assert_close(got, want, rtol=2e-4, atol=2e-4)
+
+
+@pytest.mark.parametrize("keep", [0, 1, 2, 70, 100])
+def test_logits_to_keep(keep):
+    model, fast = pair(max_position_embeddings=128)
+    ids = random_ids(3, 100)
+    want, got = (logits_of(each, ids, [100], logits_to_keep=keep)[0] for each in (model, fast))
+    torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-4)
+
+
+def test_numbers_that_are_none_stay_so():
+    """A weight that has become NaN must not come out as a plausible number."""
+    model, fast = pair()
+    for each in (model, fast):
+        with torch.no_grad():
+            each.model.layers[0].mlp.gate_proj.weight[0] = torch.nan
+    ids = random_ids(1, 4)
+    assert logits_of(model, ids, [3, 1])[0].isnan().all()
+    assert logits_of(fast, ids, [3, 1])[0].isnan().all()
+
+
+# ---- generate
+
+WAYS = {
+    "greedy": {},
+    "beams": {"num_beams": 3},
+    "beams that sample": {"num_beams": 2, "do_sample": True, "top_p": 0.8},
+    "several beams returned": {"num_beams": 4, "num_return_sequences": 3, "length_penalty": 0.5},
+    "top-p": {"do_sample": True, "top_p": 0.9, "top_k": 0},
+    "top-k and top-p": {"do_sample": True, "top_p": 0.8, "top_k": 20, "temperature": 0.7},
+    "several samples": {"do_sample": True, "num_return_sequences": 3},
+    "penalty": {"repetition_penalty": 1.3},
+    "no repeated pairs": {"no_repeat_ngram_size": 2},
+    "chunked prompt": {"prefill_chunk_size": 3},
+    "static cache": {"cache_implementation": "static"},
+    "no cache": {"use_cache": False},
+    "guidance": {"guidance_scale": 1.5},
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_generate_tells_what_the_ordinary_model_tells(way):
+    model, fast = pair()
+    ids = random_ids(2, 7)
+    ids[0, :3] = 1
+    told = []
+    for each in (model, fast):
+        torch.manual_seed(0)
+        told.append(each.generate(ids, attention_mask=(ids != 1).long(), max_new_tokens=30, **WAYS[way]))
+    assert torch.equal(*told)
+
+
+def test_generate_uses_the_native_step(ordinary_calls):
+    _, fast = pair()
+    assert ordinary_calls == [4]  # once, to see that both agree
+    fast.generate(random_ids(2, 7), max_new_tokens=12, eos_token_id=None)
+    assert ordinary_calls == [4]
+
+
+def test_assisted_decoding():
+    model, fast = pair()
+    draft = tiny_model(seed=0, num_hidden_layers=1)
+    ids = random_ids(1, 6)
+    want = model.generate(ids, max_new_tokens=30)
+    assert torch.equal(fast.generate(ids, max_new_tokens=30, assistant_model=draft), want)
+    assert torch.equal(fast.generate(ids, max_new_tokens=30, assistant_model=accelerate(draft)), want)
+    assert torch.equal(fast.generate(ids, max_new_tokens=30, prompt_lookup_num_tokens=3), want)
+
+
+def test_scores_logits_attentions_and_hidden_states():
+    model, fast = pair()
+    settings = {"max_new_tokens": 6, "return_dict_in_generate": True, "output_scores": True, "output_logits": True}
+    want, got = (each.generate(random_ids(2, 5), **settings) for each in (model, fast))
+    for ours, theirs in zip(got.scores + got.logits, want.scores + want.logits, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+    assert got.past_key_values.get_seq_length() == want.past_key_values.get_seq_length()
+    settings = {**settings, "output_attentions": True, "output_hidden_states": True}
+    model.set_attn_implementation("eager"), fast.set_attn_implementation("eager")
+    want, got = (each.generate(random_ids(2, 5), **settings) for each in (model, fast))
+    assert len(got.attentions) == 6 and len(got.hidden_states[0]) == 3
+    torch.testing.assert_close(got.attentions[-1][-1], want.attentions[-1][-1])
+
+
+def test_stopping_criteria_and_streamers(tiny_run, capsys):
+    tokenizer = AutoTokenizer.from_pretrained(tiny_run)
+    model, fast = pair(AutoModelForCausalLM.from_pretrained(tiny_run))
+    inputs = tokenizer("Once upon a time", return_tensors="pt", return_token_type_ids=False)
+
+    class After(StoppingCriteria):
+        def __call__(self, input_ids, scores, **kwargs):
+            return torch.full((len(input_ids),), input_ids.shape[1] >= 15)
+
+    assert fast.generate(**inputs, stopping_criteria=[After()]).shape[1] == 15
+    printed = []
+    for each in (model, fast):
+        each.generate(**inputs, max_new_tokens=20, streamer=TextStreamer(tokenizer), do_sample=False)
+        printed.append(capsys.readouterr().out)
+    assert printed[0] == printed[1] != ""
+
+
+@pytest.mark.parametrize("prompt", ["Once upon a time", "One day, a little", "The cat", "Tom and his mom went to"])
+def test_a_trained_model_tells_the_same_stories(tiny_run, prompt):
+    tokenizer = AutoTokenizer.from_pretrained(tiny_run)
+    model, fast = pair(AutoModelForCausalLM.from_pretrained(tiny_run))
+    ids = tokenizer(prompt, return_tensors="pt").input_ids
+    settings = {"max_new_tokens": 100, "do_sample": False, "repetition_penalty": 1.0}
+    want = model.generate(ids, **settings)
+    assert torch.equal(fast.generate(ids, **settings), want)
+    eight_bit = accelerate(copy.deepcopy(model), "int8").generate(ids, **settings)
+    same = (eight_bit[0, : want.shape[1]] == want[0, : eight_bit.shape[1]]).float().mean()
+    assert same > 0.1  # rounding may turn a near tie, and the rest of the story with it
+    with torch.no_grad():
+        cache = DynamicCache(config=model.config)
+        rounded = accelerate(copy.deepcopy(model), "int8")(input_ids=want, past_key_values=cache).logits
+        exact = model(input_ids=want).logits
+    assert nn.functional.kl_div(rounded.log_softmax(-1), exact.log_softmax(-1), log_target=True,
+                                reduction="none").sum(-1).mean() < 2e-3  # fmt: skip
+
+
+def test_pipeline(tiny_run):
+    tokenizer = AutoTokenizer.from_pretrained(tiny_run)
+    model, fast = pair(AutoModelForCausalLM.from_pretrained(tiny_run))
+    want, got = (
+        pipeline("text-generation", model=each, tokenizer=tokenizer, device="cpu")(
+            ["Once upon a time", "One day"], max_new_tokens=20, do_sample=False, batch_size=2
+        )
+        for each in (model, fast)
+    )
+    assert got == want
+
+
+def test_a_cache_that_is_given(ordinary_calls):
+    """A prompt is read once and its cache used for several stories: by the ordinary model, then by the native step."""
+    model, fast = pair()
+    prompt, rest = random_ids(1, 6), random_ids(1, 3, seed=1)
+    with torch.no_grad():
+        read = model(prompt, past_key_values=DynamicCache(config=model.config)).past_key_values
+        ids = torch.cat([prompt, rest], 1)
+        want = model.generate(ids, past_key_values=copy.deepcopy(read), max_new_tokens=10)
+        ordinary_calls.clear()
+        for cache in (read, DynamicCache()):
+            got = fast.generate(ids, past_key_values=copy.deepcopy(cache), max_new_tokens=10)
+            assert torch.equal(got, want)
+    assert ordinary_calls == []
+
+
+def test_a_cache_goes_from_one_to_the_other(ordinary_calls):
+    model, fast = pair()
+    ids = random_ids(2, 12)
+    want, _ = logits_of(model, ids, [12])
+    cache = DynamicCache(config=model.config)
+    with torch.no_grad():
+        got = [each(input_ids=ids[:, at : at + 2], past_key_values=cache).logits
+               for at, each in zip(range(0, 12, 2), (model, fast, fast, model, model, fast), strict=True)]  # fmt: skip
+    torch.testing.assert_close(torch.cat(got, 1), want, rtol=1e-4, atol=1e-4)
+
+
+# ---- the cache
+
+
+def filled(kind, length=5):
+    layer = kind()
+    states = torch.randn(2, 3, length, 4, generator=torch.Generator().manual_seed(0))
+    layer.update(states, -states)
+    return layer
+
+
+def test_roomy_layers_are_dynamic_layers():
+    def same(change):
+        layers = filled(RoomyLayer), filled(DynamicCache().layer_class_to_replicate)
+        for layer in layers:
+            change(layer)
+        ours, theirs = layers
+        assert ours.get_seq_length() == theirs.get_seq_length()
+        if theirs.get_seq_length():
+            assert torch.equal(ours.keys, theirs.keys) and torch.equal(ours.values, theirs.values)
+
+    more = torch.randn(2, 3, 70, 4, generator=torch.Generator().manual_seed(1))
+    same(lambda layer: layer.crop(-2))
+    same(lambda layer: (layer.crop(-2), layer.update(more, more)))
+    same(lambda layer: [layer.update(more[:, :, i : i + 1], more[:, :, i : i + 1]) for i in range(70)])
+    same(lambda layer: layer.reorder_cache(torch.tensor([1, 1])))
+    same(lambda layer: layer.batch_select_indices(torch.tensor([1])))
+    same(lambda layer: layer.batch_select_indices(torch.tensor([False, True])))
+    same(
+        lambda layer: (
+            layer.batch_repeat_interleave(3),
+            layer.update(more.repeat(3, 1, 1, 1), more.repeat(3, 1, 1, 1)),
+        )
+    )
+    same(lambda layer: layer.reset())
+    emptied = filled(DynamicCache().layer_class_to_replicate)
+    emptied.reset()
+    if not emptied.get_seq_length():  # older versions of transformers keep zeros
+        same(lambda layer: (layer.reset(), layer.update(more[:1], more[:1])))
+
+    def cut_by_hand(layer):
+        layer.keys = layer.keys[:, :, :-2]
+        layer.values = layer.values[:, :, :-2]
+
+    same(cut_by_hand)
+    try:
+        filled(DynamicCache().layer_class_to_replicate).crop(2)
+    except ValueError:
+        with pytest.raises(ValueError, match="crop"):
+            filled(RoomyLayer).crop(2)
+    else:  # older versions of transformers take it for the size to keep
+        same(lambda layer: layer.crop(2))
+        same(lambda layer: (layer.crop(2), layer.update(more, more)))
+
+
+def test_gradients_through_an_accelerated_model():
+    model, fast = pair()
+    ids = random_ids(2, 8)
+    for each in (model, fast):
+        cache = DynamicCache(config=each.config)
+        each(input_ids=ids[:, :5], past_key_values=cache)
+        loss = sum(each(input_ids=ids[:, at : at + 1], past_key_values=cache).logits.square().sum() for at in (5, 6))
+        loss.backward()
+    torch.testing.assert_close(fast.lm_head.weight.grad, model.lm_head.weight.grad)
+
+
+# ---- weights and settings that change
+
+
+@pytest.mark.parametrize("weights", ["float32", "int8"])
+def test_weights_that_change_are_seen(weights, ordinary_calls):
+    model, fast = pair(weights=weights)
+    ids, atol = random_ids(1, 8), 1e-4 if weights == "float32" else 0.5
+
+    def check():
+        fresh = accelerate(copy.deepcopy(model), weights)
+        assert torch.equal(logits_of(fast, ids, [5, 1, 2])[0], logits_of(fresh, ids, [5, 1, 2])[0])
+        torch.testing.assert_close(logits_of(fast, ids, [8])[0], logits_of(model, ids, [8])[0], rtol=0, atol=atol)
+
+    check()
+    other = tiny_model(seed=1).state_dict()
+    for each in (model, fast):
+        each.load_state_dict(other)
+    check()
+    for each in (model, fast):
+        each.load_state_dict(tiny_model(seed=2).state_dict(), assign=True)
+        each.tie_weights()
+    check()
+    for each in (model, fast):  # training goes on
+        each.train()
+        optimizer = torch.optim.AdamW(each.parameters(), lr=0.01)
+        each(input_ids=ids, labels=ids).loss.backward()
+        optimizer.step()
+        each.eval()
+    check()
+    for each in (model, fast):
+        each.resize_token_embeddings(100, mean_resizing=False)
+        with torch.no_grad():
+            each.lm_head.weight[96:] = 0.1
+    assert logits_of(fast, ids, [8])[0].shape[-1] == 100
+    check()
+
+
+def test_what_is_put_into_the_model_is_not_passed_by(ordinary_calls):
+    _, fast = pair()
+    ids = random_ids(1, 4)
+
+    class Doubled(nn.Linear):
+        def forward(self, x):
+            return 2 * super().forward(x)
+
+    before, _ = logits_of(fast, ids, [4])
+    attention = fast.model.layers[1].self_attn
+    plain = attention.o_proj
+    attention.o_proj = Doubled(32, 32, bias=False)
+    attention.o_proj.weight = plain.weight
+    ordinary_calls.clear()
+    assert not torch.allclose(logits_of(fast, ids, [4])[0], before) and ordinary_calls == [4]
+    attention.o_proj = plain
+    ordinary_calls.clear()
+    assert torch.equal(logits_of(fast, ids, [4])[0], before) and ordinary_calls == []
+
+    seen = []
+    hook = fast.model.norm.register_forward_hook(lambda *inputs: seen.append(1))
+    logits_of(fast, ids, [4])
+    assert seen == [1]
+    hook.remove()
+    logits_of(fast, ids, [4])
+    assert seen == [1] and ordinary_calls == [4]
+
+
+def test_lora(ordinary_calls):
+    peft = pytest.importorskip("peft")
+    model, fast = pair()
+    ids = random_ids(1, 6)
+    settings = peft.LoraConfig(task_type="CAUSAL_LM", target_modules=["q_proj", "v_proj"], init_lora_weights=False)
+    told = []
+    for each in (model, fast):
+        torch.manual_seed(0)
+        adapted = peft.get_peft_model(each, settings).eval()
+        told.append(adapted.generate(input_ids=ids, max_new_tokens=12))
+    assert torch.equal(*told)
+    merged = adapted.merge_and_unload()
+    ordinary_calls.clear()
+    assert torch.equal(merged.generate(ids, max_new_tokens=12), told[0]) and ordinary_calls == []
+
+
+def test_calls_that_are_the_ordinary_models(ordinary_calls):
+    model, fast = pair()
+    ids = random_ids(1, 5)
+
+    def goes_to_it(expected=True, **kwargs):
+        ordinary_calls.clear()
+        inputs = {"input_ids": ids, "past_key_values": DynamicCache(config=fast.config), **kwargs}
+        fast(**inputs)
+        assert bool(ordinary_calls) is expected
+
+    goes_to_it()  # gradients
+    with torch.no_grad():
+        goes_to_it(False)
+        goes_to_it(labels=ids)
+        goes_to_it(output_hidden_states=True)
+        goes_to_it(past_key_values=None)
+        goes_to_it(use_cache=False)
+        goes_to_it(input_ids=None, inputs_embeds=fast.model.embed_tokens(ids))
+        goes_to_it(logits_to_keep=torch.tensor([1, 2]))
+        fast.train()
+        goes_to_it()
+        fast.eval()
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            goes_to_it()
+        with pytest.raises(IndexError):
+            fast(input_ids=ids + 1000, past_key_values=DynamicCache(config=fast.config))
+        ordinary_calls.clear()
+        assert isinstance(fast(input_ids=ids, past_key_values=DynamicCache(), return_dict=False), tuple)
+        assert ordinary_calls == []
+    with torch.inference_mode():
+        goes_to_it(False)
+
+
+# ---- the model stays itself
+
+
+def test_a_copy_a_pickle_and_a_folder_are_the_ordinary_model(tmp_path):
+    model, fast = pair()
+    assert isinstance(fast, TinyLlamaForCausalLM) and type(fast).__name__ == "TinyLlamaForCausalLM"
+    twin = copy.deepcopy(fast)
+    with torch.no_grad():
+        twin.lm_head.weight.zero_()
+    assert type(twin) is TinyLlamaForCausalLM
+    assert not torch.equal(logits_of(fast, random_ids(1, 3), [3])[0], logits_of(twin, random_ids(1, 3), [3])[0])
+    file = io.BytesIO()
+    torch.save(fast, file)
+    file.seek(0)
+    assert type(torch.load(file, weights_only=False)) is TinyLlamaForCausalLM
+    fast.save_pretrained(tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text())["architectures"] == ["TinyLlamaForCausalLM"]
+    assert (tmp_path / "modeling_tinyllama.py").exists()
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path)
+    assert all(torch.equal(a, b) for a, b in zip(loaded.parameters(), model.parameters(), strict=True))
+
+
+def test_decelerate(ordinary_calls):
+    model, fast = pair()
+    ordinary_calls.clear()
+    assert decelerate(fast) is fast and type(fast) is TinyLlamaForCausalLM and "_engine" not in vars(fast)
+    assert decelerate(fast) is fast
+    logits_of(fast, random_ids(1, 3), [3])
+    assert ordinary_calls == [3]
+    assert accelerate(accelerate(fast), "int8")._engine.weights == "int8"
+
+
+def test_weights_that_are_given_other_memory_stay_what_they_are(tmp_path):
+    """Loaded weights are a file mapped into memory, which has no large pages."""
+    large = {"vocab_size": 10_000, "hidden_size": 256, "num_attention_heads": 4, "num_key_value_heads": 4}
+    tiny_model(**large).save_pretrained(tmp_path)
+    model = AutoModelForCausalLM.from_pretrained(tmp_path)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    parameters = list(model.parameters())
+    accelerate(model)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert all(ours is theirs for ours, theirs in zip(model.parameters(), parameters, strict=True))
+    assert model.lm_head.weight is model.model.embed_tokens.weight
+    storages = [parameter.untyped_storage() for parameter in parameters]
+    assert len({storage.data_ptr() for storage in storages}) == len(storages)  # else they would not be saved apart
+    assert sum(storage.nbytes() for storage in storages) == sum(parameter.nbytes for parameter in parameters)
+    model.save_pretrained(tmp_path)  # over the file that they came from
+    again = AutoModelForCausalLM.from_pretrained(tmp_path).state_dict()
+    assert all(torch.equal(value, before[name]) for name, value in again.items())
+    ids = random_ids(1, 8)
+    torch.testing.assert_close(
+        logits_of(model, ids, [8])[0], logits_of(copy.deepcopy(model), ids, [8])[0], rtol=1e-4, atol=1e-4
+    )
+    model(input_ids=ids, labels=ids).loss.backward()
+    torch.optim.SGD(model.parameters(), lr=0.1).step()
+    assert not torch.equal(model.lm_head.weight, before["lm_head.weight"])
+
+
+def test_weights_that_processes_share_stay_shared():
+    model = tiny_model(vocab_size=10_000, hidden_size=256, num_attention_heads=4, num_key_value_heads=4)
+    model.share_memory()
+    places = [parameter.data_ptr() for parameter in model.parameters()]
+    accelerate(model)
+    assert [parameter.data_ptr() for parameter in model.parameters()] == places
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda model: model.bfloat16(), "bfloat16"),
+        (lambda model: model.half(), "float16"),
+        (lambda model: model.to("meta"), "on meta"),
+        (lambda model: model.model, "TinyLlamaModel is not"),
+        (lambda model: nn.Linear(2, 2), "Linear is not"),
+    ],
+)
+def test_what_cannot_be_accelerated_stays_and_one_line_says_why(change, reason, caplog):
+    model = change(tiny_model())
+    with caplog.at_level(logging.WARNING):
+        assert accelerate(model) is model
+    assert len(caplog.records) == 1 and reason in caplog.text and caplog.records[0].message.count("\n") == 0
+    caplog.clear()
+    assert accelerate(model, warn=False) is model and not caplog.records
+
+
+def test_code_that_computes_something_else_under_the_same_names(caplog):
+    """As may come with a checkpoint."""
+    model = tiny_model()
+
+    class TinyLlamaMLP(type(model.model.layers[0].mlp)):
+        def forward(self, hidden_states):
+            return 1.1 * super().forward(hidden_states)
+
+    model.model.layers[0].mlp.__class__ = TinyLlamaMLP
+    modes = [module.training for module in model.train().modules()]
+    accelerate(model)
+    assert type(model) is TinyLlamaForCausalLM and "does not give this model's logits" in caplog.text
+    assert [module.training for module in model.modules()] == modes
+
+
+def test_shapes_that_cannot_be_accelerated(caplog):
+    for changes, reason in (({"attention_bias": True}, "bias"), ({"mlp_bias": True}, "bias"),
+                            ({"hidden_act": "gelu"}, "gelu")):  # fmt: skip
+        caplog.clear()
+        accelerate(tiny_model(**changes))
+        assert reason in caplog.text
+    with pytest.raises(ValueError, match="float32, int8"):
+        accelerate(tiny_model(), "int4")
+
+
+# ---- threads and processes
+
+
+def test_two_threads_generate_at_once():
+    model, fast = pair()
+    prompts = [random_ids(1 + seed % 3, 5 + seed, seed) for seed in range(6)]
+    want = [model.generate(ids, max_new_tokens=25, eos_token_id=None, pad_token_id=1) for ids in prompts]
+    got = [None] * 6
+
+    def tell(index):
+        got[index] = fast.generate(prompts[index], max_new_tokens=25, eos_token_id=None, pad_token_id=1)
+
+    workers = [threading.Thread(target=tell, args=(index,)) for index in range(6)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(got, want, strict=True))
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_after_a_fork(threads):
+    _, fast = pair()
+    ids = random_ids(2, 6)
+    want = fast.generate(ids, max_new_tokens=10)
+
+    def tell(connection):
+        torch.set_num_threads(threads)
+        connection.send(fast.generate(ids, max_new_tokens=10).tolist())
+
+    ours, theirs = multiprocessing.get_context("fork").Pipe()
+    child = multiprocessing.get_context("fork").Process(target=tell, args=(theirs,))
+    child.start()
+    assert ours.poll(60)
+    assert ours.recv() == want.tolist()
+    child.join(60)
+    assert child.exitcode == 0
+    assert torch.equal(fast.generate(ids, max_new_tokens=10), want)
+
+
+# ---- top-p
+
+
+def test_top_p_keeps_the_same_tokens():
+    generator = torch.Generator().manual_seed(0)
+    for number in range(120):
+        scores = torch.randn(6, (96, 1000, 10_007)[number % 3], generator=generator) * (0.1, 1, 4, 30)[number % 4]
+        if number % 5 == 0:
+            scores = scores.round()  # ties
+        if number % 7 == 0:
+            scores[scores < scores.topk(50).values[:, -1:]] = -torch.inf
+        if number == 50:
+            scores[1, 3], scores[2, 3], scores[3] = torch.nan, torch.inf, -torch.inf
+        for top_p in (0.0, 0.1, 0.5, 0.9, 0.95, 0.999):
+            for least in (1, 2):
+                theirs = TopPLogitsWarper(top_p, min_tokens_to_keep=least)
+                ours = QuickTopP.of(theirs)
+                want = theirs(None, scores)
+                assert torch.equal(ours(None, scores).nan_to_num(7.0), want.nan_to_num(7.0))
+
+
+def test_top_p_seldom_needs_torch(monkeypatch):
+    """Otherwise it would be slow, and nobody would see it."""
+    rows = []
+    monkeypatch.setattr(TopPLogitsWarper, "__call__", lambda self, ids, scores: rows.append(len(scores)) or scores)
+    scores = 3 * torch.randn(500, 4096, generator=torch.Generator().manual_seed(0))
+    QuickTopP(0.95)(None, scores)
+    assert sum(rows) < 25
+
+
+# ---- where it is used
+
+
+def test_stories_are_told_fast_and_the_model_is_left_as_it_was(tiny_run, ordinary_calls):
+    from tinystories.generation.batch import tell_stories
+    from tinystories.generation.generate import load_model, tell_story
+
+    model, tokenizer = load_model(str(tiny_run))
+    model.to("cpu")
+    ordinary_calls.clear()
+    story = tell_story(model, tokenizer, "Once upon a time", preset="balanced", seed=1, max_new_tokens=20)
+    told = tell_stories(model, tokenizer, ["Once upon a time", "One day"], preset="greedy", max_new_tokens=9,
+                        progress=False)  # fmt: skip
+    assert ordinary_calls == [4] and type(model) is TinyLlamaForCausalLM  # both agree, as was seen once
+    assert story.startswith("Once upon a time") and len(told) == 2
+    fast = accelerate(model)
+    tell_story(fast, tokenizer, "Once", preset="greedy", max_new_tokens=5)
+    assert fast._engine is not None
+
+
+def test_int8_weights_are_an_option(tiny_run, tmp_path, capsys):
+    from tinystories.cli import main
+    from tinystories.generation.generate import load_model, tell_story
+
+    command = ["generate", str(tiny_run), "Once upon a time", "--preset", "greedy", "--max-new-tokens", "12"]
+    assert main([*command, "--dtype", "int8"]) == 0
+    told = capsys.readouterr().out.strip()
+    model, tokenizer = load_model(str(tiny_run), "int8")
+    assert model._engine.weights == "int8"
+    assert told == tell_story(model, tokenizer, "Once upon a time", preset="greedy", max_new_tokens=12)
+
+    model, tokenizer = load_model(str(tiny_run))
+    for each in (model.to(torch.bfloat16), tokenizer):
+        each.save_pretrained(tmp_path)
+    command[1] = str(tmp_path)
+    assert main([*command, "--dtype", "int8"]) == 2 and "bfloat16, not float32" in capsys.readouterr().err
+    assert main([*command, "--dtype", "int4"]) == 2 and "--dtype is int8" in capsys.readouterr().err

@@ -1,0 +1,842 @@
+"""The server as its clients see it, over real HTTP on 127.0.0.1."""
+
+# ruff: noqa: E402  what the server needs is installed with an extra
+
+import asyncio
+import http.client
+import json
+import math
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+
+
+for package in ("fastapi", "limits", "uvicorn"):
+    pytest.importorskip(package)
+
+from test_server_engine import make_slow
+
+from tinystories.cli import main
+from tinystories.generation.generate import load_model, post_process, tell_story
+from tinystories.serving.app import create_app
+from tinystories.serving.engine import Engine, Order
+from tinystories.serving.requests import Stories
+from tinystories.serving.sampling import Sampling
+from tinystories.serving.serve import StoryServer, load, server_config
+from tinystories.serving.serve import _report as report
+from tinystories.serving.served_model import event_stream
+from tinystories.serving.settings import Settings
+
+
+ROOT = Path(__file__).parents[2]
+PROMPT = "Once upon a time there was"
+
+
+# ---- a server in a thread, and clients for it
+
+
+class Answer:
+    """A response that was read to its end."""
+
+    def __init__(self, response, body):
+        self.status, self.headers, self.body = response.status, response.headers, body
+
+    def json(self):
+        return json.loads(self.body)
+
+    def events(self):
+        """Pairs of an event's name and its data; "[DONE]" stays as it is."""
+        blocks = self.body.decode().split("\n\n")
+        assert blocks.pop() == ""
+        events = []
+        for block in blocks:
+            name, data = re.fullmatch(r"(?:event: (\w+)\n)?data: (.*)", block).groups()
+            events.append((name, data if data == "[DONE]" else json.loads(data)))
+        return events
+
+    def story(self):
+        """The text of `/generate`, and its last event."""
+        *pieces, (name, done) = self.events()
+        assert name == "done" and all(name is None for name, _ in pieces), self.body
+        return "".join(piece["text"] for _, piece in pieces), done
+
+
+class Client:
+    """Asks the server at a port; what it gives back is read to its end."""
+
+    def __init__(self, port, engine=None, host="127.0.0.1"):
+        self.port, self.engine, self.url = port, engine, f"http://{host}:{port}"
+
+    def open(self, path, body=None, headers=(), method=None):
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        if isinstance(body, dict):
+            body, headers = json.dumps(body), {"Content-Type": "application/json", **dict(headers)}
+        connection.request(method or ("GET" if body is None else "POST"), path, body, dict(headers))
+        return connection, connection.getresponse()
+
+    def ask(self, path, body=None, headers=(), method=None):
+        connection, response = self.open(path, body, headers, method)
+        answer = Answer(response, response.read())
+        connection.close()
+        return answer
+
+    def generate(self, prompt=PROMPT, headers=(), **options):
+        return self.ask("/generate", {"prompt": prompt, **options}, headers)
+
+    def complete(self, **options):
+        return self.ask("/v1/completions", {"model": "tiny", "prompt": PROMPT, **options})
+
+    def until(self, condition, seconds=20):
+        """The first health report for which `condition` holds."""
+        end = time.monotonic() + seconds
+        while not condition(report := self.ask("/health").json()):
+            assert time.monotonic() < end, report
+            time.sleep(0.02)
+        return report
+
+    def socket(self, receive_buffer=None):
+        plain = socket.socket()
+        if receive_buffer:
+            plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        plain.settimeout(60)
+        plain.connect(("127.0.0.1", self.port))
+        return plain
+
+
+@contextmanager
+def running(run, slow=0.0, wait=True, loader=load, send_buffer=None, **changes):
+    """A `Client` of a server in a thread.
+
+    With `slow`, each forward pass takes at least so many seconds, and no story ends by itself; with `send_buffer` the
+    system takes no more bytes than about that for a client that does not read.
+    """
+    settings = Settings(str(run), **{"rate_limit": "none", "device": "cpu", "drain_time": 5, **changes})
+
+    def load_slowly():
+        model, tokenizer = loader(settings)
+        if slow:
+            make_slow(model, slow, tokenizer.eos_token_id)
+        return model, tokenizer
+
+    engine = Engine(load_slowly, max_batch=settings.max_batch, max_queue=settings.max_queue)
+    server = StoryServer(engine, settings, server_config(create_app(engine, settings, "tiny"), settings))
+    listener = socket.create_server(("127.0.0.1", 0))
+    if send_buffer:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
+    thread = threading.Thread(target=partial(server.run, sockets=[listener]))
+    thread.start()
+    client = Client(listener.getsockname()[1], engine)
+    client.server = server
+    try:
+        if wait:
+            client.until(lambda report: report["status"] == "ready")
+        yield client
+    finally:
+        engine.drain(0)
+        server.should_exit = True
+        thread.join(30)
+        assert not thread.is_alive()
+
+
+@pytest.fixture(scope="module")
+def server(tiny_run):
+    with running(tiny_run) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def told(tiny_run):
+    """Model and tokenizer of the tiny run."""
+    return load_model(str(tiny_run))
+
+
+def greedy(told, prompt, max_new_tokens):
+    return tell_story(*told, prompt, preset="greedy", max_new_tokens=max_new_tokens)
+
+
+# ---- health
+
+
+def test_health_answers_while_the_model_loads(tiny_run):
+    go_on = threading.Event()
+
+    def loader(settings):
+        assert go_on.wait(60)
+        return load(settings)
+
+    with running(tiny_run, wait=False, loader=loader) as client:
+        early = client.ask("/health")
+        assert early.status == 503 and early.headers["Retry-After"] and early.json()["status"] == "loading"
+        assert client.ask("/").status == 200
+        assert client.ask("/v1/models").json()["data"][0]["id"] == "tiny"
+        for answer in (client.generate(), client.complete()):
+            assert (
+                answer.status == 503
+                and answer.headers["Retry-After"]
+                and "loading" in answer.json()["error"]["message"]
+            )
+        go_on.set()
+        report = client.until(lambda report: report["status"] == "ready")
+        assert client.ask("/health").status == client.ask("/health", method="HEAD").status == 200
+    assert report["parameters"] == 120_640 and report["device"] == "cpu" and report["context"] == 128
+    assert report["queue"] == report["running"] == 0 and report["generation"]["temperature"] == 0.8
+
+
+def test_the_api_describes_itself(server, recwarn):
+    schema = server.ask("/openapi.json").json()
+    assert set(schema["paths"]) == {"/health", "/generate", "/v1/completions", "/v1/models", "/v1/models/{name}"}
+    assert not recwarn.list
+
+
+# ---- generate
+
+
+def test_a_story_comes_in_pieces_and_is_that_of_the_command_line(server, told):
+    answer = server.generate(seed=5, max_tokens=60)
+    assert answer.status == 200 and answer.headers["Content-Type"].startswith("text/event-stream")
+    text, done = answer.story()
+    assert PROMPT + text == tell_story(*told, PROMPT, seed=5, max_new_tokens=60)
+    assert len(answer.events()) > 10
+    used = len(told[1](PROMPT)["input_ids"])
+    assert (done["prompt_tokens"], done["seed"]) == (used, 5) and done["tokens_per_second"] > 1
+    assert done["finish_reason"] == ("length" if done["completion_tokens"] == 60 else "stop")
+
+
+def test_the_first_piece_comes_before_the_last_is_written(tiny_run):
+    with running(tiny_run, slow=0.02) as client:
+        _, response = client.open("/generate", {"prompt": PROMPT, "max_tokens": 50})
+        began = time.monotonic()
+        assert response.readline().startswith(b"data:") and client.ask("/health").json()["running"] == 1
+        response.read()
+        assert time.monotonic() - began > 0.5
+
+
+@pytest.mark.parametrize("preset", ["balanced", "conservative", "creative", "plain", "greedy"])
+def test_presets(preset, server, told):
+    text, done = server.generate(preset=preset, seed=9).story()
+    assert PROMPT + text == tell_story(*told, PROMPT, preset=preset, seed=9, max_new_tokens=100)
+    assert done["completion_tokens"] <= 100
+
+
+def test_every_setting_counts(server):
+    stories = [
+        server.generate(**{"seed": 1, "max_tokens": 40, **options}).story()[0]
+        for options in (
+            {},
+            {"temperature": 2.0},
+            {"temperature": 0.1},
+            {"top_k": 2},
+            {"top_p": 0.1, "top_k": 0},
+            {"repetition_penalty": 2.0},
+            {"preset": "plain"},
+            {"preset": "greedy"},
+            {"seed": 2},
+        )
+    ]
+    assert len(set(stories)) == len(stories)
+
+
+def test_without_a_seed_stories_differ_and_their_seed_tells_them_again(server):
+    (first, done), (second, _) = (server.generate().story() for _ in range(2))
+    assert first != second
+    assert server.generate(seed=done["seed"]).story()[0] == first
+
+
+def test_prompts_may_be_any_text(server, told):
+    prompt = "A fox 🦊 said: “café, naïve 日本” \u0000\n🦊"
+    text, done = server.generate(prompt, preset="creative", seed=3, max_tokens=20).story()
+    assert prompt + text == tell_story(*told, prompt, preset="creative", seed=3, max_new_tokens=20)
+    assert done["prompt_tokens"] == len(told[1](prompt)["input_ids"])
+
+
+def test_a_stream_can_be_cut_at_line_ends_of_any_kind(server):
+    prompt = "a\u2028b\x85c\u2029d\r\ne\x0bf"
+    answer = server.complete(prompt=prompt, echo=True, stream=True, max_tokens=1)
+    lines = [line for line in answer.body.decode().splitlines() if line]
+    assert all(line.startswith("data: ") for line in lines) and lines[-1] == "data: [DONE]"
+    assert json.loads(lines[0][6:])["choices"][0]["text"] == prompt
+
+
+def test_post_process_mends_the_whole_story(server):
+    raw, _ = server.generate("once there  was", seed=4, max_tokens=30).story()
+    text, done = server.generate("once there  was", seed=4, max_tokens=30, post_process=True).story()
+    assert text == raw and done["text"] == post_process("once there  was" + raw) != "once there  was" + raw
+    assert done["text"].startswith("Once there was")
+
+
+@pytest.mark.parametrize(
+    ("field", "body"),
+    [
+        ("prompt", {}),
+        ("prompt", {"prompt": ""}),
+        ("prompt", {"prompt": 3}),
+        ("prompt", {"prompt": "a" * 2_049}),
+        ("max_tokens", {"prompt": "a", "max_tokens": 0}),
+        ("max_tokens", {"prompt": "a", "max_tokens": 10**9}),
+        ("max_tokens", {"prompt": "a", "max_tokens": "10"}),
+        ("temperature", {"prompt": "a", "temperature": 0.05}),
+        ("temperature", {"prompt": "a", "temperature": 2.1}),
+        ("temperature", {"prompt": "a", "temperature": float("nan")}),
+        ("temperature", {"prompt": "a", "temperature": 1.0, "preset": "greedy"}),
+        ("top_k", {"prompt": "a", "top_k": -2}),
+        ("top_p", {"prompt": "a", "top_p": 0}),
+        ("top_p", {"prompt": "a", "top_p": 1.01}),
+        ("repetition_penalty", {"prompt": "a", "repetition_penalty": 0.5}),
+        ("preset", {"prompt": "a", "preset": "wild"}),
+        ("seed", {"prompt": "a", "seed": -2}),
+        ("seed", {"prompt": "a", "seed": 2**32}),
+        ("post_process", {"prompt": "a", "post_process": "maybe"}),
+        ("tempature", {"prompt": "a", "tempature": 1.0}),
+    ],
+)
+def test_wrong_input_names_its_field(field, body, server):
+    answer = server.ask("/generate", body)
+    assert answer.status == 422
+    assert answer.json()["error"]["param"] == field and field in answer.json()["error"]["message"]
+    assert answer.json()["detail"][0]["loc"] == ["body", field]
+
+
+def test_lengths_are_told(server, told):
+    long = "zq" * 300
+    error = server.generate(long)
+    assert error.status == 400
+    error, used = error.json()["error"], len(told[1](long)["input_ids"])
+    assert (error["prompt_tokens"], error["context"]) == (used, 128)
+    assert str(used) in error["message"] and "128" in error["message"]
+    error = server.generate("a" * 3_000).json()["error"]
+    assert "2048" in error["message"] and "3000" in error["message"]
+    error = server.generate(max_tokens=127).json()["error"]
+    assert error["maximum"] == 128 - len(told[1](PROMPT)["input_ids"])
+    assert server.generate(max_tokens=error["maximum"], preset="greedy").status == 200
+    nearly = "zq" * 58
+    left = 128 - len(told[1](nearly)["input_ids"])
+    assert 0 < left < 100 and server.generate(nearly).story()[1]["completion_tokens"] <= left
+
+
+# ---- many at once
+
+
+def test_streams_at_once_are_those_of_streams_alone(server):
+    asked = [
+        {"seed": seed, "preset": preset, "max_tokens": 50} for seed in range(8) for preset in ("creative", "greedy")
+    ]
+    alone = [server.generate(f"One day {place}", **options).story()[0] for place, options in enumerate(asked)]
+    with ThreadPoolExecutor(16) as pool:
+        together = pool.map(lambda pair: server.generate(f"One day {pair[0]}", **pair[1]).story()[0], enumerate(asked))
+        assert list(together) == alone
+
+
+def test_a_client_that_leaves_stops_its_story(tiny_run):
+    with running(tiny_run, slow=0.02) as client:
+        for path, more in (("/generate", {}), ("/v1/completions", {"model": "tiny", "stream": True})):
+            connection, response = client.open(path, {"prompt": PROMPT, "max_tokens": 110, **more})
+            response.readline()
+            written = client.engine.tokens_written
+            response.close()
+            connection.close()
+            client.until(lambda report: report["running"] == 0, seconds=0.8)
+            assert client.engine.tokens_written - written < 15
+        quiet = client.socket()  # and one that waits for the whole
+        body = json.dumps({"model": "tiny", "prompt": PROMPT, "max_tokens": 110, "n": 4}).encode()
+        quiet.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
+                      b"Content-Length: %d\r\n\r\n%s" % (len(body), body))  # fmt: skip
+        client.until(lambda report: report["running"] == 4)
+        quiet.close()
+        client.until(lambda report: report["running"] == 0, seconds=0.8)
+
+
+def test_a_full_queue_is_told_at_once(tiny_run):
+    with running(tiny_run, slow=0.03, max_batch=2, max_queue=2) as client:
+        streams = [client.open("/generate", {"prompt": PROMPT, "max_tokens": 100}) for _ in range(2)]
+        with ThreadPoolExecutor(2) as pool:
+            waiting = [pool.submit(client.generate, max_tokens=5) for _ in range(2)]
+            client.until(lambda report: report["queue"] == 2)
+            began = time.monotonic()
+            refused = [client.generate(), client.complete()]
+            assert time.monotonic() - began < 1
+            for answer in refused:
+                assert answer.status == 503 and int(answer.headers["Retry-After"]) >= 1
+                assert answer.json()["error"]["type"] == "overloaded"
+            for connection, response in streams:
+                response.close()
+                connection.close()
+            assert [each.result().story()[1]["completion_tokens"] for each in waiting] == [5, 5]
+
+
+def test_requests_have_a_time_limit(tiny_run):
+    # Long enough for the second to be there while the first is written, on a busy machine, too.
+    with running(tiny_run, slow=0.05, max_batch=1, max_queue=2, time_limit=2) as client:
+        with ThreadPoolExecutor(2) as pool:
+            first, second = (pool.submit(client.generate, max_tokens=100) for _ in range(2))
+            answers = [first.result(), second.result()]
+        ran, waited = sorted(answers, key=lambda answer: answer.status)
+        text, done = ran.story()
+        assert done["finish_reason"] == "time" and text and done["completion_tokens"] < 60
+        assert waited.status == 503 and waited.headers["Retry-After"]
+
+
+def test_a_client_has_a_rate(tiny_run):
+    with running(tiny_run, rate_limit="3/minute") as client:
+        statuses = [client.generate(max_tokens=1).status for _ in range(3)] + [client.complete(max_tokens=1).status]
+        assert statuses == [200, 200, 200, 429]
+        refused = client.generate(max_tokens=1)
+        assert 1 <= int(refused.headers["Retry-After"]) <= 61
+        assert refused.json()["error"]["type"] == "rate_limit_exceeded"
+        # Nobody said that 127.0.0.1 is a proxy, so this is still the same client.
+        assert client.generate(max_tokens=1, headers={"X-Forwarded-For": "203.0.113.9"}).status == 429
+        assert client.ask("/health").status == 200
+
+
+def test_named_proxies_are_believed(tiny_run):
+    with running(tiny_run, rate_limit="1/minute", trusted_proxies=("127.0.0.1",)) as client:
+
+        def ask(forwarded):
+            return client.generate(max_tokens=1, headers={"X-Forwarded-For": forwarded}).status
+
+        assert [ask("203.0.113.1"), ask("203.0.113.1"), ask("203.0.113.2")] == [200, 429, 200]
+        # What a client writes before the proxy's own entry is not believed.
+        assert ask("198.51.100.7, 203.0.113.2") == 429
+        assert [ask("2001:db8:1:2::1"), ask("2001:db8:1:2::2"), ask("2001:db8:1:3::1")] == [200, 429, 200]
+
+
+# ---- OpenAI's API
+
+
+def test_completions_have_openais_shape(server, told):
+    answer = server.complete(max_tokens=12, temperature=0)
+    assert answer.status == 200
+    body = answer.json()
+    assert body["object"] == "text_completion" and body["model"] == "tiny" and body["id"].startswith("cmpl-")
+    assert PROMPT + body["choices"][0]["text"] == greedy(told, PROMPT, 12)
+    used, written = len(told[1](PROMPT)["input_ids"]), body["usage"]["completion_tokens"]
+    assert body["choices"][0]["finish_reason"] == ("length" if written == 12 else "stop")
+    assert body["choices"][0]["logprobs"] is None and 0 < written <= 12
+    assert body["usage"] == {"prompt_tokens": used, "completion_tokens": written, "total_tokens": used + written}
+
+
+def test_completions_stream_what_they_are(server):
+    options = {"max_tokens": 30, "seed": 8, "n": 2, "stop": [".", "zzz"], "logprobs": 1}
+    whole = server.complete(**options).json()
+    events = server.complete(**options, stream=True, stream_options={"include_usage": True}).events()
+    assert events.pop() == (None, "[DONE]")
+    *chunks, last = [data for _, data in events]
+    assert last["choices"] == [] and last["usage"] == whole["usage"]
+    assert {chunk["usage"] for chunk in chunks} == {None} and len({chunk["id"] for chunk in chunks}) == 1
+    for choice in whole["choices"]:
+        parts = [part for chunk in chunks for part in chunk["choices"] if part["index"] == choice["index"]]
+        assert "".join(part["text"] for part in parts) == choice["text"] and "." not in choice["text"]
+        assert [part["finish_reason"] for part in parts if part["finish_reason"]] == [choice["finish_reason"]]
+        logprobs = [part["logprobs"] for part in parts if part["logprobs"]]
+        for name, values in choice["logprobs"].items():
+            assert [value for each in logprobs for value in each[name]] == values
+    plain = server.complete(**options, stream=True).events()
+    assert "usage" not in plain[0][1]
+
+
+def test_several_prompts_and_choices(server):
+    choices = server.complete(prompt=["One day", "The cat"], n=2, seed=3, max_tokens=8).json()["choices"]
+    assert [choice["index"] for choice in choices] == [0, 1, 2, 3]
+    assert len({choice["text"] for choice in choices}) == 4
+    alone = server.complete(prompt="The cat", seed=5, max_tokens=8).json()["choices"][0]["text"]
+    assert choices[2]["text"] == alone
+    usage = server.complete(prompt=["One day", "The cat"], n=2, max_tokens=8).json()["usage"]
+    one = server.complete(prompt="One day", max_tokens=1).json()["usage"]["prompt_tokens"]
+    two = server.complete(prompt="The cat", max_tokens=1).json()["usage"]["prompt_tokens"]
+    assert usage["prompt_tokens"] == one + two
+
+
+def test_echo_with_logprobs_scores_a_text(server, told):
+    tokenizer = told[1]
+    ids = tokenizer(PROMPT)["input_ids"]
+    for prompt in (PROMPT, ids):
+        choice = server.complete(prompt=prompt, echo=True, max_tokens=0, logprobs=1).json()["choices"][0]
+        logprobs = choice["logprobs"]
+        assert choice["text"] == PROMPT and choice["finish_reason"] == "length"
+        assert len(logprobs["tokens"]) == len(logprobs["token_logprobs"]) == len(ids)
+        assert logprobs["token_logprobs"][0] is None and all(value < 0 for value in logprobs["token_logprobs"][1:])
+        for token, offset in list(zip(logprobs["tokens"], logprobs["text_offset"], strict=True))[1:]:
+            assert PROMPT.startswith(token, offset)
+    story = server.complete(echo=True, max_tokens=4, logprobs=0, temperature=0).json()["choices"][0]
+    assert story["text"] == greedy(told, PROMPT, 4)
+    assert "".join(story["logprobs"]["tokens"][1:]) == story["text"]
+
+
+@pytest.mark.parametrize(
+    ("status", "field", "change"),
+    [
+        (404, "model", {"model": "gpt-4"}),
+        (422, "model", {"model": None}),
+        (422, "prompt", {"prompt": "a" * 2_049}),
+        (422, "prompt", {"prompt": [10**6]}),
+        (422, "prompt", {"prompt": [[]]}),
+        (422, "prompt", {"prompt": ["a"] * 17}),
+        (422, "prompt", {"prompt": ["a", 3]}),
+        (400, "prompt", {"prompt": "zq" * 300}),
+        (422, "n", {"n": 17}),
+        (422, "n", {"prompt": ["a"] * 9, "n": 2}),
+        (422, "max_tokens", {"max_tokens": 1_000}),
+        (422, "max_tokens", {"max_tokens": 0}),
+        (422, "temperature", {"temperature": 2.5}),
+        (422, "logprobs", {"logprobs": 6}),
+        (422, "stop", {"stop": ""}),
+        (422, "stop", {"stop": ["a"] * 5}),
+        (422, "suffix", {"suffix": "The end."}),
+        (422, "best_of", {"best_of": 3}),
+        (422, "frequency_penalty", {"frequency_penalty": 0.5}),
+        (422, "logit_bias", {"logit_bias": {"5": 1}}),
+        (422, "stream_options", {"stream_options": {"include_usage": True}}),
+        (422, "messages", {"messages": []}),
+    ],
+)
+def test_wrong_completions_name_their_field(status, field, change, server):
+    answer = server.complete(**change)
+    assert (answer.status, answer.json()["error"]["param"]) == (status, field)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"suffix": "The end."}, "not supported here"),
+        ({"best_of": 3}, "not supported here"),
+        ({"logit_bias": {"5": 1}}, "not supported here"),
+        ({"presence_penalty": 0.5}, "not supported here"),
+        ({"stop": ["a"] * 5}, "at most 4 stop strings"),
+        ({"stop": "a" * 101}, "1 to 100 characters"),
+        ({"stop": ["a", 1]}, "at most 4 strings"),
+        ({"stop": 1}, "at most 4 strings"),
+        ({"best_of": 2, "n": 3}, "not supported here"),
+        ({"logit_bias": {"5": "x"}}, "not supported here"),
+        ({"frequency_penalty": 0.5}, "not supported here"),
+        ({"frequency_penalty": False}, "not supported here"),
+        ({"store": True}, "not supported here"),
+        ({"service_tier": "flex"}, "not supported here"),
+        (
+            {"stream": True, "stream_options": {"include_obfuscation": True}},
+            "include_obfuscation is not supported here",
+        ),
+        ({"tools": []}, "not supported here"),
+        ({"response_format": {"type": "json_object"}}, "not supported here"),
+        ({"min_p": 0.1}, "not supported here"),
+    ],
+)
+def test_wrong_completions_say_what_is_wrong(change, words, server):
+    assert words in server.complete(**change).json()["error"]["message"]
+
+
+def test_a_form_encoded_body_gets_a_hint(server):
+    request = urllib.request.Request(f"{server.url}/generate", data=b'{"prompt": "a"}')
+    with pytest.raises(urllib.error.HTTPError) as error:
+        urllib.request.urlopen(request)
+    assert error.value.code == 422 and "content-type: application/json" in json.load(error.value)["error"]["message"]
+
+
+def test_seed_minus_one_is_random(server):
+    seeds = {server.generate(seed=-1, max_tokens=1).story()[1]["seed"] for _ in range(3)}
+    assert len(seeds) == 3 and min(seeds) >= 0
+    choices = [server.complete(seed=-1, max_tokens=40).json()["choices"][0]["text"] for _ in range(3)]
+    assert len(set(choices)) > 1
+
+
+def test_what_asks_for_nothing_is_taken(server):
+    nothing = {
+        "best_of": 1,
+        "frequency_penalty": 0,
+        "presence_penalty": 0.0,
+        "suffix": "",
+        "logit_bias": {},
+        "user": "me",
+        "metadata": {"run": "1"},
+        "prompt_cache_key": "a",
+        "safety_identifier": "b",
+        "service_tier": "auto",
+        "store": False,
+        "stop": [],
+        "stream": False,
+        "echo": False,
+        "n": 1,
+    }
+    quiet = {"stream": True, "stream_options": {"include_obfuscation": False}}
+    assert server.complete(**quiet, max_tokens=2).status == 200
+    unset = dict.fromkeys(("temperature", "top_p", "logprobs", "stream_options", *nothing))
+    assert server.complete(**unset, max_tokens=2).status == 200
+    two = {"n": 2, "seed": 1, "max_tokens": 5}  # of two completions the best two are all
+    assert server.complete(best_of=2, **two).json()["choices"] == server.complete(**two).json()["choices"]
+    no_limit = [server.complete(top_k=top_k, seed=1, max_tokens=20).json()["choices"] for top_k in (-1, 0)]
+    assert no_limit[0] == no_limit[1]
+    assert (
+        server.generate(top_k=-1, seed=1, max_tokens=5).story()[0]
+        == server.generate(top_k=0, seed=1, max_tokens=5).story()[0]
+    )
+    options = {"seed": 1, "max_tokens": 5}
+    assert server.complete(**nothing, **options).json()["choices"] == server.complete(**options).json()["choices"]
+
+
+def test_the_official_client(server, told):
+    openai = pytest.importorskip("openai")
+    client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0)
+    assert [model.id for model in client.models.list()] == ["tiny"] and client.models.retrieve("tiny").id == "tiny"
+    whole = client.completions.create(model="tiny", prompt=PROMPT, max_tokens=20, temperature=0)
+    assert PROMPT + whole.choices[0].text == greedy(told, PROMPT, 20)
+    chunks = list(
+        client.completions.create(
+            model="tiny", prompt=PROMPT, max_tokens=20, temperature=0, stream=True,
+            stream_options={"include_usage": True},
+        )
+    )  # fmt: skip
+    assert "".join(chunk.choices[0].text for chunk in chunks if chunk.choices) == whole.choices[0].text
+    assert chunks[-1].usage == whole.usage
+    with pytest.raises(openai.BadRequestError, match="128"):
+        client.completions.create(model="tiny", prompt="zq" * 300)
+    with pytest.raises(openai.UnprocessableEntityError, match="temperature"):
+        client.completions.create(model="tiny", prompt="a", temperature=3)
+    with pytest.raises(openai.NotFoundError):
+        client.completions.create(model="gpt-4", prompt="a")
+
+
+def test_a_stream_that_nobody_began_to_read(tiny_run, told):
+    """Its client left after the first token, when the answer had not begun."""
+
+    async def receive():
+        return {"type": "http.disconnect"}
+
+    async def send(message):
+        pass
+
+    async def scenario(engine):
+        order = Order(told[1](PROMPT)["input_ids"], 110, Sampling(), seed=1, deadline=time.monotonic() + 60)
+        stories = Stories(engine, [order])
+        response = event_stream((b"" async for _ in stories.events()), stories)
+        await response({"type": "http", "asgi": {"spec_version": "2.3"}}, receive, send)
+        await asyncio.sleep(0.3)
+        return engine.running + engine.queue_length
+
+    with running(tiny_run, slow=0.02) as client:
+        assert asyncio.run(scenario(client.engine)) == 0
+
+
+@pytest.mark.slow
+def test_lm_eval_through_the_server(server, told, tiny_run, tmp_path):
+    """lm-evaluation-harness scores stories through `/v1/completions` as the model itself does."""
+    for package in ("lm_eval", "tenacity"):
+        pytest.importorskip(package)
+    model, tokenizer = told
+    subprocess.run(
+        [
+            *(sys.executable, "-m", "lm_eval", "run", "--model", "local-completions", "--model_args"),
+            f"model=tiny,base_url={server.url}/v1/completions,tokenizer={tiny_run},tokenizer_backend=huggingface,"
+            "tokenized_requests=True,max_length=127,num_concurrent=4,trust_remote_code=True",
+            *("--include_path", "tests/lm_eval_tasks", "--tasks", "story_bits_per_byte"),
+            *("--output_path", str(tmp_path)),
+        ],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+    )
+    results = json.loads(next(tmp_path.rglob("results_*.json")).read_text())["results"]
+    lines = (ROOT / "tests" / "lm_eval_tasks" / "stories.jsonl").read_text().splitlines()
+    nats = size = 0
+    for text in (json.loads(line)["text"] for line in lines):
+        ids = tokenizer(text, return_tensors="pt")["input_ids"]
+        with torch.no_grad():
+            nats += model(ids, labels=ids).loss.item() * (ids.shape[1] - 1)
+        size += len(text.encode())
+    want = nats / math.log(2) / size
+    assert results["story_bits_per_byte"]["bits_per_byte,none"] == pytest.approx(want, rel=1e-4)
+
+
+# ---- headers
+
+
+def test_browsers_are_told_to_be_careful(server):
+    for answer in (server.ask("/"), server.ask("/health"), server.generate(max_tokens=1), server.ask("/nowhere")):
+        assert answer.headers["X-Content-Type-Options"] == "nosniff"
+        assert answer.headers["X-Frame-Options"] == "DENY" and answer.headers["Referrer-Policy"] == "no-referrer"
+        assert "default-src 'none'" in answer.headers["Content-Security-Policy"]
+        assert "Server" not in answer.headers and "Access-Control-Allow-Origin" not in answer.headers
+    assert server.ask("/nowhere").status == 404 and server.ask("/generate").status == 405
+
+
+def test_other_origins_are_let_in_only_where_named(tiny_run, server):
+    asking = {"Origin": "https://example.org", "Access-Control-Request-Method": "POST"}
+    assert server.ask("/generate", headers=asking, method="OPTIONS").status == 405
+    # A form or a script of another page can send this without asking first; it is no JSON to the server.
+    body = json.dumps({"prompt": "a"})
+    assert server.ask("/generate", body, {"Content-Type": "text/plain"}).status == 422
+    with running(tiny_run, cors_origins=("https://example.org",)) as client:
+        answer = client.ask("/generate", headers=asking, method="OPTIONS")
+        assert answer.status == 200 and answer.headers["Access-Control-Allow-Origin"] == "https://example.org"
+        other = {**asking, "Origin": "https://example.com"}
+        assert "Access-Control-Allow-Origin" not in client.ask("/generate", headers=other, method="OPTIONS").headers
+
+
+# ---- the command
+
+
+@contextmanager
+def command(*arguments, **environment):
+    """`tinystories serve` as a process: itself, a client, and what it wrote once it has ended."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tinystories.cli", "serve", *map(str, arguments), "--port", "0"],
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    lines = []
+    try:
+        for line in process.stdout:
+            lines.append(line)
+            if found := re.match(r"http://127\.0\.0\.1:(\d+)", line):
+                break
+        else:
+            pytest.fail("".join(lines))
+        threading.Thread(target=lambda: lines.extend(process.stdout), daemon=True).start()
+        client = Client(int(found[1]))
+        client.until(lambda report: report["status"] == "ready", seconds=60)
+        yield process, client, lines
+    finally:
+        process.kill()
+        process.wait(20)
+
+
+def test_sigterm_lets_stories_finish(tiny_run):
+    secret = "the purple walrus of Zanzibar"
+    environment = {"CHECKPOINT_PATH": str(tiny_run), "DEVICE": "cpu"}
+    with command("--max-batch", 1, **environment) as (process, client, lines):
+        _, response = client.open("/generate", {"prompt": secret, "max_tokens": 100})
+        # Sixteen stories, one after the other, take some seconds.
+        body = {"model": tiny_run.name, "prompt": secret, "max_tokens": 100, "n": 16}
+        with ThreadPoolExecutor(1) as pool:
+            waiting = pool.submit(client.ask, "/v1/completions", body)
+            client.until(lambda report: report["queue"] >= 10)
+            process.send_signal(signal.SIGTERM)
+            time.sleep(0.3)
+            with pytest.raises(OSError):
+                client.ask("/health")
+            assert process.poll() is None and b"event: done" in response.read()
+            choices = waiting.result().json()["choices"]
+            assert len(choices) == 16 and all(choice["text"] for choice in choices)
+        assert process.wait(20) == -signal.SIGTERM
+    log = "".join(lines)
+    assert (
+        "walrus" not in log and "POST /generate" in log and re.search(r"SIGTERM: \d+ completions have 30 seconds", log)
+    )
+
+
+SLOW_LOAD = """
+import sys, time
+import tinystories.serving.serve as run
+
+load = run.load
+
+def slowly(settings):
+    time.sleep(1.0)
+    loaded = load(settings)
+    time.sleep(1.0)
+    return loaded
+
+run.load = slowly
+from tinystories.cli import main
+sys.exit(main(["serve", sys.argv[1], "--port", "0"]))
+"""
+
+
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("after", [0.3, 1.5])
+def test_a_signal_while_the_model_loads_ends_the_server(sent, after, tiny_run):
+    process = subprocess.Popen(
+        [sys.executable, "-u", "-c", SLOW_LOAD, str(tiny_run)],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    try:
+        assert process.stdout.readline().startswith("http://")
+        time.sleep(after)
+        process.send_signal(sent)
+        written = process.stdout.read()
+        status = process.wait(20)
+    finally:
+        process.kill()
+    assert status == (130 if sent == signal.SIGINT else -sent)
+    assert sent.name in written and "ready" not in written and "Traceback" not in written
+
+
+def test_a_model_that_is_loaded_after_the_signal_is_not_said_to_be_ready(tiny_run, capsys):
+    def loading():
+        engine.drain(0.1)  # what a signal does
+        return load(Settings(str(tiny_run)))
+
+    engine = Engine(loading, max_batch=2, on_state=lambda: (report(engine, None), said.set()))
+    said = threading.Event()
+    engine.start()
+    assert said.wait(30)
+    engine.close()
+    assert engine.error is None and capsys.readouterr().out == ""
+
+
+def test_a_port_that_is_taken_is_told_before_the_model_is_loaded(tiny_run, tmp_path, capsys):
+    broken = tmp_path / "run"
+    broken.mkdir()
+    (broken / "config.json").write_text("{}")
+    (broken / "model.safetensors").write_bytes(b"")  # loading it would fail with another message
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        assert main(["serve", str(broken), "--port", str(taken.getsockname()[1])]) == 2
+    assert "in use: choose another --port" in capsys.readouterr().err
+
+
+def test_mistakes_are_one_line(tiny_run, tmp_path, monkeypatch, capsys):
+    def one_line(*arguments, **environment):
+        for name in ("CHECKPOINT_PATH", "TOKENIZER_PATH", "DEVICE", "PORT"):
+            monkeypatch.delenv(name, raising=False)
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        assert main(["serve", *map(str, arguments)]) == 2
+        return capsys.readouterr().err.strip().splitlines()[-1]
+
+    assert "CHECKPOINT_PATH" in one_line()
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").mkdir()
+    assert "make quickstart" in one_line("runs/none")
+    assert "has no config.json" in one_line("runs")
+    assert "from the Hub" in one_line("nobody/nothing", "--port", 0)
+    assert "no folder nothing" in one_line(tiny_run, "--port", 0, "--tokenizer", "nothing")
+    (tmp_path / "config.json").write_text((tiny_run / "config.json").read_text())
+    (tmp_path / "pytorch_model.bin").write_bytes(b"a pickle")
+    assert "safetensors" in one_line(CHECKPOINT_PATH=str(tmp_path))
+    (tmp_path / "adapter.safetensors").write_bytes(b"")  # not what would be loaded
+    assert "safetensors" in one_line(CHECKPOINT_PATH=str(tmp_path))
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        assert "--port" in one_line(tiny_run, "--port", taken.getsockname()[1])
+    assert "PORT" in one_line(tiny_run, PORT="http")
+    assert "65535" in one_line(tiny_run, "--port", 70_000)
+    assert "nowhere.invalid" in one_line(tiny_run, "--host", "nowhere.invalid", "--port", 0)
+    assert "--host" in one_line(tiny_run, "--host", "192.0.2.1", "--port", 0)  # nobody's own
+    for proxy in ("proxy.local", "*", "10.0.0.0/99"):
+        assert "--trusted-proxy" in one_line(tiny_run, "--port", 0, "--trusted-proxy", proxy)
+    for origin in ("example.org", "https://example.org/page", "null"):
+        assert "--cors-origin" in one_line(tiny_run, "--port", 0, "--cors-origin", origin)
+    assert "5/fortnight" in one_line(tiny_run, "--port", 0, "--rate-limit", "5/fortnight")
+    # These are found where the model is loaded, after the server has begun to answer.
+    assert "warp:1" in one_line(tiny_run, "--port", 0, "--device", "warp:1")
+    assert "tokenizer" in one_line(tiny_run, "--port", 0, TOKENIZER_PATH=str(tmp_path))
+    for name in ("run", "api", "guards"):
+        monkeypatch.delitem(sys.modules, f"tinystories.serving.{name}")
+    monkeypatch.setitem(sys.modules, "limits", None)
+    assert "tinyllama-stories[serve]" in one_line(tiny_run)

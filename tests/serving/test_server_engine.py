@@ -1,0 +1,676 @@
+"""The engine behind the server: batches in which nobody feels a neighbour, how stories end, what is refused."""
+
+import queue
+import random
+import threading
+import time
+from contextlib import contextmanager
+from functools import partial
+
+import pytest
+import torch
+from helpers import random_ids, sharpen, tiny_model
+from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
+
+from tinystories.generation.generate import GREEDY, PRESETS, generating_as, load_model, preset_config, tell_story
+from tinystories.generation.native import accelerate
+from tinystories.serving import batch as batches
+from tinystories.serving import sampling
+from tinystories.serving.batch import StoryBatch
+from tinystories.serving.detokenizer import StoryText, token_name
+from tinystories.serving.engine import Engine, Finished, Order, Refused
+from tinystories.serving.sampling import Sampler, Sampling, unserved
+from tinystories.serving.settings import Settings, read_settings
+from tinystories.utils.errors import UserError
+
+
+PROMPT = "Once upon a time there was"
+SHAPE = {
+    "vocab_size": 96,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 64,
+}
+
+
+# ---- the batch
+
+PROMPTS = [random_ids(1, length, seed=length)[0].tolist() for length in (3, 21, 9, 1, 14, 30, 5, 12, 7, 2)]
+
+
+def written_alone(batch, prompts, steps):
+    """For each prompt the logits `[steps, vocab]` of a greedy story that is alone in the batch."""
+    alone = []
+    for prompt in prompts:
+        rows = [batch.add(prompt)[-1]]
+        while len(rows) < steps:
+            rows.append(batch.step([rows[-1].argmax().item()])[0])
+        alone.append(torch.stack(rows))
+        batch.remove(0)
+    return alone
+
+
+def written_together(batch, prompts, steps):
+    """The same, where a story joins at every second step, and leaves when it is written."""
+    rows, running, coming = [[] for _ in prompts], [], list(range(len(prompts)))
+    for turn in range(1_000):
+        if coming and turn % 2 == 0:
+            running.append(coming.pop(0))
+            rows[running[-1]].append(batch.add(prompts[running[-1]])[-1])
+        if not running:
+            break
+        for story, logits in zip(running, batch.step([rows[i][-1].argmax().item() for i in running]), strict=True):
+            rows[story].append(logits)
+        for place in reversed(range(len(running))):
+            if len(rows[running[place]]) >= steps:
+                batch.remove(place)
+                running[place] = running[-1]
+                running.pop()
+    return [torch.stack(row[:steps]) for row in rows]
+
+
+@pytest.fixture(params=["native", "torch"])
+def step(request, monkeypatch):
+    """What computes the tokens: where there is no compiler it is torch."""
+    if request.param == "torch":
+        monkeypatch.setattr(batches, "accelerate", lambda model, **_: model)
+    return request.param
+
+
+@pytest.mark.parametrize("kind", ["ours", "stock"])
+def test_a_story_has_the_same_bits_alone_and_in_a_crowd(kind, step):
+    model = tiny_model() if kind == "ours" else sharpen(LlamaForCausalLM(LlamaConfig(**SHAPE)))
+    batch = StoryBatch(model, 8, 64)
+    assert batch.native == (step == "native")
+    assert batch.exact_sizes == list(range(1, 9)) if batch.native else batch.exact_sizes[-1] == 8
+    for alone, together in zip(written_alone(batch, PROMPTS, 12), written_together(batch, PROMPTS, 12), strict=True):
+        assert torch.equal(alone, together)
+
+
+def test_where_the_longest_row_decides_for_all_it_is_not_the_native_step():
+    """A rope that changes with the length of the text, which among rows is that of the longest."""
+    batch = StoryBatch(tiny_model(rope_parameters={"rope_type": "dynamic", "factor": 2.0}), 8, 64)
+    assert not batch.native and batch.exact_sizes != list(range(1, 9))
+    for alone, together in zip(written_alone(batch, PROMPTS, 8), written_together(batch, PROMPTS, 8), strict=True):
+        assert torch.equal(alone, together)
+
+
+def test_the_logits_are_those_of_generate(step):
+    """And with the native step, which `generate` then has, too, they are so bit for bit."""
+    model = tiny_model()
+    own = written_alone(StoryBatch(model, 8, 64), PROMPTS, 12)
+    if step == "native":
+        together = written_together(StoryBatch(model, 8, 64), PROMPTS, 12)
+    for prompt, logits in zip(PROMPTS, own, strict=True):
+        output = model.generate(
+            torch.tensor([prompt]), max_new_tokens=12, do_sample=False, eos_token_id=None, pad_token_id=0,
+            output_logits=True, return_dict_in_generate=True,
+        )  # fmt: skip
+        torch.testing.assert_close(logits, torch.cat(output.logits), rtol=1e-4, atol=1e-4)
+        if step == "native":
+            assert torch.equal(together.pop(0), torch.cat(output.logits))
+
+
+def test_with_int8_weights_the_logits_are_those_of_generate():
+    model = accelerate(tiny_model(), "int8")
+    (together,) = written_together(StoryBatch(model, 8, 64), PROMPTS[:1], 12)
+    config = {"max_new_tokens": 12, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
+    output = model.generate(torch.tensor(PROMPTS[:1]), **config, output_logits=True, return_dict_in_generate=True)
+    assert torch.equal(together, torch.cat(output.logits))
+    (exact,) = written_alone(StoryBatch(tiny_model(), 8, 64), PROMPTS[:1], 1)
+    assert not torch.equal(together[:1], exact)
+
+
+def test_hooks_of_the_model_are_not_passed_by():
+    model, calls = tiny_model(), []
+    batch = StoryBatch(model, 4, 64)
+    hook = model.register_forward_hook(lambda *_: calls.append(1))
+    batch.add(PROMPTS[0])
+    batch.step([3])
+    hook.remove()
+    assert batch.native and len(calls) == 2
+
+
+def test_where_rows_feel_each_other_each_is_decoded_by_itself():
+    """The control: a model whose logits depend on the row is caught, and told right all the same."""
+    model = tiny_model()
+
+    def favour_rows(module, inputs, logits):
+        return logits + 0.5 * torch.arange(len(logits))[:, None, None] * torch.arange(logits.shape[-1])
+
+    alone = written_alone(StoryBatch(model, 8, 64), PROMPTS[:5], 6)
+    hook = model.lm_head.register_forward_hook(favour_rows)
+    batch = StoryBatch(model, 8, 64)
+    together = written_together(batch, PROMPTS[:5], 6)
+    hook.remove()
+    assert batch.exact_sizes == []
+    for one, other in zip(alone, together, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+
+
+def test_what_is_no_number_stays_in_its_own_row(step):
+    model = tiny_model()
+    batch = StoryBatch(model, 4, 64)
+    clean = written_alone(batch, PROMPTS[:1], 8)[0]
+    batch.add(PROMPTS[1])
+    with torch.inference_mode():
+        for layer in batch.layers:
+            layer.keys[0], layer.values[0] = torch.nan, torch.nan
+    assert batch.step([3])[0].isnan().any()
+    batch.remove(0)
+    assert torch.equal(written_alone(batch, PROMPTS[:1], 8)[0], clean)
+
+
+def test_a_model_that_forgets_is_refused():
+    model = MistralForCausalLM(MistralConfig(**SHAPE, sliding_window=8))
+    with pytest.raises(UserError, match="keeps only part"):
+        StoryBatch(model, 4, 64)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "best"), [([1.0, 0.9, 0.88], 1), ([1.0, 0.6, 0.55], 2), ([1.0, 0.95, 0.3], 3), ([1.0, 2.0, 2.0], 1)]
+)
+def test_as_many_threads_as_help(seconds, best, monkeypatch):
+    """With three threads, one, two and three are tried."""
+    monkeypatch.setattr(StoryBatch, "_step_time", lambda batch, threads: seconds[threads - 1])
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        assert StoryBatch(tiny_model(), 4, 64).threads == torch.get_num_threads() == best
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_steps_are_timed():
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        batch = StoryBatch(tiny_model(), 4, 64)
+        assert batch.threads == torch.get_num_threads() and batch.threads in (1, 2)
+        assert 0 < batch._step_time(1) < 1
+    finally:
+        torch.set_num_threads(before)
+
+
+# ---- sampling
+
+
+@pytest.fixture(scope="module")
+def told(tiny_run):
+    """Model and tokenizer of the tiny run."""
+    return load_model(str(tiny_run))
+
+
+@pytest.mark.parametrize("preset", [*PRESETS, GREEDY])
+def test_scores_are_those_of_generate(preset, told):
+    model, tokenizer = told
+    config = preset_config(preset, tokenizer, 10)
+    ids = torch.tensor([tokenizer(PROMPT)["input_ids"]])
+    with generating_as(config, model):
+        output = model.generate(ids, generation_config=config, output_logits=True, output_scores=True,
+                                return_dict_in_generate=True)  # fmt: skip
+    for step, (logits, scores) in enumerate(zip(output.logits, output.scores, strict=True)):
+        seen = output.sequences[:, : ids.shape[1] + step]
+        assert torch.equal(Sampling.of_preset(preset).processors()(seen, logits.clone()), scores)
+    if preset != GREEDY:
+        assert not torch.equal(logits, scores)
+
+
+def drawn_plainly(settings, prompt_ids, seed, logits):
+    """What `generate` draws from logits `[steps, vocab]` after `set_seed(seed)`."""
+    generator, ids = torch.Generator().manual_seed(seed), list(prompt_ids)
+    for row in logits:
+        scores = settings.processors()(torch.tensor([ids]), row[None].clone())
+        drawn = (
+            torch.multinomial(scores.softmax(-1), 1, generator=generator) if settings.do_sample else scores.argmax()
+        )
+        ids.append(drawn.item())
+    return ids[len(prompt_ids) :]
+
+
+SETTINGS = [
+    *(Sampling.of_preset(preset) for preset in [*PRESETS, GREEDY]),
+    Sampling(top_k=0),
+    Sampling(top_k=0, top_p=0.9),  # often more tokens than are looked at
+    Sampling(top_k=0, top_p=0.5, temperature=0.7),
+    Sampling(top_k=1),
+    Sampling(top_k=10**6, top_p=0.95, repetition_penalty=1.1),
+    Sampling(top_k=300, top_p=0.99, temperature=2.0),
+    Sampling(top_k=0, top_p=1e-4),
+    Sampling(do_sample=False, repetition_penalty=1.5),
+]
+KINDS = {
+    "smooth": lambda numbers: numbers * 3,
+    "peaked": lambda numbers: numbers * 12,
+    "flat": lambda numbers: numbers / 100,
+    "tied": lambda numbers: (numbers * 2).round(),  # each value hundreds of times
+    "of one value": lambda numbers: numbers * 0,
+    "mostly impossible": lambda numbers: numbers.where(numbers > 2.5, -torch.inf),
+}
+
+
+@pytest.mark.parametrize("whole", [False, True])
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("vocab", [5, 129, 3_000])
+def test_all_at_once_are_drawn_what_generate_draws(kind, vocab, whole, monkeypatch):
+    """Stories with all kinds of settings, one of which leaves in the middle and another takes its place.
+
+    With `whole` random numbers are made as where torch makes them in another way.
+    """
+    if whole:
+        monkeypatch.setattr(sampling, "exponentials_are_logarithms", lambda device: False)
+    steps, generator = 30, torch.Generator().manual_seed(vocab)
+    logits = KINDS[kind](torch.randn(steps, len(SETTINGS) + 1, vocab, generator=generator))
+    logits[:, :, 3] = 0.5  # so that none is without a possible token
+    prompts = [[place % vocab, 1, 4] for place in range(len(SETTINGS) + 1)]
+    sampler = Sampler(len(SETTINGS), 3 + steps, torch.device("cpu"))
+    for place, settings in enumerate(SETTINGS):
+        sampler.add(settings, prompts[place], seed=place)
+    got = [sampler.pick(rows[:-1]) for rows in logits[:10]]
+    sampler.remove(2)  # the last one moves there
+    sampler.add(SETTINGS[0], prompts[-1], seed=99)
+    order = [0, 1, len(SETTINGS) - 1, *range(3, len(SETTINGS) - 1)]
+    first = sampler.pick(logits[10:11, -1], first=len(order))
+    later = [sampler.pick(torch.cat([rows[order], rows[-1:]])) for rows in logits[11:]]
+    for place, story in enumerate(order):
+        rows = torch.cat([logits[:10, story], logits[11:, story]])
+        want = drawn_plainly(SETTINGS[story], prompts[story], story, rows)
+        assert [tokens[story] for tokens in got] + [tokens[place] for tokens in later] == want, SETTINGS[story]
+    want = drawn_plainly(SETTINGS[0], prompts[-1], 99, logits[10:, -1])
+    assert first + [tokens[-1] for tokens in later] == want
+
+
+def test_most_tokens_are_drawn_without_sorting_the_vocabulary(monkeypatch):
+    plainly, settings = [], [Sampling.of_preset(preset) for preset in PRESETS] + [Sampling(top_k=0, top_p=0.9)]
+    original = sampling._pick_plainly
+    monkeypatch.setattr(sampling, "_pick_plainly", lambda *arguments: plainly.append(1) or original(*arguments))
+    sampler, generator = Sampler(len(settings), 300, torch.device("cpu")), torch.Generator().manual_seed(0)
+    for seed, each in enumerate(settings):
+        sampler.add(each, [1, 2], seed)
+    for _ in range(200):
+        sampler.pick(torch.randn(len(settings), 2_000, generator=generator) * 4)
+    assert len(plainly) < 0.02 * 200 * len(settings)
+
+
+def test_what_is_no_number_is_nobody_elses():
+    sampler = Sampler(4, 9, torch.device("cpu"))
+    for do_sample in (True, True, False, True):
+        sampler.add(Sampling(do_sample=do_sample, top_p=0.9), [1], seed=1)
+    logits = torch.randn(4, 50, generator=torch.Generator().manual_seed(0))
+    want = sampler.pick(logits.clone())
+    sampler.clear()
+    for do_sample in (True, True, False, True):
+        sampler.add(Sampling(do_sample=do_sample, top_p=0.9), [1], seed=1)
+    logits[1, 7], logits[2, 3] = torch.nan, torch.inf
+    assert sampler.pick(logits) == [want[0], None, None, want[3]]
+
+
+def test_drawn_tokens_follow_the_distribution():
+    logits, draws = torch.tensor([2.0, 1.0, 0.0, -1.0, -9.0]), 4_000
+    want = torch.tensor([2.0, 1.0, 0.0, -torch.inf, -torch.inf]).div(0.8).softmax(-1)
+    sampler = Sampler(1, 1 + draws, torch.device("cpu"))
+    sampler.add(Sampling(temperature=0.8, top_k=3), [0], seed=3)
+    counts = torch.bincount(torch.tensor([sampler.pick(logits[None])[0] for _ in range(draws)]), minlength=5)
+    assert counts[3:].sum() == 0
+    assert (counts / draws - want).abs().max() < 3 * 0.5 / draws**0.5
+
+
+def test_own_settings_are_read_and_others_are_named():
+    config = GenerationConfig(do_sample=True, temperature=0.7, min_p=0.1, no_repeat_ngram_size=3)
+    assert Sampling.of_model(config) == Sampling(temperature=0.7, top_k=50)
+    assert unserved(config) == ["min_p", "no_repeat_ngram_size"]
+    assert Sampling.of_model(GenerationConfig()) == Sampling.of_preset("balanced")
+    assert unserved(GenerationConfig(**PRESETS["balanced"], do_sample=True, eos_token_id=0)) == []
+
+
+# ---- text
+
+
+def test_pieces_are_whole_characters_and_the_whole_text(told):
+    _, tokenizer = told
+    head = tokenizer(PROMPT)["input_ids"]
+    rng = random.Random(0)
+    broken = 0
+    for _ in range(300):
+        words = rng.choices([" the fox", "é", "🦊", "日本", "\n\n", '"', "ǆ", " naïve"], k=rng.randint(1, 8))
+        ids = tokenizer("".join(words), add_special_tokens=False)["input_ids"]
+        if rng.random() < 0.3:
+            ids = [rng.randrange(3, 259) for _ in range(rng.randint(1, 12))]
+        text = StoryText(tokenizer, head)
+        pieces = [text.push(token) for token in ids]
+        rest = text.close()
+        assert "".join(pieces) + rest == tokenizer.decode(head + ids)[len(tokenizer.decode(head)) :]
+        if "\ufffd" not in tokenizer.decode(ids):
+            assert not any("\ufffd" in piece for piece in pieces) and not rest
+            broken += any("\ufffd" in tokenizer.decode([token]) for token in ids)
+    assert broken > 50  # so that characters over several tokens were among them
+
+
+@pytest.mark.parametrize(
+    "stop", [("day",), ("e d",), ("\n\n",), ("nothing like it", "fox ran"), ("x",), (" the end",)]
+)
+def test_nothing_of_a_stop_string_is_sent(stop, told):
+    _, tokenizer = told
+    story = " was a fox. The fox ran all the day.\n\nThe end, the e"
+    ids = tokenizer(story, add_special_tokens=False)["input_ids"]
+    text = StoryText(tokenizer, tokenizer("There")["input_ids"], stop)
+    sent = ""
+    for token in ids:
+        sent += text.push(token)
+        assert not any(string in sent for string in stop)
+        if text.stopped:
+            break
+    sent += text.close()
+    places = [story.find(string) for string in stop if string in story]
+    assert text.stopped == bool(places)
+    assert sent == story[: min(places, default=len(story))]
+
+
+def test_tokens_have_names(told):
+    _, tokenizer = told
+    fox = tokenizer("🦊", add_special_tokens=False)["input_ids"]
+    names = [token_name(tokenizer, token) for token in fox]
+    assert len(fox) > 1 and all(name and "\ufffd" not in name for name in names)
+    assert token_name(tokenizer, tokenizer(" the", add_special_tokens=False)["input_ids"][0]) == " the"
+
+
+# ---- the engine
+
+
+def order(prompt_ids, **changes):
+    settings = {
+        "max_tokens": 40,
+        "sampling": Sampling.of_preset("balanced"),
+        "seed": 1,
+        "deadline": time.monotonic() + 60,
+    }
+    return Order(prompt_ids=prompt_ids, **{**settings, **changes})
+
+
+def make_slow(model, seconds, end):
+    """Each forward pass takes at least so many seconds, and the token `end` never comes."""
+    model.register_forward_pre_hook(lambda *_: time.sleep(seconds))
+    model.register_forward_hook(lambda model, inputs, output: _never(output.logits, end))
+
+
+def _never(logits, token):
+    logits[..., token] = -torch.inf
+
+
+@contextmanager
+def engine_of(run, slow=0.0, eos_token_id=0, **limits):
+    """An engine that is ready; with `slow`, see `make_slow`."""
+
+    def load():
+        model, tokenizer = load_model(str(run))
+        model.generation_config.eos_token_id = eos_token_id
+        if slow:
+            make_slow(model, slow, tokenizer.eos_token_id)
+        return model, tokenizer
+
+    changed = threading.Event()
+    engine = Engine(load, on_state=changed.set, **limits)
+    engine.start()
+    assert changed.wait(60) and engine.state == "ready", engine.error
+    try:
+        yield engine
+    finally:
+        engine.close()
+        assert not engine._thread.is_alive()
+
+
+class Reader:
+    """What one story gave."""
+
+    def __init__(self):
+        self.events = queue.Queue()
+
+    def first(self):
+        return self.events.get(timeout=60)
+
+    def all(self):
+        events = []
+        while not events or not isinstance(events[-1], Finished):
+            events.append(self.events.get(timeout=60))
+        return "".join(event.text for event in events[:-1]), events[-1]
+
+
+def write(engine, *orders):
+    readers = [Reader() for _ in orders]
+    return readers, engine.submit(list(orders), [reader.events.put for reader in readers])
+
+
+@pytest.fixture(scope="module")
+def engine(tiny_run):
+    with engine_of(tiny_run, max_batch=4, max_queue=40) as engine:
+        yield engine
+
+
+@pytest.mark.parametrize("preset", [*PRESETS, GREEDY])
+def test_a_story_is_that_of_the_command_line(preset, engine, tiny_run, told):
+    """The same seed tells the same story as `tinystories generate`, whose text is that of `model.generate`."""
+    model, tokenizer = told
+    ids = tokenizer(PROMPT)["input_ids"]
+    for seed in range(3):
+        (reader,), _ = write(engine, order(ids, sampling=Sampling.of_preset(preset), seed=seed))
+        text, end = reader.all()
+        assert PROMPT + text == tell_story(model, tokenizer, PROMPT, preset=preset, seed=seed, max_new_tokens=40)
+        assert end.prompt_tokens == len(ids) and end.completion_tokens <= 40
+
+
+def test_a_story_is_the_same_whatever_else_is_told(engine, told):
+    _, tokenizer = told
+    prompts = [PROMPT, "One day", "The happy cat found", "A", '"Look!" said']
+    orders = [
+        order(tokenizer(prompt)["input_ids"], seed=seed, sampling=Sampling.of_preset(preset), max_tokens=30 + seed)
+        for prompt in prompts
+        for seed, preset in enumerate(("creative", "plain", GREEDY))
+    ]
+    alone = [write(engine, one)[0][0].all()[0] for one in orders]
+    readers, _ = write(engine, *orders)
+    assert [reader.all()[0] for reader in readers] == alone
+    assert len(set(alone)) == len(alone)
+
+
+def test_logprobs_are_the_models(engine, told):
+    model, tokenizer = told
+    ids = tokenizer(PROMPT + " a dog. It saw the sea.")["input_ids"]
+    with torch.inference_mode():
+        want = model(torch.tensor([ids], device=model.device)).logits[0].log_softmax(-1)
+    greedy = Sampling.of_preset(GREEDY)
+    (reader,), _ = write(engine, order(ids, max_tokens=3, logprobs=2, prompt_logprobs=True, sampling=greedy))
+    prompt = reader.first()
+    assert prompt.of_prompt and prompt.text == "" and len(prompt.tokens) == len(ids)
+    assert prompt.tokens[0].logprob is None
+    for place, token in enumerate(prompt.tokens[1:]):
+        assert token.logprob == pytest.approx(want[place, ids[place + 1]].item(), abs=1e-3)
+        assert list(token.alternatives.values()) == pytest.approx(want[place].topk(2).values.tolist(), abs=1e-3)
+    while not isinstance(event := reader.first(), Finished):
+        for token in event.tokens:
+            assert token.logprob == max(token.alternatives.values()) and token.text in event.text
+
+
+def test_ways_to_end(engine, told):
+    ids = told[1](PROMPT)["input_ids"]
+    whole = tell_story(*told, PROMPT, preset=GREEDY, max_new_tokens=40)[len(PROMPT) :]
+    mark = whole[30:34]
+    readers, _ = write(
+        engine,
+        order(ids, max_tokens=3),
+        order(ids, max_tokens=0, prompt_logprobs=True, logprobs=0),
+        order(ids, stop=("zzz", mark), sampling=Sampling.of_preset(GREEDY)),
+        order(ids, deadline=time.monotonic() - 1),
+    )
+    (_, length), (nothing, none), (sentence, stop), (late, time_over) = (reader.all() for reader in readers)
+    assert (length.reason, length.completion_tokens) == ("length", 3)
+    assert (none.reason, none.completion_tokens, nothing) == ("length", 0, "")
+    assert stop.reason == "stop" and sentence == whole[: whole.index(mark)]
+    assert (time_over.reason, late) == ("time", "")
+
+
+def test_a_story_ends_by_itself_where_generate_ends(tiny_run, told):
+    """Here at a word that the model's own settings name beside the end of text."""
+    model, tokenizer = told
+    inputs, settings = (
+        tokenizer(PROMPT, return_tensors="pt")["input_ids"],
+        {"do_sample": False, "repetition_penalty": 1.0},
+    )
+    word = model.generate(inputs, **settings, max_new_tokens=9)[0, -1].item()
+    ends = [tokenizer.eos_token_id, word]
+    output = model.generate(inputs, **settings, max_new_tokens=9, eos_token_id=ends)[0].tolist()
+    with engine_of(tiny_run, eos_token_id=ends) as engine:
+        ids = inputs[0].tolist()
+        (reader,), _ = write(engine, order(ids, sampling=Sampling.of_preset(GREEDY), max_tokens=100))
+        text, end = reader.all()
+    assert end.reason == "stop" and end.completion_tokens == len(output) - len(ids) - 1
+    assert PROMPT + text == tokenizer.decode(output[:-1], skip_special_tokens=True)
+
+
+def test_who_leaves_gets_no_more(tiny_run, told):
+    ids = told[1](PROMPT)["input_ids"]
+    with engine_of(tiny_run, slow=0.01, max_batch=2, max_queue=4) as engine:
+        readers, tickets = write(engine, *[order(ids, max_tokens=100, seed=seed) for seed in range(4)])
+        readers[0].first()
+        for ticket in tickets:
+            engine.cancel(ticket)
+        written = engine.tokens_written
+        assert engine.queue_length == 0
+        for _ in range(100):
+            if not engine.running:
+                break
+            time.sleep(0.01)
+        assert not engine.running and engine.tokens_written <= written + 4
+        (reader,), _ = write(engine, order(ids, max_tokens=2))
+        assert reader.all()[1].completion_tokens == 2
+        assert readers[0].events.qsize() <= 4 and readers[3].events.empty()
+
+
+def test_more_than_there_is_room_for_is_refused(tiny_run, told):
+    ids = told[1](PROMPT)["input_ids"]
+    with engine_of(tiny_run, slow=0.02, max_batch=2, max_queue=3) as engine:
+        with pytest.raises(Refused):
+            write(engine, *[order(ids)] * 6)
+        readers, tickets = write(engine, *[order(ids, max_tokens=60)] * 5)
+        with pytest.raises(Refused) as refused:
+            write(engine, order(ids))
+        assert 1 <= refused.value.retry_after <= 60
+        for ticket in tickets[1:]:
+            engine.cancel(ticket)
+        (reader,), _ = write(engine, order(ids, max_tokens=1))
+        assert reader.all()[1].reason == readers[0].all()[1].reason == "length"
+
+
+def test_waiting_has_an_end(tiny_run, told):
+    ids = told[1](PROMPT)["input_ids"]
+    with engine_of(tiny_run, slow=0.02, max_batch=1, max_queue=3) as engine:
+        soon = time.monotonic() + 0.3
+        readers, _ = write(engine, order(ids, max_tokens=100), order(ids), order(ids, deadline=soon))
+        assert readers[2].all() == ("", Finished("time", len(ids), 0, 0.0))
+        assert time.monotonic() < soon + 0.2 and engine.running == 1
+
+
+def test_after_drain_stories_finish_and_new_ones_are_refused(tiny_run, told):
+    ids = told[1](PROMPT)["input_ids"]
+    with engine_of(tiny_run, slow=0.02, max_batch=1) as engine:
+        readers, _ = write(engine, order(ids, max_tokens=10), order(ids, max_tokens=100))
+        readers[0].first()
+        engine.drain(0.6)
+        with pytest.raises(Refused, match="no new requests"):
+            write(engine, order(ids))
+        assert readers[0].all()[1].reason == "length"
+        text, end = readers[1].all()
+        assert end.reason == "shutdown" and text and 0 < end.completion_tokens < 100
+
+
+def test_closing_ends_all_stories(tiny_run, told):
+    ids = told[1](PROMPT)["input_ids"]
+    with engine_of(tiny_run, slow=0.02, max_batch=1) as engine:
+        readers, _ = write(engine, order(ids, max_tokens=100), order(ids))
+        readers[0].first()
+    assert [reader.all()[1].reason for reader in readers] == ["shutdown", "shutdown"]
+
+
+def test_a_token_that_there_is_not_is_refused_before_the_model_is_asked():
+    with pytest.raises(ValueError, match="no token 96"):
+        StoryBatch(tiny_model(), 2, 64).add([3, 96])
+
+
+@pytest.mark.parametrize("where", ["prompt", "settings", "step", "token"])
+def test_a_fault_ends_only_what_it_touches(where, tiny_run, told, monkeypatch):
+    ids = told[1](PROMPT)["input_ids"]
+    with engine_of(tiny_run, slow=0.01, max_batch=2) as engine:
+        (other,), _ = write(engine, order(ids, max_tokens=30))
+        other.first()
+        if where == "prompt":  # a token that there is not
+            bad = order([0, 10**6])
+        elif where == "settings":  # which transformers refuses
+            bad = order(ids, sampling=Sampling(top_k=-1))
+        elif where == "token":  # no number comes out of this
+            bad = order(ids, sampling=Sampling(temperature=1e-45))
+        else:
+            monkeypatch.setattr(engine._batch, "_decode", None)
+            bad = order(ids)
+        (reader,), _ = write(engine, bad)
+        assert reader.all()[1].reason == "error"
+        assert other.all()[1].reason == ("error" if where == "step" else "length")
+        monkeypatch.undo()
+        (again,), _ = write(engine, order(ids, max_tokens=5))
+        assert again.all()[1].reason == "length"
+
+
+def test_a_listener_that_fails_harms_nobody(engine, told):
+    ids = told[1](PROMPT)["input_ids"]
+
+    def closed(event):
+        raise RuntimeError("Event loop is closed")
+
+    reader = Reader()
+    engine.submit([order(ids), order(ids, max_tokens=5)], [closed, reader.events.put])
+    assert reader.all()[1].reason == "length"
+
+
+def test_a_model_that_cannot_be_loaded_is_told(tmp_path):
+    changed = threading.Event()
+    engine = Engine(partial(load_model, str(tmp_path / "none")), on_state=changed.set)
+    with pytest.raises(Refused, match="still loading"):
+        engine.submit([], [])
+    engine.start()
+    assert changed.wait(30) and engine.state == "failed" and isinstance(engine.error, UserError)
+    with pytest.raises(Refused):
+        engine.submit([], [])
+
+
+# ---- settings
+
+
+def test_options_win_over_the_environment():
+    environment = {"CHECKPOINT_PATH": "runs/a", "TOKENIZER_PATH": "tok", "DEVICE": "cuda:1", "PORT": "8000"}
+    assert read_settings({}, environment) == Settings("runs/a", "tok", "cuda:1", port=8000)
+    given = {"checkpoint": "runs/b", "device": "cpu", "port": 9000, "tokenizer": None, "verb": "serve"}
+    assert read_settings(given, environment) == Settings("runs/b", "tok", "cpu", port=9000)
+    assert read_settings({"checkpoint": "runs/b"}, {}) == Settings("runs/b") == Settings("runs/b", port=7779)
+
+
+@pytest.mark.parametrize(
+    ("given", "word"),
+    [
+        ({}, "CHECKPOINT_PATH"),
+        ({"checkpoint": "a", "port": 70_000}, "port"),
+        ({"checkpoint": "a", "max_batch": 0}, "--max-batch"),
+        ({"checkpoint": "a", "time_limit": float("nan")}, "--time-limit"),
+        ({"checkpoint": "a", "cors_origins": ["example.org"]}, "example.org"),
+        ({"checkpoint": "a", "dtype": "int4"}, "--dtype"),
+        ({"checkpoint": "a", "dtype": "int8", "device": "cuda:0"}, "--device"),
+    ],
+)
+def test_settings_that_cannot_be(given, word):
+    with pytest.raises(UserError, match=word):
+        read_settings(given, {})
+
+
+def test_a_port_in_the_environment_must_be_a_number():
+    with pytest.raises(UserError, match="PORT"):
+        read_settings({"checkpoint": "a"}, {"PORT": "http"})

@@ -1,0 +1,379 @@
+"""A run that is stopped anywhere and resumed ends as the one that never stopped."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from conftest import TINY_RECIPE
+from safetensors.torch import load_file
+
+from tinystories.data.corpus import load_corpus
+from tinystories.recipe import build_recipe
+from tinystories.runs import checkpoints
+from tinystories.training.build import train
+from tinystories.training.trainer import StoryTrainer
+from tinystories.utils.errors import UserError
+
+
+ROOT = Path(__file__).parents[2]
+# 17 steps an epoch, a checkpoint each 9.
+SHORT = {
+    "max_stories": 60,
+    "max_validation_stories": 16,
+    "vocab_size": 400,
+    "row_length": 256,
+    "prompts": [],
+    "check": False,
+    "model": {**TINY_RECIPE["model"], "hidden_size": 32, "intermediate_size": 48, "attention_dropout": 0.1},
+    "trainer": {
+        **TINY_RECIPE["trainer"],
+        "max_steps": 44,
+        "per_device_train_batch_size": 2,
+        "gradient_accumulation_steps": 3,
+        "eval_steps": 9,
+        "save_steps": 9,
+        "logging_steps": 4,
+        "save_total_limit": 3,
+        "use_cpu": True,
+    },
+}
+
+
+class Stopped(BaseException):
+    """Stands for a process that is gone: nothing catches it."""
+
+
+def recipe_for(folder, **overrides):
+    own = {"output_dir": str(folder), **overrides}
+    return build_recipe({**TINY_RECIPE, **SHORT}, {key: str(value) for key, value in own.items()})
+
+
+@pytest.fixture
+def stop_at(monkeypatch):
+    """A function that lets the process "die" in the forward pass after `step` whole steps."""
+    training_step = StoryTrainer.training_step
+
+    def stop(step):
+        def dying(self, *args, **kwargs):
+            if self.state.global_step == step:
+                raise Stopped
+            return training_step(self, *args, **kwargs)
+
+        monkeypatch.setattr(StoryTrainer, "training_step", dying if step is not None else training_step)
+
+    return stop
+
+
+@pytest.fixture
+def rows_read(monkeypatch):
+    """The numbers of the rows that are fetched for training, in their order."""
+    from tinystories.data.packing import PackedStories
+
+    read, fetch = [], PackedStories.__getitems__
+
+    def recording(self, rows):
+        if len(self) > 60:  # the 42 rows of the validation stories are not meant
+            read.extend(rows)
+        return fetch(self, rows)
+
+    monkeypatch.setattr(PackedStories, "__getitems__", recording)
+    return read
+
+
+def weights(run) -> dict[str, torch.Tensor]:
+    return load_file(Path(run) / "model.safetensors")
+
+
+def differing(one, other) -> list[str]:
+    one, other = weights(one), weights(other)
+    assert one.keys() == other.keys()
+    return [name for name in one if not torch.equal(one[name], other[name])]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    return train(recipe_for(tmp_path_factory.mktemp("runs") / "whole"))
+
+
+def test_the_steps_of_an_epoch_are_as_the_tests_below_suppose(uninterrupted):
+    log = json.loads((uninterrupted / "trainer_state.json").read_text())["log_history"]
+    epochs = {entry["step"]: entry["epoch"] for entry in log}
+    assert all(0.05 < epochs[step] % 1 < 0.95 for step in (9, 18, 36)) and max(epochs.values()) > 2
+
+
+@pytest.mark.parametrize("step", [11, 20, 40])
+def test_resumed_weights_are_those_of_a_run_that_never_stopped(uninterrupted, tmp_path, stop_at, rows_read, step):
+    run = tmp_path / "run"
+    stop_at(step)
+    with pytest.raises(Stopped):
+        train(recipe_for(run))
+    stop_at(None)
+    rows_read.clear()
+    train(recipe_for(run, resume_from_checkpoint="true"))
+    assert differing(run, uninterrupted) == []
+    # The rows of the steps that are left and at most three batches ahead: nothing that was trained on before.
+    rows_left = (44 - step // 9 * 9) * 2 * 3
+    assert rows_left - 6 <= len(rows_read) <= rows_left + 6
+    assert log_without_times(run) == log_without_times(uninterrupted)
+
+
+def log_without_times(run) -> list:
+    log = json.loads((Path(run) / "trainer_state.json").read_text())["log_history"]
+    steps = [entry for entry in log if "eval_bits_per_byte" in entry]
+    return [(entry["step"], entry["eval_bits_per_byte"]) for entry in steps]
+
+
+def test_a_checkpoint_at_the_very_end_of_an_epoch(tmp_path, stop_at):
+    one_epoch = {"save_strategy": "epoch", "eval_strategy": "epoch", "max_steps": -1, "num_train_epochs": 2}
+    whole = train(recipe_for(tmp_path / "whole", **one_epoch))
+    first = min(int(folder.name.split("-")[1]) for folder in whole.glob("checkpoint-*"))
+    stop_at(first + 2)
+    with pytest.raises(Stopped):
+        train(recipe_for(tmp_path / "run", **one_epoch))
+    stop_at(None)
+    train(recipe_for(tmp_path / "run", resume_from_checkpoint="true", **one_epoch))
+    assert differing(tmp_path / "run", whole) == []
+
+
+def test_resuming_with_averaged_weights_and_patience(tmp_path, stop_at):
+    options = {"ema_decay": 0.9, "early_stopping_patience": 3, "optimizer": "adamw"}
+    whole = train(recipe_for(tmp_path / "whole", **options))
+    stop_at(31)
+    with pytest.raises(Stopped):
+        train(recipe_for(tmp_path / "run", **options))
+    stop_at(None)
+    train(recipe_for(tmp_path / "run", resume_from_checkpoint="true", **options))
+    assert differing(tmp_path / "run", whole) == []
+    state = json.loads((tmp_path / "run" / "trainer_state.json").read_text())
+    assert "EarlyStoppingCallback" in state["stateful_callbacks"]
+
+
+def test_another_seed_gives_other_weights(uninterrupted, tmp_path):
+    """Else the comparisons above would show nothing."""
+    run = train(recipe_for(tmp_path / "run", seed=7))
+    assert differing(run, uninterrupted)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("delay", [0.0, 0.37])
+def test_a_killed_process(tmp_path, delay):
+    """SIGKILL at a moment that nobody chose: after the second checkpoint begins to appear."""
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump({**TINY_RECIPE, **SHORT}))
+
+    def command(run, *more):
+        return [sys.executable, str(ROOT / "train_hf.py"), str(recipe), "--output_dir", str(tmp_path / run), *more]
+
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    subprocess.run(command("whole"), check=True, env=environment, capture_output=True)
+    process = subprocess.Popen(command("run"), env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while not (tmp_path / "run" / "checkpoint-18").exists():
+        assert process.poll() is None
+        time.sleep(0.005)
+    time.sleep(delay)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    subprocess.run(
+        command("run", "--resume_from_checkpoint"), check=True, env=environment, capture_output=True, text=True
+    )
+    assert differing(tmp_path / "run", tmp_path / "whole") == []
+
+
+# A stream
+
+
+@pytest.fixture
+def stream_folder(tmp_path):
+    corpus = load_corpus("sample", max_stories=300, max_validation_stories=16)
+    folder = tmp_path / "stories"
+    folder.mkdir()
+    corpus.train.to_json(folder / "train.jsonl")
+    corpus.validation.to_json(folder / "validation.jsonl")
+    return folder
+
+
+def test_a_stream_goes_on_where_it_stopped(stream_folder, tmp_path, stop_at, monkeypatch):
+    from tinystories.data import streaming
+
+    monkeypatch.setattr(streaming.PackedStream.__init__, "__kwdefaults__", {
+        **streaming.PackedStream.__init__.__kwdefaults__, "block_stories": 25,
+    })  # fmt: skip
+    read = []
+    encode_stories = streaming.encode_stories
+    monkeypatch.setattr(
+        streaming,
+        "encode_stories",
+        lambda tokenizer: lambda batch: read.append(len(batch["text"])) or encode_stories(tokenizer)(batch),
+    )
+    options = {"streaming": True, "corpus": stream_folder, "max_stories": 10_000}
+    whole = train(recipe_for(tmp_path / "whole", **options))
+    stop_at(40)
+    with pytest.raises(Stopped):
+        train(recipe_for(tmp_path / "run", **options))
+    stop_at(None)
+    in_all = sum(read) // 2
+    read.clear()
+    train(recipe_for(tmp_path / "run", resume_from_checkpoint="true", **options))
+    assert differing(tmp_path / "run", whole) == []
+    assert sum(read) < 0.6 * in_all, "what was trained on before is not read again"
+
+
+def test_a_stream_needs_an_end_and_its_own_checkpoint(stream_folder, tmp_path):
+    with pytest.raises(UserError, match="set `max_steps`"):
+        recipe_for(tmp_path / "run", streaming=True, max_steps=-1)
+    run = train(recipe_for(tmp_path / "run", max_steps=9))
+    with pytest.raises(UserError, match="streaming: true"):
+        train(recipe_for(run, streaming=True, resume_from_checkpoint="true"))
+
+
+# Checkpoints that are not whole
+
+
+@pytest.fixture
+def stopped_run(uninterrupted, tmp_path):
+    """A run with checkpoints 27, 36 and 44, as if it had been stopped after the last."""
+    run = tmp_path / "stopped"
+    shutil.copytree(uninterrupted, run)
+    assert {folder.name for folder in run.glob("checkpoint-*")} >= {"checkpoint-36", "checkpoint-44"}
+    return run
+
+
+def damage_truncate(checkpoint):
+    path = checkpoint / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def damage_flip_a_bit(checkpoint):
+    path = checkpoint / "model.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-5] ^= 1
+    path.write_bytes(content)
+
+
+def damage_crash_before_the_end(checkpoint):
+    (checkpoint / "checkpoint.json").unlink()
+    (checkpoint / "trainer_state.json").unlink()
+
+
+def damage_optimizer_of_a_foreign_checkpoint(checkpoint):
+    (checkpoint / "checkpoint.json").unlink()
+    path = checkpoint / "optimizer.pt"
+    path.write_bytes(path.read_bytes()[:-1000])
+
+
+def damage_missing_rng(checkpoint):
+    (checkpoint / "rng_state.pth").unlink()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        damage_truncate,
+        damage_flip_a_bit,
+        damage_crash_before_the_end,
+        damage_optimizer_of_a_foreign_checkpoint,
+        damage_missing_rng,
+    ],
+)
+def test_the_last_whole_checkpoint_is_found(stopped_run, damage):
+    damage(stopped_run / "checkpoint-44")
+    checkpoint, faults = checkpoints.last_whole_checkpoint(stopped_run)
+    assert checkpoint == stopped_run / "checkpoint-36"
+    assert list(faults) == [stopped_run / "checkpoint-44"]
+    assert checkpoints.fault(checkpoint) is None
+
+
+def test_a_foreign_checkpoint_without_a_manifest_counts(stopped_run):
+    (stopped_run / "checkpoint-44" / "checkpoint.json").unlink()
+    assert checkpoints.last_whole_checkpoint(stopped_run)[0] == stopped_run / "checkpoint-44"
+
+
+def test_resuming_past_a_broken_checkpoint_tells_the_user_and_ends_the_same(stopped_run, uninterrupted, capsys):
+    damage_truncate(stopped_run / "checkpoint-44")
+    train(recipe_for(stopped_run, resume_from_checkpoint="true"))
+    assert "checkpoint-44 cannot be used, model.safetensors has" in capsys.readouterr().out
+    assert differing(stopped_run, uninterrupted) == []
+    assert checkpoints.fault(stopped_run / "checkpoint-44") is None
+
+
+def test_nothing_whole_is_one_line(stopped_run):
+    for folder in stopped_run.glob("checkpoint-*"):
+        damage_crash_before_the_end(folder)
+    with pytest.raises(UserError, match="no checkpoint to resume from.*checkpoint-44 cannot be used") as error:
+        train(recipe_for(stopped_run, resume_from_checkpoint="true"))
+    assert "\n" not in str(error.value)
+    with pytest.raises(UserError, match="checkpoint-36 is not a checkpoint folder.*no trainer_state.json"):
+        train(recipe_for(stopped_run, resume_from_checkpoint=stopped_run / "checkpoint-36"))
+
+
+def test_another_model_is_refused_before_anything_is_written(stopped_run):
+    before = (stopped_run / "recipe.yaml").read_text()
+    with pytest.raises(UserError, match="`num_hidden_layers` 2, but the recipe says 3"):
+        train(recipe_for(stopped_run, resume_from_checkpoint="true", num_hidden_layers=3))
+    assert (stopped_run / "recipe.yaml").read_text() == before
+
+
+def test_other_settings_are_told(stopped_run, capsys):
+    damage_truncate(stopped_run / "checkpoint-44")
+    train(recipe_for(stopped_run, resume_from_checkpoint="true", max_grad_norm=0.5))
+    assert "note: the run began with another max_grad_norm" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "change", [{"weight_decay": 0.0}, {"optimizer": "adamw"}, {"ema_decay": 0.9}, {"corpus": "x"}]
+)
+def test_what_a_resumed_run_keeps_is_refused_and_nothing_is_written(stopped_run, change):
+    before = (stopped_run / "recipe.yaml").read_text()
+    with pytest.raises(UserError, match=f"A resumed run keeps its {next(iter(change))}"):
+        train(recipe_for(stopped_run, resume_from_checkpoint="true", **change))
+    assert (stopped_run / "recipe.yaml").read_text() == before
+
+
+def test_a_run_that_is_resumed_at_its_end_stays_as_it_is(stopped_run, uninterrupted):
+    train(recipe_for(stopped_run, resume_from_checkpoint="true"))
+    assert differing(stopped_run, uninterrupted) == []
+    assert json.loads((stopped_run / "trainer_state.json").read_text())["global_step"] == 44
+
+
+def test_a_model_whose_checkpoints_are_gone_is_not_overwritten(stopped_run):
+    for folder in stopped_run.glob("checkpoint-*"):
+        shutil.rmtree(folder)
+    with pytest.raises(UserError, match="--overwrite_output_dir"):
+        train(recipe_for(stopped_run))
+
+
+def test_a_full_disk_leaves_the_checkpoint_before(tmp_path, monkeypatch):
+    """/dev/full in the place of one file: writing to it is what a full disk is."""
+    run = tmp_path / "run"
+    save = StoryTrainer._save_checkpoint
+
+    def save_on_a_full_disk(self, *args):
+        if self.state.global_step == 18:
+            (run / "checkpoint-18").mkdir()
+            (run / "checkpoint-18" / "optimizer.pt").symlink_to("/dev/full")
+        return save(self, *args)
+
+    monkeypatch.setattr(StoryTrainer, "_save_checkpoint", save_on_a_full_disk)
+    with pytest.raises(UserError, match="disk is full.*checkpoint-9; --resume_from_checkpoint") as error:
+        train(recipe_for(run))
+    assert "\n" not in str(error.value)
+    assert not (run / "checkpoint-18").exists()
+    assert checkpoints.last_whole_checkpoint(run)[0] == run / "checkpoint-9"
+
+
+def test_the_newest_and_the_best_are_kept(tmp_path):
+    for order, step in enumerate((8, 16, 4, 12)):
+        folder = tmp_path / f"checkpoint-{step}"
+        folder.mkdir()
+        (folder / "checkpoint.json").write_text("{}")
+        os.utime(folder / "checkpoint.json", ns=(order, order))
+    checkpoints.delete_oldest(tmp_path, 2, keep={tmp_path / "checkpoint-12", tmp_path / "checkpoint-8"})
+    assert {folder.name for folder in tmp_path.iterdir()} == {"checkpoint-8", "checkpoint-4", "checkpoint-12"}

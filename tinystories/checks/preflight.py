@@ -1,0 +1,222 @@
+"""What could only fail late, tried before the corpus is read and the tokenizer trained.
+
+- `check_resources`: memory for the model, room on the disk for its checkpoints, a Hub that takes the push.
+- `rehearse`: one step, evaluation, checkpoint and reload with the settings of the run, on a model of one layer and two
+  made-up stories. Whatever transformers, torch or an optimizer's package refuses is refused here.
+- `fitting_prompts`: the prompts that are shown during training, once the tokenizer exists.
+"""
+
+import copy
+import io
+import shutil
+import tempfile
+import warnings
+from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
+
+import psutil
+import pyarrow as pa
+import torch
+from datasets import Dataset
+from transformers import PreTrainedTokenizerBase, PrinterCallback, SchedulerType, TrainingArguments
+from transformers.utils import logging
+
+from modeling_tinyllama import TinyLlamaConfig, TinyLlamaForCausalLM
+from tinystories.tokenization import train_bpe
+
+from ..data.packing import PackedStories, encode_stories
+from ..generation.prompts import added_tokens, encode_prompt
+from ..recipe import Recipe
+from ..runs import checkpoints
+from ..training.arguments import user_errors
+from ..training.trainer import StoryTrainer
+from ..utils.errors import UserError
+
+
+STORIES = ["Once upon a time there was a cat. The cat sat on an old mat.", "One day, a girl saw the big red sun."]
+VOCABULARY, CONTEXT = 264, 64
+UNKNOWN_STEPS = 10_000  # where epochs say how long training takes
+
+
+def check_resources(recipe: Recipe, arguments: TrainingArguments, vocab_size: int | None = None) -> None:
+    """Refuse a run that this machine has no memory or disk for, or whose push the Hub would refuse.
+
+    Args:
+        vocab_size: of the tokenizer; by default that of the recipe.
+
+    Raises:
+        UserError: for the first of them.
+    """
+    with user_errors("model"), torch.device("meta"):
+        config = TinyLlamaConfig(**recipe.model, vocab_size=vocab_size or recipe.vocab_size)
+        parameters = sum(weight.numel() for weight in TinyLlamaForCausalLM(config).parameters())
+    if not (arguments.fsdp or arguments.deepspeed):
+        _check_memory(parameters, arguments)
+    if arguments.local_process_index == 0:
+        _check_disk(parameters, recipe, arguments)
+    if arguments.push_to_hub and arguments.process_index == 0:
+        from ..hub.upload import check_push
+
+        name = arguments.hub_model_id or Path(arguments.output_dir).absolute().name
+        check_push(name, revision=arguments.hub_revision)
+
+
+def _check_memory(parameters: int, arguments: TrainingArguments) -> None:
+    """Weights and gradients are the least that training holds, 8 bytes a parameter."""
+    device = arguments.device
+    if device.type == "cuda":
+        there = torch.cuda.get_device_properties(device).total_memory
+    else:
+        there = psutil.virtual_memory().total
+    if parameters * 8 > there:
+        raise UserError(
+            f"The model has {parameters:,} parameters, which take {_size(parameters * 8)} with their gradients alone; "
+            f"{device} has {_size(there)}. Take a smaller --size."
+        )
+
+
+def _check_disk(parameters: int, recipe: Recipe, arguments: TrainingArguments) -> None:
+    """Checkpoints as AdamW makes them: three numbers of 4 bytes for each parameter."""
+    folder = Path(arguments.output_dir).absolute()
+    place = next(place for place in (folder, *folder.parents) if place.exists())
+    free = shutil.disk_usage(place).free
+    if recipe.overwrite_output_dir:
+        files = (file for old in checkpoints.find_checkpoints(folder) for file in old.rglob("*") if file.is_file())
+        free += sum(file.stat().st_size for file in files)
+    number, each = _checkpoints_at_once(arguments), parameters * (4 if arguments.save_only_model else 12)
+    needed = number * each + parameters * 4
+    if needed > free:
+        kept = f"{number} checkpoint{'s' if number > 1 else ''} and the model" if number else "the model"
+        raise UserError(
+            f"{place} has {_size(free)} free, but {kept} take {_size(needed)}: free some space, or choose another "
+            f"--output_dir, a lower --save_total_limit or --save_only_model true."
+        )
+
+
+def _checkpoints_at_once(arguments: TrainingArguments) -> int:
+    """How many checkpoints lie on the disk at least, as far as it is known before the run."""
+    if arguments.save_strategy == "no":
+        return 0
+    saves = 1
+    if arguments.save_strategy == "steps" and arguments.save_steps >= 1 and 0 < arguments.max_steps:
+        # A checkpoint is written at the end, too; a run by the clock may be over after the first.
+        saves = 1 if arguments.max_steps >= 10**8 else -(-arguments.max_steps // int(arguments.save_steps))
+    limit = arguments.save_total_limit
+    # The oldest is deleted when the next one is complete.
+    return saves if not limit or limit < 1 else min(saves, limit + 1)
+
+
+def _size(size: float) -> str:
+    return f"{size / 1e9:,.1f} GB" if size >= 1e8 else f"{size / 1e6:,.1f} MB"
+
+
+def rehearse(recipe: Recipe, arguments: TrainingArguments) -> None:
+    """One step, evaluation, checkpoint and reload with the settings of the run, on a model of one layer.
+
+    Not with several processes, which would have to agree on it, and without compilation, which takes long.
+
+    Raises:
+        UserError: with what failed.
+    """
+    if arguments.world_size > 1 or arguments.fsdp or arguments.deepspeed:
+        return
+    with tempfile.TemporaryDirectory(prefix="tinystories-", ignore_cleanup_errors=True) as folder, _quietly():
+        args = _short(arguments, folder)
+        with user_errors("model"):
+            tokenizer = train_bpe(STORIES, VOCABULARY, model_max_length=CONTEXT, progress=False)
+            shape = {"vocab_size": len(tokenizer), "num_hidden_layers": 1, "max_position_embeddings": CONTEXT}
+            ids = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}
+            model = TinyLlamaForCausalLM(TinyLlamaConfig(**{**recipe.model, **shape}, **ids))
+        texts = STORIES * args.train_batch_size
+        stories = Dataset(encode_stories(tokenizer)(pa.table({"text": texts})))
+        rows = PackedStories(
+            stories, length=CONTEXT, context=CONTEXT, overlap=8, pad_token_id=tokenizer.pad_token_id, seed=0
+        )
+        with user_errors("trainer"):
+            trainer = StoryTrainer(
+                model=model,
+                args=args,
+                train_dataset=rows,
+                eval_dataset=rows,
+                processing_class=tokenizer,
+                use_muon=recipe.optimizer == "muon",
+                ema_decay=recipe.ema_decay,
+                article_loss_weight=recipe.article_loss_weight,
+            )
+            trainer.remove_callback(PrinterCallback)
+            if recipe.max_minutes is None:
+                _try_schedule(trainer, arguments)
+            trainer.train()
+            trainer.save_model(_internal_call=True)
+
+
+def _try_schedule(trainer: StoryTrainer, arguments: TrainingArguments) -> None:
+    """Make the schedule of the whole run, which the one step of a rehearsal is too short for."""
+    trainer.create_optimizer()
+    trainer.create_scheduler(arguments.max_steps if arguments.max_steps > 0 else UNKNOWN_STEPS)
+    trainer.optimizer = trainer.lr_scheduler = None
+    if trainer.args.lr_scheduler_type not in ("reduce_lr_on_plateau", "greedy"):
+        trainer.args.lr_scheduler_type, trainer.args.lr_scheduler_kwargs = SchedulerType.CONSTANT, None
+
+
+def _short(arguments: TrainingArguments, folder: str) -> TrainingArguments:
+    args = copy.copy(arguments)
+    args.output_dir, args.max_steps, args.eval_delay = folder, 1, 0
+    args.per_device_train_batch_size = args.per_device_eval_batch_size = args.gradient_accumulation_steps = 1
+    args.push_to_hub, args.report_to, args.resume_from_checkpoint = False, [], None
+    args.torch_compile, args.disable_tqdm, args.log_level = False, True, "passive"
+    # Whether workers can be had was checked; to start them takes seconds.
+    args.dataloader_num_workers, args.dataloader_persistent_workers = 0, False
+    args.dataloader_prefetch_factor = args.dataloader_multiprocessing_context = None
+    for name in ("eval_steps", "save_steps", "logging_steps"):
+        setattr(args, name, 1)
+    return args
+
+
+@contextmanager
+def _quietly():
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity(logging.CRITICAL)
+    try:
+        with redirect_stdout(io.StringIO()), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.set_verbosity(verbosity)
+
+
+def fitting_prompts(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """The prompts of the recipe, each of which the model can continue.
+
+    Those that every recipe has by default are left out where they do not fit, with a note.
+
+    Raises:
+        UserError: for a prompt of the user that cannot be continued.
+    """
+    reasons = {prompt: _unsupported(prompt, recipe, tokenizer) for prompt in recipe.prompts}
+    for prompt, reason in reasons.items():
+        if reason is None:
+            continue
+        if recipe.prompts != Recipe().prompts:
+            raise UserError(f"The prompt {_shortened(prompt)} {reason}: change `prompts`, or set it to '[]'.")
+        print(f"note: the prompt {_shortened(prompt)} {reason}, so it is left out.")
+    return [prompt for prompt, reason in reasons.items() if reason is None]
+
+
+def _unsupported(prompt: str, recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> str | None:
+    try:
+        ids = encode_prompt(tokenizer, prompt)
+    except UserError:
+        return "has no tokens with this tokenizer"
+    front = len(added_tokens(tokenizer)[0])
+    if len(ids) <= front:
+        return "has no tokens with this tokenizer"
+    if len(ids) >= recipe.max_length:
+        return f"is {len(ids):,} tokens long, and `max_length` is {recipe.max_length:,}"
+    if tokenizer.unk_token_id is not None and tokenizer.unk_token_id in ids[front:]:
+        return "has characters that this tokenizer does not know"
+    return None
+
+
+def _shortened(prompt: str) -> str:
+    return repr(prompt if len(prompt) <= 40 else f"{prompt[:37]}...")

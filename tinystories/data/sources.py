@@ -1,0 +1,282 @@
+"""What the name of a corpus stands for, decided without loading anything, so that a mistake is reported at once.
+
+Decisions:
+- A file's format is in its name, in front of what says how it is compressed. What we cannot read but others convert
+  (.docx, .pdf) is refused with the command that converts it.
+- Folders are searched through links, each folder once, so that a link to a parent ends the search there. What is left
+  out (a broken link, a second link to the same file, a file that is no data) is logged.
+- Splits are read from names of data files (`train-00000-of-00004.parquet`, `stories-validation.txt`) and folders, and
+  never from titles (`Test of courage.txt`): see `split_names`.
+"""
+
+import glob
+import json
+import logging
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from ..utils.errors import UserError, first_line
+
+
+logger = logging.getLogger(__name__)
+
+FORMATS = {
+    **dict.fromkeys((".txt", ".md"), "text"),
+    **dict.fromkeys((".json", ".jsonl", ".ndjson"), "json"),
+    **dict.fromkeys((".csv", ".tsv"), "csv"),
+    ".parquet": "parquet",
+    **dict.fromkeys((".arrow", ".feather"), "arrow"),
+}
+COMPRESSIONS = {".gz": "gzip", ".bz2": "bz2", ".xz": "xz", ".zst": "zstd"}
+ENDINGS = (
+    ".txt, .md, .json, .jsonl, .ndjson, .csv, .tsv, .parquet or .arrow (also with .gz, .bz2, .xz or .zst behind it)"
+)
+SPLITS = {"train": ("train", "training"), "validation": ("validation", "valid", "val", "dev")}
+SPLITS["test"] = ("test", "testing", "eval", "evaluation")
+# What `save_to_disk`, the Hub and a careful owner put beside the data.
+NOT_STORIES = {
+    *("config.json", "dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json", "croissant.json"),
+    *(f"metadata{ending}" for ending in (".json", ".jsonl", ".csv", ".tsv", ".parquet", ".txt", ".md")),
+    *(name + ending for name in ("readme", "license", "licence", "changelog", "notice") for ending in (".md", ".txt")),
+}
+_PANDOC = "pandoc -t plain --wrap=none {file} -o {name}.txt"
+CONVERTERS = {
+    **dict.fromkeys((".docx", ".odt", ".rtf", ".epub", ".html", ".htm"), _PANDOC),
+    ".pdf": "pdftotext {file} {name}.txt",
+    ".doc": "libreoffice --headless --convert-to txt:Text {file}",
+    ".xlsx": "libreoffice --headless --convert-to csv {file}",
+    ".zip": "unzip {file}",
+    **dict.fromkeys((".tar", ".tgz"), "tar -xf {file}"),
+}
+
+
+def file_format(path: Path | str) -> str | None:
+    """The format of a file of stories by its name: text, json, csv, parquet or arrow; None for any other file."""
+    return FORMATS.get(_endings(path)[0])
+
+
+def compression(path: Path | str) -> str | None:
+    """How a file is compressed by its name: gzip, bz2, xz, zstd or None."""
+    return COMPRESSIONS.get(_endings(path)[1])
+
+
+def _endings(path: Path | str) -> tuple[str, str]:
+    """The ending that says the format, and that of the compression or ""."""
+    name = Path(str(path).lower())
+    return (Path(name.stem).suffix, name.suffix) if name.suffix in COMPRESSIONS else (name.suffix, "")
+
+
+def hub_dataset(source: str) -> tuple[str, str | None, str | None] | None:
+    """Repository, configuration and revision of a dataset on the Hub; None for the sample, a file, folder or pattern.
+
+    Raises:
+        UserError: for what is neither.
+    """
+    path = Path(source).expanduser()
+    if source == "sample" or (source and (path.exists() or glob.has_magic(source))):
+        return None
+    if source and path.is_symlink():
+        raise UserError(f"{source} is a broken link to {os.readlink(path)}.")
+    hub = re.fullmatch(r"([\w-][\w.-]*/[\w.-]+)(?::([\w.-]+))?(?:@([\w./-]+))?", source)
+    if not hub or file_format(path):
+        raise UserError(f"There is no file or folder {source} (and a dataset on the Hub is called owner/name).")
+    return hub.groups()
+
+
+class StoryFiles(NamedTuple):
+    """The files of a corpus by split, and the folder that their names are relative to."""
+
+    splits: dict[str, list[Path]]
+    root: Path
+
+    def describe(self) -> str:
+        """Which files were taken for which split, for the log."""
+        return "; ".join(f"{split}: {self._some(files)}" for split, files in self.splits.items())
+
+    def _some(self, files: list[Path]) -> str:
+        names = [str(file.relative_to(self.root)) for file in files[:3]]
+        return f"{', '.join(names)}, ... ({len(files):,} files)" if len(files) > len(names) else ", ".join(names)
+
+
+def find_files(path: Path) -> StoryFiles:
+    """The files of a file, folder or pattern by split; all are "train" unless their names say otherwise.
+
+    Raises:
+        UserError: for a file that cannot be read, a folder that the system does not open, and where there are none.
+    """
+    if path.is_file():
+        if not file_format(path):
+            raise UserError(_unreadable(path))
+        return StoryFiles({"train": [path]}, path.parent)
+    if path.is_dir():
+        root, found = path, list(_walk(path))
+    else:
+        root, found = _expand(path)
+    files, others, seen = [], [], {}
+    found = sorted(found)
+    objects = {file for file in found if _is_one_object(file)}
+    if all(file in objects for file in found if file_format(file) and file.name.lower() not in NOT_STORIES):
+        objects = set()
+    for file in found:
+        if not file_format(file) or file.name.lower() in NOT_STORIES or file in objects:
+            others.append(file)
+        elif (real := os.path.realpath(file)) in seen:
+            logger.warning("%s: left out, since it is the same file as %s", file, seen[real])
+        else:
+            seen[real] = file
+            files.append(file)
+    documents = [file for file in others if file.suffix.lower() in CONVERTERS]
+    if not files:
+        raise UserError(_unreadable(documents[0]) if documents else f"{path} holds no files that end in {ENDINGS}.")
+    if documents:
+        logger.warning("%s: %d files left out that are no text: %s", path, len(documents), _unreadable(documents[0]))
+    if others := [file.name for file in others if file not in documents and file_format(file)]:
+        names = ", ".join(others[:5]) + ", ..." * (len(others) > 5)
+        logger.info("%s: left out as descriptions of the data: %s", path, names)
+    splits = {}
+    for file, split in zip(files, split_names([file.relative_to(root) for file in files]), strict=True):
+        splits.setdefault(split, []).append(file)
+    return StoryFiles(splits, root)
+
+
+def may_hold_stories(path: Path) -> bool:
+    """Whether a file, or one in a folder, has the name of one with stories, also of one to be converted first."""
+    files = [path] if path.is_file() else _walk(path, quiet=True)
+    return any(file_format(file) or file.suffix.lower() in CONVERTERS for file in files)
+
+
+def _unreadable(file: Path) -> str:
+    command = CONVERTERS.get(file.suffix.lower())
+    if command is None:
+        return f"{file} does not end in {ENDINGS}."
+    name = file.with_suffix("").name
+    return f"{file} is no text file; convert it first: `{command.format(file=file.name, name=name)}`."
+
+
+def _walk(folder: Path, quiet: bool = False) -> Iterator[Path]:
+    """The files below a folder and below links to folders, hidden ones left out; what cannot be read is logged."""
+    level = logging.DEBUG if quiet else logging.WARNING
+
+    def refuse(error: OSError) -> None:
+        raise UserError(f"{error.filename} cannot be read: {first_line(error.strerror or error)}.")
+
+    seen = {os.path.realpath(folder)}
+    for place, folders, names in os.walk(folder, followlinks=True, onerror=refuse):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in list(folders):
+            inner = os.path.join(place, name)
+            if (real := os.path.realpath(inner)) in seen:
+                logger.log(level, "%s: left out, since it leads to a folder that is read already", inner)
+                folders.remove(name)
+            seen.add(real)
+        for name in names:
+            file = Path(place, name)
+            if name.startswith("."):
+                continue
+            if file.is_file():
+                yield file
+            elif file.is_symlink():
+                logger.log(level, "%s: left out, a broken link to %s", file, os.readlink(file))
+
+
+def _expand(pattern: Path) -> tuple[Path, list[Path]]:
+    """The folder in front of the first wildcard, and the files that match, those of matching folders included."""
+    parts = pattern.parts
+    fixed = next((count for count, part in enumerate(parts) if glob.has_magic(part)), len(parts) - 1)
+    files = []
+    for match in map(Path, sorted(glob.glob(str(pattern), recursive=True))):
+        if match.is_dir():
+            # `**` names each folder and its files besides
+            files += _walk(match) if parts[-1] != "**" else []
+        elif match.is_file():
+            files.append(match)
+        elif match.is_symlink():
+            logger.warning("%s: left out, a broken link to %s", match, os.readlink(match))
+    return Path(*parts[:fixed]), list(dict.fromkeys(files))
+
+
+def _is_one_object(file: Path) -> bool:
+    """Whether a .json holds one object, such as a description of the data, and not stories."""
+    if file.suffix.lower() != ".json":
+        return False
+    try:
+        with file.open("rb") as content:
+            if content.peek(1).lstrip(b"\xef\xbb\xbf \t\r\n")[:1] != b"{" or file.stat().st_size > 1 << 20:
+                return False
+            fields = json.load(content)
+            return not any(isinstance(fields[key], str) for key in fields if key.lower() in ("text", "story"))
+    except (OSError, ValueError, RecursionError):
+        return False
+
+
+# Splits
+
+_SHARD = re.compile(r"[-_. ]*(?:\d+[-_]of[-_]\d+(?:[-_][0-9a-f]{8,})?|\d+|\(\d+\)|part[-_.]?\d+)$")
+_TITLE_WORDS = frozenset(
+    "a an the and or but of in on at to for from with by my your his her our their its is was are who what when how "
+    "no not i we he she it".split()
+)
+_DATA_WORD = re.compile(r"\d|stor(?:y|ies)|tale|data|text|corpus|corpora|^set$|split|shard")
+
+
+def split_names(files: list[Path]) -> list[str]:
+    """The split of each file, by the names of the files and of the folders they lie in; "train" where none says one.
+
+    A name says its split where it is the split's, numbers of shards aside (`train.txt`, `val-00000-of-00004.parquet`).
+    Where the split is its first or last word behind `-`, `_` or `.`, what else the name says must be a name of data:
+    there is a file of the same name for another split or for none, or of the split `train`, or the other words tell of
+    data (`stories`, a digit). A name with spaces, or with a word of titles such as "the" or "of", is a title.
+    """
+    by_folder: dict[Path, set[str]] = {}
+    for file in files:
+        for part in (file, *file.parents[:-1]):
+            by_folder.setdefault(part.parent, set()).add(_stem(part.name, part == file))
+    return [
+        next(
+            (
+                split
+                for part in (file, *file.parents[:-1])
+                if (split := _split_of(_stem(part.name, part == file), by_folder[part.parent]))
+            ),
+            "train",
+        )
+        for file in files
+    ]
+
+
+def _stem(name: str, is_file: bool) -> str:
+    name = name.lower()
+    if is_file:
+        format_, packed = _endings(name)
+        name = name.removesuffix(packed).removesuffix(format_)
+    return _SHARD.sub("", name)
+
+
+_WORDS = {word: split for split, words in SPLITS.items() for word in words}
+
+
+def _split_of(stem: str, beside: set[str]) -> str | None:
+    if stem in _WORDS:
+        return _WORDS[stem]
+    words = [word for word in re.split(r"[-_.]", stem) if word]
+    if " " in stem or len(words) < 2 or _TITLE_WORDS.intersection(words):
+        return None
+    for word, rest in ((words[-1], words[:-1]), (words[0], words[1:])):
+        if word in _WORDS and (
+            any(map(_DATA_WORD.search, rest))
+            or any(_WORDS.get(other) == "train" for other in beside)
+            or any(other != stem and _rest(other) == rest for other in beside)
+        ):
+            return _WORDS[word]
+    return None
+
+
+def _rest(stem: str) -> list[str]:
+    """The words of a name without that of the split at either end."""
+    words = [word for word in re.split(r"[-_.]", stem) if word]
+    if words[-1:] and words[-1] in _WORDS:
+        return words[:-1]
+    return words[1:] if words and words[0] in _WORDS else words

@@ -1,0 +1,106 @@
+"""Files of stories as a `datasets` builder: on disk as Arrow and memory-mapped, or streamed.
+
+It stands in for the builders of `datasets`, which read every column, split .txt at each line, drop fields of a .csv,
+and fail where files differ in a column that nobody needs.
+"""
+
+import json
+import logging
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, replace
+
+import datasets
+import pyarrow as pa
+from datasets import Dataset, Features, IterableDataset, Value
+from datasets.builder import Key
+
+from ..utils.errors import UserError
+from .readers import ReadOptions, StoryFile, Tally, read_stories, resolve_split
+from .sources import file_format
+from .text_split import BLANK_LINES, FILE, LINE
+
+
+logger = logging.getLogger(__name__)
+
+TEXT = Features({"text": Value("string")})
+
+
+@dataclass
+class StoriesConfig(datasets.BuilderConfig):
+    """Attributes: `files` of one format; `source`, their name in messages; `options`, how they are read."""
+
+    files: list[StoryFile] = field(default_factory=list)
+    source: str = ""
+    options: ReadOptions = field(default_factory=ReadOptions)
+
+
+class Stories(datasets.ArrowBasedBuilder):
+    """Rows of the one column `text`, trimmed and never empty. `info.description` says what was left out, as JSON."""
+
+    BUILDER_CONFIG_CLASS = StoriesConfig
+
+    def _info(self) -> datasets.DatasetInfo:
+        return datasets.DatasetInfo(features=TEXT)
+
+    def _split_generators(self, dl_manager) -> list[datasets.SplitGenerator]:
+        files = self.config.files
+        if "://" in files[0].path:
+            paths = dl_manager.download([file.path for file in files])
+            files = [StoryFile(path, file.name) for path, file in zip(paths, files, strict=True)]
+        self._options, self._why = self.config.options, ""
+        if file_format(files[0].name) == "text":
+            split, self._why = resolve_split(files, self.config.source, self.config.options)
+            self._options = replace(self.config.options, text_split=split)
+        self._is_streamed = dl_manager.is_streaming
+        return [datasets.SplitGenerator(name=datasets.Split.TRAIN, gen_kwargs={"files": files})]
+
+    def _generate_tables(self, files: list[StoryFile]) -> Iterator[tuple[Key, pa.Table]]:
+        tally = Tally()
+        for number, (shard, table) in enumerate(read_stories(files, self._options, tally)):
+            yield Key(shard, number), table
+        notes = {**asdict(tally), "split": self._options.text_split if self._why else "", "why": self._why}
+        if self._is_streamed:
+            log_notes(self.config.source, notes)
+        self.info.description = json.dumps(notes)
+
+
+def stored_stories(source: str, files: list[StoryFile], options: ReadOptions, key: str, cache_dir: str | None):
+    """The stories of files as a `Dataset` on disk, which is made once for each `key`.
+
+    Raises:
+        UserError: where there are none. What else is wrong with a file is a cause of what `datasets` raises.
+    """
+    builder = Stories(files=files, source=source, options=options, config_id=f"default-{key}", cache_dir=cache_dir)
+    builder.download_and_prepare()
+    notes = json.loads(builder.info.description)
+    if notes["rows"] == notes["empty"]:
+        bad = f"; {notes['bad']:,} rows cannot be read: {notes['first_bad']}" if notes["bad"] else ""
+        raise UserError(f"{source} holds no stories{bad}.")
+    stories: Dataset = builder.as_dataset(split=datasets.Split.TRAIN)
+    stories._fingerprint = key
+    log_notes(source, notes)
+    if not notes["has_words"]:
+        raise UserError(
+            f"The stories of {source} have no letters in them: name the column with the stories with --text-column."
+        )
+    return stories
+
+
+def streamed_stories(source: str, files: list[StoryFile], options: ReadOptions) -> IterableDataset:
+    """The stories of files, read when they are wanted."""
+    builder = Stories(files=files, source=source, options=options)
+    return builder.as_streaming_dataset(split=datasets.Split.TRAIN)
+
+
+def log_notes(source: str, notes: dict) -> None:
+    """Say how text was split, and which rows were left out."""
+    if notes["split"]:
+        named = {FILE: "one story per file", LINE: "one story per line", BLANK_LINES: "stories between blank lines"}
+        how = named.get(notes["split"], f"split at {notes['split']}")
+        logger.info("%s: %s (%s): %d stories", source, how, notes["why"], notes["rows"] - notes["empty"])
+    # Between markers, and between lines, there may well be nothing.
+    if notes["empty"] and not notes["split"]:
+        rows = notes["rows"] + notes["bad"]
+        logger.warning("%s: left out %d of %d rows, which hold no text", source, notes["empty"], rows)
+    if notes["bad"]:
+        logger.warning("%s: left out %d rows that cannot be read; %s", source, notes["bad"], notes["first_bad"])

@@ -1,0 +1,398 @@
+"""One rule a kind: a sentence goes in, the ways to put that fault into it come out.
+
+A rule changes one place and nothing else. It leaves the first word alone, so that good and bad begin alike; only
+`pronoun_gender`, which the story before the sentence decides, may change it. A rule works where the lists in
+`lists.py` leave no doubt what the words are, and leaves out what could be English after the change: `exclusions.py`
+shows what.
+"""
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import NamedTuple
+
+from . import word_lists as lists
+from .sentences import Sentence
+
+
+class Fault(NamedTuple):
+    """A sentence with a fault.
+
+    Attributes:
+        group: the way it was made; a kind takes equal shares of each.
+        item: the words that it is about; a kind takes none too often.
+        swap: where one word stands for another, the right and the wrong one. A kind takes as many with the two the
+            other way round, so that it is of no use to a model to know which is the more frequent.
+    """
+
+    bad: Sentence
+    group: str
+    item: str
+    swap: tuple[str, str] | None = None
+
+
+ARTICLES = ("a", "an", "the")
+NAMES = lists.WOMENS_NAMES | lists.MENS_NAMES
+SUBJECTS = lists.SINGULAR_SUBJECTS | lists.PLURAL_SUBJECTS
+# What can stand behind a noun that ends there, so that it is not the first half of another ("the bird house")
+FOLLOWERS = lists.FUNCTION_WORDS | lists.PASTS
+
+
+# Articles
+
+
+class _NounPhrase(NamedTuple):
+    article: int
+    noun: int
+
+
+def _noun_phrases(sentence: Sentence) -> Iterator[_NounPhrase]:
+    """Places of an article and its noun where nothing but adjectives stands between them, the noun is singular and
+    countable, and no second noun follows; not at the beginning of the sentence."""
+    lower, marks = sentence.lower, sentence.marks
+    for place in range(1, len(sentence) - 1):
+        if lower[place] not in ARTICLES:
+            continue
+        noun = place + 1
+        while noun < len(sentence) - 1 and lower[noun] in lists.ADJECTIVES and not marks[noun]:
+            noun += 1
+        is_noun = sentence.words[noun] in lists.COUNT_NOUNS and not any(marks[place:noun])
+        if is_noun and (marks[noun] or lower[noun + 1] in FOLLOWERS):
+            yield _NounPhrase(place, noun)
+
+
+# "half a cake", "kind of a dog", "from tree to tree", "by car", "as leader", "became king"
+_BEFORE_BARE = set(
+    "such half what quite many rather all both twice once of as by from and or nor become became".split()
+)
+# "cats and dogs", "tree after tree", "from top to bottom", "side by side"
+_BEHIND_BARE = set("and or after to by".split())
+# Before a bare infinitive: "to park", "helped bear up", "go fish"
+_BEFORE_VERB = set("to help helps helped let lets make makes made go went come came".split())
+
+
+def _can_stand_bare(sentence: Sentence, phrase: _NounPhrase) -> bool:
+    """Whether the noun could be English without its article, or be something else than a noun."""
+    place, noun = phrase
+    before = sentence.previous(place)
+    could_be_verb = noun == place + 1 and sentence.lower[noun] in lists.NOUN_VERBS and before in _BEFORE_VERB
+    return (
+        not before  # behind a comma: in a list, or "Max, the dog"
+        or _is_behind_name(sentence, place)  # "Max the dog"
+        or before in _BEFORE_BARE
+        or sentence.marks[noun] == ","
+        or sentence.next(noun) in _BEHIND_BARE
+        or could_be_verb
+    )
+
+
+def _is_behind_name(sentence: Sentence, place: int) -> bool:
+    opener = place == 1 and sentence.lower[0] in lists.OPENERS
+    return sentence.words[place - 1][0].isupper() and not opener
+
+
+def _phrase(sentence: Sentence, phrase: _NounPhrase) -> str:
+    return " ".join(sentence.lower[phrase.article : phrase.noun + 1])
+
+
+def article_deleted(sentence: Sentence) -> Iterator[Fault]:
+    for phrase in _noun_phrases(sentence):
+        if not _can_stand_bare(sentence, phrase):
+            group = "the" if sentence.lower[phrase.article] == "the" else "a"
+            yield Fault(sentence.delete(phrase.article), group, _phrase(sentence, phrase))
+
+
+# Sounds that go either way or are not what the letter says: hotel, historic, hour, hundred, unicorn, one, European,
+# and letters by their names
+_UNSURE_SOUND = re.compile(r"h(?:our|on|eir|er[bo]|ist|ot|um|ab|il|ys|al|und)|u(?!gly|mb|n[^i]|ps)|on[ce]|eu|ew|x|.$")
+
+
+def article_swapped(sentence: Sentence) -> Iterator[Fault]:
+    for place in range(1, len(sentence) - 1):
+        article, follower = sentence.words[place], sentence.next(place)
+        if article not in ("a", "an") or not follower or not sentence.words[place + 1].islower():
+            continue
+        right = "an" if follower[0] in "aeiou" else "a"
+        wrong = "a" if right == "an" else "an"
+        if article == right and not _UNSURE_SOUND.match(follower):
+            yield Fault(sentence.put(place, wrong), "a and an", follower, (right, wrong))
+
+
+def article_doubled(sentence: Sentence) -> Iterator[Fault]:
+    for place in range(1, len(sentence) - 1):
+        article, follower = sentence.words[place], sentence.next(place)
+        if article in ARTICLES and follower:
+            yield Fault(sentence.double(place), "the" if article == "the" else "a", f"{article} {follower}")
+
+
+# "so big a dog", "half the big cake"
+_DEGREES = set("so too how as that this such what quite very rather half all more most no".split())
+# "painted red the door", "held tight the rope" and "was happy the dog came back" are odd, but English
+_BEFORE_RESULT = set(
+    """made make makes painted paint colored turned kept keep held found left set cut got get dyed pushed
+    be been was were is are felt feel looked became seemed""".split()
+)
+
+
+def article_moved(sentence: Sentence) -> Iterator[Fault]:
+    for phrase in _noun_phrases(sentence):
+        place, noun = phrase
+        before, item = sentence.previous(place), _phrase(sentence, phrase)
+        if not before or before in _DEGREES or _is_behind_name(sentence, place):
+            continue
+        could_be_result = sentence.lower[place] == "the" and before in _BEFORE_RESULT
+        if noun > place + 1 and not could_be_result:
+            yield Fault(sentence.move(place, noun - 1), "behind the adjective", item)
+        takes_another_noun = sentence.next(noun) in lists.ADJECTIVES | SUBJECTS
+        if not takes_another_noun and not _can_stand_bare(sentence, phrase):
+            yield Fault(sentence.move(place, noun), "behind the noun", item)
+
+
+# Verbs
+
+# "if he were", "as though it were", "wished that she were", "asked that he have"
+_SUBJUNCTIVE = set(
+    """if wish wishes wished wishing though although unless whether like as than suppose imagine imagined
+    imagining pretend pretended pretending suggest suggested ask asked insist insisted demand demanded order ordered
+    let lest important""".split()
+)
+_CLAUSE_OPENERS = set("and but because so that when where".split())
+_SINGULAR_PRONOUNS, _PLURAL_PRONOUNS = ("he", "she", "it"), ("they", "we")
+_TO_PLURAL = lists.SINGULAR_TO_PLURAL
+_TO_SINGULAR = {plural: singular for singular, plural in _TO_PLURAL.items()}
+_PRESENT_TO_PLURAL = {verb.s: verb.base for verb in lists.VERBS}
+_PRESENT_TO_SINGULAR = {verb.base: verb.s for verb in lists.VERBS}
+
+
+def subject_verb_agreement(sentence: Sentence) -> Iterator[Fault]:
+    if _SUBJUNCTIVE & set(sentence.lower):
+        return
+    for place, number in _subjects(sentence):
+        changes = _TO_PLURAL if number == "singular" else _TO_SINGULAR
+        if place == 0 and sentence.lower[0] in _SINGULAR_PRONOUNS + _PLURAL_PRONOUNS:
+            changes = changes | (_PRESENT_TO_PLURAL if number == "singular" else _PRESENT_TO_SINGULAR)
+        verb = sentence.lower[place + 1]
+        if verb in changes:
+            subject = "name" if sentence.words[place] in NAMES else sentence.lower[place]
+            group = "past" if verb in ("was", "were", "wasn't", "weren't") else "present"
+            yield Fault(sentence.put(place + 1, changes[verb]), group, f"{subject} {verb}", (verb, changes[verb]))
+
+
+def _subjects(sentence: Sentence) -> Iterator[tuple[int, str]]:
+    """Places of the last words of subjects, right before the verb, with "singular" or "plural"."""
+    words, lower = sentence.words, sentence.lower
+    for place in range(len(sentence) - 1):
+        if sentence.marks[place]:
+            continue
+        opens = place == 0 or sentence.previous(place) in _CLAUSE_OPENERS
+        if opens and lower[place] in _SINGULAR_PRONOUNS:
+            yield place, "singular"
+        elif opens and lower[place] in _PLURAL_PRONOUNS:
+            yield place, "plural"
+        elif place == 0 and words[0] in NAMES:
+            yield place, "singular"
+        elif place == 2 and {words[0], words[2]} <= NAMES and lower[1] == "and" and not any(sentence.marks[:2]):
+            yield place, "plural"
+        elif place and lower[0] in ("the", "his", "her", "their", "my", "our") and not any(sentence.marks[:place]):
+            if all(word in lists.ADJECTIVES for word in lower[1:place]):
+                if lower[place] in lists.SINGULAR_SUBJECTS:
+                    yield place, "singular"
+                elif lower[place] in lists.PLURAL_SUBJECTS:
+                    yield place, "plural"
+
+
+_BY_BASE = {verb.base: verb for verb in lists.VERBS}
+_BY_PAST = {verb.past: verb for verb in lists.VERBS}
+_BY_PARTICIPLE = {verb.participle: verb for verb in lists.VERBS}
+_BY_ING = {verb.ing: verb for verb in lists.VERBS}
+_TAKE_A_BASE = set(
+    "did could would should didn't couldn't wouldn't shouldn't can't cannot won't don't doesn't".split()
+)
+_TAKE_A_BASE_LATER = set("did could would should do does can will".split())
+
+
+# "wanted to playing", but not "used to playing"
+_TAKE_AN_INFINITIVE = set(
+    "want wanted wants love loved like liked tried decided needed hoped started began had".split()
+)
+
+
+def tense(sentence: Sentence) -> Iterator[Fault]:
+    """A form of the verb that its auxiliary, its "to" or its subject does not allow."""
+    for place in range(1, len(sentence)):
+        word, before = sentence.lower[place], sentence.previous(place)
+        for group, wrong in _wrong_forms(sentence, place):
+            yield Fault(sentence.put(place, wrong), group, f"{before} {word}", (word, wrong))
+
+
+def _wrong_forms(sentence: Sentence, place: int) -> Iterator[tuple[str, str]]:
+    word, before = sentence.lower[place], sentence.previous(place)
+    further = sentence.previous(place - 1) if before else ""
+    later = further in _TAKE_A_BASE_LATER and before in ("not", "never", "always", "also")
+    if (verb := _BY_BASE.get(word)) and (before == "to" or before in _TAKE_A_BASE or later):
+        if verb.past not in lists.PASTS_THAT_ARE_BASES:
+            yield "base and past", verb.past
+        if before != "to" or further in _TAKE_AN_INFINITIVE:
+            yield "base and -ing", verb.ing
+    verb = _BY_PARTICIPLE.get(word)
+    had = before in ("had", "has", "have") or (further == "had" and before in ("never", "ever", "already", "just"))
+    if verb and had and word not in lists.PARTICIPLES_WITH_TWO_FORMS:
+        if verb.past != word:
+            yield "past and participle", verb.past
+        elif verb.base != word and verb.base not in lists.BASES_THAT_ARE_NOUNS:
+            yield "base and past", verb.base
+    # Not behind "it" or a noun: "her favorite game was play"
+    someone = further in ("he", "she", "they") or (further and sentence.words[place - 2] in NAMES)
+    if (verb := _BY_ING.get(word)) and before in ("was", "were", "is", "are") and someone:
+        if verb.participle != verb.base:
+            yield "base and -ing", verb.base
+    if (verb := _BY_PAST.get(word)) and place == 1 and before in _SINGULAR_PRONOUNS:
+        yield "base and past", verb.base
+        if verb.participle not in {verb.base, verb.past} | lists.PARTICIPLES_WITH_TWO_FORMS:
+            yield "past and participle", verb.participle
+
+
+# Pronouns
+
+LONGEST_CONTEXT = 60  # words; with the sentence it fits even 128 positions
+_NAMED = re.compile(
+    r"\b(girl|woman|lady|princess|queen|boy|man|prince|king)(?: who was)? (?:named|called) ([A-Z][a-z]+)\b"
+)
+# Things that are told of as if they were someone: "a car named Bob", "the taxi wanted"
+_SOMEONE = re.compile(
+    r"\b([a-z]+) (?:(?:who was )?(?:named|called) [A-Z]|(?:liked|loved|wanted|wished|hoped|thought|knew|felt|decided|"
+    r"said|asked|smiled|laughed|tried|likes|loves|wants|thinks|says|could talk|was (?:very |so )?(?:happy|sad))\b)"
+)
+_TOKEN = re.compile(r"[A-Za-z]+(?:[’'-][A-Za-z]+)*|[^\w\s]")
+_SHE_WORDS, _HE_WORDS = set("she her hers herself".split()), set("he him his himself".split())
+_NOBODY: Mapping[str, str] = MappingProxyType({})
+
+
+def pronoun_gender(sentence: Sentence) -> Iterator[Fault]:
+    """The sentence's one pronoun, where all that was told so far is about people of one gender, one of them named."""
+    before = sentence.before
+    if not before or len(before.split()) > LONGEST_CONTEXT:
+        return
+    pronouns = [place for place, word in enumerate(sentence.lower) if word in _SHE_WORDS | _HE_WORDS]
+    if len(pronouns) != 1:
+        return
+    place = pronouns[0]
+    introduced = {name: noun for noun, name in _NAMED.findall(before)}
+    gender = _only_gender(before + " ".join(sentence.words[: place + 1]), introduced)
+    named = any(
+        _gender(word, introduced) and word.lower() not in _SHE_WORDS | _HE_WORDS for word in _TOKEN.findall(before)
+    )
+    if gender and named and (other := _other_gender(sentence, place)):
+        bad = sentence.put(place, other)
+        item = f"{sentence.lower[place]} {sentence.next(place) or sentence.previous(place)}"
+        # Tokens differ at the beginning of a sentence, and of a line.
+        line = "\n" if place == 0 and before.endswith("\n") else ""
+        yield Fault(bad, "he and she", item, (line + sentence.words[place], line + bad.words[place]))
+
+
+def _other_gender(sentence: Sentence, place: int) -> str | None:
+    word, follower = sentence.lower[place], sentence.next(place)
+    if word == "his":
+        return "her" if follower else None  # else "hers"
+    if word == "her":
+        if not follower or follower in lists.FUNCTION_WORDS - {"home"}:
+            return "him"
+        noun = place + 1
+        while sentence.lower[noun] in lists.ADJECTIVES and sentence.next(noun):
+            noun += 1
+        return "his" if sentence.lower[noun] in SUBJECTS else None
+    return {"he": "she", "she": "he", "him": "her", "himself": "herself", "herself": "himself"}.get(word)
+
+
+def _gender(word: str, introduced: Mapping[str, str] = _NOBODY) -> str | None:
+    word = re.sub("['’]s$", "", word)
+    word = introduced.get(word, word)
+    if word in lists.WOMENS_NAMES or word.lower() in lists.WOMEN:
+        return "she"
+    if word in lists.MENS_NAMES or word.lower() in lists.MEN:
+        return "he"
+    return None
+
+
+def _only_gender(told: str, introduced: Mapping[str, str]) -> str | None:
+    """The gender of everyone in `told`; None where there are both, speech, names that we do not know, or others whom
+    either pronoun could mean."""
+    genders, opens = set(), True
+    if any(not _gender(word) and word not in lists.FUNCTION_WORDS | {"also"} for word in _SOMEONE.findall(told)):
+        return None
+    for word in _TOKEN.findall(told):
+        if word in '"“”':
+            return None
+        known_opener = opens and word.lower() in lists.OPENERS
+        if gender := _gender(word, introduced):
+            genders.add(gender)
+        elif re.sub("['’]s$", "", word.lower()) in lists.OTHERS or (word[0].isupper() and not known_opener):
+            return None
+        opens = word in (".", "!", "?")
+    return genders.pop() if len(genders) == 1 else None
+
+
+# Order
+
+# Missing on purpose: "inside", "near", "over" and others that can follow an article ("the inside wall").
+_PREPOSITIONS = set("in on at with from under into of for".split())
+# "wanted help to" and "could go get to" are English
+_INFINITIVES = (set(_BY_BASE) | {"be", "have"}) - lists.BASES_THAT_ARE_NOUNS
+# "a tree big as a house", "a story good for her"
+_AFTER_POSTPOSED = set("as for with like".split())
+
+
+def word_order(sentence: Sentence) -> Iterator[Fault]:
+    """Two neighbours swapped."""
+    for place in range(1, len(sentence) - 1):
+        first, second = sentence.words[place], sentence.words[place + 1]
+        if sentence.marks[place] or not first.islower() or not second.islower():
+            continue
+        if group := _fixed_order(first, second, sentence.previous(place), sentence.next(place + 1)):
+            yield Fault(sentence.move(place, place + 1), group, f"{first} {second}")
+
+
+def _fixed_order(first: str, second: str, before: str, behind: str) -> str | None:
+    """What two neighbours are whose order is fixed; `before` and `behind` are the words around them, or ""."""
+    if first in _PREPOSITIONS and second in ARTICLES:
+        return "preposition and article"
+    if first in ("his", "their", "our", "my") and second in SUBJECTS and (not behind or behind in FOLLOWERS):
+        return "possessive and noun"
+    if first == "to" and second in _INFINITIVES and before not in ("go", "come", "help", "helped", ""):
+        return "to and verb"
+    if first in ("did", "could", "would", "was", "were", "had") and second == "not":
+        return "auxiliary and not"
+    if first in ("was", "were", "felt", "is", "are") and second == "very":
+        return "verb and very"
+    if first == "very" and second in lists.ADJECTIVES and behind not in ("much", "soon"):
+        return "very and adjective" if before in ("was", "were", "felt", "is", "are") else None
+    if before in ("a", "an") and first in lists.LASTING_ADJECTIVES and second in lists.COUNT_NOUNS:
+        keeps_article = (first[0] in "aeiou") == (second[0] in "aeiou") and second != "unicorn"
+        if keeps_article and (not behind or behind in FOLLOWERS - _AFTER_POSTPOSED):
+            return "adjective and noun"
+    return None
+
+
+@dataclass(frozen=True)
+class Kind:
+    """`fault` says what is done to the good sentence, `length` what that does to its length."""
+
+    rule: Callable[[Sentence], Iterator[Fault]]
+    fault: str
+    length: str = "the same number of words"
+    needs_context: bool = False
+
+
+KINDS: dict[str, Kind] = {
+    "article_deleted": Kind(article_deleted, "an article is left out", "the bad one is a word shorter"),
+    "article_swapped": Kind(article_swapped, '"a" becomes "an", or "an" becomes "a"'),
+    "article_doubled": Kind(article_doubled, "an article is said twice", "the bad one is a word longer"),
+    "article_moved": Kind(article_moved, "an article stands behind its adjective or its noun"),
+    "subject_verb_agreement": Kind(subject_verb_agreement, "a verb takes the form of the other number"),
+    "tense": Kind(tense, 'a verb takes a form that its auxiliary, its "to" or its subject does not allow'),
+    "pronoun_gender": Kind(
+        pronoun_gender, "a pronoun takes the other gender than all told before", needs_context=True
+    ),
+    "word_order": Kind(word_order, "two neighbours in a fixed order are swapped"),
+}

@@ -1,0 +1,54 @@
+"""The report as a table for the terminal."""
+
+from ..minimal_pairs import KINDS
+from .figures import TABLE_FIGURES, YARDSTICKS, bits, count, kind_name, or_dash, share
+
+
+def terminal_table(report: dict) -> str:
+    """What the report says in a few lines, models sorted by bits per byte."""
+    corpus, preset = report["corpus"], report["settings"]["presets"][0]
+    stories = f"{corpus['stories']:,} held-out stories of {corpus['name']} ({corpus['bytes']:,} bytes)"
+    blocks = [f"{stories}, seed {report['seed']}"]
+    head = ["", "parameters", "bits per byte", "nats/token", "pairs", "omitted", "a/an", "repeated", "ends"]
+    rows = []
+    for model in report["models"]:
+        told = model["generation"][preset]["raw"]
+        value = model["bits_per_byte"]
+        rows.append(
+            [
+                model["name"],
+                count(model["parameters"]),
+                f"{bits(value['value'])} ({bits(value['low'])}-{bits(value['high'])})",
+                bits(model["nats_per_token"]),
+                or_dash(model["minimal_pair_accuracy"], share),
+                *(or_dash(told.get(key), share) for key in TABLE_FIGURES),
+            ]
+        )
+    for name, key in YARDSTICKS:
+        texts = report[key]
+        rows.append([name, *[""] * 4, *(or_dash(texts.get(key), share) for key in TABLE_FIGURES[:3]), ""])
+    blocks.append(_columns([head, *rows]))
+    blocks.append(
+        f"pairs: minimal pairs won, mean over kinds (chance 50 %). omitted, a/an, repeated, ends: of stories told as "
+        f"{preset}:\nnouns without their article, wrong a or an, four words said before, stories that end by "
+        f"themselves."
+    )
+    kinds = [kind for kind in KINDS if any(kind in model["minimal_pairs"] for model in report["models"])]
+    if kinds:
+        won = [
+            [model["name"]] + [or_dash(model["minimal_pairs"].get(kind, {}).get("accuracy"), share) for kind in kinds]
+            for model in report["models"]
+        ]
+        blocks.append(_columns([["minimal pairs", *map(kind_name, kinds)], *won]))
+    notes = [f"{model['name']}: {note}" for model in report["models"] for note in model["notes"]]
+    notes += [f"{failed['model']} failed: {failed['reason']}" for failed in report["failed"]]
+    return "\n\n".join([*blocks, *(["\n".join(notes)] if notes else [])]).replace("\N{NO-BREAK SPACE}", " ")
+
+
+def _columns(rows: list[list[str]]) -> str:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = (
+        "  ".join([row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True))])
+        for row in rows
+    )
+    return "\n".join(line.rstrip() for line in lines)

@@ -1,0 +1,382 @@
+"""A checkpoint (`.pth`) of the first 24.5M story model, the `WikiMiniModel` of github.com/karthyick/llm_tinystories.
+
+Design decisions
+- **The same function, so nothing is computed.** Its blocks are RMSNorm, attention with rotary positions on the first
+  part of each head (rotate-half), SwiGLU: a TinyLlama under other names. Weights are renamed and copied.
+- **No code is run.** The file is a pickle in a zip. It is read with `weights_only=True`, to which numbers of numpy are
+  added, because that training loop saves its validation loss as one: they are turned into Python's by functions of
+  ours, and no function of numpy is called. What asks for more is refused.
+- **The weights say what the shapes are, the configuration what they mean** (heads, rotary share, norm). Where both
+  say something they must agree, with one exception: `d_ffn` comes from the weights, since that code rounds what its
+  configuration says (1,344) up to a multiple of 256 (1,536).
+- **Checked before anything is allocated**: the zip is whole and stores what it claims, tensors are mapped from the
+  file, and all of them together are no larger than it.
+"""
+
+import logging
+import pickle
+import re
+import zipfile
+from functools import reduce
+from pathlib import Path
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer
+
+from modeling_tinyllama import TinyLlamaConfig, TinyLlamaForCausalLM
+from tinystories.tokenization import PreTrainedTokenizerFast
+
+from ..generation.prompts import keep_prompts_open
+from ..utils.errors import UserError, first_line
+
+
+logger = logging.getLogger(__name__)
+
+BLOCK_NAMES = {
+    "attn_norm": "input_layernorm",
+    "attention.q_proj": "self_attn.q_proj",
+    "attention.k_proj": "self_attn.k_proj",
+    "attention.v_proj": "self_attn.v_proj",
+    "attention.o_proj": "self_attn.o_proj",
+    "ffn_norm": "post_attention_layernorm",
+    "ffn.w_gate": "mlp.gate_proj",
+    "ffn.w_up": "mlp.up_proj",
+    "ffn.w_down": "mlp.down_proj",
+}
+# The first is that code's own; the others are what copies of it are likely to say.
+FINAL_NORM_NAMES = ("final_norm", "norm", "ln_f", "norm_f", "final_layernorm", "output_norm")
+# What `torch.compile` and `DistributedDataParallel` put in front.
+WRAPPERS = re.compile(r"^(?:(?:_orig_mod|module)\.)+")
+# Tables of rotary positions and masks, which follow from the configuration.
+BUFFERS = re.compile(r"(?:^|\.)(?:freqs_(?:cos|sin)|(?:cos|sin)_cached|inv_freq|cached_mask(?:_size)?)$")
+# Special tokens by what they are for, as the tokenizers of that project name them.
+SPECIAL_TOKENS = {
+    "bos_token": ("<|endoftext|>", "<s>"),
+    "eos_token": ("<|endoftext|>", "</s>"),
+    "pad_token": ("<|padding|>", "<pad>", "<unk>"),  # no byte-level encoding has an unknown token
+    "unk_token": ("<unk>",),
+}
+ZIP_END = b"PK\x05\x06"
+
+
+def load_wikimini(path: str | Path) -> TinyLlamaForCausalLM:
+    """The model in a `.pth` checkpoint, in the dtype of its weights, ready for inference.
+
+    The file holds `model_state_dict` and `config`, whose section `model` (or `config` itself) has `n_heads` and may
+    have `vocab_size`, `d_model`, `n_layers`, `max_seq_len`, `rope_percentage`, `rope_base`, `rms_norm_eps` and
+    `tie_embeddings`. What is missing is what the weights and the rotary tables among them say, or else what that code
+    takes by default. Token ids are those of its 10K tokenizer.
+
+    Raises:
+        UserError: where the file is damaged, needs code to be loaded, or is another model's.
+    """
+    path = Path(path)
+    checkpoint = _read(path)
+    if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("model_state_dict"), dict):
+        found = (
+            ", ".join(map(str, list(checkpoint)[:5])) if isinstance(checkpoint, dict) else type(checkpoint).__name__
+        )
+        raise UserError(
+            f"{path} is no checkpoint of that kind: it has no `model_state_dict`, but {found or 'nothing'}."
+        )
+    settings = _settings(path, checkpoint)
+    weights = _weights(path, checkpoint["model_state_dict"])
+    config = _config(path, settings, weights, checkpoint["model_state_dict"])
+    named = _rename(path, weights, config)
+    _check_tensors(path, named, config)
+
+    dtype = reduce(torch.promote_types, (tensor.dtype for tensor in named.values()))
+    model = TinyLlamaForCausalLM._from_config(config, dtype=dtype)
+    model.load_state_dict(named, strict=True)
+    return model.eval()
+
+
+def load_wikimini_tokenizer(path: str | Path, model_max_length: int) -> PreTrainedTokenizerFast:
+    """The tokenizer of that project, from its folder or its `tokenizer.json`, without the truncation and the padding
+    that are baked into the file. It puts nothing in front of a text, as it did when the model was trained.
+
+    Args:
+        model_max_length: in tokens.
+
+    Raises:
+        UserError: where there is none, or it has no token that ends a text and another one for padding.
+    """
+    path = Path(path)
+    file = path / "tokenizer.json" if path.is_dir() else path
+    if not file.is_file():
+        where = f"in {path}" if path.is_dir() else f"at {path}"
+        raise UserError(f"There is no tokenizer.json {where}: give that file, or the folder that has it.")
+    try:
+        backend = Tokenizer.from_file(str(file))
+    except Exception as error:  # the library raises nothing more precise
+        raise UserError(f"The tokenizer in {file} cannot be loaded: {first_line(error)}.") from None
+    backend.no_truncation()
+    backend.no_padding()
+    special = {
+        role: next((name for name in names if backend.token_to_id(name) is not None), None)
+        for role, names in SPECIAL_TOKENS.items()
+    }
+    for role in ("bos_token", "eos_token", "pad_token"):
+        if special[role] is None:
+            raise UserError(f"The tokenizer in {file} has no {role}: none of {', '.join(SPECIAL_TOKENS[role])}.")
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        **{role: name for role, name in special.items() if name is not None},
+        model_max_length=model_max_length,
+        padding_side="left",
+        clean_up_tokenization_spaces=False,
+        model_input_names=["input_ids", "attention_mask"],
+    )
+    keep_prompts_open(tokenizer)
+    return tokenizer
+
+
+class _NumpyType:
+    """What `numpy.dtype` is read as: the name of a type of number, such as `f8`, and its byte order."""
+
+    def __init__(self, name: str, *_):
+        if not re.fullmatch(r"f[248]|[iu][1248]|b1", name):
+            raise pickle.UnpicklingError(f"numpy type {name} is no number")
+        self.name = name
+
+    def __setstate__(self, state: tuple):
+        self.name = ("" if state[1] == "|" else state[1]) + self.name
+
+
+def _numpy_number(kind: _NumpyType, data: bytes) -> float | int | bool:
+    return np.frombuffer(data, dtype=kind.name, count=1).item()
+
+
+NUMPY_NUMBERS = [
+    (_NumpyType, "numpy.dtype"),
+    (_numpy_number, "numpy._core.multiarray.scalar"),
+    (_numpy_number, "numpy.core.multiarray.scalar"),  # numpy 1
+]
+
+
+def _read(path: Path):
+    _check_archive(path)
+    with torch.serialization.safe_globals(NUMPY_NUMBERS):
+        try:
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        except Exception as error:  # a pickle can go wrong in any way
+            try:
+                unsafe = ", ".join(torch.serialization.get_unsafe_globals_in_checkpoint(str(path))[:3])
+            except Exception:
+                unsafe = ""
+            if unsafe:
+                raise UserError(
+                    f"{path} asks for {unsafe} to be loaded, which could run any code, and is refused. Whoever trusts "
+                    f"it can save only `model_state_dict` and `config` of it, with plain values, to another file."
+                ) from None
+            raise UserError(f"{path} cannot be loaded: {_plain(error)}.") from None
+
+
+def _plain(error: Exception) -> str:
+    """The reason in torch's message, whose first line is advice to turn the safety off."""
+    reason = re.search(r"WeightsUnpickler error:\s*(.+)", str(error))
+    return reason[1].strip().rstrip(".") if reason else first_line(error)
+
+
+def _check_archive(path: Path) -> None:
+    """Refuse what is not, from its first byte to its last, a zip as `torch.save` writes it."""
+    if not path.is_file():
+        raise UserError(f"There is no file {path}.")
+    with path.open("rb") as file:
+        if file.read(4) != b"PK\x03\x04":
+            raise UserError(f"{path} is no checkpoint of torch 1.6 or newer: it does not begin as a zip.")
+        file.seek(max(0, path.stat().st_size - 22))
+        if file.read(4) != ZIP_END:
+            raise UserError(f"{path} is damaged: it is cut short, or something follows its end.")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
+                raise UserError(f"{path} is compressed, as torch saves no checkpoint: unpack and save it again.")
+            damaged = archive.testzip()
+    except (zipfile.BadZipFile, OSError, EOFError, ValueError) as error:
+        raise UserError(f"{path} is damaged: {first_line(error)}.") from None
+    if damaged is not None:
+        raise UserError(f"{path} is damaged: the checksum of {damaged} is wrong.")
+
+
+def _settings(path: Path, checkpoint: dict) -> dict:
+    """The section of the configuration that describes the model."""
+    config = checkpoint.get("config")
+    if isinstance(config, dict) and isinstance(config.get("model"), dict):
+        config = config["model"]
+    if not isinstance(config, dict):
+        found = "no `config`" if config is None else f"a `config` that is a {type(config).__name__} and no dictionary"
+        raise UserError(
+            f"{path} has {found} beside `model_state_dict`: save the settings that the model was trained with there, "
+            f"with `n_heads` at least, which the weights do not tell."
+        )
+    return config
+
+
+def _heads(path: Path, settings: dict, hidden_size: int, factor: float, state: dict) -> int:
+    """`n_heads`, or what the width of the rotary tables says, where they are among the weights."""
+    if settings.get("n_heads") is not None:
+        return _number(path, settings, "n_heads", int)
+    rotated = _rotary_table(state)[1]
+    fitting = [
+        heads
+        for heads in range(1, hidden_size + 1)
+        if hidden_size % heads == 0 and int(hidden_size // heads * factor) == rotated
+    ]
+    if len(fitting) != 1:
+        raise UserError(
+            f"{path} has no `n_heads` in its config, which the weights do not tell: load it with torch.load, add the "
+            f"number of attention heads as `n_heads` beside `d_model` and save it again."
+        )
+    logger.warning("`n_heads` is missing in the config: %d, by the width of the rotary tables.", fitting[0])
+    return fitting[0]
+
+
+def _rotary_table(state: dict) -> tuple[int | None, int | None]:
+    """Positions and width of the rotary tables among the weights, None where there are none."""
+    for key, tensor in state.items():
+        kind = re.search(r"(?:^|\.)(?:freqs_cos|cos_cached|(inv_freq))$", str(key))
+        if kind and isinstance(tensor, torch.Tensor) and tensor.ndim:
+            if kind[1]:
+                return None, 2 * tensor.shape[-1]
+            positions = [size for size in tensor.shape[:-1] if size > 1]
+            return (positions[0] if len(positions) == 1 else None), tensor.shape[-1]
+    return None, None
+
+
+def _weights(path: Path, state: dict) -> dict[str, torch.Tensor]:
+    """The tensors by plain names, without buffers; all of them numbers that are in the file."""
+    weights: dict[str, torch.Tensor] = {}
+    for key, tensor in state.items():
+        name = WRAPPERS.sub("", str(key))
+        if BUFFERS.search(name):
+            continue
+        if name in weights:
+            raise UserError(f"{path} has the weight {name} twice, under different prefixes.")
+        if not isinstance(tensor, torch.Tensor) or tensor.layout != torch.strided or tensor.device.type != "cpu":
+            raise UserError(f"{path}: {name} is no plain tensor.")
+        if not tensor.dtype.is_floating_point or tensor.dtype.itemsize < 2:
+            raise UserError(f"{path}: {name} is {str(tensor.dtype)[6:]}, and weights are floating-point numbers.")
+        weights[name] = tensor
+    # A tensor may claim to be larger than what is stored, by strides of zero. The head may share its storage.
+    claimed = sum(tensor.nbytes for name, tensor in weights.items() if name != "lm_head.weight")
+    if claimed > path.stat().st_size:
+        raise UserError(f"{path} claims {claimed:,} bytes of weights and is {path.stat().st_size:,} bytes long.")
+    return weights
+
+
+def _config(path: Path, settings: dict, weights: dict[str, torch.Tensor], state: dict) -> TinyLlamaConfig:
+    def shape(name: str) -> torch.Size:
+        if name not in weights:
+            raise UserError(f"{path} is no checkpoint of that kind: its weights have no {name}.")
+        if weights[name].ndim != 2:
+            raise UserError(f"{path}: {name} is {list(weights[name].shape)}, and not a matrix.")
+        return weights[name].shape
+
+    vocab_size, hidden_size = shape("token_embedding.weight")
+    blocks = {int(match[1]) for match in map(re.compile(r"blocks\.(\d{1,6})\.").match, weights) if match}
+    layers = len(blocks)
+    if blocks != set(range(layers)) or not blocks:
+        raise UserError(f"{path} is incomplete: its blocks are not numbered from 0 without a gap.")
+    intermediate_size = shape("blocks.0.ffn.w_gate.weight")[0]
+    for key, found in (("vocab_size", vocab_size), ("d_model", hidden_size), ("n_layers", layers)):
+        said = _number(path, settings, key, int, found)
+        if said != found:
+            raise UserError(f"{path} contradicts itself: its config says {key} {said:,}, its weights {found:,}.")
+    said = _number(path, settings, "d_ffn", int, intermediate_size)
+    if said != intermediate_size:
+        logger.info("d_ffn is %s in the weights, and %s in the configuration", intermediate_size, said)
+
+    same = "lm_head.weight" not in weights or _same(weights["lm_head.weight"], weights["token_embedding.weight"])
+    tied = _switch(path, settings, "tie_embeddings", same)
+    if tied and not same:
+        raise UserError(
+            f"{path} contradicts itself: its config says that the head is the embedding, but lm_head.weight differs."
+        )
+    if not tied and "lm_head.weight" not in weights:
+        raise UserError(f"{path}: its config says `tie_embeddings: false`, but its weights have no lm_head.weight.")
+    factor = _number(path, settings, "rope_percentage", float, 0.5)
+    try:
+        return TinyLlamaConfig(
+            vocab_size=vocab_size,
+            hidden_size=hidden_size,
+            intermediate_size=intermediate_size,
+            num_hidden_layers=layers,
+            num_attention_heads=_heads(path, settings, hidden_size, factor, state),
+            max_position_embeddings=_number(path, settings, "max_seq_len", int, _rotary_table(state)[0] or 2048),
+            rms_norm_eps=_number(path, settings, "rms_norm_eps", float, 1e-6),
+            rope_theta=_number(path, settings, "rope_base", float, 10_000.0),
+            partial_rotary_factor=factor,
+            tie_word_embeddings=tied,
+        )
+    except UserError:
+        raise
+    except ValueError as error:
+        raise UserError(f"{path} describes no model that can be built: {first_line(error)}.") from None
+
+
+def _number(path: Path, settings: dict, key: str, kind: type, default=None):
+    """A setting as a number; YAML reads `1e-6` as text, so numbers in text are taken too."""
+    value = settings.get(key)
+    if value is None:
+        value = default
+    try:
+        if isinstance(value, bool) or kind(value) != float(value):
+            raise ValueError
+        return kind(value)
+    except (TypeError, ValueError, OverflowError):
+        raise UserError(f"{path}: `{key}` in its config must be a number, but is {value!r}.") from None
+
+
+def _switch(path: Path, settings: dict, key: str, default: bool) -> bool:
+    """A setting that is true or false, in text too."""
+    value = settings.get(key)
+    if value is None:
+        return default
+    known = {"true": True, "yes": True, "false": False, "no": False, "1": True, "0": False}
+    text = str(value).strip().lower()
+    if text not in known:
+        raise UserError(f"{path}: `{key}` in its config must be true or false, but is {value!r}.")
+    return known[text]
+
+
+def _same(one: torch.Tensor, other: torch.Tensor) -> bool:
+    return one.shape == other.shape and (one.data_ptr() == other.data_ptr() or torch.equal(one, other))
+
+
+def _rename(path: Path, weights: dict[str, torch.Tensor], config: TinyLlamaConfig) -> dict[str, torch.Tensor]:
+    """The weights under our names, each of them once and none left over."""
+    norms = [name for name in FINAL_NORM_NAMES if f"{name}.weight" in weights]
+    if len(norms) != 1:
+        found = f"has {' and '.join(norms)}" if norms else f"has none of {', '.join(FINAL_NORM_NAMES)}"
+        raise UserError(f"{path} must have one norm after its last block, but {found}.")
+    if norms[0] != FINAL_NORM_NAMES[0]:
+        logger.warning("The norm after the last block is taken from %s.weight.", norms[0])
+
+    names = {"token_embedding.weight": "model.embed_tokens.weight", f"{norms[0]}.weight": "model.norm.weight"}
+    for i in range(config.num_hidden_layers):
+        for theirs, ours in BLOCK_NAMES.items():
+            names[f"blocks.{i}.{theirs}.weight"] = f"model.layers.{i}.{ours}.weight"
+    missing = [name for name in names if name not in weights]
+    if missing:
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise UserError(f"{path} is incomplete: its weights have no {missing[0]}{more}.")
+    strange = [name for name in weights if name not in names and name != "lm_head.weight"]
+    if strange:
+        raise UserError(f"{path} has weights that this model has no place for: {', '.join(strange[:3])}.")
+    head = weights["token_embedding.weight" if config.tie_word_embeddings else "lm_head.weight"]
+    return {ours: weights[theirs] for theirs, ours in names.items()} | {"lm_head.weight": head}
+
+
+def _check_tensors(path: Path, named: dict[str, torch.Tensor], config: TinyLlamaConfig) -> None:
+    """Every shape as the configuration has it, every number finite."""
+    with torch.device("meta"):
+        expected = TinyLlamaForCausalLM(config).state_dict()
+    for name, tensor in named.items():
+        if tensor.shape != expected[name].shape:
+            raise UserError(
+                f"{path}: {name} is {list(tensor.shape)} where its config wants {list(expected[name].shape)}."
+            )
+        if not torch.isfinite(tensor).all():
+            raise UserError(f"{path}: {name} holds numbers that are not finite; the training had gone wrong.")

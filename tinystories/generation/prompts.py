@@ -1,0 +1,98 @@
+"""How a prompt becomes tokens, in the one way that everything here uses.
+
+A prompt begins as a document began in training and stays open: it never ends with a token that ends a document. Many
+tokenizers append one to every text (`<s> $A </s>`, `add_eos_token=True`). A model that reads it has seen the end of
+its document, and what it generates then does not continue the prompt.
+"""
+
+from collections.abc import Callable, Collection
+
+from ..utils.errors import UserError
+
+
+def encode_prompt(tokenizer, prompt: str) -> list[int]:
+    """Ids of `prompt` behind what the tokenizer puts in front of a text, and with no end-of-text token behind it.
+
+    Args:
+        tokenizer: any tokenizer of transformers.
+
+    Raises:
+        UserError: where the prompt is empty and this tokenizer has no token to begin with.
+    """
+    return open_prompt(_encoder(tokenizer), prompt, begin=tokenizer.bos_token_id, ends={tokenizer.eos_token_id})
+
+
+def open_prompt(
+    encode: Callable[[str, bool], list[int]], prompt: str, *, begin: int | None, ends: Collection[int | None]
+) -> list[int]:
+    """The same for any tokenizer: `encode(text, with_special_tokens)` gives its ids.
+
+    Args:
+        begin: stands for an empty prompt that has no token at all.
+        ends: tokens that end a document.
+    """
+    front, _ = _added(encode)
+    ids = front + list(encode(prompt, False))
+    while len(ids) > len(front) and ids[-1] in ends:
+        ids.pop()
+    if not ids and begin is not None:
+        ids = [begin]
+    if not ids:
+        raise UserError("An empty prompt has no tokens with this tokenizer: give the prompt at least one word.")
+    return ids
+
+
+def added_tokens(tokenizer) -> tuple[list[int], list[int]]:
+    """Ids that the tokenizer puts in front of a text, and behind it."""
+    return _added(_encoder(tokenizer))
+
+
+def keep_prompts_open(tokenizer, front: list[int] | None = None) -> None:
+    """Change the tokenizer, also as it is saved, so that it puts `front` in front of a text and nothing behind it.
+
+    Whoever loads the saved tokenizer then gets the prompts of `encode_prompt` from a plain call, as `pipeline` makes
+    it. A tokenizer that does so already, or has no backend of the `tokenizers` library, stays as it is.
+
+    Args:
+        front: ids of special tokens; by default those that it puts there now.
+    """
+    from tokenizers import processors
+
+    before, behind = added_tokens(tokenizer)
+    front = before if front is None else front
+    if (before, []) == (front, behind) or not hasattr(tokenizer, "backend_tokenizer"):
+        return
+    # Where these are stated, the class builds its template from them whenever it is loaded.
+    stated = {"add_bos_token": bool(front), "add_eos_token": False}
+    for name, value in stated.items():
+        if name in tokenizer.init_kwargs:
+            tokenizer.init_kwargs[name] = value
+        if hasattr(tokenizer, f"_{name}"):
+            setattr(tokenizer, name, value)
+    names = tokenizer.convert_ids_to_tokens(front)
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single=[*names, "$A"],
+        pair=[*names, "$A", *(f"{name}:1" for name in names), "$B:1"],
+        special_tokens=list(dict(zip(names, front, strict=True)).items()),
+    )
+
+
+def _encoder(tokenizer) -> Callable[[str, bool], list[int]]:
+    def encode(text: str, special: bool) -> list[int]:
+        return tokenizer(
+            text,
+            add_special_tokens=special,
+            return_token_type_ids=False,
+            return_attention_mask=False,
+            verbose=False,
+        )["input_ids"]
+
+    return encode
+
+
+def _added(encode: Callable[[str, bool], list[int]]) -> tuple[list[int], list[int]]:
+    bare, whole = (list(encode("a", special)) for special in (False, True))
+    for first in range(len(whole) - len(bare) + 1 if bare else 0):
+        if whole[first : first + len(bare)] == bare:
+            return whole[:first], whole[first + len(bare) :]
+    return [], []

@@ -1,0 +1,136 @@
+"""Checkpoints that are whole or do not count.
+
+`Trainer` writes a checkpoint file by file, so a crash or a full disk leaves part of one. Here each gets a manifest as
+its last file, with the size and SHA-256 of every file that resuming needs, after those have reached the disk and
+before any older checkpoint is deleted. What has no manifest, as from another `Trainer`, is judged by its files.
+"""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import zipfile
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+from ..utils.errors import first_line
+
+
+MANIFEST = "checkpoint.json"
+STATE = "trainer_state.json"
+_NEEDED = ("*.safetensors", "*.pt", "*.pth", "*.distcp", "*.metadata", STATE, "stream.json")
+
+
+def seal(checkpoint: Path) -> None:
+    """Bring the files of a checkpoint to the disk and then write its manifest."""
+    files = {}
+    for path in sorted({path for pattern in _NEEDED for path in checkpoint.rglob(pattern)}):
+        with path.open("r+b") as file:  # Windows flushes only what is open for writing
+            os.fsync(file.fileno())
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        files[path.relative_to(checkpoint).as_posix()] = {"bytes": path.stat().st_size, "sha256": digest}
+    partial = checkpoint / f".{MANIFEST}.part"
+    with partial.open("w", encoding="utf-8") as file:
+        json.dump({"files": files}, file, indent=2)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(checkpoint / MANIFEST)
+
+
+def fault(checkpoint: Path) -> str | None:
+    """Why training cannot go on from this folder, or None."""
+    if not checkpoint.is_dir():
+        return "there is no such folder"
+    try:
+        state = json.loads((checkpoint / STATE).read_text("utf-8"))
+    except FileNotFoundError:
+        return f"it has no {STATE}"
+    except (OSError, ValueError):
+        return f"its {STATE} is damaged"
+    if not isinstance(state, dict) or "global_step" not in state:
+        return f"its {STATE} is damaged"
+    if (checkpoint / MANIFEST).is_file():
+        return _differs_from_manifest(checkpoint)
+    return _damaged_file(checkpoint)
+
+
+def _differs_from_manifest(checkpoint: Path) -> str | None:
+    try:
+        files = json.loads((checkpoint / MANIFEST).read_text("utf-8"))["files"]
+        for name, expected in files.items():
+            path = checkpoint / name
+            if not path.is_file():
+                return f"{name} is missing"
+            if path.stat().st_size != expected["bytes"]:
+                return f"{name} has {path.stat().st_size:,} bytes instead of {expected['bytes']:,}"
+            with path.open("rb") as file:
+                if hashlib.file_digest(file, "sha256").hexdigest() != expected["sha256"]:
+                    return f"{name} is not what was written"
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        return f"its {MANIFEST} cannot be followed: {first_line(error)}"
+    return None
+
+
+def _damaged_file(checkpoint: Path) -> str | None:
+    for path in sorted(checkpoint.glob("*.safetensors")):
+        try:
+            with safe_open(path, "pt") as file:
+                file.keys()
+        except (SafetensorError, OSError) as error:
+            return f"{path.name} is damaged: {first_line(error)}"
+    for path in sorted([*checkpoint.glob("*.pt"), *checkpoint.glob("*.pth")]):
+        try:
+            if broken := zipfile.ZipFile(path).testzip():
+                return f"{path.name} is damaged at {broken}"
+        except (zipfile.BadZipFile, OSError):
+            return f"{path.name} is damaged"
+    for kind, names in {
+        "weights": ("*.safetensors", "pytorch_model*"),
+        "optimizer state": ("optimizer*",),
+        "schedule": ("scheduler.pt",),
+    }.items():
+        if not any(path for name in names for path in checkpoint.glob(name)):
+            return f"it holds no {kind}"
+    return None
+
+
+def find_checkpoints(run: Path) -> list[Path]:
+    """The checkpoint folders of a run, whole or not, from the last step to the first."""
+    if not run.is_dir():
+        return []
+    steps = {path: re.fullmatch(rf"{PREFIX_CHECKPOINT_DIR}-(\d+)", path.name) for path in run.iterdir()}
+    found = {path: int(match[1]) for path, match in steps.items() if match and path.is_dir()}
+    return sorted(found, key=found.get, reverse=True)
+
+
+def last_whole_checkpoint(run: Path) -> tuple[Path | None, dict[Path, str]]:
+    """The checkpoint of the latest step from which training can go on, and what is wrong with those after it."""
+    faults = {}
+    for checkpoint in find_checkpoints(run):
+        reason = fault(checkpoint)
+        if reason is None:
+            return checkpoint, faults
+        faults[checkpoint] = reason
+    return None, faults
+
+
+def delete_oldest(run: Path, limit: int | None, keep: set[Path]) -> None:
+    """Delete the checkpoints that were written first until `limit` are left, those in `keep` never.
+
+    Not those of the lowest steps: a run that goes on from its middle has later ones that are older.
+    """
+    if not limit or limit < 1:
+        return
+    written = {folder: _when(folder) for folder in find_checkpoints(run)}
+    names = {folder.name for folder in keep}
+    for folder in sorted(written, key=written.get)[: max(0, len(written) - limit)]:
+        if folder.name not in names:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _when(folder: Path) -> int:
+    manifest = folder / MANIFEST
+    return manifest.stat().st_mtime_ns if manifest.exists() else 0

@@ -1,0 +1,148 @@
+"""What stands before the app: headers that a browser obeys, a limit for each client, and patience that ends.
+
+Uvicorn waits for ever for a request that was begun, and for a reader that takes nothing; `PatientProtocol` does not.
+"""
+
+import asyncio
+import ipaddress
+import time
+
+import h11
+from limits import RateLimitItem, parse
+from limits.storage import MemoryStorage
+from limits.strategies import MovingWindowRateLimiter
+from starlette.datastructures import MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from ..utils.errors import UserError
+from .responses import refusal
+
+
+HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Cache-Control": "no-store",
+}
+
+
+class SecurityHeaders:
+    """Adds `HEADERS` to each response that does not set them itself."""
+
+    def __init__(self, app: ASGIApp):
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                for name, value in HEADERS.items():
+                    headers.setdefault(name, value)
+            await send(message)
+
+        await self.app(scope, receive, send_with_headers)
+
+
+def parse_rate_limit(text: str) -> RateLimitItem | None:
+    """Raises `UserError` for what the package `limits` does not understand; "none" is no limit."""
+    if text == "none":
+        return None
+    try:
+        return parse(text)
+    except ValueError:
+        raise UserError(f"--rate-limit takes such as 60/minute or 2/second, or none, not {text!r}.") from None
+
+
+class RateLimit:
+    """Answers 429 to a client that POSTs more often than it may, before its body is read."""
+
+    def __init__(self, app: ASGIApp, limit: RateLimitItem):
+        self.app, self.limit = app, limit
+        self.limiter = MovingWindowRateLimiter(MemoryStorage())
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["method"] != "POST":
+            return await self.app(scope, receive, send)
+        client = client_key(scope)
+        if self.limiter.hit(self.limit, client):
+            return await self.app(scope, receive, send)
+        free_at = self.limiter.get_window_stats(self.limit, client).reset_time
+        answer = refusal(
+            429,
+            f"Too many requests: the limit is {_spoken(self.limit)}.",
+            retry_after=max(1, round(free_at - time.time() + 0.5)),
+        )
+        await answer(scope, receive, send)
+
+
+def _spoken(limit: RateLimitItem) -> str:
+    unit = limit.GRANULARITY.name
+    return f"{limit.amount} in " + (f"a {unit}" if limit.multiples == 1 else f"{limit.multiples} {unit}s")
+
+
+def client_key(scope: Scope) -> str:
+    """The client's address; of IPv6 the network of 64 bits, since who has one address there has all of them."""
+    host = scope["client"][0] if scope.get("client") else ""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return host
+    if address.version == 6:
+        return str(address.ipv4_mapped or ipaddress.ip_network((address, 64), strict=False))
+    return host
+
+
+class PatientProtocol(H11Protocol):
+    """Uvicorn's HTTP/1.1 with an end to its patience.
+
+    A connection is closed where a request was not sent whole within `patience` seconds, or where what was written
+    could not be sent in that time. A connection beyond `max_connections` gets 503 and is closed.
+    """
+
+    patience = 20.0
+    max_connections = 512
+    _reading: asyncio.TimerHandle | None = None
+    _writing: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:
+        super().connection_made(transport)
+        if len(self.connections) > self.max_connections:
+            transport.write(
+                b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+            )
+            return transport.close()
+        transport.set_write_buffer_limits(high=0)
+        self._reading = self._give_up_later()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        incomplete = self.conn.their_state in (h11.IDLE, h11.SEND_BODY)
+        if incomplete and self._reading is None:
+            self._reading = self._give_up_later()
+        elif not incomplete:
+            self._reading = _cancelled(self._reading)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._writing = self._writing or self._give_up_later()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._writing = _cancelled(self._writing)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._reading, self._writing = _cancelled(self._reading), _cancelled(self._writing)
+        super().connection_lost(exc)
+
+    def _give_up_later(self) -> asyncio.TimerHandle:
+        return self.loop.call_later(self.patience, self.transport.abort)
+
+
+def _cancelled(timer: asyncio.TimerHandle | None) -> None:
+    if timer is not None:
+        timer.cancel()

@@ -1,0 +1,177 @@
+"""The process behind `tinystories serve`: checks, a socket, the engine, and an end that lets stories finish."""
+
+import errno
+import logging
+import signal
+import socket
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import uvicorn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
+from transformers.utils.logging import disable_progress_bar
+
+from tinystories.tokenization import vocabulary_size
+
+from ..generation.generate import load_model, load_tokenizer
+from ..runs.run_folder import refuse_file
+from ..utils.errors import UserError, first_line
+from .app import create_app
+from .engine import Engine
+from .middleware import PatientProtocol
+from .settings import Settings
+
+
+GRACE = 5  # seconds for what is written to be sent, after the last story has ended
+
+
+def serve(settings: Settings) -> None:
+    """Serve a model until a signal says to stop.
+
+    Raises:
+        UserError: where the model, the device or the port cannot be had.
+    """
+    disable_progress_bar()
+    _check_checkpoint(settings.checkpoint)
+    if settings.tokenizer and not Path(settings.tokenizer).exists() and not _may_be_on_the_hub(settings.tokenizer):
+        raise UserError(f"There is no folder {settings.tokenizer} with a tokenizer.")
+    listener = _listen(settings.host, settings.port)
+    engine = Engine(
+        partial(load, settings),
+        max_batch=settings.max_batch,
+        max_queue=settings.max_queue,
+        on_state=lambda: _report(engine, server),
+    )
+    app = create_app(engine, settings, model_name(settings.checkpoint))
+    server = StoryServer(engine, settings, server_config(app, settings))
+    logging.getLogger("uvicorn.error").setLevel(logging.WARNING)  # the state is printed below, in fewer words
+    host, port = listener.getsockname()[:2]
+    print(f"http://{f'[{host}]' if ':' in host else host}:{port}  (Ctrl-C to stop)", flush=True)
+    server.run(sockets=[listener])
+    if engine.error is not None:
+        if isinstance(engine.error, (MemoryError, RuntimeError)) and "memory" in str(engine.error).lower():
+            raise UserError(
+                f"There is not enough memory for the model and {settings.max_batch} completions at once: choose a "
+                f"smaller --max-batch."
+            )
+        raise engine.error
+
+
+def server_config(app, settings: Settings) -> uvicorn.Config:
+    """Uvicorn as this server needs it: `X-Forwarded-For` from named proxies only, and no patience without end."""
+    protocol = type(
+        "Protocol",
+        (PatientProtocol,),
+        {"patience": settings.patience, "max_connections": settings.max_connections},
+    )
+    return uvicorn.Config(
+        app,
+        http=protocol,
+        ws="none",
+        lifespan="on",
+        server_header=False,
+        proxy_headers=bool(settings.trusted_proxies),
+        forwarded_allow_ips=list(settings.trusted_proxies),
+        timeout_graceful_shutdown=round(settings.drain_time + GRACE),
+    )
+
+
+class StoryServer(uvicorn.Server):
+    """A uvicorn server that tells the engine of a signal: no new stories, and a limit for those that run."""
+
+    def __init__(self, engine: Engine, settings: Settings, config: uvicorn.Config):
+        super().__init__(config)
+        self._engine, self._drain_time = engine, settings.drain_time
+
+    def handle_exit(self, sig, frame) -> None:
+        if not self.should_exit:
+            busy = self._engine.running + self._engine.queue_length
+            left = f": {busy} completions have {self._drain_time:g} seconds to end" if busy else ""
+            print(f"{signal.Signals(sig).name}{left}", flush=True)
+        self._engine.drain(self._drain_time)
+        super().handle_exit(sig, frame)
+
+
+def load(settings: Settings) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The model and its tokenizer; of a model on the Hub nothing but text and safetensors is fetched.
+
+    Raises:
+        UserError: where there is none, or the device cannot be used.
+    """
+    checkpoint = _fetched(settings.checkpoint, ["*.safetensors"])
+    _check_checkpoint(checkpoint)
+    model, tokenizer = load_model(checkpoint, settings.dtype)
+    if settings.tokenizer:
+        tokenizer = load_tokenizer(_fetched(settings.tokenizer))
+    entries = model.config.get_text_config(decoder=True).vocab_size
+    if (needed := vocabulary_size(tokenizer)) > entries:
+        raise UserError(f"The tokenizer has {needed} entries, but the model knows {entries}: it is another's.")
+    if settings.device not in (None, "auto"):
+        try:
+            model.to(settings.device)
+        except (RuntimeError, AssertionError) as error:
+            raise UserError(f"The device {settings.device!r} cannot be used: {first_line(error)}.") from None
+    return model, tokenizer
+
+
+def model_name(checkpoint: str) -> str:
+    """What clients call the model: the folder's name, or the id on the Hub."""
+    folder = Path(checkpoint)
+    return folder.resolve().name if folder.exists() else checkpoint
+
+
+def _check_checkpoint(checkpoint: str) -> None:
+    """Refuse a folder whose weights are no safetensors: others are pickles, and a pickle can run what it likes.
+
+    These two names are where transformers looks first.
+    """
+    folder = Path(checkpoint)
+    refuse_file(folder)
+    if not folder.exists():
+        if not _may_be_on_the_hub(checkpoint):
+            raise UserError(f"There is no run folder {checkpoint}; `make quickstart` makes runs/quickstart.")
+    elif not (folder / "config.json").exists():
+        raise UserError(
+            f"{checkpoint} is not a run folder: it has no config.json. Give the folder that training wrote."
+        )
+    elif not any((folder / name).exists() for name in (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME)):
+        raise UserError(f"{checkpoint} has no weights as safetensors, and the server loads no other kind.")
+
+
+def _may_be_on_the_hub(name: str) -> bool:
+    """Whether this is owner/name and no path: its first part is no folder here."""
+    return name.count("/") == 1 and bool(name.partition("/")[2]) and not Path(name).parent.is_dir()
+
+
+def _fetched(name: str, weights: Sequence[str] = ()) -> str:
+    """The folder of that name, or where what the Hub has of it lies now."""
+    if Path(name).exists() or not _may_be_on_the_hub(name):
+        return name
+    from huggingface_hub import snapshot_download
+
+    try:
+        return snapshot_download(name, allow_patterns=["*.json", "*.jinja", "*.txt", *weights])
+    except (OSError, ValueError) as error:
+        raise UserError(f"There is no folder {name}, nor can it be had from the Hub: {first_line(error)}.") from None
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=2048)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise UserError(f"Port {port} at {host} is in use: choose another --port.") from None
+        if error.errno == errno.EACCES:
+            raise UserError(f"Port {port} is not for everybody: choose a --port above 1023.") from None
+        reason = (error.strerror or str(error)).partition(" (while")[0]
+        raise UserError(f"Cannot listen at {host}: {reason}. Choose another --host.") from None
+
+
+def _report(engine: Engine, server: uvicorn.Server) -> None:
+    if engine.state == "failed":
+        server.should_exit = True
+    elif engine.state == "ready":  # a signal while it loaded has it draining by now
+        print(f"ready: {engine.model.num_parameters():,} parameters on {engine.model.device}", flush=True)
