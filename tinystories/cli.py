@@ -12,8 +12,8 @@ from . import __version__
 from .data.sources import hub_dataset
 from .runs.run_folder import require_run
 from .utils.console import is_text, one_line, print_any_character
-from .utils.errors import UserError
-from .utils.paths import expand_user
+from .utils.errors import UserError, is_user_error
+from .utils.paths import expand_user, output_folder
 
 
 MOST = 2**31 - 1
@@ -31,7 +31,9 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         options, extra = _parse(parser, arguments)
         return options.run(options, extra) or 0
-    except UserError as error:
+    except ValueError as error:
+        if not is_user_error(error):
+            raise
         print(f"tinystories: {one_line(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -390,8 +392,6 @@ def _train(options: argparse.Namespace, overrides: list[str]) -> None:
 
 
 def _tokenizer(options: argparse.Namespace, _: list[str]) -> None:
-    from .runs.run_folder import output_folder
-
     if (output_folder(options.out) / "tokenizer.json").exists():
         raise UserError(f"{options.out} holds a tokenizer already, which a model may need; choose another folder.")
     hub_dataset(options.corpus)

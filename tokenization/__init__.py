@@ -9,6 +9,7 @@ Texts come as plain iterables of strings; where they come from is not this packa
 """
 
 from .bpe import BOS, EOS, PAD, UNK, PreTrainedTokenizerFast, build_tokenizer, tokenizer_report, train_bpe
+from .errors import TokenizerError
 from .topk import cut_to_top_k
 from .vocabulary import vocabulary_size
 
@@ -19,6 +20,7 @@ __all__ = [
     "PAD",
     "UNK",
     "PreTrainedTokenizerFast",
+    "TokenizerError",
     "build_tokenizer",
     "cut_to_top_k",
     "tokenizer_report",

@@ -35,8 +35,7 @@ import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from tqdm.auto import tqdm
 
-from tinystories.utils.errors import UserError
-
+from .errors import TokenizerError
 from .words import slices, spell_words, text_encoder, word_encoder
 
 
@@ -107,10 +106,10 @@ def train_bpe(
 
     The same texts in the same order give the same tokenizer. Where the corpus has too few pairs that occur twice to
     fill the vocabulary, the tokenizer is smaller, and a warning says so.
-    Raises UserError for a vocabulary without room for a merge, or a corpus without text.
+    Raises TokenizerError for a vocabulary without room for a merge, or a corpus without text.
     """
     if vocab_size < BASE_SIZE + 1:
-        raise UserError(
+        raise TokenizerError(
             f"vocab_size={vocab_size} is too small: special tokens and bytes take {BASE_SIZE} entries; "
             f"give {BASE_SIZE + 1} or more (10000 suits children's stories)"
         )
@@ -197,7 +196,7 @@ def tokenizer_report(tokenizer: transformers.PreTrainedTokenizerBase, texts: Ite
     Returns `bytes_per_token` (UTF-8 bytes of the texts over their tokens, none added in front or behind), `tokens`,
     `bytes`, `vocab_size`, `single_token` (is each of " a", " an", " the" one token?) and `unused_tokens` (ids other
     than the special ones that these texts never need). A special token's name in a text counts as ordinary text.
-    Raises UserError where there is no text.
+    Raises TokenizerError where there is no text.
     """
 
     encode = word_encoder(tokenizer) or text_encoder(tokenizer)
@@ -232,10 +231,10 @@ def read_texts(
     """Yield the strings in `texts` (lists are flattened), checked, with a progress bar that suits a log file too.
 
     Unless `keep_special`, the names of special tokens are left out and what stands between them is yielded apart.
-    Raises UserError for something that is no string, for a string that UTF-8 cannot hold, and for no text at all.
+    Raises TokenizerError for something that is no string, for a string that UTF-8 cannot hold, and for no text at all.
     """
     if isinstance(texts, (str, bytes)):
-        raise UserError("texts is one string; give a list (or any iterable) of texts")
+        raise TokenizerError("texts is one string; give a list (or any iterable) of texts")
     count, empty = 0, True
     seconds = 0.2 if sys.stderr.isatty() else 30.0
     with tqdm(total=total, desc=label, unit=" texts", disable=not progress, mininterval=seconds) as bar:
@@ -243,11 +242,11 @@ def read_texts(
             for text in item if isinstance(item, (list, tuple)) else [item]:
                 count += 1
                 if not isinstance(text, str):
-                    raise UserError(f"text {count} is {type(text).__name__}, not a string; check the text column")
+                    raise TokenizerError(f"text {count} is {type(text).__name__}, not a string; check the text column")
                 try:
                     text.encode()
                 except UnicodeEncodeError:
-                    raise UserError(
+                    raise TokenizerError(
                         f"text {count} holds half of a surrogate pair, which is no character; repair it with "
                         'text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")'
                     ) from None
@@ -255,4 +254,4 @@ def read_texts(
                 yield from [text] if keep_special else _SPECIAL_PATTERN.split(text)
                 bar.update()
     if empty:
-        raise UserError("the corpus has no text; check the path and the name of the text column")
+        raise TokenizerError("the corpus has no text; check the path and the name of the text column")

@@ -28,8 +28,6 @@ from collections.abc import Iterable
 import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from tinystories.utils.errors import UserError
-
 from .bpe import (
     BASE_SIZE,
     BYTE_ALPHABET,
@@ -38,6 +36,7 @@ from .bpe import (
     build_tokenizer,
     read_texts,
 )
+from .errors import TokenizerError
 
 
 logger = logging.getLogger(__name__)
@@ -61,18 +60,18 @@ def cut_to_top_k(
     texts: as for `train_bpe`; read once. Memory grows with the number of distinct words.
     model_max_length: in tokens. total, progress: as for `train_bpe`.
 
-    Raises UserError for a tokenizer of another kind, a `k` without room for a merge or beyond what there is, and a
-    corpus without text.
+    Raises TokenizerError for a tokenizer of another kind, for a `k` that leaves no room for a merge or exceeds the
+    vocabulary, and for a corpus without text.
     """
     if k < BASE_SIZE + 1:
-        raise UserError(
+        raise TokenizerError(
             f"k={k} is too small: special tokens and bytes take {BASE_SIZE} entries; give {BASE_SIZE + 1} or more"
         )
     merges, pre_tokenizer = _byte_level_parts(tokenizer)
     halves = _halves(merges)
     available = BASE_SIZE + len(halves)
     if k > available:
-        raise UserError(f"k={k} is more than this tokenizer can give: {available} entries; give that or less")
+        raise TokenizerError(f"k={k} is more than this tokenizer can give: {available} entries; give that or less")
 
     words: Counter[str] = Counter()
     for text in read_texts(texts, total=total, progress=progress, label="counting words"):
@@ -152,7 +151,7 @@ def _usage(model: models.BPE, words: Counter[str]) -> Counter[str]:
 
 
 def _byte_level_parts(tokenizer) -> tuple[list[Merge], pre_tokenizers.PreTokenizer]:
-    """The merges, in order, and the pre-tokenizer of a byte-level BPE; UserError for another kind."""
+    """The merges, in order, and the pre-tokenizer of a byte-level BPE; TokenizerError for another kind."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         raise _refusal(f"{type(tokenizer).__name__} is not a fast tokenizer")
@@ -194,5 +193,5 @@ def _flat(pre_tokenizer: dict | None) -> list[dict]:
     return [pre_tokenizer]
 
 
-def _refusal(what: str) -> UserError:
-    return UserError(f"{what}; only a byte-level BPE can be cut (GPT-2's kind: vocab.json and merges.txt)")
+def _refusal(what: str) -> TokenizerError:
+    return TokenizerError(f"{what}; only a byte-level BPE can be cut (GPT-2's kind: vocab.json and merges.txt)")

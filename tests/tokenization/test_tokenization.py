@@ -21,13 +21,13 @@ from tinystories.tokenization import (
     PAD,
     UNK,
     PreTrainedTokenizerFast,
+    TokenizerError,
     build_tokenizer,
     cut_to_top_k,
     tokenizer_report,
     train_bpe,
 )
 from tinystories.tokenization.bpe import BASE_SIZE, BYTE_ALPHABET, SPECIAL_TOKENS
-from tinystories.utils.errors import UserError
 
 
 def salad(n: int, seed: int, lexicon: int = 3000) -> list[str]:
@@ -316,7 +316,7 @@ def test_empty_corpus_is_refused(texts, gpt2, tokenizer):
         lambda: cut_to_top_k(gpt2, texts, 1000, progress=False),
         lambda: tokenizer_report(tokenizer, texts),
     ):
-        with pytest.raises(UserError, match="no text"):
+        with pytest.raises(TokenizerError, match="no text"):
             use()
 
 
@@ -331,16 +331,16 @@ def test_empty_corpus_is_refused(texts, gpt2, tokenizer):
     ],
 )
 def test_wrong_texts_are_named(texts, complaint):
-    with pytest.raises(UserError, match=complaint) as error:
+    with pytest.raises(TokenizerError, match=complaint) as error:
         train_bpe(texts, vocab_size=300, progress=False)
     assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("size", [-1, 0, 256, 259])
 def test_vocabulary_without_room_is_refused(size, gpt2):
-    with pytest.raises(UserError, match="260 or more"):
+    with pytest.raises(TokenizerError, match="260 or more"):
         train_bpe(CORPUS, vocab_size=size, progress=False)
-    with pytest.raises(UserError, match="260 or more"):
+    with pytest.raises(TokenizerError, match="260 or more"):
         cut_to_top_k(gpt2, CORPUS, size, progress=False)
 
 
@@ -509,7 +509,7 @@ def test_token_spelt_like_a_special_one_is_not_kept():
     tokenizer = by_hand([("u", "n"), ("un", "k"), ("<", "unk"), ("<unk", ">"), ("<unk>", "!"), ("a", "b")])
     cut = cut_to_top_k(tokenizer, ["<unk>! ab"], BASE_SIZE + 4, progress=False)
     assert set(cut.convert_ids_to_tokens(list(range(259, 263)))) == {"un", "unk", "<unk", "ab"}
-    with pytest.raises(UserError, match=f"{BASE_SIZE + 4} entries"):
+    with pytest.raises(TokenizerError, match=f"{BASE_SIZE + 4} entries"):
         cut_to_top_k(tokenizer, ["ab"], BASE_SIZE + 5, progress=False)
     assert cut.convert_tokens_to_ids(UNK) == 2
     assert cut.decode(ids_of(cut, "<unk>! ab", split_special_tokens=True)) == "<unk>! ab"
@@ -525,7 +525,7 @@ def test_cut_leaves_the_source_alone_and_reads_a_generator_once(gpt2, cut):
 def test_cut_of_everything_loses_nothing(gpt2):
     """k as large as it gets: every text is encoded as before, only under other ids."""
     available = 3 + 3999
-    with pytest.raises(UserError, match=f"{available} entries"):
+    with pytest.raises(TokenizerError, match=f"{available} entries"):
         cut_to_top_k(gpt2, CORPUS, available + 1, progress=False)
     whole = cut_to_top_k(gpt2, CORPUS, available, progress=False)
     for text in [*AWKWARD, *HELD_OUT]:
@@ -608,11 +608,11 @@ def some_bytes_bpe():
     ],
 )
 def test_other_kinds_are_refused_by_name(make, kind):
-    with pytest.raises(UserError, match=kind) as error:
+    with pytest.raises(TokenizerError, match=kind) as error:
         cut_to_top_k(StockTokenizer(tokenizer_object=make()), CORPUS, 1000, progress=False)
     assert "only a byte-level BPE can be cut" in str(error.value) and "\n" not in str(error.value)
 
 
 def test_what_is_no_fast_tokenizer_is_refused():
-    with pytest.raises(UserError, match="object is not a fast tokenizer"):
+    with pytest.raises(TokenizerError, match="object is not a fast tokenizer"):
         cut_to_top_k(object(), CORPUS, 1000, progress=False)

@@ -38,8 +38,8 @@ from huggingface_hub import cached_assets_path
 from huggingface_hub.utils import httpx
 from tqdm.auto import tqdm
 
-from ..runs.run_folder import output_folder
 from ..utils.errors import UserError, first_line
+from ..utils.paths import output_folder
 from .text_statistics import Interval, ratio_interval
 
 

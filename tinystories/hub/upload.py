@@ -271,7 +271,7 @@ def _work_folder(out: str | Path | None):
         with tempfile.TemporaryDirectory(prefix="tinystories-release-") as folder:
             yield Path(folder)
         return
-    from ..runs.run_folder import output_folder
+    from ..utils.paths import output_folder
 
     folder = output_folder(out)
     if folder.exists() and any(folder.iterdir()):

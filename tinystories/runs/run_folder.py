@@ -1,48 +1,8 @@
-"""Folders that a user names to be written to."""
+"""What a run folder must hold, and one-line errors for paths that are no run folder."""
 
-import os
-import tempfile
 from pathlib import Path
 
-from ..utils.errors import UserError, first_line
-
-
-def output_folder(path: str | Path, *, probe: bool = True) -> Path:
-    """The folder, found fit to be written to before any work is done; it is not made yet.
-
-    Args:
-        probe: make the folder and a file in it, and delete both, since only that shows that the system allows it.
-
-    Raises:
-        UserError: where it is a file, lies in one, or the system does not allow it.
-    """
-    folder = Path(path)
-    there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
-    if not there.is_dir():
-        raise UserError(f"{folder} cannot be written to: {there} is a file. Choose another folder.")
-    if not os.access(there, os.W_OK | os.X_OK):
-        raise UserError(f"{folder} cannot be written to: {there} does not allow it. Choose another folder.")
-    if probe:
-        try:
-            _probe(folder)
-        except OSError as error:
-            reason = error.strerror or first_line(error)
-            raise UserError(f"{folder} cannot be written to: {reason}. Choose another folder.") from None
-    return folder
-
-
-def _probe(folder: Path) -> None:
-    missing = [place for place in (folder, *folder.parents) if not place.exists()]
-    made = []
-    try:
-        for place in reversed(missing):
-            place.mkdir()
-            made.append(place)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    finally:
-        for place in reversed(made):
-            place.rmdir()
+from ..utils.errors import UserError
 
 
 def require_run(path: str) -> None:

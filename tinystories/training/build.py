@@ -30,8 +30,8 @@ from ..generation.generate import check_preset, load_model, load_tokenizer, pres
 from ..generation.prompts import keep_prompts_open
 from ..recipe import Recipe, load_recipe, save_recipe
 from ..runs import checkpoints
-from ..runs.run_folder import output_folder
 from ..utils.errors import UserError, first_line
+from ..utils.paths import output_folder
 from .arguments import TRAINER_DEFAULTS, reports, training_arguments, user_errors  # noqa: F401
 from .callbacks import CsvLog, LossPicture, StorySample
 from .throughput import describe_hardware, rows_per_step

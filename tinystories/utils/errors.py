@@ -1,11 +1,25 @@
-"""The one exception for a user's mistake: every command prints its message as one line and exits with status 2."""
+"""The exception for a user's mistake: every command prints its message as one line and exits with status 2."""
+
+import sys
 
 
 class UserError(ValueError):
     """Something the user gave is wrong; the message says what, and what to do about it."""
 
 
+def is_user_error(error: BaseException) -> bool:
+    """Whether an error is a user's mistake: a `UserError`, or a `TokenizerError`.
+
+    `tinystories.tokenization` imports nothing of this package, and is slow to import; an error of its class shows that
+    it has been imported.
+    """
+    tokenization = sys.modules.get("tinystories.tokenization")
+    return isinstance(error, UserError) or (
+        tokenization is not None and isinstance(error, tokenization.TokenizerError)
+    )
+
+
 def first_line(error: BaseException) -> str:
-    """What a library says of its error, as one line without its closing mark, to put into a `UserError`."""
+    """The first line of a library's error message, without its final punctuation, for use in a `UserError`."""
     text = str(error).strip()
     return text.splitlines()[0].strip().rstrip(".!") if text else type(error).__name__

@@ -1,8 +1,52 @@
 """Paths as users type them."""
 
 import os
+import tempfile
+from pathlib import Path
+
+from .errors import UserError, first_line
 
 
 def expand_user(path: str) -> str:
-    """A path with the home folder for a leading `~`, which no shell replaces in a recipe and behind `--option=`."""
+    """Expand a leading `~`, which no shell does in a recipe or after `--option=`."""
     return os.path.expanduser(path)
+
+
+def output_folder(path: str | Path, *, probe: bool = True) -> Path:
+    """Check that a folder can be written to before any work is done; it is not created.
+
+    Args:
+        probe: create the folder and a file in it, and delete both. Nothing else shows for certain that it is allowed.
+
+    Raises:
+        UserError: if the path is a file, lies inside one, or the system refuses to write there.
+    """
+    folder = Path(path)
+    existing = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    reason = None
+    if not existing.is_dir():
+        reason = f"{existing} is a file"
+    elif not os.access(existing, os.W_OK | os.X_OK):
+        reason = f"{existing} does not allow it"
+    elif probe:
+        try:
+            _probe(folder)
+        except OSError as error:
+            reason = error.strerror or first_line(error)
+    if reason is not None:
+        raise UserError(f"{folder} cannot be written to: {reason}. Choose another folder.")
+    return folder
+
+
+def _probe(folder: Path) -> None:
+    missing = [place for place in (folder, *folder.parents) if not place.exists()]
+    created = []
+    try:
+        for place in reversed(missing):
+            place.mkdir()
+            created.append(place)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    finally:
+        for place in reversed(created):
+            place.rmdir()

@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 from datasets import Dataset, IterableDataset
 from datasets.fingerprint import Hasher
 
-from ...runs.run_folder import output_folder
 from ...utils.errors import UserError, first_line
+from ...utils.paths import output_folder
 from ..corpus import TEXT, Corpus
 from .duplicates import Seen, in_words_of, repeated
 from .kinds import DROPPED, END_OF_TEXT, FAULTS, KINDS, WARNINGS
