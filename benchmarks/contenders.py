@@ -9,11 +9,13 @@ from figures import describe_machine, keep, median_ratio
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
 
 from modeling_tinyllama import TinyLlamaForCausalLM
+from tinystories.data.corpus import recipe_corpus
 from tinystories.data.packing import PackedStories
 from tinystories.generation.native.attention import use_native_attention
 from tinystories.recipe import load_recipe
-from tinystories.training.build import model_config, pack_corpus, recipe_corpus, recipe_tokenizer
-from tinystories.training.throughput import computes_in_bf16, peak_flops, training_flops_per_token
+from tinystories.training.build import model_config, pack_corpus, recipe_tokenizer
+from tinystories.training.throughput import peak_flops, training_flops_per_token
+from tinystories.utils.hardware import computes_in_bf16
 
 
 SHARED_FIELDS = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",

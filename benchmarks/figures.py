@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 import transformers
 
-from tinystories.training.throughput import describe_hardware
+from tinystories.utils.hardware import describe_hardware
 
 
 def describe_machine() -> str:

@@ -24,9 +24,9 @@ from transformers import (
 
 from tinystories.data.corpus import load_corpus
 from tinystories.training.optimizers import MuonWithAdamW, hidden_matrices
-from tinystories.training.throughput import computes_in_bf16
 from tinystories.training.time_limit import STEPS_WITHOUT_END, TimeLimit
 from tinystories.utils.console import print_any_character
+from tinystories.utils.hardware import computes_in_bf16
 
 
 BLOCK = 512

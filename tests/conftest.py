@@ -57,8 +57,8 @@ def tiny_recipe(tmp_path):
 @pytest.fixture(scope="session")
 def tiny_run(tmp_path_factory) -> Path:
     """The run folder of a small model that was trained for a few seconds; tests only read it."""
+    from tinystories.commands.train import train
     from tinystories.recipe import build_recipe
-    from tinystories.training.build import train
 
     folder = tmp_path_factory.mktemp("runs") / "tiny"
     return train(build_recipe(TINY_RECIPE, {"output_dir": str(folder)}))

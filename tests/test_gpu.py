@@ -9,9 +9,10 @@ from helpers import random_ids, sharpen, tiny_config
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from modeling_tinyllama import TinyLlamaForCausalLM, TinyLlamaModel
+from tinystories.commands.train import train
 from tinystories.data.corpus import load_corpus
 from tinystories.evaluation.likelihood import bits_per_byte, score_stories
-from tinystories.training.build import train, training_arguments
+from tinystories.training.build import training_arguments
 
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -12,9 +12,9 @@ from conftest import TINY_RECIPE
 from windows import like_windows
 
 from tinystories.cli import main
+from tinystories.commands.train import train
 from tinystories.recipe import build_recipe
 from tinystories.runs import checkpoints
-from tinystories.training.build import train
 
 
 def recipe_for(folder, **overrides):

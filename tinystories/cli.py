@@ -376,19 +376,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _train(options: argparse.Namespace, overrides: list[str]) -> None:
-    from .recipe import load_recipe
+    from .commands.train import run
 
-    recipe = load_recipe(options.recipe, overrides)
-    for source in (recipe.corpus, recipe.validation_corpus):
-        if source is not None:
-            hub_dataset(source)
-    from transformers.utils import logging
-
-    from .training.build import train
-
-    # The training bar is `Trainer`'s own and stays; this is about one bar for each file that is written or read.
-    logging.disable_progress_bar()
-    train(recipe)
+    run(options.recipe, overrides)
 
 
 def _tokenizer(options: argparse.Namespace, _: list[str]) -> None:

@@ -9,8 +9,10 @@ import sys
 import pytest
 
 from tinystories.checks import examine
+from tinystories.commands.train import train
+from tinystories.data.corpus import recipe_corpus
 from tinystories.recipe import load_recipe, save_recipe
-from tinystories.training.build import pack_corpus, recipe_corpus, train
+from tinystories.training.build import pack_corpus
 
 
 def by_check(findings):

@@ -12,11 +12,12 @@ from transformers.training_args import OptimizerNames
 
 from tinystories.checks import preflight
 from tinystories.cli import main
+from tinystories.commands.train import train
+from tinystories.data import corpus
 from tinystories.hub import upload as hub
 from tinystories.recipe import Recipe, build_recipe
 from tinystories.training import build as training
 from tinystories.training.arguments import METRICS, training_arguments
-from tinystories.training.build import train
 from tinystories.utils.errors import UserError
 
 
@@ -46,8 +47,8 @@ def no_work(monkeypatch):
     def work(*args, **kwargs):
         raise AssertionError("work has begun")
 
-    for name in ("recipe_corpus", "recipe_tokenizer"):
-        monkeypatch.setattr(training, name, work)
+    monkeypatch.setattr(corpus, "recipe_corpus", work)
+    monkeypatch.setattr(training, "recipe_tokenizer", work)
 
 
 def lacks(*packages: str):
@@ -242,7 +243,7 @@ def test_what_works_passes_the_rehearsal_without_a_word(tmp_path, capfd, overrid
 def test_a_rehearsal_changes_no_result(tmp_path, monkeypatch):
     overrides = {"max_steps": "3", "bf16": "false"}
     rehearsed = train(build_recipe(SHORT, {**overrides, "output_dir": str(tmp_path / "rehearsed")}))
-    monkeypatch.setattr(training, "rehearse", lambda *_: None)
+    monkeypatch.setattr(preflight, "rehearse", lambda *_: None)
     straight = train(build_recipe(SHORT, {**overrides, "output_dir": str(tmp_path / "straight")}))
     assert (rehearsed / "model.safetensors").read_bytes() == (straight / "model.safetensors").read_bytes()
 

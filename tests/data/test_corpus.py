@@ -27,13 +27,13 @@ from datasets import Dataset, IterableDataset
 import tinystories
 from tinystories import cli
 from tinystories.data import corpus
+from tinystories.data.corpus import recipe_corpus
 from tinystories.data.sources import split_names
 from tinystories.data.streaming import PackedStream
 from tinystories.evaluation.evaluate import evaluate_models, held_out_stories
 from tinystories.recipe import build_recipe, load_recipe, parse_overrides
 from tinystories.serving.settings import read_settings
 from tinystories.tokenization import train_bpe
-from tinystories.training.build import recipe_corpus
 from tinystories.utils.errors import UserError
 
 

@@ -84,7 +84,7 @@ def test_a_loaded_tokenizer_is_saved_without_the_appended_end(appending, tmp_pat
 
 
 def test_training_with_such_a_tokenizer_saves_one_that_leaves_prompts_open(appending, tiny_recipe):
-    from tinystories.training.build import train
+    from tinystories.commands.train import train
 
     folder = train(tiny_recipe(tokenizer=appending, max_steps=2, eval_steps=2))
     ids = AutoTokenizer.from_pretrained(folder)(PROMPT)["input_ids"]

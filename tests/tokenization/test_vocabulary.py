@@ -10,6 +10,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from tinystories.commands.train import train
 from tinystories.data.corpus import load_corpus
 from tinystories.data.packing import PackedStories, encode_stories, tokenize_stories
 from tinystories.evaluation.likelihood import score_stories
@@ -20,7 +21,6 @@ from tinystories.hub.release import load_run
 from tinystories.serving.serve import load
 from tinystories.serving.settings import Settings
 from tinystories.tokenization import train_bpe, vocabulary_size
-from tinystories.training.build import train
 from tinystories.utils.errors import UserError
 
 

@@ -15,10 +15,10 @@ import yaml
 from conftest import TINY_RECIPE
 from safetensors.torch import load_file
 
+from tinystories.commands.train import train
 from tinystories.data.corpus import load_corpus
 from tinystories.recipe import build_recipe
 from tinystories.runs import checkpoints
-from tinystories.training.build import train
 from tinystories.training.trainer import StoryTrainer
 from tinystories.utils.errors import UserError
 

@@ -8,9 +8,10 @@ from transformers import TrainingArguments
 
 from tinystories.checks.examine import _log_findings
 from tinystories.checks.log import read_log
+from tinystories.commands.train import train
 from tinystories.generation.generate import load_model
 from tinystories.recipe import load_recipe
-from tinystories.training.build import train, training_arguments
+from tinystories.training.build import training_arguments
 from tinystories.training.lr_schedules import timed_schedule
 from tinystories.training.time_limit import TimeLimit
 from tinystories.utils.errors import UserError

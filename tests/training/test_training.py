@@ -8,9 +8,10 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from tinystories.commands.train import train
 from tinystories.data.corpus import load_corpus
 from tinystories.recipe import load_recipe
-from tinystories.training.build import model_config, pack_corpus, train, training_arguments
+from tinystories.training.build import model_config, pack_corpus, training_arguments
 from tinystories.training.trainer import StoryTrainer
 from tinystories.utils.errors import UserError
 

@@ -32,7 +32,7 @@ from transformers import (
 from modeling_tinyllama import TinyLlamaForCausalLM
 from tinystories.tokenization import train_bpe
 
-from ..data.corpus import Corpus, load_corpus
+from ..data.corpus import Corpus, load_corpus, recipe_corpus
 from ..data.sources import may_hold_stories
 from ..generation.generate import load_model, load_tokenizer
 from ..recipe import Recipe, load_recipe
@@ -185,7 +185,7 @@ def corpus_of(
     else:
         recipe = Recipe(corpus=corpus or target)
     reading = _reading(text_column, split, skip_bad_rows)
-    return training.recipe_corpus(dataclasses.replace(recipe, streaming=False, **reading))
+    return recipe_corpus(dataclasses.replace(recipe, streaming=False, **reading))
 
 
 def special_tokens_of(target: str, tokenizer: str | None) -> list[str]:
@@ -226,7 +226,7 @@ class _Stories:
     def load(cls, recipe: Recipe, limit: int, given: bool) -> "_Stories | Finding":
         """Or a finding that says why they cannot be loaded; an exception where the user has named them."""
         try:
-            corpus = training.recipe_corpus(recipe)
+            corpus = recipe_corpus(recipe)
         except UserError as error:
             if given:
                 raise

@@ -23,7 +23,7 @@ SECONDS_A_MEASUREMENT = 2.0
 
 def check_precision(args) -> Finding:
     """Whether the machine computes in bf16, and whether training does."""
-    from ..training.throughput import computes_in_bf16
+    from ..utils.hardware import computes_in_bf16
 
     check = "precision"
     can = computes_in_bf16(args.device.type == "cpu")

@@ -1,6 +1,6 @@
 """What could only fail late, tried before the corpus is read and the tokenizer trained.
 
-- `check_resources`: memory for the model, room on the disk for its checkpoints, a Hub that takes the push.
+- `check_resources`: memory for the model, room on the disk for its checkpoints.
 - `rehearse`: one step, evaluation, checkpoint and reload with the settings of the run, on a model of one layer and two
   made-up stories. Whatever transformers, torch or an optimizer's package refuses is refused here.
 - `fitting_prompts`: the prompts that are shown during training, once the tokenizer exists.
@@ -39,7 +39,7 @@ UNKNOWN_STEPS = 10_000  # where epochs say how long training takes
 
 
 def check_resources(recipe: Recipe, arguments: TrainingArguments, vocab_size: int | None = None) -> None:
-    """Refuse a run that this machine has no memory or disk for, or whose push the Hub would refuse.
+    """Refuse a run that this machine has no memory or disk for.
 
     Args:
         vocab_size: of the tokenizer; by default that of the recipe.
@@ -54,11 +54,6 @@ def check_resources(recipe: Recipe, arguments: TrainingArguments, vocab_size: in
         _check_memory(parameters, arguments)
     if arguments.local_process_index == 0:
         _check_disk(parameters, recipe, arguments)
-    if arguments.push_to_hub and arguments.process_index == 0:
-        from ..hub.upload import check_push
-
-        name = arguments.hub_model_id or Path(arguments.output_dir).absolute().name
-        check_push(name, revision=arguments.hub_revision)
 
 
 def _check_memory(parameters: int, arguments: TrainingArguments) -> None:

@@ -40,6 +40,7 @@ from datasets import Dataset, Features, IterableDataset, Value, load_dataset_bui
 from datasets.exceptions import DatasetNotFoundError
 from datasets.fingerprint import Hasher
 
+from ..recipe import Recipe
 from ..utils.errors import UserError, first_line
 from .readers import ReadOptions, StoryFile, clean_texts, column_missing, find_column
 from .sources import file_format, find_files, hub_dataset
@@ -132,6 +133,21 @@ def load_corpus(
     logger.info("%s: %d training stories, %d validation stories %s", found.name, len(train), len(held), where)
     fingerprint = Hasher.hash([VERSION, keys[:max_stories].tobytes(), held_keys[:max_validation_stories].tobytes()])
     return Corpus(train.to_iterable_dataset() if streaming else train, held, found.name, fingerprint)
+
+
+def recipe_corpus(recipe: Recipe) -> Corpus:
+    """The stories that a recipe names, read as it says."""
+    return load_corpus(
+        recipe.corpus,
+        validation=recipe.validation_corpus,
+        text_column=recipe.text_column,
+        text_split=recipe.split,
+        skip_bad_rows=recipe.skip_bad_rows,
+        max_stories=recipe.max_stories,
+        max_validation_stories=recipe.max_validation_stories,
+        num_proc=recipe.num_proc,
+        streaming=recipe.streaming,
+    )
 
 
 def load_texts(

@@ -26,8 +26,8 @@ from transformers.integrations.integration_utils import (
 from ..evaluation.token_classes import KINDS as KINDS_OF_WORDS
 from ..recipe import Recipe
 from ..utils.errors import UserError, first_line
+from ..utils.hardware import computes_in_bf16
 from .lr_schedules import KINDS, schedule, timed_schedule
-from .throughput import computes_in_bf16
 from .time_limit import STEPS_WITHOUT_END, TimeLimit
 
 

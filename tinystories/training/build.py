@@ -5,41 +5,34 @@ folder that any transformers user can load. The objective is the model's own sta
 touches the labels.
 """
 
-import dataclasses
 import json
-import shutil
-from collections import Counter
-from datetime import timedelta
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
 import torch
 from datasets import IterableDataset
-from huggingface_hub.errors import HfHubHTTPError
-from transformers import EarlyStoppingCallback, PreTrainedTokenizerBase, TrainingArguments, set_seed
+from transformers import EarlyStoppingCallback, PreTrainedTokenizerBase, TrainingArguments
 
 from modeling_tinyllama import TinyLlamaConfig, TinyLlamaForCausalLM
 from tinystories.tokenization import PAD, train_bpe, vocabulary_size
 
-from ..checks.preflight import check_resources, fitting_prompts, rehearse
-from ..data.corpus import Corpus, load_corpus
+from ..data.corpus import Corpus
 from ..data.packing import PackedStories, tokenize_stories
 from ..data.streaming import PackedStream
 from ..evaluation.token_classes import TokenKinds
-from ..generation.generate import check_preset, load_model, load_tokenizer, preset_config, tell_story
+from ..generation.generate import load_tokenizer
 from ..generation.prompts import keep_prompts_open
-from ..recipe import Recipe, load_recipe, save_recipe
+from ..recipe import Recipe, load_recipe
 from ..runs import checkpoints
-from ..utils.errors import UserError, first_line
-from ..utils.paths import output_folder
+from ..utils.errors import UserError
+from ..utils.hardware import describe_hardware
 from .arguments import TRAINER_DEFAULTS, reports, training_arguments, user_errors  # noqa: F401
 from .callbacks import CsvLog, LossPicture, StorySample
-from .throughput import describe_hardware, rows_per_step
+from .throughput import rows_per_step
 from .trainer import StoryTrainer, scored_kinds
 
 
-LOOKED_AT_STORIES = 2_000
-JUDGED_STORIES = 500  # as a whole, which takes few
 # What `Trainer` takes from the checkpoint whatever the recipe says, or what its best figure was measured on.
 RESUMED_AS_BEGUN = {
     *("learning_rate", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon", "optimizer", "optim", "ema_decay"),
@@ -50,83 +43,7 @@ RESUMED_AS_BEGUN = {
 STREAM_TOKENIZER_STORIES = 100_000  # about 90 MB of text: more changes a vocabulary of 10,000 hardly at all
 
 
-def train(recipe: Recipe) -> Path:
-    """Train as the recipe says and return the run folder.
-
-    Raises:
-        UserError: for a setting, corpus or folder that training cannot go on with.
-    """
-    arguments = training_arguments(recipe)
-    output_dir = output_folder(arguments.output_dir, probe=arguments.local_process_index == 0)
-    checkpoint = _checkpoint_to_resume(arguments, recipe)
-    check_preset(recipe.preset)
-    check_resources(recipe, arguments)
-    rehearse(recipe, arguments)
-    keeps_last = arguments.eval_strategy != "no" and not arguments.load_best_model_at_end
-    if keeps_last and "load_best_model_at_end" not in recipe.trainer and arguments.process_index == 0:
-        print("note: no checkpoint is written at each evaluation, so the last weights are kept, not the best ones.")
-    set_seed(arguments.seed)
-
-    with arguments.main_process_first(desc="reading the corpus"):
-        corpus = recipe_corpus(recipe)
-    with arguments.main_process_first(desc="tokenizer"):
-        # The other processes of a machine read what its first one has written.
-        written = checkpoint is not None or arguments.local_process_index > 0
-        tokenizer = load_tokenizer(str(checkpoint or output_dir)) if written else recipe_tokenizer(recipe, corpus)
-        config = model_config(recipe, tokenizer)
-        if recipe.tokenizer is not None:
-            check_resources(recipe, arguments, config.vocab_size)
-        recipe = dataclasses.replace(recipe, prompts=fitting_prompts(recipe, tokenizer))
-        if checkpoint is not None:
-            _require_same_model(checkpoint, config)
-        if arguments.local_process_index == 0:
-            if checkpoint is None:
-                # Only now, when nothing that the user gave can be refused any more.
-                for folder in output_dir.glob("checkpoint-*"):
-                    shutil.rmtree(folder)
-            tokenizer.save_pretrained(output_dir)
-            save_recipe(recipe, output_dir / "recipe.yaml")
-    with arguments.main_process_first(desc="tokenising"):
-        train_rows, validation_rows = pack_corpus(corpus, tokenizer, recipe, arguments.seed)
-
-    model = TinyLlamaForCausalLM(config)
-    if recipe.zero_init_residual:
-        _silence_layers(model)
-    model.generation_config = preset_config(recipe.preset, tokenizer, max_new_tokens=recipe.max_length * 3 // 4)
-    if checkpoint is not None and recipe.streaming:
-        train_rows.load_state(checkpoint)
-        arguments.ignore_data_skip = True
-    trainer = story_trainer(recipe, arguments, model, tokenizer, train_rows, validation_rows)
-    if arguments.process_index == 0:
-        print(_summary(corpus, tokenizer, model, train_rows, validation_rows, arguments))
-    if recipe.check:
-        _look_at_the_text(corpus, recipe)
-        _stop_on_a_fault(trainer)
-    trained = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    metrics = trainer.evaluate()
-    trainer.save_model(_internal_call=True)
-    trainer.save_state()
-    trainer.save_metrics("eval", metrics)
-    if arguments.process_index == 0:
-        _record(trainer, corpus, output_dir)
-        print(
-            f"\nValidation: {metrics['eval_bits_per_byte']:.4f} bits per byte "
-            f"({metrics['eval_nats_per_token']:.3f} nats a token) on {len(corpus.validation):,} held-out stories of "
-            f"{corpus.name}.\nTraining took {timedelta(seconds=round(trained.metrics['train_runtime']))}, "
-            f"with {trainer.state.global_step:,} steps in all."
-        )
-        # A sharded model tells stories only with all processes at once; here, one does.
-        model = load_model(str(output_dir))[0] if trainer.is_fsdp_enabled else trainer.model
-        for number, prompt in enumerate(recipe.prompts):
-            print(f"\n--- story {number + 1}")
-            print(tell_story(model, tokenizer, prompt, preset=recipe.preset, seed=arguments.seed + number))
-        print(f'\nThe model is in {output_dir}. Next: tinystories generate {output_dir} "Once upon a time"')
-    if arguments.push_to_hub:
-        _push_at_the_end(trainer, output_dir)
-    return output_dir
-
-
-def _record(trainer: StoryTrainer, corpus: Corpus, output_dir: Path) -> None:
+def write_run_metadata(trainer: StoryTrainer, corpus: Corpus, output_dir: Path) -> None:
     """`run.json`: what the run saw, on what, and how long it took (see `tinystories/runs/metadata.py`)."""
     streamed = isinstance(corpus.train, IterableDataset)
     record = {
@@ -155,16 +72,6 @@ def _tokens_seen(trainer: StoryTrainer) -> int:
     return round(steps * trainer.train_dataset.tokens_per_row)
 
 
-def _push_at_the_end(trainer: StoryTrainer, output_dir: Path) -> None:
-    try:
-        trainer.push_to_hub(commit_message="End of training")
-    except (HfHubHTTPError, OSError, ValueError, RuntimeError) as error:
-        raise UserError(
-            f"The model is whole in {output_dir}, but could not be pushed: {first_line(error)}. "
-            f"python push_to_hub.py {output_dir} --repo-id {trainer.hub_model_id} tries again."
-        ) from None
-
-
 def story_trainer(
     recipe: Recipe,
     arguments: TrainingArguments,
@@ -172,6 +79,7 @@ def story_trainer(
     tokenizer: PreTrainedTokenizerBase,
     train_rows: PackedStories | PackedStream,
     validation_rows: PackedStories,
+    write_model_card: Callable[[StoryTrainer], None] | None = None,
 ) -> StoryTrainer:
     """The trainer of a recipe, with all that happens beside training."""
     callbacks = [LossPicture()]
@@ -199,6 +107,7 @@ def story_trainer(
             ema_decay=recipe.ema_decay,
             article_loss_weight=recipe.article_loss_weight,
             max_minutes=recipe.max_minutes,
+            write_model_card=write_model_card,
         )
     if recipe.prompts and not trainer.is_fsdp_enabled:
         trainer.add_callback(StorySample(tokenizer, recipe.prompts[0], recipe.preset, arguments.seed))
@@ -230,7 +139,7 @@ def model_config(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> TinyLlam
 
 
 @torch.no_grad()
-def _silence_layers(model: TinyLlamaForCausalLM) -> None:
+def zero_init_residual(model: TinyLlamaForCausalLM) -> None:
     for layer in model.model.layers:
         layer.self_attn.o_proj.weight.zero_()
         layer.mlp.down_proj.weight.zero_()
@@ -254,21 +163,6 @@ def pack_corpus(
         train_rows = PackedStories(tokenized("train", corpus.train), **train_shape, **pad)
     held_out = tokenized("validation", corpus.validation)
     return train_rows, PackedStories(held_out, length=train_rows.length, overlap=context // 2, **shape, **pad)
-
-
-def recipe_corpus(recipe: Recipe) -> Corpus:
-    """The stories of a recipe."""
-    return load_corpus(
-        recipe.corpus,
-        validation=recipe.validation_corpus,
-        text_column=recipe.text_column,
-        text_split=recipe.split,
-        skip_bad_rows=recipe.skip_bad_rows,
-        max_stories=recipe.max_stories,
-        max_validation_stories=recipe.max_validation_stories,
-        num_proc=recipe.num_proc,
-        streaming=recipe.streaming,
-    )
 
 
 def recipe_tokenizer(recipe: Recipe, corpus: Corpus) -> PreTrainedTokenizerBase:
@@ -315,7 +209,7 @@ def _complete_special_tokens(tokenizer: PreTrainedTokenizerBase, name: str) -> N
         )
 
 
-def _checkpoint_to_resume(arguments: TrainingArguments, recipe: Recipe) -> Path | None:
+def checkpoint_to_resume(arguments: TrainingArguments, recipe: Recipe) -> Path | None:
     output_dir = Path(arguments.output_dir)
     wanted = arguments.resume_from_checkpoint
     if wanted in (None, "false"):
@@ -345,37 +239,6 @@ def _checkpoint_to_resume(arguments: TrainingArguments, recipe: Recipe) -> Path 
     return checkpoint
 
 
-def _look_at_the_text(corpus: Corpus, recipe: Recipe) -> None:
-    from ..checks.english import check_writing
-    from ..data.cleaning import check_quality
-
-    if isinstance(corpus.train, IterableDataset):
-        return
-    report = check_quality(corpus.train, limit=LOOKED_AT_STORIES, progress=False)
-    if report.faults:
-        found = ", ".join(f"{fault.kind} in {fault.count:,}" for fault in report.faults)
-        print(
-            f"note: of the first {report.stories:,} stories, {found} should not be trained on; "
-            f"tinystories doctor {recipe.corpus} --clean OUT writes a mended copy."
-        )
-    for finding in check_writing(corpus.train[:JUDGED_STORIES]["text"]):
-        if finding.status == "error":
-            print(f"warning: {finding.check}: {finding.evidence}. {finding.advice}")
-
-
-def _stop_on_a_fault(trainer: StoryTrainer) -> None:
-    from ..checks import check_trainer
-
-    findings = check_trainer(trainer)
-    if trainer.args.process_index == 0:
-        counts = Counter(finding.status for finding in findings)
-        counted = ", ".join(f"{count} {status}" for status, count in counts.items())
-        print(f"checked     {counted} (tinystories doctor lists all)")
-    if errors := [finding for finding in findings if finding.status == "error"]:
-        named = "; ".join(f"{error.check}: {error.evidence} {error.advice}".strip() for error in errors)
-        raise UserError(f"Training would go wrong: {named.rstrip('.')}. --check false trains all the same.")
-
-
 def _tell_changes(earlier: Path, recipe: Recipe) -> None:
     """Say which settings of a resumed run are not those that it began with."""
     harmless = {"overwrite_output_dir", "num_proc", "prompts", "preset", "check"}
@@ -399,7 +262,7 @@ def _tell_changes(earlier: Path, recipe: Recipe) -> None:
         print(f"note: the run began with another {', '.join(told)}, so its end is not the one it would have had.")
 
 
-def _require_same_model(checkpoint: Path, config: TinyLlamaConfig) -> None:
+def require_same_model(checkpoint: Path, config: TinyLlamaConfig) -> None:
     there = TinyLlamaConfig.from_pretrained(checkpoint)
     shape = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
              "num_key_value_heads", "head_dim", "tie_word_embeddings", "rope_parameters")  # fmt: skip
@@ -417,7 +280,7 @@ def _precision(arguments: TrainingArguments) -> str:
     return "bf16 autocast, fp32 weights" if arguments.bf16 else "fp32"
 
 
-def _summary(corpus, tokenizer, model, train_rows, validation_rows: PackedStories, arguments) -> str:
+def summary(corpus, tokenizer, model, train_rows, validation_rows: PackedStories, arguments) -> str:
     batch = rows_per_step(arguments)
     last = model.config.vocab_size - 1
     if isinstance(train_rows, PackedStream):

@@ -8,7 +8,7 @@ from collections import defaultdict
 
 import torch
 
-from .throughput import computes_in_bf16
+from ..utils.hardware import computes_in_bf16
 
 
 # Of the quintic iteration of https://kellerjordan.github.io/posts/muon/.

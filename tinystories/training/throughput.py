@@ -1,8 +1,6 @@
 """How fast training is, and how much of the machine it uses: tokens per second and model FLOP utilisation, as PaLM
 defines it (arXiv 2204.02311, appendix B)."""
 
-import os
-import platform
 import re
 import time
 from contextlib import contextmanager
@@ -122,22 +120,6 @@ class Speedometer(TrainerCallback):
                 self._paused += time.perf_counter() - began
 
 
-def computes_in_bf16(use_cpu: bool) -> bool:
-    """Whether this machine has instructions for bfloat16 products, so that autocast gains by them."""
-    if use_cpu:
-        return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
-    return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
-
-
 def _wait_for(device: torch.device) -> None:
     if device.type != "cpu":
         torch.accelerator.synchronize(device)
-
-
-def describe_hardware() -> str:
-    """What this process computes on, in words."""
-    if torch.cuda.is_available():
-        return f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()}"
-    has = {"AVX-512 bf16": torch.cpu._is_avx512_bf16_supported(), "AMX": torch.cpu._is_amx_tile_supported()}
-    features = ", ".join(name for name, there in has.items() if there)
-    return f"{platform.machine()} CPU, {os.cpu_count()} cores{f' ({features})' if features else ''}"

@@ -14,6 +14,7 @@ import inspect
 import math
 import shutil
 import sys
+from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -75,6 +76,7 @@ class StoryTrainer(Trainer):
         ema_decay: of an exponential moving average of the weights, which is then what is evaluated and saved.
         article_loss_weight: what the loss on articles is multiplied by in training; 1 is the standard objective.
         max_minutes: train for so long, whatever `max_steps` says, with a learning rate that falls by the clock.
+        write_model_card: writes README.md in the run folder when the run is pushed; by default `Trainer`'s own card.
     """
 
     def __init__(
@@ -90,10 +92,12 @@ class StoryTrainer(Trainer):
         ema_decay: float | None = None,
         article_loss_weight: float = 1.0,
         max_minutes: float | None = None,
+        write_model_card: Callable[["StoryTrainer"], None] | None = None,
     ):
         if args.device.type == "cpu":
             use_native_attention()
         self.use_muon = use_muon
+        self.write_model_card = write_model_card
         self._token_kinds = TokenKinds(processing_class)
         super().__init__(
             model=model,
@@ -379,14 +383,10 @@ class StoryTrainer(Trainer):
         return pushed
 
     def create_model_card(self, *args, **kwargs) -> None:
-        """A card with the figures of the run in the place of `Trainer`'s draft."""
-        if self.is_world_process_zero():
-            from ..hub.model_card import model_card
-            from ..runs.metadata import read_facts
-
-            folder = Path(self.args.output_dir)
-            facts = read_facts(folder, self.accelerator.unwrap_model(self.model))
-            model_card(facts, self.hub_model_id, {}, picture=(folder / "loss.png").exists()).save(folder / "README.md")
+        if self.write_model_card is None:
+            super().create_model_card(*args, **kwargs)
+        elif self.is_world_process_zero():
+            self.write_model_card(self)
 
     def _save_what_resuming_needs(self, folder: Path) -> None:
         if self.ema is not None:

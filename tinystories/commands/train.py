@@ -1,0 +1,188 @@
+"""`tinystories train`: build the trainer of a recipe, check it, train, and generate samples from the result."""
+
+import dataclasses
+import shutil
+from collections import Counter
+from datetime import timedelta
+from pathlib import Path
+
+from ..data.sources import hub_dataset
+from ..recipe import Recipe, load_recipe, save_recipe
+from ..utils.errors import UserError, first_line
+from ..utils.paths import output_folder
+
+
+QUALITY_STORIES = 2_000
+ENGLISH_STORIES = 500
+
+
+def run(path: str, overrides: list[str]) -> None:
+    """Train from the recipe file `path`; `overrides` are the options that follow it on the command line."""
+    recipe = load_recipe(path, overrides)
+    for source in (recipe.corpus, recipe.validation_corpus):
+        if source is not None:
+            hub_dataset(source)
+    from transformers.utils import logging
+
+    # One bar for each file that is read or written; the bar of the training steps stays.
+    logging.disable_progress_bar()
+    train(recipe)
+
+
+def train(recipe: Recipe) -> Path:
+    """Train as the recipe says and return the run folder.
+
+    Raises:
+        UserError: for a setting, corpus or folder that training cannot use.
+    """
+    from transformers import set_seed
+
+    from modeling_tinyllama import TinyLlamaForCausalLM
+
+    from ..checks.preflight import check_resources, fitting_prompts, rehearse
+    from ..data.corpus import recipe_corpus
+    from ..generation.generate import check_preset, load_model, load_tokenizer, preset_config, tell_story
+    from ..training import build
+    from ..training.arguments import training_arguments
+
+    arguments = training_arguments(recipe)
+    output_dir = output_folder(arguments.output_dir, probe=arguments.local_process_index == 0)
+    checkpoint = build.checkpoint_to_resume(arguments, recipe)
+    check_preset(recipe.preset)
+    check_resources(recipe, arguments)
+    _check_hub(arguments)
+    rehearse(recipe, arguments)
+    keeps_last = arguments.eval_strategy != "no" and not arguments.load_best_model_at_end
+    if keeps_last and "load_best_model_at_end" not in recipe.trainer and arguments.process_index == 0:
+        print("note: no checkpoint is written at each evaluation, so the last weights are kept, not the best ones.")
+    set_seed(arguments.seed)
+
+    with arguments.main_process_first(desc="reading the corpus"):
+        corpus = recipe_corpus(recipe)
+    with arguments.main_process_first(desc="tokenizer"):
+        # The other processes of a machine read what its first one has written.
+        written = checkpoint is not None or arguments.local_process_index > 0
+        tokenizer = (
+            load_tokenizer(str(checkpoint or output_dir)) if written else build.recipe_tokenizer(recipe, corpus)
+        )
+        config = build.model_config(recipe, tokenizer)
+        if recipe.tokenizer is not None:
+            check_resources(recipe, arguments, config.vocab_size)
+        recipe = dataclasses.replace(recipe, prompts=fitting_prompts(recipe, tokenizer))
+        if checkpoint is not None:
+            build.require_same_model(checkpoint, config)
+        if arguments.local_process_index == 0:
+            if checkpoint is None:
+                # Only now: the recipe has passed every check, so the earlier run is not lost to a mistake.
+                for folder in output_dir.glob("checkpoint-*"):
+                    shutil.rmtree(folder)
+            tokenizer.save_pretrained(output_dir)
+            save_recipe(recipe, output_dir / "recipe.yaml")
+    with arguments.main_process_first(desc="tokenising"):
+        train_rows, validation_rows = build.pack_corpus(corpus, tokenizer, recipe, arguments.seed)
+
+    model = TinyLlamaForCausalLM(config)
+    if recipe.zero_init_residual:
+        build.zero_init_residual(model)
+    model.generation_config = preset_config(recipe.preset, tokenizer, max_new_tokens=recipe.max_length * 3 // 4)
+    if checkpoint is not None and recipe.streaming:
+        train_rows.load_state(checkpoint)
+        arguments.ignore_data_skip = True
+    trainer = build.story_trainer(
+        recipe, arguments, model, tokenizer, train_rows, validation_rows, write_model_card=_write_model_card
+    )
+    if arguments.process_index == 0:
+        print(build.summary(corpus, tokenizer, model, train_rows, validation_rows, arguments))
+    if recipe.check:
+        _report_text_quality(corpus, recipe)
+        _refuse_errors(trainer)
+    trained = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    metrics = trainer.evaluate()
+    trainer.save_model(_internal_call=True)
+    trainer.save_state()
+    trainer.save_metrics("eval", metrics)
+    if arguments.process_index == 0:
+        build.write_run_metadata(trainer, corpus, output_dir)
+        print(
+            f"\nValidation: {metrics['eval_bits_per_byte']:.4f} bits per byte "
+            f"({metrics['eval_nats_per_token']:.3f} nats per token) on {len(corpus.validation):,} held-out stories of "
+            f"{corpus.name}.\nTraining took {timedelta(seconds=round(trained.metrics['train_runtime']))}, "
+            f"with {trainer.state.global_step:,} steps in all."
+        )
+        # A sharded model generates only with all processes at once; here, one does.
+        model = load_model(str(output_dir))[0] if trainer.is_fsdp_enabled else trainer.model
+        for number, prompt in enumerate(recipe.prompts):
+            print(f"\n--- story {number + 1}")
+            print(tell_story(model, tokenizer, prompt, preset=recipe.preset, seed=arguments.seed + number))
+        print(f'\nThe model is in {output_dir}. Next: tinystories generate {output_dir} "Once upon a time"')
+    if arguments.push_to_hub:
+        _push(trainer, output_dir)
+    return output_dir
+
+
+def _check_hub(arguments) -> None:
+    """Refuse a push that the Hub would refuse at the end of training."""
+    if arguments.push_to_hub and arguments.process_index == 0:
+        from ..hub.upload import check_push
+
+        name = arguments.hub_model_id or Path(arguments.output_dir).absolute().name
+        check_push(name, revision=arguments.hub_revision)
+
+
+def _report_text_quality(corpus, recipe: Recipe) -> None:
+    from datasets import IterableDataset
+
+    from ..checks.english import check_writing
+    from ..data.cleaning import check_quality
+
+    if isinstance(corpus.train, IterableDataset):
+        return
+    report = check_quality(corpus.train, limit=QUALITY_STORIES, progress=False)
+    if report.faults:
+        found = ", ".join(f"{fault.kind} in {fault.count:,}" for fault in report.faults)
+        print(
+            f"note: of the first {report.stories:,} stories, {found} should not be trained on; "
+            f"tinystories doctor {recipe.corpus} --clean OUT writes a cleaned copy."
+        )
+    for finding in check_writing(corpus.train[:ENGLISH_STORIES]["text"]):
+        if finding.status == "error":
+            print(f"warning: {finding.check}: {finding.evidence}. {finding.advice}")
+
+
+def _refuse_errors(trainer) -> None:
+    """Run doctor's checks of a trainer.
+
+    Raises:
+        UserError: for an error that they find.
+    """
+    from ..checks import check_trainer
+
+    findings = check_trainer(trainer)
+    if trainer.args.process_index == 0:
+        counts = Counter(finding.status for finding in findings)
+        counted = ", ".join(f"{count} {status}" for status, count in counts.items())
+        print(f"checked     {counted} (tinystories doctor lists all)")
+    if errors := [finding for finding in findings if finding.status == "error"]:
+        found = "; ".join(f"{error.check}: {error.evidence} {error.advice}".strip() for error in errors)
+        raise UserError(f"Training would go wrong: {found.rstrip('.')}. --check false trains all the same.")
+
+
+def _write_model_card(trainer) -> None:
+    from ..hub.model_card import model_card
+    from ..runs.metadata import read_facts
+
+    folder = Path(trainer.args.output_dir)
+    facts = read_facts(folder, trainer.accelerator.unwrap_model(trainer.model))
+    model_card(facts, trainer.hub_model_id, {}, picture=(folder / "loss.png").exists()).save(folder / "README.md")
+
+
+def _push(trainer, output_dir: Path) -> None:
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        trainer.push_to_hub(commit_message="End of training")
+    except (HfHubHTTPError, OSError, ValueError, RuntimeError) as error:
+        raise UserError(
+            f"The model is complete in {output_dir}, but could not be pushed: {first_line(error)}. To try again: "
+            f"python push_to_hub.py {output_dir} --repo-id {trainer.hub_model_id}."
+        ) from None
