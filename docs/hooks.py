@@ -1,0 +1,34 @@
+"""Pages that are generated when the documentation is built: the recipe reference and the changelog."""
+
+from pathlib import Path
+
+from mkdocs.structure.files import File
+
+
+ROOT = Path(__file__).parents[1]
+
+
+def on_files(files, config):
+    files.append(File.generated(config, "recipes.md", content=recipe_reference()))
+    files.append(File.generated(config, "changelog.md", content=(ROOT / "CHANGELOG.md").read_text("utf-8")))
+    return files
+
+
+def recipe_reference() -> str:
+    """The keys of a recipe as tables, from the dataclass that reads them."""
+    from tinystories.recipe import describe_settings
+
+    lines = [
+        "# Recipe reference",
+        "",
+        "A recipe is one YAML file; `tinystories train RECIPE --key value` overrides a key. The section `model` takes the "
+        "fields of `TinyLlamaConfig` ([Python API](api.md#model)), the section `trainer` those of transformers' "
+        "[`TrainingArguments`](https://huggingface.co/docs/transformers/main_classes/trainer#transformers.TrainingArguments).",
+        "",
+        "| key | type | default | meaning |",
+        "|---|---|---|---|",
+    ]
+    for name, kind, default, text in describe_settings():
+        cells = (f"`{name}`", f"`{kind}`".replace("|", "\\|"), f"`{default}`", text.replace("|", "\\|"))
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
