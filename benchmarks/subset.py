@@ -2,8 +2,8 @@
 
     python benchmarks/subset.py FOLDER
 
-reads roneneldan/TinyStories from the Hub and writes 16,054 training and 3,613 validation stories as `train.parquet` and
-`validation.parquet`. Validation stories that share a run of 20 words with a training story are left out.
+reads roneneldan/TinyStories from the Hub and writes 16,054 training and 3,613 validation stories as `train.parquet`
+and `validation.parquet`. Validation stories that share a run of 20 words with a training story are left out.
 """
 
 import argparse

@@ -21,8 +21,8 @@ def recipe_reference() -> str:
     lines = [
         "# Recipe reference",
         "",
-        "A recipe is one YAML file; `tinystories train RECIPE --key value` overrides a key. The section `model` takes the "
-        "fields of `TinyLlamaConfig` ([Python API](api.md#model)), the section `trainer` those of transformers' "
+        "A recipe is one YAML file; `tinystories train RECIPE --key value` overrides a key. The section `model` takes "
+        "the fields of `TinyLlamaConfig` ([Python API](api.md#model)), the section `trainer` those of transformers' "
         "[`TrainingArguments`](https://huggingface.co/docs/transformers/main_classes/trainer#transformers.TrainingArguments).",
         "",
         "| key | type | default | meaning |",
