@@ -27,8 +27,8 @@ from figures import describe_machine, keep, median_ratio
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, LogitsProcessorList, PreTrainedModel
 
 from modeling_tinyllama import TinyLlamaConfig, TinyLlamaForCausalLM
-from tinystories.generation.generate import load_model
 from tinystories.generation.native import accelerate
+from tinystories.runs.loading import load_model
 from tinystories.sizes import SIZES
 from tinystories.utils.console import print_any_character
 

@@ -30,11 +30,12 @@ from transformers.utils import logging
 from untrained import untrained_run
 
 from tinystories.export.gguf import export_gguf
-from tinystories.generation.generate import load_model, preset_config
+from tinystories.generation.generate import preset_config
 from tinystories.generation.llamacpp import LlamaCpp, require_package, story_settings
 from tinystories.generation.native import accelerate
 from tinystories.generation.presets import GGUF_DTYPES
 from tinystories.generation.prompts import encode_prompt
+from tinystories.runs.loading import load_model
 from tinystories.sizes import SIZES
 from tinystories.utils.console import print_any_character
 from tinystories.utils.errors import UserError

@@ -40,7 +40,8 @@ from transformers import GenerationConfig
 from untrained import untrained_run
 
 from tinystories.generation.batch import PROMPTS
-from tinystories.generation.generate import generating_as, load_model, preset_config
+from tinystories.generation.generate import generating_as, preset_config
+from tinystories.runs.loading import load_model
 from tinystories.sizes import SIZES
 from tinystories.utils.console import print_any_character
 

@@ -6,7 +6,8 @@ import torch
 
 from modeling_tinyllama import TinyLlamaConfig, TinyLlamaForCausalLM
 from tinystories.data.synthetic import sample_stories
-from tinystories.generation.generate import load_tokenizer, preset_config
+from tinystories.generation.generate import preset_config
+from tinystories.runs.loading import load_tokenizer
 from tinystories.sizes import SIZES
 from tinystories.tokenization import train_bpe
 

@@ -389,7 +389,7 @@ def _tokenizer(options: argparse.Namespace, _: list[str]) -> None:
     from tinystories.tokenization import cut_to_top_k, tokenizer_report, train_bpe
 
     from .data.corpus import load_texts
-    from .generation.generate import load_tokenizer
+    from .runs.loading import load_tokenizer
 
     whole = load_tokenizer(options.top_k_of) if options.top_k_of else None
     reading = _reading_options(options)
@@ -441,7 +441,8 @@ def _by_transformers(options: argparse.Namespace, settings: dict) -> str:
     from .generation.presets import check_dtype
 
     check_dtype(options.dtype)
-    from .generation.generate import load_model, tell_story
+    from .generation.generate import tell_story
+    from .runs.loading import load_model
 
     model, tokenizer = load_model(options.model, options.dtype)
     return tell_story(model, tokenizer, options.prompt, **settings)

@@ -33,7 +33,7 @@ def tokens_in(finding):
 
 def counted(folder, rows, tokenizer_of=None):
     """What so many rows of the run hold on average, counted from its own data."""
-    from tinystories.generation.generate import load_tokenizer
+    from tinystories.runs.loading import load_tokenizer
 
     recipe = load_recipe(folder / "recipe.yaml")
     packed, _ = pack_corpus(recipe_corpus(recipe), load_tokenizer(str(folder)), recipe, 42)
@@ -161,7 +161,7 @@ def test_a_stream_has_tokens_and_no_epochs(recipe):
 def counted_stream(run):
     found = load_recipe(run / "recipe.yaml")
     found.streaming = False
-    from tinystories.generation.generate import load_tokenizer
+    from tinystories.runs.loading import load_tokenizer
 
     packed, _ = pack_corpus(recipe_corpus(found), load_tokenizer(str(run)), found, 42)
     return 6 * 2 * 4 * packed.tokens_per_row

@@ -35,7 +35,7 @@ from tinystories.evaluation.likelihood import bits_per_byte, score_stories
 from tinystories.evaluation.report import html_report, report_folder, terminal_table, write_report
 from tinystories.evaluation.text_statistics import longest_copied_runs, slice_words, vocabulary, words
 from tinystories.generation.batch import PROMPTS
-from tinystories.generation.generate import load_model
+from tinystories.runs.loading import load_model
 from tinystories.tokenization import train_bpe
 from tinystories.utils.errors import UserError
 

@@ -19,7 +19,7 @@ from tinystories.data.synthetic import sample_stories
 from tinystories.export import gguf as ours
 from tinystories.export.gguf import export_gguf
 from tinystories.export.import_model import import_model
-from tinystories.generation.generate import load_model
+from tinystories.runs.loading import load_model
 from tinystories.tokenization import PreTrainedTokenizerFast
 from tinystories.utils.errors import UserError
 

@@ -16,7 +16,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Genera
 from tinystories.cli import main
 from tinystories.export import onnx as ours
 from tinystories.export.onnx import export_onnx
-from tinystories.generation.generate import load_model
+from tinystories.runs.loading import load_model
 from tinystories.tokenization import PreTrainedTokenizerFast
 from tinystories.utils.errors import UserError
 

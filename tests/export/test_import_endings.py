@@ -14,7 +14,8 @@ from tinystories.data.packing import PackedStories, tokenize_stories
 from tinystories.export.import_model import import_model
 from tinystories.export.sentencepiece import load_llama2c_tokenizer
 from tinystories.export.stock import export_stock
-from tinystories.generation.generate import load_model, stop_ids
+from tinystories.generation.generate import stop_ids
+from tinystories.runs.loading import load_model
 from tinystories.tokenization import PreTrainedTokenizerFast
 
 

@@ -23,7 +23,8 @@ from tinystories.data.synthetic import sample_stories
 from tinystories.generation import batch as storytelling
 from tinystories.generation import generate as decoding
 from tinystories.generation.batch import ARTICLE_FOLLOWS, PROMPTS, tell_stories
-from tinystories.generation.generate import GREEDY, PRESETS, load_model, post_process, preset_config, tell_story
+from tinystories.generation.generate import GREEDY, PRESETS, post_process, preset_config, tell_story
+from tinystories.runs.loading import load_model
 from tinystories.utils.errors import UserError
 
 

@@ -13,9 +13,9 @@ import torch
 
 from tinystories.cli import main
 from tinystories.generation import generate as decoding
-from tinystories.generation.generate import load_model
 from tinystories.generation.llamacpp import LlamaCpp, gguf_file, story_settings, tell_story
 from tinystories.generation.presets import PRESETS
+from tinystories.runs.loading import load_model
 from tinystories.utils.errors import UserError
 
 

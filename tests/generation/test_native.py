@@ -722,7 +722,8 @@ def test_top_p_seldom_needs_torch(monkeypatch):
 
 def test_stories_are_told_fast_and_the_model_is_left_as_it_was(tiny_run, ordinary_calls):
     from tinystories.generation.batch import tell_stories
-    from tinystories.generation.generate import load_model, tell_story
+    from tinystories.generation.generate import tell_story
+    from tinystories.runs.loading import load_model
 
     model, tokenizer = load_model(str(tiny_run))
     model.to("cpu")
@@ -739,7 +740,8 @@ def test_stories_are_told_fast_and_the_model_is_left_as_it_was(tiny_run, ordinar
 
 def test_int8_weights_are_an_option(tiny_run, tmp_path, capsys):
     from tinystories.cli import main
-    from tinystories.generation.generate import load_model, tell_story
+    from tinystories.generation.generate import tell_story
+    from tinystories.runs.loading import load_model
 
     command = ["generate", str(tiny_run), "Once upon a time", "--preset", "greedy", "--max-new-tokens", "12"]
     assert main([*command, "--dtype", "int8"]) == 0

@@ -10,8 +10,9 @@ from transformers import AutoTokenizer, LlamaTokenizer, PreTrainedTokenizerFast
 from tinystories.checks.text import check_prompt_ends
 from tinystories.evaluation.likelihood import start_tokens
 from tinystories.generation.batch import tell_stories
-from tinystories.generation.generate import load_model, load_tokenizer, tell_story
+from tinystories.generation.generate import tell_story
 from tinystories.generation.prompts import added_tokens, encode_prompt, keep_prompts_open
+from tinystories.runs.loading import load_model, load_tokenizer
 from tinystories.tokenization import train_bpe
 from tinystories.utils.errors import UserError
 

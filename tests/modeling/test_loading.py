@@ -67,7 +67,8 @@ print(json.dumps([*texts, [story[0]["generated_text"] for story in batch]]))
 def test_pipeline_draws_what_the_balanced_preset_draws(tiny_run):
     from transformers import pipeline, set_seed
 
-    from tinystories.generation.generate import load_model, tell_story
+    from tinystories.generation.generate import tell_story
+    from tinystories.runs.loading import load_model
 
     storyteller = pipeline("text-generation", model=str(tiny_run))
     set_seed(3)

@@ -31,7 +31,8 @@ for package in ("fastapi", "limits", "uvicorn"):
 from test_server_engine import make_slow
 
 from tinystories.cli import main
-from tinystories.generation.generate import load_model, post_process, tell_story
+from tinystories.generation.generate import post_process, tell_story
+from tinystories.runs.loading import load_model
 from tinystories.serving.app import create_app
 from tinystories.serving.engine import Engine, Order
 from tinystories.serving.requests import Stories

@@ -12,8 +12,9 @@ import torch
 from helpers import random_ids, sharpen, tiny_model
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
-from tinystories.generation.generate import GREEDY, PRESETS, generating_as, load_model, preset_config, tell_story
+from tinystories.generation.generate import GREEDY, PRESETS, generating_as, preset_config, tell_story
 from tinystories.generation.native import accelerate
+from tinystories.runs.loading import load_model
 from tinystories.serving import batch as batches
 from tinystories.serving import sampling
 from tinystories.serving.batch import StoryBatch

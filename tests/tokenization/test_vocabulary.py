@@ -16,8 +16,9 @@ from tinystories.data.packing import PackedStories, encode_stories, tokenize_sto
 from tinystories.evaluation.likelihood import score_stories
 from tinystories.evaluation.token_classes import ARTICLE, TokenKinds
 from tinystories.export.stock import export_stock
-from tinystories.generation.generate import load_model, tell_story
+from tinystories.generation.generate import tell_story
 from tinystories.hub.release import load_run
+from tinystories.runs.loading import load_model
 from tinystories.serving.serve import load
 from tinystories.serving.settings import Settings
 from tinystories.tokenization import train_bpe, vocabulary_size

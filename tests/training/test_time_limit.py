@@ -9,8 +9,8 @@ from transformers import TrainingArguments
 from tinystories.checks.examine import _log_findings
 from tinystories.checks.log import read_log
 from tinystories.commands.train import train
-from tinystories.generation.generate import load_model
 from tinystories.recipe import load_recipe
+from tinystories.runs.loading import load_model
 from tinystories.training.build import training_arguments
 from tinystories.training.lr_schedules import timed_schedule
 from tinystories.training.time_limit import TimeLimit

@@ -21,8 +21,8 @@ from transformers import TrainingArguments
 from tinystories.commands.train import train
 from tinystories.data.corpus import recipe_corpus
 from tinystories.evaluation.token_classes import ARTICLE, FUNCTION_WORD, OTHER, TokenKinds, kind_of_word
-from tinystories.generation.generate import load_model
 from tinystories.recipe import build_recipe, load_recipe
+from tinystories.runs.loading import load_model
 from tinystories.sizes import SIZES
 from tinystories.training.build import pack_corpus, story_trainer, training_arguments
 from tinystories.training.callbacks import EMACallback

@@ -34,8 +34,8 @@ from tinystories.tokenization import train_bpe
 
 from ..data.corpus import Corpus, load_corpus, recipe_corpus
 from ..data.sources import may_hold_stories
-from ..generation.generate import load_model, load_tokenizer
 from ..recipe import Recipe, load_recipe
+from ..runs.loading import load_model, load_tokenizer
 from ..training import build as training
 from ..training.lr_schedules import schedule
 from ..utils.errors import UserError, first_line

@@ -41,7 +41,8 @@ def train(recipe: Recipe) -> Path:
 
     from ..checks.preflight import check_resources, fitting_prompts, rehearse
     from ..data.corpus import recipe_corpus
-    from ..generation.generate import check_preset, load_model, load_tokenizer, preset_config, tell_story
+    from ..generation.generate import check_preset, preset_config, tell_story
+    from ..runs.loading import load_model, load_tokenizer
     from ..training import build
     from ..training.arguments import training_arguments
 

@@ -45,11 +45,12 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from .. import __version__
 from ..data.corpus import load_texts, recipe_corpus
 from ..generation.batch import PROMPTS, Told, tell_stories
-from ..generation.generate import PRESETS, check_preset, load_model, post_process
+from ..generation.generate import PRESETS, check_preset, post_process
 from ..generation.presets import preset_of
 from ..generation.prompts import encode_prompt
 from ..recipe import Recipe, load_recipe
 from ..runs.checkpoints import STATE
+from ..runs.loading import load_model
 from ..utils.errors import UserError, first_line
 from .judge import Judge, JudgeReport, judge_stories
 from .likelihood import bits_per_byte, model_context, score_stories

@@ -26,7 +26,8 @@ from tinystories.tokenization import PreTrainedTokenizerFast, vocabulary_size
 
 from ..data.synthetic import sample_stories
 from ..evaluation.prediction_offset import loss_ahead
-from ..generation.generate import load_tokenizer, preset_config
+from ..generation.generate import preset_config
+from ..runs.loading import load_tokenizer
 from ..utils.errors import UserError
 from .llama2c import KINDS, Header, load_llama2c, read_header
 from .sentencepiece import alternative_to, end_with, find_piece_tokenizer, load_piece_tokenizer

@@ -44,7 +44,7 @@ from transformers import (
 from modeling_tinyllama import TinyLlamaConfig, TinyLlamaForCausalLM
 from tinystories.tokenization import vocabulary_size
 
-from ..generation.generate import load_model
+from ..runs.loading import load_model
 from ..utils.errors import UserError, first_line
 
 

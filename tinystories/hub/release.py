@@ -37,8 +37,9 @@ from tinystories.tokenization import vocabulary_size
 
 from ..export.stock import STORY, export_stock, target_of
 from ..generation.batch import PROMPTS
-from ..generation.generate import PRESETS, load_tokenizer, preset_config, tell_story
+from ..generation.generate import PRESETS, preset_config, tell_story
 from ..generation.prompts import encode_prompt
+from ..runs.loading import load_tokenizer
 from ..runs.metadata import Facts, read_facts
 from ..runs.run_folder import refuse_file
 from ..utils.errors import UserError, first_line

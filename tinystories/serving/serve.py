@@ -15,7 +15,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from tinystories.tokenization import vocabulary_size
 
-from ..generation.generate import load_model, load_tokenizer
+from ..runs.loading import load_model, load_tokenizer
 from ..runs.run_folder import refuse_file
 from ..utils.errors import UserError, first_line
 from .app import create_app

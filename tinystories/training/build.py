@@ -21,10 +21,10 @@ from ..data.corpus import Corpus
 from ..data.packing import PackedStories, tokenize_stories
 from ..data.streaming import PackedStream
 from ..evaluation.token_classes import TokenKinds
-from ..generation.generate import load_tokenizer
 from ..generation.prompts import keep_prompts_open
 from ..recipe import Recipe, load_recipe
 from ..runs import checkpoints
+from ..runs.loading import load_tokenizer
 from ..utils.errors import UserError
 from ..utils.hardware import describe_hardware
 from .arguments import TRAINER_DEFAULTS, reports, training_arguments, user_errors  # noqa: F401

@@ -1,0 +1,71 @@
+"""Load a model and its tokenizer from a run folder or the Hub."""
+
+from pathlib import Path
+
+import torch
+import transformers
+from safetensors import SafetensorError
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from tinystories.tokenization import PreTrainedTokenizerFast
+
+from ..generation.native import accelerate_or_refuse
+from ..generation.presets import check_dtype
+from ..generation.prompts import keep_prompts_open
+from ..utils.errors import UserError, first_line
+from .run_folder import require_run
+
+
+def load_model(path: str, dtype: str | None = None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A causal language model and its tokenizer from a run folder or the Hub, ready to tell stories.
+
+    Args:
+        dtype: of the weights: as they were saved, or "int8", with which a CPU computes faster.
+
+    Raises:
+        UserError: where there is no such model, or it cannot be had with these weights.
+    """
+    import modeling_tinyllama  # noqa: F401  registers the architecture
+
+    check_dtype(dtype)
+    require_run(path)
+    tokenizer = load_tokenizer(path)
+    try:
+        model = AutoModelForCausalLM.from_pretrained(path)
+    except (OSError, ValueError, SafetensorError) as error:
+        raise UserError(f"The model in {path} cannot be loaded: {first_line(error)}.") from None
+    if dtype == "int8":
+        try:
+            return accelerate_or_refuse(model.eval(), dtype), tokenizer
+        except UserError as reason:
+            raise UserError(f"--dtype int8 cannot be had: {reason}.") from None
+    return model.to(_device()).eval(), tokenizer
+
+
+def load_tokenizer(path: str, *, as_saved: bool = False) -> PreTrainedTokenizerBase:
+    """The tokenizer in a folder or on the Hub, of a class that saves what every tool can read.
+
+    One that appends an end-of-text token to every text is changed, so that a prompt stays open (see `prompts.py`),
+    unless it is wanted `as_saved`.
+
+    Raises:
+        UserError: where there is none.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path)
+        if type(tokenizer) is transformers.PreTrainedTokenizerFast:
+            tokenizer = PreTrainedTokenizerFast.from_pretrained(path)
+    except (OSError, ValueError) as error:
+        where = f"The tokenizer in {path} cannot be loaded"
+        if not Path(path).exists():
+            where = f"There is no folder {path}, and no tokenizer of that name can be had from the Hub"
+        raise UserError(f"{where}: {first_line(error)}.") from None
+    if not as_saved:
+        keep_prompts_open(tokenizer)
+    return tokenizer
+
+
+def _device() -> str:
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
