@@ -502,7 +502,7 @@ def test_what_is_cleaned_has_no_fault_and_stays_as_it_is():
     stories = corrupted(1_500)
     assert len(check_quality(stories, progress=False).faults) == len(FAULTS) - 1  # none is empty
     once, counts = cleaned(*stories)
-    assert 300 < len(once) < 1_400 and len(counts["mended"]) == len(quality.mending.MENDING) + 1
+    assert 300 < len(once) < 1_400 and len(counts["mended"]) == len(quality.repair.MENDING) + 1
     report = check_quality(once, progress=False)
     assert not report.faults and not {finding.kind for finding in report.findings} & {*DROPPED, "spaces"}
     twice, counts = cleaned(*once)

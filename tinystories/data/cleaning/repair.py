@@ -3,7 +3,7 @@
 import html
 import re
 
-from .mojibake import mend_mojibake
+from .mojibake import repair_mojibake
 from .rules import CONTROL, DIRECTION, ENTITY, INVISIBLE, LINE_BREAK, ODD_SPACES, RIGHT_TO_LEFT, is_entity
 
 
@@ -39,7 +39,7 @@ def gap(match: re.Match) -> str:
 
 MENDING = {
     "html_entities": _mend_entities,
-    "mojibake": mend_mojibake,
+    "mojibake": repair_mojibake,
     "control_characters": _mend_controls,
     "invisible_characters": _mend_invisible,
     "backslashes": _mend_backslashes,
