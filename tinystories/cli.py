@@ -552,7 +552,7 @@ def _doctor(options: argparse.Namespace, _: list[str]) -> int:
         for split, counts in cleaned.items():
             print(
                 f"{options.clean}, {split}: {counts['kept']:,} of {counts['stories']:,} stories kept; "
-                f"fixed {counts['mended'] or 'none'}, dropped {counts['dropped'] or 'none'}",
+                f"fixed {counts['repaired'] or 'none'}, dropped {counts['dropped'] or 'none'}",
                 file=sys.stderr if options.json else sys.stdout,
             )
     findings = examine(

@@ -7,7 +7,7 @@ import pytest
 from datasets import Dataset, load_dataset
 
 from tinystories.data import cleaning as quality
-from tinystories.data.cleaning import DROPPED, FAULTS, KINDS, check_quality, clean_stories, refuse, write_clean
+from tinystories.data.cleaning import DROPPED, ERRORS, KINDS, check_quality, clean_stories, write_clean
 from tinystories.data.corpus import Corpus, load_corpus, load_texts
 from tinystories.data.synthetic import sample_stories
 from tinystories.utils.errors import UserError
@@ -191,36 +191,36 @@ def cleaned(*stories, **options):
     return left["text"][:], counts
 
 
-def test_the_tables_here_leave_out_no_kind():
+def test_every_kind_has_examples():
     assert set(HAS) | {"duplicates", "near_duplicates"} == set(KINDS)
     assert not kinds(PLAIN)
 
 
-def test_a_story_that_breaks_off_before_speech():
+def test_a_story_cut_off_before_speech():
     assert kinds(PLAIN + ' "No," she said. "Oh," he said, "') == {"unfinished", "odd_quotes"}
     assert kinds(PLAIN + " “No,” she said. Oh, he said, “") == {"unfinished", "odd_quotes"}
 
 
 @pytest.mark.parametrize(("kind", "story"), [(kind, story) for kind in HAS for story in HAS[kind]])
-def test_a_story_has_what_it_has_and_nothing_else(kind, story):
+def test_each_example_has_its_kind_and_no_other(kind, story):
     assert kinds(story) == {kind}
 
 
 @pytest.mark.parametrize("story", NEAR_MISSES)
-def test_real_text_is_not_suspected(story):
+def test_correct_text_has_no_findings(story):
     assert not kinds(story)
 
 
 def test_the_sample_corpus_has_nothing_above_info():
     corpus = load_corpus("sample", max_stories=500)
     report = check_quality(corpus.train, progress=False)
-    assert report.stories == 500 and not report.faults and not report.warnings
+    assert report.stories == 500 and not report.errors and not report.warnings
     left, counts = clean_stories(corpus.train, progress=False)
     assert left["text"][:] == corpus.train["text"][:]
-    assert counts == {"stories": 500, "parted": 0, "kept": 500, "mended": {}, "dropped": {}}
+    assert counts == {"stories": 500, "split": 0, "kept": 500, "repaired": {}, "dropped": {}}
 
 
-def test_names_of_a_tokenizer_of_ones_own():
+def test_special_tokens_of_a_custom_tokenizer():
     story = STORY.format("It was ~EOS~ red.")
     assert not kinds(story)
     assert kinds(story, special_tokens=["~EOS~", ""]) == {"special_tokens"}
@@ -240,7 +240,7 @@ def as_latin(text):
     return text.encode().decode("latin-1")
 
 
-READ_WRONGLY = {
+WRONG_DECODINGS = {
     "windows": as_windows,
     "latin": as_latin,
     "twice": lambda text: as_windows(as_windows(text)),
@@ -254,20 +254,20 @@ TEXTS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("read", READ_WRONGLY.values(), ids=READ_WRONGLY)
+@pytest.mark.parametrize("read", WRONG_DECODINGS.values(), ids=WRONG_DECODINGS)
 @pytest.mark.parametrize("text", TEXTS)
-def test_what_was_read_wrongly_is_found_and_restored(text, read):
+def test_mojibake_is_found_and_repaired(text, read):
     story = STORY.format(text)
     assert "mojibake" not in kinds(story)
     assert "mojibake" in kinds(STORY.format(read(text)))
     assert cleaned(STORY.format(read(text)), drop=())[0] == cleaned(story, drop=())[0]
 
 
-def test_mojibake_beside_true_text_leaves_that_as_it_is():
+def test_repairing_mojibake_keeps_correct_text_beside_it():
     assert cleaned(STORY.format("“Itâ€™s a café…” "))[0] == [STORY.format("“It’s a café…”")]
 
 
-def test_a_closing_quote_that_lost_a_byte_is_restored_only_where_one_is_open():
+def test_a_truncated_closing_quote_is_repaired_only_if_one_is_open():
     assert cleaned(STORY.format("“Let’s eatâ€. â€œYes!â€ he said."))[0] == [
         STORY.format("“Let’s eat”. “Yes!” he said.")
     ]
@@ -288,8 +288,8 @@ def test_the_report_counts_stories_and_shows_where():
         "\x00" + PLAIN,
     ]
     report = check_quality(stories, progress=False)
-    control, invisible = report.faults
-    assert (control.kind, control.count, control.share) == ("control_characters", 4, 0.5)
+    control, invisible = report.errors
+    assert (control.kind, control.count, control.fraction) == ("control_characters", 4, 0.5)
     assert (invisible.kind, invisible.count) == ("invisible_characters", 1)
     assert [example.story for example in control.examples] == [1, 2, 6]
     assert r"A\x00 \u200bB" in control.examples[0].excerpt and control.examples[0].excerpt.startswith("...")
@@ -308,20 +308,20 @@ def test_the_report_counts_stories_and_shows_where():
     assert plain["findings"][0]["examples"][0] == {"story": 1, "excerpt": control.examples[0].excerpt}
 
 
-def test_a_share_too_small_to_show_is_not_shown_as_none():
+def test_a_very_small_fraction_is_not_shown_as_zero():
     report = check_quality(iter([*numbered(30_000), ""]), progress=False)
-    assert report.faults[0].examples == [quality.Example(30_000, "")] and "<0.01 %" in str(report)
+    assert report.errors[0].examples == [quality.Example(30_000, "")] and "<0.01 %" in str(report)
 
 
-def test_a_limit_keeps_the_first_and_says_so():
+def test_a_limit_checks_the_first_stories_and_is_reported():
     stories = [*numbered(5), ""]
     report = check_quality(stories, limit=5, progress=False)
     assert not report.findings and "the first of 6" in str(report) and "fit to train on" in str(report)
-    assert check_quality(stories, limit=6, progress=False).faults
+    assert check_quality(stories, limit=6, progress=False).errors
     assert check_quality(stories, limit=99, progress=False).stories == 6
 
 
-def test_sources_of_every_kind_give_the_same_report(tmp_path):
+def test_lists_datasets_and_streams_give_the_same_report(tmp_path):
     stories = [*numbered(1_200), *HAS["html"], *numbered(10), "", *HAS["mojibake"]]
     dataset = Dataset.from_dict({"text": stories, "n": list(range(len(stories)))})
     expected = check_quality(stories, progress=False).as_dict()
@@ -330,7 +330,7 @@ def test_sources_of_every_kind_give_the_same_report(tmp_path):
         assert check_quality(source, progress=False).as_dict() == {**expected, "total": None}
 
 
-def test_what_cannot_be_checked_is_refused():
+def test_invalid_input_is_an_error():
     for wrong in PLAIN, [b"bytes"], [PLAIN, 7], [], Dataset.from_dict({"story": [PLAIN]}):
         with pytest.raises(UserError):
             check_quality(wrong, progress=False)
@@ -338,15 +338,6 @@ def test_what_cannot_be_checked_is_refused():
         check_quality([PLAIN], limit=0)
     with pytest.raises(UserError, match="special_tokens"):
         check_quality([PLAIN], special_tokens="<x>")
-
-
-def test_refuse_is_for_faults_and_one_line():
-    refuse(check_quality([PLAIN, PLAIN, "Too short."], progress=False), "mend it")
-    report = check_quality([PLAIN, *HAS["html"][:2], ""], progress=False)
-    with pytest.raises(UserError) as refused:
-        refuse(report, "mend it")
-    message = str(refused.value)
-    assert "html in 2" in message and "empty in 1" in message and "`mend it`" in message and "\n" not in message
 
 
 # Duplicates
@@ -376,9 +367,9 @@ def test_curly_apostrophes_and_accents_in_duplicates():
     assert not kinds(*among("It was in a café.", "It was in a cafe."))
 
 
-def test_the_set_of_digests_is_a_set_in_8_bytes():
+def test_the_digest_set_takes_8_bytes_per_digest():
     generator = np.random.default_rng(0)
-    seen, known = quality.duplicates.Seen(), set()
+    seen, known = quality.duplicates.DigestSet(), set()
     for size in generator.integers(1, 900, 200):
         digests = generator.integers(0, 60_000, size).astype("<u8")
         expected = []
@@ -421,37 +412,37 @@ def test_memory_does_not_grow_with_the_text():
         ("It was AT&T; it was 3 < 5…", "It was AT&T; it was 3 < 5…"),
     ],
 )
-def test_mending(dirty, clean):
+def test_repairs(dirty, clean):
     stories, counts = cleaned(STORY.format(dirty))
     assert stories == [STORY.format(clean)]
-    assert bool(counts["mended"]) == (dirty != clean)
-    assert not {*kinds(*stories)} & {*FAULTS}
+    assert bool(counts["repaired"]) == (dirty != clean)
+    assert not {*kinds(*stories)} & {*ERRORS}
 
 
-def test_an_end_of_text_inside_parts_stories():
+def test_an_end_of_text_inside_a_story_splits_it():
     stories = numbered(3)
     joined = "<|endoftext|>".join(["", *stories, "\n"])
     kept, counts = cleaned(joined, "<|endoftext|>", PLAIN)
     assert kept == [*stories, PLAIN]
-    assert counts["stories"] == 3 and counts["parted"] == 2 and counts["kept"] == 4
-    assert counts["dropped"] == {"empty": 1} and counts["mended"] == {"special_tokens": 2, "spaces": 1}
+    assert counts["stories"] == 3 and counts["split"] == 2 and counts["kept"] == 4
+    assert counts["dropped"] == {"empty": 1} and counts["repaired"] == {"special_tokens": 2, "spaces": 1}
 
 
-@pytest.mark.parametrize("kind", [*FAULTS, *(kind for kind in KINDS if KINDS[kind].severity == "warning")])
-def test_each_kind_is_mended_or_dropped_and_counted(kind):
+@pytest.mark.parametrize("kind", [*ERRORS, *(kind for kind in KINDS if KINDS[kind].severity == "warning")])
+def test_each_kind_is_repaired_or_dropped_and_counted(kind):
     stories = HAS.get(kind) or [PLAIN, PLAIN if kind == "duplicates" else PLAIN.upper()]
     kept, counts = cleaned(*stories, *numbered(1))
     dropped = sum(counts["dropped"].values())
-    assert counts["stories"] == len(stories) + 1 == len(kept) + dropped - counts["parted"]
+    assert counts["stories"] == len(stories) + 1 == len(kept) + dropped - counts["split"]
     left = check_quality(kept, progress=False)
-    assert not left.faults and not {finding.kind for finding in left.findings} & {*DROPPED, "spaces"}
-    if kind in (*FAULTS, *DROPPED):
-        assert counts["mended"].get(kind, 0) + counts["dropped"].get(kind, 0) > 0
+    assert not left.errors and not {finding.kind for finding in left.findings} & {*DROPPED, "spaces"}
+    if kind in (*ERRORS, *DROPPED):
+        assert counts["repaired"].get(kind, 0) + counts["dropped"].get(kind, 0) > 0
     else:
         assert kept == [*stories, *numbered(1)]
 
 
-def test_warnings_are_dropped_as_asked_and_faults_always():
+def test_chosen_warnings_are_dropped_and_errors_always():
     stories = [PLAIN, PLAIN, "Too short.", SPANISH, STORY.format("<b>red</b>")]
     assert cleaned(*stories, drop=())[0] == stories[:4]
     assert cleaned(*stories, drop=["not_english", "duplicates"])[0] == [PLAIN, "Too short."]
@@ -460,7 +451,7 @@ def test_warnings_are_dropped_as_asked_and_faults_always():
             clean_stories(stories, drop=wrong)
 
 
-def test_no_story_left_is_an_error_that_says_why():
+def test_no_story_left_is_an_error_with_the_reason():
     with pytest.raises(UserError, match=r"very_short 1.*html|html 1.*very_short 1"):
         cleaned("Too short.", STORY.format("<b>red</b>"))
     with pytest.raises(UserError):
@@ -498,15 +489,15 @@ def corrupted(count, seed=0):
     return stories
 
 
-def test_what_is_cleaned_has_no_fault_and_stays_as_it_is():
+def test_cleaned_stories_have_no_errors_and_cleaning_again_changes_nothing():
     stories = corrupted(1_500)
-    assert len(check_quality(stories, progress=False).faults) == len(FAULTS) - 1  # none is empty
+    assert len(check_quality(stories, progress=False).errors) == len(ERRORS) - 1  # none is empty
     once, counts = cleaned(*stories)
-    assert 300 < len(once) < 1_400 and len(counts["mended"]) == len(quality.repair.MENDING) + 1
+    assert 300 < len(once) < 1_400 and len(counts["repaired"]) == len(quality.clean.REPAIRS) + 1
     report = check_quality(once, progress=False)
-    assert not report.faults and not {finding.kind for finding in report.findings} & {*DROPPED, "spaces"}
+    assert not report.errors and not {finding.kind for finding in report.findings} & {*DROPPED, "spaces"}
     twice, counts = cleaned(*once)
-    assert twice == once and not counts["mended"] and not counts["dropped"] and not counts["parted"]
+    assert twice == once and not counts["repaired"] and not counts["dropped"] and not counts["split"]
 
 
 def test_a_dataset_on_disk_stays_on_disk_and_is_counted_each_time(tmp_path):
@@ -533,7 +524,7 @@ def test_a_written_file_is_read_back(name, tmp_path):
     counts = write_clean(Dataset.from_dict({"text": stories}), out)
     kept = load_texts(str(out), cache_dir=str(tmp_path / "cache"))["text"][:]
     assert len(kept) == counts["kept"] and kept[-1] == STORY.format("“It’s…” 😀\n\nŠtěpán.")
-    assert not check_quality(kept, progress=False).faults
+    assert not check_quality(kept, progress=False).errors
     assert [path.name for path in out.parent.iterdir()] == [name]
 
 
@@ -553,7 +544,7 @@ def test_a_written_corpus_is_read_back_with_its_splits(streaming, tmp_path):
     counts = write_clean(corpus, out, progress=False)
     assert counts["validation"]["dropped"] == {"html": 1}
     assert counts["train"] == {
-        "stories": 1_203, "parted": 0, "kept": 1_200, "mended": {"html_entities": 1, "spaces": 1},
+        "stories": 1_203, "split": 0, "kept": 1_200, "repaired": {"html_entities": 1, "spaces": 1},
         "dropped": {"very_short": 1, "duplicates": 2},
     }  # fmt: skip
     back = load_corpus(str(out), cache_dir=str(tmp_path / "cache"))
@@ -562,19 +553,19 @@ def test_a_written_corpus_is_read_back_with_its_splits(streaming, tmp_path):
 
 
 @pytest.mark.parametrize("end", ["\r\n", "\r", "\u2028"])
-def test_line_ends_of_a_file_are_nothing_to_clean(end, tmp_path):
+def test_line_ends_of_a_file_need_no_cleaning(end, tmp_path):
     stories = [story.replace(". ", f".{end}") for story in numbered(80)]
     assert any(end in story for story in stories)
     source = tmp_path / "a.jsonl"
     source.write_text("".join(json.dumps({"text": story}) + "\n" for story in stories), "utf-8")
     corpus = load_corpus(str(source), cache_dir=str(tmp_path / "cache"))
     counts = write_clean(corpus, tmp_path / "out", progress=False)
-    assert not counts["train"]["mended"] and not counts["validation"]["mended"]
+    assert not counts["train"]["repaired"] and not counts["validation"]["repaired"]
     found = check_quality(corpus.train, progress=False)
     assert "spaces" not in {finding.kind for finding in found.findings}
 
 
-def test_what_is_there_is_not_overwritten(tmp_path):
+def test_existing_files_are_not_overwritten(tmp_path):
     corpus = Corpus(Dataset.from_dict({"text": numbered(3)}), Dataset.from_dict({"text": [PLAIN]}), "mine", "0")
     (tmp_path / "clean").mkdir()
     mine = tmp_path / "clean" / "mine.txt"
@@ -597,7 +588,7 @@ def test_what_is_there_is_not_overwritten(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["clean.jsonl", "clean.parquet"])
-def test_half_a_file_is_never_left(name, tmp_path):
+def test_no_partial_file_is_left(name, tmp_path):
     def breaking_off():
         yield from numbered(2_500)
         raise RuntimeError("the source broke")
@@ -609,11 +600,11 @@ def test_half_a_file_is_never_left(name, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_disk_that_refuses_is_one_line(tmp_path, monkeypatch):
+def test_a_full_disk_is_a_one_line_error(tmp_path, monkeypatch):
     def full(self, target):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(quality.cleaning.Path, "rename", full)
+    monkeypatch.setattr(quality.clean.Path, "rename", full)
     with pytest.raises(UserError, match="No space left"):
         write_clean(numbered(3), tmp_path / "clean.jsonl", progress=False)
     assert not list(tmp_path.iterdir())

@@ -17,7 +17,7 @@ import re
 import unicodedata
 from collections import Counter
 
-from ..data.cleaning.reading import excerpt
+from ..data.cleaning import excerpt
 from ..evaluation.text_statistics import count_articles, words
 from .findings import Finding
 

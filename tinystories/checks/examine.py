@@ -124,7 +124,7 @@ def _joined(cleaned: dict | None) -> dict | None:
     if cleaned is None:
         return None
     total = {"stories": sum(counts["stories"] for counts in cleaned.values())}
-    for what in ("mended", "dropped"):
+    for what in ("repaired", "dropped"):
         total[what] = dict(sum((Counter(counts[what]) for counts in cleaned.values()), Counter()))
     return total
 

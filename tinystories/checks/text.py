@@ -230,17 +230,17 @@ def quality_findings(
         finding.kind: finding for finding in check_quality(stories, special_tokens=special, progress=False).findings
     }
     changes = count_changes(stories, special_tokens=special)
-    whole = cleaned or {"stories": 0, "mended": {}, "dropped": {}}
+    whole = cleaned or {"stories": 0, "repaired": {}, "dropped": {}}
     findings = []
     for kind, about in KINDS.items():
         seen = found.get(kind)
-        changed = changes["mended"].get(kind, 0) + changes["dropped"].get(kind, 0)
-        changed_in_all = whole["mended"].get(kind, 0) + whole["dropped"].get(kind, 0)
+        changed = changes["repaired"].get(kind, 0) + changes["dropped"].get(kind, 0)
+        changed_in_all = whole["repaired"].get(kind, 0) + whole["dropped"].get(kind, 0)
         if not (changed or changed_in_all or (seen is not None and about.severity != "info")):
             continue
         count = max(changed, seen.count if seen is not None else 0)
         share = count / len(stories)
-        error = about.severity == "fault" or strict or (kind in DAMAGE and share > DAMAGED)
+        error = about.severity == "error" or strict or (kind in DAMAGE and share > DAMAGED)
         evidence = f"{count:,} of {len(stories):,} stories ({share:.2%})"
         if of is not None and of > len(stories):
             evidence += f", a sample of {of:,}"
@@ -257,7 +257,7 @@ def quality_findings(
 
 
 def _changes(counts: dict, kind: str, fixes: str, drops: str) -> str:
-    changed = {fixes: counts["mended"].get(kind, 0), drops: counts["dropped"].get(kind, 0)}
+    changed = {fixes: counts["repaired"].get(kind, 0), drops: counts["dropped"].get(kind, 0)}
     named = " and ".join(f"{verb} {count:,}" for verb, count in changed.items() if count)
     return f"; --clean {named}" if named else ""
 

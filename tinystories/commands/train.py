@@ -139,8 +139,8 @@ def _report_text_quality(corpus, recipe: Recipe) -> None:
     if isinstance(corpus.train, IterableDataset):
         return
     report = check_quality(corpus.train, limit=QUALITY_STORIES, progress=False)
-    if report.faults:
-        found = ", ".join(f"{fault.kind} in {fault.count:,}" for fault in report.faults)
+    if report.errors:
+        found = ", ".join(f"{finding.kind} in {finding.count:,}" for finding in report.errors)
         print(
             f"note: of the first {report.stories:,} stories, {found} should not be trained on; "
             f"tinystories doctor {recipe.corpus} --clean OUT writes a cleaned copy."

@@ -5,11 +5,12 @@ what TinyStories holds), a lost no-break space, a single Polish or Czech letter,
 is otherwise correct. Of `ftfy` only the encoding is used: quotes, ligatures and widths stay as they are.
 """
 
+import os.path
 import re
 
 import ftfy
 
-from .reading import Place
+from .reading import Span
 
 
 _SUSPECT = re.compile("[Â-ô\x80-\x9f]")  # most stories hold none of these, and `ftfy` takes 0.1 ms each
@@ -21,13 +22,13 @@ _LETTER = re.compile(f"(?<=[a-z])[ÄÅ][{_FOLLOWERS}]")
 _C1 = re.compile("[\x80-\x9f]")
 
 
-def find_mojibake(text: str) -> Place | None:
+def find_mojibake(text: str) -> Span | None:
     """Where mojibake, or a character that was lost in decoding (U+FFFD), begins."""
     repaired = repair_mojibake(text)
     if repaired == text:
         match = re.search("\ufffd", text) or (_SUSPECT.search(text) and _LOST_QUOTE.search(text))
         return match.span() if match else None
-    first = next((at for at, pair in enumerate(zip(text, repaired, strict=False)) if pair[0] != pair[1]), len(repaired))
+    first = len(os.path.commonprefix([text, repaired]))
     return first, first + 1
 
 

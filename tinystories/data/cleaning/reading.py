@@ -1,11 +1,9 @@
-"""Stories from what holds them, in batches, and how they are shown."""
+"""Stories in batches from a dataset or any iterable, and excerpts of them."""
 
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from itertools import islice
 
-import datasets
 from datasets import Dataset, IterableDataset
 from tqdm.auto import tqdm
 
@@ -13,12 +11,13 @@ from ...utils.errors import UserError
 
 
 Stories = Dataset | IterableDataset | Iterable[str]
-Place = tuple[int, int]  # where in a story: first character, and the one after the last
+Span = tuple[int, int]  # in a story: the first character, and the one after the last
 
 BATCH = 1_000
 
 
-def batches(stories: Stories, limit: int | None = None) -> Iterator[list[str]]:
+def batches(stories: Stories, label: str, progress: bool, limit: int | None = None) -> Iterator[list[str]]:
+    """Batches of strings, with a progress bar; None is read as an empty story."""
     if isinstance(stories, (str, bytes)):
         raise UserError("stories is one string; give a list (or any iterable) of stories.")
     if isinstance(stories, (Dataset, IterableDataset)):
@@ -26,9 +25,17 @@ def batches(stories: Stories, limit: int | None = None) -> Iterator[list[str]]:
         texts = (text for batch in stories.with_format(None).iter(BATCH) for text in batch["text"])
     else:
         texts = iter(stories)
-    texts = map(require_string, islice(texts, limit))
-    while batch := list(islice(texts, BATCH)):
-        yield batch
+    total = min(filter(None, (number_of(stories), limit)), default=None)
+    seconds = 0.2 if sys.stderr.isatty() else 30.0  # a log file keeps every line
+    with tqdm(total=total, desc=label, unit=" stories", disable=not progress, mininterval=seconds) as bar:
+        texts = map(require_string, islice(texts, limit))
+        while batch := list(islice(texts, BATCH)):
+            yield batch
+            bar.update(len(batch))
+
+
+def number_of(stories: Stories) -> int | None:
+    return len(stories) if hasattr(stories, "__len__") else None
 
 
 def require_string(text: str | None) -> str:
@@ -42,31 +49,13 @@ def require_text_column(stories: Dataset | IterableDataset) -> None:
         raise UserError(f'Stories must be in the column "text"; there are: {", ".join(stories.column_names)}.')
 
 
-def find_part(text: str, part: str) -> Place | None:
+def find_part(text: str, part: str) -> Span | None:
     at = text.find(part)
     return None if at < 0 else (at, at + len(part))
 
 
 def excerpt(text: str, start: int, end: int, around: int = 30) -> str:
-    """The text around a place in one line, with escapes for what cannot be seen."""
+    """The text around a span in one line, with escapes for characters that cannot be printed."""
     begin, stop = max(0, start - around), min(len(text), min(end, start + around) + around)
     shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text[begin:stop])
     return f"{'...' * (begin > 0)}{shown}{'...' * (stop < len(text))}"
-
-
-def progress_bar(label: str, total: int | None, progress: bool) -> tqdm:
-    seconds = 0.2 if sys.stderr.isatty() else 30.0  # a log file keeps every line
-    return tqdm(total=total, desc=label, unit=" stories", disable=not progress, mininterval=seconds)
-
-
-@contextmanager
-def datasets_bars(progress: bool) -> Iterator[None]:
-    """`datasets` has one switch for all its bars."""
-    were_off = datasets.are_progress_bars_disabled()
-    if not progress:
-        datasets.disable_progress_bars()
-    try:
-        yield
-    finally:
-        if not were_off:
-            datasets.enable_progress_bars()
