@@ -8,8 +8,8 @@ them. What counts is new tokens per second of whole calls of `generate`, the pro
 
 - `stock`: `LlamaForCausalLM` with what transformers gives.
 - `ours`: the model as it is loaded.
-- `fast`: the same after `tinystories.generation.native.accelerate`; its greedy text is compared with that of `ours`.
-- `int8`: after `accelerate(model, weights="int8")`.
+- `fast`: the same after `use_native_decoding`; its greedy text is compared with that of `ours`.
+- `int8`: after `use_native_decoding(model, weights="int8")`.
 
 The weights are random unless `--model` names some; no story ends before its last token. A second table tells where the
 time of one step goes: in the model, in choosing the token (penalties, top-p, drawing), and in the rest of `generate`.
@@ -27,7 +27,7 @@ from figures import describe_machine, keep, median_ratio
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, LogitsProcessorList, PreTrainedModel
 
 from modeling_tinyllama import TinyLlamaConfig, TinyLlamaForCausalLM
-from tinystories.generation.native import accelerate
+from tinystories.generation.native import use_native_decoding
 from tinystories.runs.loading import load_model
 from tinystories.sizes import SIZES
 from tinystories.utils.console import print_any_character
@@ -58,8 +58,8 @@ def build(options: argparse.Namespace) -> dict[str, PreTrainedModel]:
         ours = TinyLlamaForCausalLM(TinyLlamaConfig(**SIZES[options.size])).eval()
     stock = LlamaForCausalLM(LlamaConfig(**{name: getattr(ours.config, name) for name in SHARED})).eval()
     stock.load_state_dict(ours.state_dict())
-    models = {"stock": stock, "ours": ours, "fast": accelerate(copy.deepcopy(ours))}
-    models["int8"] = accelerate(copy.deepcopy(ours), weights="int8")
+    models = {"stock": stock, "ours": ours, "fast": use_native_decoding(copy.deepcopy(ours))}
+    models["int8"] = use_native_decoding(copy.deepcopy(ours), weights="int8")
     return {name: models[name] for name in options.variants.split(",")}
 
 

@@ -8,7 +8,7 @@ falls on all of them. What counts is new tokens per second of whole calls, the p
 story, as many threads for each.
 
 - `transformers`: `generate()` in float32, as the model is loaded.
-- `fast`: the same after `tinystories.generation.native.accelerate`.
+- `fast`: the same after `tinystories.generation.native.use_native_decoding`.
 - `f32`, `f16`, `bf16`, `q8_0`: llama.cpp with weights stored so (`tinystories generate --engine llama.cpp`).
 
 The weights are random unless `--model` names some. `text` says how much of the story is that of `transformers`, up to
@@ -31,8 +31,8 @@ from untrained import untrained_run
 
 from tinystories.export.gguf import export_gguf
 from tinystories.generation.generate import preset_config
-from tinystories.generation.llamacpp import LlamaCpp, require_package, story_settings
-from tinystories.generation.native import accelerate
+from tinystories.generation.llamacpp import LlamaCpp, require_package, sampling_settings
+from tinystories.generation.native import use_native_decoding
 from tinystories.generation.presets import GGUF_DTYPES
 from tinystories.generation.prompts import encode_prompt
 from tinystories.runs.loading import load_model
@@ -63,12 +63,12 @@ def engines(run: Path, folder: Path, options: argparse.Namespace) -> dict[str, C
     def by_llama_cpp(dtype: str) -> Callable[[], tuple[str, int]]:
         file = export_gguf(run, folder / f"{dtype}.gguf", dtype).file
         server = LlamaCpp(file, model.config.max_position_embeddings, torch.get_num_threads())
-        prompt, settings = ids[0].tolist(), story_settings(run, "greedy")
+        prompt, settings = ids[0].tolist(), sampling_settings(run, "greedy")
         return lambda: server.write(prompt, settings, max_new_tokens=options.tokens)
 
     makers = {
         "transformers": lambda: by_transformers(model),
-        "fast": lambda: by_transformers(accelerate(copy.deepcopy(model))),
+        "fast": lambda: by_transformers(use_native_decoding(copy.deepcopy(model))),
     }
     makers |= {dtype: lambda dtype=dtype: by_llama_cpp(dtype) for dtype in GGUF_DTYPES}
     return {name: makers[name]() for name in options.engines.split(",")}

@@ -40,14 +40,14 @@ from transformers import GenerationConfig
 from untrained import untrained_run
 
 from tinystories.generation.batch import PROMPTS
-from tinystories.generation.generate import generating_as, preset_config
+from tinystories.generation.generate import preset_config, temporary_generation_config
 from tinystories.runs.loading import load_model
 from tinystories.sizes import SIZES
 from tinystories.utils.console import print_any_character
 
 
 @dataclass
-class Told:
+class StreamedStory:
     """One story as a client saw it: seconds to the first piece and to the end; no tokens where it was refused."""
 
     status: int
@@ -72,11 +72,11 @@ class Clients:
         order = {"prompt": PROMPTS[number % len(PROMPTS)], "seed": number, "max_tokens": self.tokens}
         return json.dumps({**order, "preset": "balanced"}).encode()
 
-    async def story(self, leave_after: int | None = None) -> Told:
+    async def story(self, leave_after: int | None = None) -> StreamedStory:
         began = time.perf_counter()
         reader, writer = await self.send(self.order())
         status = int((await reader.readline()).split()[1])
-        told, pieces = Told(status), 0
+        told, pieces = StreamedStory(status), 0
         async for line in reader:
             if not line.startswith(b"data: "):
                 continue
@@ -89,11 +89,11 @@ class Clients:
         writer.close()
         return told
 
-    async def ask_for(self, seconds: float, streams: int) -> list[Told]:
+    async def ask_for(self, seconds: float, streams: int) -> list[StreamedStory]:
         """What so many clients were told, who all begin anew until the time is over."""
         end = time.perf_counter() + seconds
 
-        async def client() -> list[Told]:
+        async def client() -> list[StreamedStory]:
             stories = []
             while time.perf_counter() < end:
                 stories.append(await self.story())
@@ -164,7 +164,7 @@ def memory_figures(clients: Clients, process: psutil.Process, requests: int) -> 
     return sizes
 
 
-def attack_figures(clients: Clients, seconds: float) -> tuple[list[Told], collections.Counter]:
+def attack_figures(clients: Clients, seconds: float) -> tuple[list[StreamedStory], collections.Counter]:
     """What four ordinary clients were told meanwhile, and how the others were answered."""
     answers, rng = collections.Counter(), random.Random(0)
     end = time.perf_counter() + seconds
@@ -195,7 +195,7 @@ def attack_figures(clients: Clients, seconds: float) -> tuple[list[Told], collec
             writer.transport.abort()
             answers["slow reader", "left"] += 1
 
-    async def all_at_once() -> list[Told]:
+    async def all_at_once() -> list[StreamedStory]:
         garbage = [
             ("not JSON", rng.randbytes(500)),
             ("invalid UTF-8", b'{"prompt": "\xff\xfe"}'),
@@ -216,7 +216,7 @@ def peer_figures(run: str, tokens: int) -> list[tuple[str, float]]:
     prompts = [tokenizer(prompt)["input_ids"] for prompt in PROMPTS * 2]
     figures = []
     config = preset_config("balanced", tokenizer, tokens)
-    with generating_as(config, model):
+    with temporary_generation_config(model, config):
         began = time.perf_counter()
         written = sum(
             model.generate(torch.tensor([ids]), generation_config=config).shape[1] - len(ids) for ids in prompts[:8]

@@ -432,7 +432,7 @@ def _generate(options: argparse.Namespace, _: list[str]) -> None:
     }
     text = _ENGINES[options.engine](options, settings)
     if options.post_process:
-        from .generation.generate import post_process
+        from .generation.postprocess import post_process
 
         print(post_process(text))
 
@@ -441,17 +441,19 @@ def _by_transformers(options: argparse.Namespace, settings: dict) -> str:
     from .generation.presets import check_dtype
 
     check_dtype(options.dtype)
-    from .generation.generate import tell_story
+    from .generation.generate import generate_story
     from .runs.loading import load_model
 
     model, tokenizer = load_model(options.model, options.dtype)
-    return tell_story(model, tokenizer, options.prompt, **settings)
+    return generate_story(model, tokenizer, options.prompt, **settings)
 
 
 def _by_llama_cpp(options: argparse.Namespace, settings: dict) -> str:
-    from .generation.llamacpp import tell_story
+    from .generation.llamacpp import generate_story
 
-    return tell_story(options.model, options.prompt, **settings, **({"dtype": options.dtype} if options.dtype else {}))
+    return generate_story(
+        options.model, options.prompt, **settings, **({"dtype": options.dtype} if options.dtype else {})
+    )
 
 
 _ENGINES = {

@@ -198,7 +198,7 @@ def test_made_up_words_are_seen(corpus):
 
 
 def test_post_processing_hides_nothing_in_the_raw_figures():
-    told = evaluation.Told("Once there was", "Once there was a cat.it ran home. the end", True, 9)
+    told = evaluation.GeneratedStory("Once there was", "Once there was a cat.it ran home. the end", True, 9)
     figures = evaluation._told_figures([told] * 2, seed=0)
     assert figures["raw"]["capitals"] == 0 and figures["raw"]["final_punctuation"] == 0
     assert figures["post_processed"] | {"mean_words": 0} == {

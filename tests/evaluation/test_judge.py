@@ -17,7 +17,7 @@ import pytest
 
 from tinystories.evaluation import judge as judging
 from tinystories.evaluation.judge import CRITERIA, Judge, judge_stories, read_grades
-from tinystories.generation.batch import Told
+from tinystories.generation.batch import GeneratedStory
 from tinystories.utils.errors import UserError
 
 
@@ -197,7 +197,7 @@ def test_stories_are_graded(server, make):
 
 
 def test_told_stories_are_taken_apart(server, make):
-    told = Told(prompt="One day, a", text="One day, a fox ran.", ended=True, new_tokens=4)
+    told = GeneratedStory(prompt="One day, a", text="One day, a fox ran.", ended=True, new_tokens=4)
     report = judge_stories(make(), [told], progress=False)
     (message,) = server.requests[0][2]["messages"]
     assert re.search(r"<beginning \w+>\nOne day, a\n</beginning \w+>\n<student \w+>\n fox ran\.\n", message["content"])

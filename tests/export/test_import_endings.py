@@ -14,7 +14,7 @@ from tinystories.data.packing import PackedStories, tokenize_stories
 from tinystories.export.import_model import import_model
 from tinystories.export.sentencepiece import load_llama2c_tokenizer
 from tinystories.export.stock import export_stock
-from tinystories.generation.generate import stop_ids
+from tinystories.generation.generate import eos_token_ids
 from tinystories.runs.loading import load_model
 from tinystories.tokenization import PreTrainedTokenizerFast
 
@@ -121,7 +121,7 @@ def test_stories_end_before_and_after_further_training(imported, tmp_path):
     assert tokenizer.eos_token == end and tokenizer.bos_token == "<s>"
     assert config["eos_token_id"] == tokenizer.eos_token_id != tokenizer.pad_token_id
     model, tokenizer = load_model(str(folder))
-    assert stop_ids(model, tokenizer) == [1, 2]
+    assert eos_token_ids(model, tokenizer) == [1, 2]
     assert eos_rate(folder, end) > 0.9
 
     after = fine_tuned(folder, tmp_path / "after")

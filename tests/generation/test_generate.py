@@ -22,8 +22,10 @@ from tinystories.cli import main
 from tinystories.data.synthetic import sample_stories
 from tinystories.generation import batch as storytelling
 from tinystories.generation import generate as decoding
-from tinystories.generation.batch import ARTICLE_FOLLOWS, PROMPTS, tell_stories
-from tinystories.generation.generate import GREEDY, PRESETS, post_process, preset_config, tell_story
+from tinystories.generation.batch import ARTICLE_FOLLOWS, PROMPTS, generate_stories
+from tinystories.generation.generate import generate_story, preset_config
+from tinystories.generation.postprocess import post_process
+from tinystories.generation.presets import GREEDY, PRESETS
 from tinystories.runs.loading import load_model
 from tinystories.utils.errors import UserError
 
@@ -210,7 +212,7 @@ def as_tuples(told):
 def test_a_batch_tells_what_each_prompt_alone_would(trained, monkeypatch):
     model, tokenizer = trained
     prompts = PROMPTS[:6]
-    told = tell_stories(model, tokenizer, prompts, preset=GREEDY, max_new_tokens=60, batch_size=4, progress=False)
+    told = generate_stories(model, tokenizer, prompts, preset=GREEDY, max_new_tokens=60, batch_size=4, progress=False)
     assert [story.prompt for story in told] == prompts
     assert as_tuples(told) == [by_hand(model, tokenizer, prompt, 60) for prompt in prompts]
 
@@ -220,14 +222,14 @@ def test_a_batch_tells_what_each_prompt_alone_would(trained, monkeypatch):
 
     padded = storytelling._padded
     monkeypatch.setattr(storytelling, "_padded", unmasked)
-    wrong = tell_stories(model, tokenizer, prompts, preset=GREEDY, max_new_tokens=60, batch_size=4, progress=False)
+    wrong = generate_stories(model, tokenizer, prompts, preset=GREEDY, max_new_tokens=60, batch_size=4, progress=False)
     assert as_tuples(wrong) != as_tuples(told)
 
 
 @pytest.mark.parametrize("preset", [*PRESETS, GREEDY])
 def test_every_preset_tells_stories_and_a_seed_tells_them_again(trained, preset):
     def tell(seed):
-        return tell_stories(
+        return generate_stories(
             *trained, PROMPTS[:5], preset=preset, seed=seed, max_new_tokens=30, batch_size=4, progress=False
         )
 
@@ -244,13 +246,13 @@ def test_stories_may_fill_the_context(trained):
     model, tokenizer = trained
     prompts = ["One day", PROMPTS[0]]
     room = 128 - len(tokenizer(PROMPTS[0])["input_ids"])
-    told = tell_stories(model, tokenizer, prompts, preset=GREEDY, progress=False)
+    told = generate_stories(model, tokenizer, prompts, preset=GREEDY, progress=False)
     assert [story.new_tokens for story in told] == [room, room] and not any(story.ended for story in told)
 
 
 def test_presets_tell_different_stories(trained):
     told = {
-        preset: tuple(tell_stories(*trained, PROMPTS[:2], preset=preset, max_new_tokens=40, progress=False))
+        preset: tuple(generate_stories(*trained, PROMPTS[:2], preset=preset, max_new_tokens=40, progress=False))
         for preset in (*PRESETS, GREEDY)
     }
     assert len(set(told.values())) == len(PRESETS) + 1
@@ -262,7 +264,7 @@ def test_a_model_with_learned_positions_and_no_pad_token():
     ended = set()
     for seed in range(4):
         model = gpt2(seed, likes_to_end=3.0)
-        told = tell_stories(model, tokenizer, UNEVEN, preset=GREEDY, progress=False)
+        told = generate_stories(model, tokenizer, UNEVEN, preset=GREEDY, progress=False)
         assert as_tuples(told) == [by_hand(model, tokenizer, prompt, room) for prompt in UNEVEN]
         ended |= {story.ended for story in told}
     assert ended == {True, False}
@@ -276,7 +278,7 @@ def test_padding_does_not_change_what_a_penalty_falls_on(monkeypatch):
     def tell(batch_size):
         options = {"preset": "plain", "max_new_tokens": 20, "batch_size": batch_size, "progress": False}
         models = [gpt2(seed, likes_to_end=3.0) for seed in range(8)]
-        return [story for model in models for story in tell_stories(model, tokenizer, UNEVEN, **options)]
+        return [story for model in models for story in generate_stories(model, tokenizer, UNEVEN, **options)]
 
     alone = tell(1)
     assert tell(4) == alone
@@ -289,7 +291,7 @@ def test_the_space_after_the_prompt_is_kept():
     config = LlamaConfig(vocab_size=96, hidden_size=32, intermediate_size=48, num_hidden_layers=2,
                          num_attention_heads=2, max_position_embeddings=48, eos_token_id=0)  # fmt: skip
     model, tokenizer = sharpen(LlamaForCausalLM(config)), tokenizer_without_padding(metaspace=True)
-    told = tell_stories(model, tokenizer, UNEVEN, preset=GREEDY, max_new_tokens=20, progress=False)
+    told = generate_stories(model, tokenizer, UNEVEN, preset=GREEDY, max_new_tokens=20, progress=False)
     assert as_tuples(told) == [by_hand(model, tokenizer, prompt, 20) for prompt in UNEVEN]
     assert any(story.completion.startswith(" ") for story in told)
 
@@ -298,7 +300,7 @@ def test_every_end_of_text_that_the_model_knows_ends_a_story():
     model, tokenizer = gpt2(), tokenizer_without_padding()
 
     def tell():
-        return tell_stories(model, tokenizer, ["the cat"], preset=GREEDY, max_new_tokens=9, progress=False)[0]
+        return generate_stories(model, tokenizer, ["the cat"], preset=GREEDY, max_new_tokens=9, progress=False)[0]
 
     before = tell()
     fourth = model.generate(**tokenizer(["the cat"], return_tensors="pt"), max_new_tokens=9, do_sample=False)[0, -6]
@@ -310,13 +312,13 @@ def test_every_end_of_text_that_the_model_knows_ends_a_story():
 
 def test_a_models_own_settings_do_not_leak_in(trained):
     model, tokenizer = trained
-    plain = tell_stories(model, tokenizer, PROMPTS[:3], preset=GREEDY, max_new_tokens=30, progress=False)
+    plain = generate_stories(model, tokenizer, PROMPTS[:3], preset=GREEDY, max_new_tokens=30, progress=False)
     own = model.generation_config
     model.generation_config = preset_config("balanced", tokenizer, 30)
     model.generation_config.update(repetition_penalty=5.0, suppress_tokens=list(range(300, 400)), min_new_tokens=30)
     try:
-        again = tell_stories(model, tokenizer, PROMPTS[:3], preset=GREEDY, max_new_tokens=30, progress=False)
-        alone = [tell_story(model, tokenizer, prompt, preset=GREEDY, max_new_tokens=30) for prompt in PROMPTS[:3]]
+        again = generate_stories(model, tokenizer, PROMPTS[:3], preset=GREEDY, max_new_tokens=30, progress=False)
+        alone = [generate_story(model, tokenizer, prompt, preset=GREEDY, max_new_tokens=30) for prompt in PROMPTS[:3]]
         ids = tokenizer(PROMPTS[0], return_tensors="pt", return_token_type_ids=False)
         leaky = model.generate(**ids, generation_config=preset_config(GREEDY, tokenizer, 30))[0]
     finally:
@@ -348,17 +350,17 @@ def test_nothing_is_changed(trained, tmp_path, monkeypatch):
     others.save_pretrained(tmp_path / "before")
     try:
         assert unchanged()
-        tell_stories(model, tokenizer, PROMPTS[:3], preset="balanced", max_new_tokens=5, progress=False)
+        generate_stories(model, tokenizer, PROMPTS[:3], preset="balanced", max_new_tokens=5, progress=False)
         assert unchanged()
         monkeypatch.setattr(model, "generate", lambda **_: torch.rand(1) and (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
-            tell_stories(model, tokenizer, PROMPTS[:3], preset="balanced", max_new_tokens=5, progress=False)
+            generate_stories(model, tokenizer, PROMPTS[:3], preset="balanced", max_new_tokens=5, progress=False)
         assert unchanged()
         torch.rand(1)
         assert not unchanged()
     finally:
         model.eval()
-    tell_stories(gpt2(), others, UNEVEN, preset="balanced", max_new_tokens=5, progress=False)
+    generate_stories(gpt2(), others, UNEVEN, preset="balanced", max_new_tokens=5, progress=False)
     assert others.pad_token is None and others.padding_side == "right"
     others.save_pretrained(tmp_path / "after")
     for file in sorted((tmp_path / "before").iterdir()):
@@ -372,7 +374,7 @@ def test_mistakes_are_one_line(trained):
 
     def refuses(words, model=model, tokenizer=tokenizer, prompts=PROMPTS[:2], preset="plain", **options):
         with pytest.raises(UserError, match=words) as caught:
-            tell_stories(model, tokenizer, prompts, preset=preset, progress=False, **options)
+            generate_stories(model, tokenizer, prompts, preset=preset, progress=False, **options)
         assert "\n" not in str(caught.value)
 
     refuses("no preset 'wild'; there are balanced, .*plain and greedy", preset="wild")
@@ -382,17 +384,17 @@ def test_mistakes_are_one_line(trained):
     refuses("shorten 'again and again", prompts=["One day", "again and " * 80])
     refuses("empty prompt", model=gpt2(), tokenizer=plain, prompts=["the", ""])
     refuses("names no longest context", model=endless, tokenizer=plain, prompts=UNEVEN)
-    told = tell_stories(endless, plain, UNEVEN, preset=GREEDY, max_new_tokens=8, progress=False)
+    told = generate_stories(endless, plain, UNEVEN, preset=GREEDY, max_new_tokens=8, progress=False)
     assert as_tuples(told) == [by_hand(endless, plain, prompt, 8) for prompt in UNEVEN]
-    assert tell_stories(model, tokenizer, [], preset="plain", progress=False) == []
-    assert len(tell_stories(model, tokenizer, [""], preset="plain", max_new_tokens=4, progress=False)) == 1
+    assert generate_stories(model, tokenizer, [], preset="plain", progress=False) == []
+    assert len(generate_stories(model, tokenizer, [""], preset="plain", max_new_tokens=4, progress=False)) == 1
 
 
 def test_progress_goes_to_stderr(trained, capsys):
-    tell_stories(*trained, PROMPTS[:3], preset="plain", max_new_tokens=4, batch_size=2)
+    generate_stories(*trained, PROMPTS[:3], preset="plain", max_new_tokens=4, batch_size=2)
     drawn = capsys.readouterr()
     assert "telling stories (plain): 100%" in drawn.err and drawn.out == ""
-    tell_stories(*trained, PROMPTS[:3], preset="plain", max_new_tokens=4, progress=False)
+    generate_stories(*trained, PROMPTS[:3], preset="plain", max_new_tokens=4, progress=False)
     assert capsys.readouterr() == ("", "")
 
 
@@ -422,8 +424,8 @@ def test_every_id_that_ends_a_story_of_the_model_ends_it_in_every_preset(tiny_ru
     """llama2.c's models end a story with the token that begins one, which their tokenizer does not call its end."""
     model, tokenizer = load_model(str(tiny_run))
     prompt = "Once upon a time there was"
-    whole = tell_story(model, tokenizer, prompt, preset=GREEDY, max_new_tokens=30)
+    whole = generate_story(model, tokenizer, prompt, preset=GREEDY, max_new_tokens=30)
     third = tokenizer(whole)["input_ids"][len(tokenizer(prompt)["input_ids"]) + 2]
     model.generation_config.eos_token_id = [tokenizer.eos_token_id, third]
-    cut = tell_story(model, tokenizer, prompt, preset=GREEDY, max_new_tokens=30)
+    cut = generate_story(model, tokenizer, prompt, preset=GREEDY, max_new_tokens=30)
     assert whole.startswith(cut) and len(cut) < len(whole)

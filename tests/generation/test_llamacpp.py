@@ -13,7 +13,7 @@ import torch
 
 from tinystories.cli import main
 from tinystories.generation import generate as decoding
-from tinystories.generation.llamacpp import LlamaCpp, gguf_file, story_settings, tell_story
+from tinystories.generation.llamacpp import LlamaCpp, generate_story, gguf_file, sampling_settings
 from tinystories.generation.presets import PRESETS
 from tinystories.runs.loading import load_model
 from tinystories.utils.errors import UserError
@@ -101,8 +101,8 @@ def test_a_story_stops_where_the_model_says(tiny_run, told, tmp_path):
     config = json.loads((run / "generation_config.json").read_text())
     (run / "generation_config.json").write_text(json.dumps({**config, "eos_token_id": [0, end]}))
     expected = PROMPTS[0] + tokenizer.decode(story[: story.index(end) + 1], skip_special_tokens=True)
-    assert tell_story(str(run), PROMPTS[0], dtype="f32", preset="greedy") == expected
-    assert decoding.tell_story(*load_model(str(run)), PROMPTS[0], preset="greedy") == expected
+    assert generate_story(str(run), PROMPTS[0], dtype="f32", preset="greedy") == expected
+    assert decoding.generate_story(*load_model(str(run)), PROMPTS[0], preset="greedy") == expected
 
 
 @pytest.mark.parametrize("dtype", ["f32", "q8_0"])
@@ -168,16 +168,16 @@ sys.exit(status)
 
 
 def test_the_preset_is_the_folders_own_unless_one_is_named(tiny_run, tmp_path):
-    assert story_settings(tiny_run, None) == PRESETS["balanced"]
-    assert story_settings(tiny_run, "plain") == PRESETS["plain"] and story_settings(tiny_run, "greedy") == GREEDY
-    assert story_settings(tmp_path, None) == PRESETS["balanced"]
+    assert sampling_settings(tiny_run, None) == PRESETS["balanced"]
+    assert sampling_settings(tiny_run, "plain") == PRESETS["plain"] and sampling_settings(tiny_run, "greedy") == GREEDY
+    assert sampling_settings(tmp_path, None) == PRESETS["balanced"]
     (tmp_path / "generation_config.json").write_text('{"do_sample": true, "temperature": 0.3, "top_p": null}')
     # As `generate()` fills them.
-    assert story_settings(tmp_path, None) == {
+    assert sampling_settings(tmp_path, None) == {
         "temperature": 0.3, "top_k": 50, "top_p": 1.0, "repetition_penalty": 1.0,
     }  # fmt: skip
     with pytest.raises(UserError, match="no preset 'loud'"):
-        story_settings(tmp_path, "loud")
+        sampling_settings(tmp_path, "loud")
 
 
 # ---- mistakes
@@ -218,7 +218,7 @@ def test_a_model_that_has_no_gguf_form_is_refused(tiny_run, installed, tmp_path)
     config = json.loads((run / "config.json").read_text())
     (run / "config.json").write_text(json.dumps({**config, "hidden_act": "gelu"}))
     with pytest.raises(UserError, match="silu"):
-        tell_story(str(run), "Lily")
+        generate_story(str(run), "Lily")
     assert not list(Path(os.environ["HF_HOME"]).rglob("*gelu*"))
     broken = tmp_path / "broken.gguf"
     broken.write_bytes(b"GGUF")

@@ -26,9 +26,9 @@ from transformers import (
 )
 
 from modeling_tinyllama import TinyLlamaForCausalLM
-from tinystories.generation.native import accelerate, decelerate, engine
-from tinystories.generation.native.cache import RoomyLayer
-from tinystories.generation.native.top_p import QuickTopP
+from tinystories.generation.native import engine, undo_native_decoding, use_native_decoding
+from tinystories.generation.native.cache import PreallocatedCacheLayer
+from tinystories.generation.native.top_p import NativeTopPWarper
 
 
 @pytest.fixture(autouse=True, params=[1, 3], ids=["1-thread", "3-threads"])
@@ -57,9 +57,9 @@ def ordinary_calls(monkeypatch):
 
 
 def pair(model=None, weights="float32", **changes):
-    """A model, and a copy of it that is accelerated."""
+    """A model, and a copy of it that decodes natively."""
     model = tiny_model(**changes) if model is None else model
-    fast = accelerate(copy.deepcopy(model), weights)
+    fast = use_native_decoding(copy.deepcopy(model), weights)
     assert fast._engine is not None
     return model, fast
 
@@ -266,7 +266,7 @@ def test_assisted_decoding():
     ids = random_ids(1, 6)
     want = model.generate(ids, max_new_tokens=30)
     assert torch.equal(fast.generate(ids, max_new_tokens=30, assistant_model=draft), want)
-    assert torch.equal(fast.generate(ids, max_new_tokens=30, assistant_model=accelerate(draft)), want)
+    assert torch.equal(fast.generate(ids, max_new_tokens=30, assistant_model=use_native_decoding(draft)), want)
     assert torch.equal(fast.generate(ids, max_new_tokens=30, prompt_lookup_num_tokens=3), want)
 
 
@@ -309,12 +309,12 @@ def test_a_trained_model_tells_the_same_stories(tiny_run, prompt):
     settings = {"max_new_tokens": 100, "do_sample": False, "repetition_penalty": 1.0}
     want = model.generate(ids, **settings)
     assert torch.equal(fast.generate(ids, **settings), want)
-    eight_bit = accelerate(copy.deepcopy(model), "int8").generate(ids, **settings)
+    eight_bit = use_native_decoding(copy.deepcopy(model), "int8").generate(ids, **settings)
     same = (eight_bit[0, : want.shape[1]] == want[0, : eight_bit.shape[1]]).float().mean()
     assert same > 0.1  # rounding may turn a near tie, and the rest of the story with it
     with torch.no_grad():
         cache = DynamicCache(config=model.config)
-        rounded = accelerate(copy.deepcopy(model), "int8")(input_ids=want, past_key_values=cache).logits
+        rounded = use_native_decoding(copy.deepcopy(model), "int8")(input_ids=want, past_key_values=cache).logits
         exact = model(input_ids=want).logits
     assert nn.functional.kl_div(rounded.log_softmax(-1), exact.log_softmax(-1), log_target=True,
                                 reduction="none").sum(-1).mean() < 2e-3  # fmt: skip
@@ -370,7 +370,7 @@ def filled(kind, length=5):
 
 def test_roomy_layers_are_dynamic_layers():
     def same(change):
-        layers = filled(RoomyLayer), filled(DynamicCache().layer_class_to_replicate)
+        layers = filled(PreallocatedCacheLayer), filled(DynamicCache().layer_class_to_replicate)
         for layer in layers:
             change(layer)
         ours, theirs = layers
@@ -406,7 +406,7 @@ def test_roomy_layers_are_dynamic_layers():
         filled(DynamicCache().layer_class_to_replicate).crop(2)
     except ValueError:
         with pytest.raises(ValueError, match="crop"):
-            filled(RoomyLayer).crop(2)
+            filled(PreallocatedCacheLayer).crop(2)
     else:  # older versions of transformers take it for the size to keep
         same(lambda layer: layer.crop(2))
         same(lambda layer: (layer.crop(2), layer.update(more, more)))
@@ -432,7 +432,7 @@ def test_weights_that_change_are_seen(weights, ordinary_calls):
     ids, atol = random_ids(1, 8), 1e-4 if weights == "float32" else 0.5
 
     def check():
-        fresh = accelerate(copy.deepcopy(model), weights)
+        fresh = use_native_decoding(copy.deepcopy(model), weights)
         assert torch.equal(logits_of(fast, ids, [5, 1, 2])[0], logits_of(fresh, ids, [5, 1, 2])[0])
         torch.testing.assert_close(logits_of(fast, ids, [8])[0], logits_of(model, ids, [8])[0], rtol=0, atol=atol)
 
@@ -562,11 +562,11 @@ def test_a_copy_a_pickle_and_a_folder_are_the_ordinary_model(tmp_path):
 def test_decelerate(ordinary_calls):
     model, fast = pair()
     ordinary_calls.clear()
-    assert decelerate(fast) is fast and type(fast) is TinyLlamaForCausalLM and "_engine" not in vars(fast)
-    assert decelerate(fast) is fast
+    assert undo_native_decoding(fast) is fast and type(fast) is TinyLlamaForCausalLM and "_engine" not in vars(fast)
+    assert undo_native_decoding(fast) is fast
     logits_of(fast, random_ids(1, 3), [3])
     assert ordinary_calls == [3]
-    assert accelerate(accelerate(fast), "int8")._engine.weights == "int8"
+    assert use_native_decoding(use_native_decoding(fast), "int8")._engine.weights == "int8"
 
 
 def test_weights_that_are_given_other_memory_stay_what_they_are(tmp_path):
@@ -576,7 +576,7 @@ def test_weights_that_are_given_other_memory_stay_what_they_are(tmp_path):
     model = AutoModelForCausalLM.from_pretrained(tmp_path)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     parameters = list(model.parameters())
-    accelerate(model)
+    use_native_decoding(model)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert all(ours is theirs for ours, theirs in zip(model.parameters(), parameters, strict=True))
     assert model.lm_head.weight is model.model.embed_tokens.weight
@@ -599,7 +599,7 @@ def test_weights_that_processes_share_stay_shared():
     model = tiny_model(vocab_size=10_000, hidden_size=256, num_attention_heads=4, num_key_value_heads=4)
     model.share_memory()
     places = [parameter.data_ptr() for parameter in model.parameters()]
-    accelerate(model)
+    use_native_decoding(model)
     assert [parameter.data_ptr() for parameter in model.parameters()] == places
 
 
@@ -616,10 +616,10 @@ def test_weights_that_processes_share_stay_shared():
 def test_what_cannot_be_accelerated_stays_and_one_line_says_why(change, reason, caplog):
     model = change(tiny_model())
     with caplog.at_level(logging.WARNING):
-        assert accelerate(model) is model
+        assert use_native_decoding(model) is model
     assert len(caplog.records) == 1 and reason in caplog.text and caplog.records[0].message.count("\n") == 0
     caplog.clear()
-    assert accelerate(model, warn=False) is model and not caplog.records
+    assert use_native_decoding(model, warn=False) is model and not caplog.records
 
 
 def test_code_that_computes_something_else_under_the_same_names(caplog):
@@ -632,7 +632,7 @@ def test_code_that_computes_something_else_under_the_same_names(caplog):
 
     model.model.layers[0].mlp.__class__ = TinyLlamaMLP
     modes = [module.training for module in model.train().modules()]
-    accelerate(model)
+    use_native_decoding(model)
     assert type(model) is TinyLlamaForCausalLM and "does not give this model's logits" in caplog.text
     assert [module.training for module in model.modules()] == modes
 
@@ -641,10 +641,10 @@ def test_shapes_that_cannot_be_accelerated(caplog):
     for changes, reason in (({"attention_bias": True}, "bias"), ({"mlp_bias": True}, "bias"),
                             ({"hidden_act": "gelu"}, "gelu")):  # fmt: skip
         caplog.clear()
-        accelerate(tiny_model(**changes))
+        use_native_decoding(tiny_model(**changes))
         assert reason in caplog.text
     with pytest.raises(ValueError, match="float32, int8"):
-        accelerate(tiny_model(), "int4")
+        use_native_decoding(tiny_model(), "int4")
 
 
 # ---- threads and processes
@@ -703,7 +703,7 @@ def test_top_p_keeps_the_same_tokens():
         for top_p in (0.0, 0.1, 0.5, 0.9, 0.95, 0.999):
             for least in (1, 2):
                 theirs = TopPLogitsWarper(top_p, min_tokens_to_keep=least)
-                ours = QuickTopP.of(theirs)
+                ours = NativeTopPWarper.of(theirs)
                 want = theirs(None, scores)
                 assert torch.equal(ours(None, scores).nan_to_num(7.0), want.nan_to_num(7.0))
 
@@ -713,7 +713,7 @@ def test_top_p_seldom_needs_torch(monkeypatch):
     rows = []
     monkeypatch.setattr(TopPLogitsWarper, "__call__", lambda self, ids, scores: rows.append(len(scores)) or scores)
     scores = 3 * torch.randn(500, 4096, generator=torch.Generator().manual_seed(0))
-    QuickTopP(0.95)(None, scores)
+    NativeTopPWarper(0.95)(None, scores)
     assert sum(rows) < 25
 
 
@@ -721,26 +721,26 @@ def test_top_p_seldom_needs_torch(monkeypatch):
 
 
 def test_stories_are_told_fast_and_the_model_is_left_as_it_was(tiny_run, ordinary_calls):
-    from tinystories.generation.batch import tell_stories
-    from tinystories.generation.generate import tell_story
+    from tinystories.generation.batch import generate_stories
+    from tinystories.generation.generate import generate_story
     from tinystories.runs.loading import load_model
 
     model, tokenizer = load_model(str(tiny_run))
     model.to("cpu")
     ordinary_calls.clear()
-    story = tell_story(model, tokenizer, "Once upon a time", preset="balanced", seed=1, max_new_tokens=20)
-    told = tell_stories(model, tokenizer, ["Once upon a time", "One day"], preset="greedy", max_new_tokens=9,
+    story = generate_story(model, tokenizer, "Once upon a time", preset="balanced", seed=1, max_new_tokens=20)
+    told = generate_stories(model, tokenizer, ["Once upon a time", "One day"], preset="greedy", max_new_tokens=9,
                         progress=False)  # fmt: skip
     assert ordinary_calls == [4] and type(model) is TinyLlamaForCausalLM  # both agree, as was seen once
     assert story.startswith("Once upon a time") and len(told) == 2
-    fast = accelerate(model)
-    tell_story(fast, tokenizer, "Once", preset="greedy", max_new_tokens=5)
+    fast = use_native_decoding(model)
+    generate_story(fast, tokenizer, "Once", preset="greedy", max_new_tokens=5)
     assert fast._engine is not None
 
 
 def test_int8_weights_are_an_option(tiny_run, tmp_path, capsys):
     from tinystories.cli import main
-    from tinystories.generation.generate import tell_story
+    from tinystories.generation.generate import generate_story
     from tinystories.runs.loading import load_model
 
     command = ["generate", str(tiny_run), "Once upon a time", "--preset", "greedy", "--max-new-tokens", "12"]
@@ -748,7 +748,7 @@ def test_int8_weights_are_an_option(tiny_run, tmp_path, capsys):
     told = capsys.readouterr().out.strip()
     model, tokenizer = load_model(str(tiny_run), "int8")
     assert model._engine.weights == "int8"
-    assert told == tell_story(model, tokenizer, "Once upon a time", preset="greedy", max_new_tokens=12)
+    assert told == generate_story(model, tokenizer, "Once upon a time", preset="greedy", max_new_tokens=12)
 
     model, tokenizer = load_model(str(tiny_run))
     for each in (model.to(torch.bfloat16), tokenizer):

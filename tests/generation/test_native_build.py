@@ -20,9 +20,9 @@ TRY = """
 import sys, torch
 sys.path.insert(0, sys.argv[1])
 from helpers import random_ids, tiny_model
-from tinystories.generation.native import accelerate
+from tinystories.generation.native import use_native_decoding
 model = tiny_model()
-assert accelerate(model) is model
+assert use_native_decoding(model) is model
 print(type(model).__mro__[1].__name__, model.generate(random_ids(1, 4), max_new_tokens=5).tolist())
 """
 

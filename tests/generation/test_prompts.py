@@ -9,8 +9,8 @@ from transformers import AutoTokenizer, LlamaTokenizer, PreTrainedTokenizerFast
 
 from tinystories.checks.text import check_prompt_ends
 from tinystories.evaluation.likelihood import start_tokens
-from tinystories.generation.batch import tell_stories
-from tinystories.generation.generate import tell_story
+from tinystories.generation.batch import generate_stories
+from tinystories.generation.generate import generate_story
 from tinystories.generation.prompts import added_tokens, encode_prompt, keep_prompts_open
 from tinystories.runs.loading import load_model, load_tokenizer
 from tinystories.tokenization import train_bpe
@@ -68,10 +68,10 @@ def test_an_empty_prompt_without_a_start_token_is_refused():
 def test_a_tokenizer_that_appends_the_end_changes_no_story(appending, tiny_run):
     model, tokenizer = load_model(str(tiny_run))
     framed = AutoTokenizer.from_pretrained(appending)
-    expected = tell_story(model, tokenizer, PROMPT, preset="greedy", max_new_tokens=30)
-    assert tell_story(model, framed, PROMPT, preset="greedy", max_new_tokens=30) == expected
+    expected = generate_story(model, tokenizer, PROMPT, preset="greedy", max_new_tokens=30)
+    assert generate_story(model, framed, PROMPT, preset="greedy", max_new_tokens=30) == expected
     stories = [
-        tell_stories(model, each, [PROMPT], preset="greedy", max_new_tokens=30)[0] for each in (tokenizer, framed)
+        generate_stories(model, each, [PROMPT], preset="greedy", max_new_tokens=30)[0] for each in (tokenizer, framed)
     ]
     assert stories[0] == stories[1]
     assert start_tokens(model, framed) == start_tokens(model, tokenizer)

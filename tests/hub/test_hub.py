@@ -19,7 +19,7 @@ from huggingface_hub import HfApi, ModelCard
 from safetensors.torch import load_file, save_file
 
 from tinystories.cli import main
-from tinystories.generation.generate import PRESETS
+from tinystories.generation.presets import PRESETS
 from tinystories.hub.release import NEEDS, build_release, check_releases, load_run
 from tinystories.hub.upload import Target, _way_back
 from tinystories.runs.checkpoints import find_checkpoints

@@ -67,13 +67,13 @@ print(json.dumps([*texts, [story[0]["generated_text"] for story in batch]]))
 def test_pipeline_draws_what_the_balanced_preset_draws(tiny_run):
     from transformers import pipeline, set_seed
 
-    from tinystories.generation.generate import tell_story
+    from tinystories.generation.generate import generate_story
     from tinystories.runs.loading import load_model
 
     storyteller = pipeline("text-generation", model=str(tiny_run))
     set_seed(3)
     piped = storyteller(PROMPT, max_new_tokens=60)[0]["generated_text"]
-    assert piped == tell_story(*load_model(str(tiny_run)), PROMPT, seed=3, max_new_tokens=60)
+    assert piped == generate_story(*load_model(str(tiny_run)), PROMPT, seed=3, max_new_tokens=60)
 
 
 def test_prompts_of_different_lengths_in_one_batch_are_continued_as_alone(tiny_run):

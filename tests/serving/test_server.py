@@ -31,7 +31,8 @@ for package in ("fastapi", "limits", "uvicorn"):
 from test_server_engine import make_slow
 
 from tinystories.cli import main
-from tinystories.generation.generate import post_process, tell_story
+from tinystories.generation.generate import generate_story
+from tinystories.generation.postprocess import post_process
 from tinystories.runs.loading import load_model
 from tinystories.serving.app import create_app
 from tinystories.serving.engine import Engine, Order
@@ -166,7 +167,7 @@ def told(tiny_run):
 
 
 def greedy(told, prompt, max_new_tokens):
-    return tell_story(*told, prompt, preset="greedy", max_new_tokens=max_new_tokens)
+    return generate_story(*told, prompt, preset="greedy", max_new_tokens=max_new_tokens)
 
 
 # ---- health
@@ -210,7 +211,7 @@ def test_a_story_comes_in_pieces_and_is_that_of_the_command_line(server, told):
     answer = server.generate(seed=5, max_tokens=60)
     assert answer.status == 200 and answer.headers["Content-Type"].startswith("text/event-stream")
     text, done = answer.story()
-    assert PROMPT + text == tell_story(*told, PROMPT, seed=5, max_new_tokens=60)
+    assert PROMPT + text == generate_story(*told, PROMPT, seed=5, max_new_tokens=60)
     assert len(answer.events()) > 10
     used = len(told[1](PROMPT)["input_ids"])
     assert (done["prompt_tokens"], done["seed"]) == (used, 5) and done["tokens_per_second"] > 1
@@ -229,7 +230,7 @@ def test_the_first_piece_comes_before_the_last_is_written(tiny_run):
 @pytest.mark.parametrize("preset", ["balanced", "conservative", "creative", "plain", "greedy"])
 def test_presets(preset, server, told):
     text, done = server.generate(preset=preset, seed=9).story()
-    assert PROMPT + text == tell_story(*told, PROMPT, preset=preset, seed=9, max_new_tokens=100)
+    assert PROMPT + text == generate_story(*told, PROMPT, preset=preset, seed=9, max_new_tokens=100)
     assert done["completion_tokens"] <= 100
 
 
@@ -260,7 +261,7 @@ def test_without_a_seed_stories_differ_and_their_seed_tells_them_again(server):
 def test_prompts_may_be_any_text(server, told):
     prompt = "A fox 🦊 said: “café, naïve 日本” \u0000\n🦊"
     text, done = server.generate(prompt, preset="creative", seed=3, max_tokens=20).story()
-    assert prompt + text == tell_story(*told, prompt, preset="creative", seed=3, max_new_tokens=20)
+    assert prompt + text == generate_story(*told, prompt, preset="creative", seed=3, max_new_tokens=20)
     assert done["prompt_tokens"] == len(told[1](prompt)["input_ids"])
 
 

@@ -12,8 +12,9 @@ import torch
 from helpers import random_ids, sharpen, tiny_model
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
-from tinystories.generation.generate import GREEDY, PRESETS, generating_as, preset_config, tell_story
-from tinystories.generation.native import accelerate
+from tinystories.generation.generate import generate_story, preset_config, temporary_generation_config
+from tinystories.generation.native import use_native_decoding
+from tinystories.generation.presets import GREEDY, PRESETS
 from tinystories.runs.loading import load_model
 from tinystories.serving import batch as batches
 from tinystories.serving import sampling
@@ -77,7 +78,7 @@ def written_together(batch, prompts, steps):
 def step(request, monkeypatch):
     """What computes the tokens: where there is no compiler it is torch."""
     if request.param == "torch":
-        monkeypatch.setattr(batches, "accelerate", lambda model, **_: model)
+        monkeypatch.setattr(batches, "use_native_decoding", lambda model, **_: model)
     return request.param
 
 
@@ -116,7 +117,7 @@ def test_the_logits_are_those_of_generate(step):
 
 
 def test_with_int8_weights_the_logits_are_those_of_generate():
-    model = accelerate(tiny_model(), "int8")
+    model = use_native_decoding(tiny_model(), "int8")
     (together,) = written_together(StoryBatch(model, 8, 64), PROMPTS[:1], 12)
     config = {"max_new_tokens": 12, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
     output = model.generate(torch.tensor(PROMPTS[:1]), **config, output_logits=True, return_dict_in_generate=True)
@@ -210,7 +211,7 @@ def test_scores_are_those_of_generate(preset, told):
     model, tokenizer = told
     config = preset_config(preset, tokenizer, 10)
     ids = torch.tensor([tokenizer(PROMPT)["input_ids"]])
-    with generating_as(config, model):
+    with temporary_generation_config(model, config):
         output = model.generate(ids, generation_config=config, output_logits=True, output_scores=True,
                                 return_dict_in_generate=True)  # fmt: skip
     for step, (logits, scores) in enumerate(zip(output.logits, output.scores, strict=True)):
@@ -458,7 +459,7 @@ def test_a_story_is_that_of_the_command_line(preset, engine, tiny_run, told):
     for seed in range(3):
         (reader,), _ = write(engine, order(ids, sampling=Sampling.of_preset(preset), seed=seed))
         text, end = reader.all()
-        assert PROMPT + text == tell_story(model, tokenizer, PROMPT, preset=preset, seed=seed, max_new_tokens=40)
+        assert PROMPT + text == generate_story(model, tokenizer, PROMPT, preset=preset, seed=seed, max_new_tokens=40)
         assert end.prompt_tokens == len(ids) and end.completion_tokens <= 40
 
 
@@ -496,7 +497,7 @@ def test_logprobs_are_the_models(engine, told):
 
 def test_ways_to_end(engine, told):
     ids = told[1](PROMPT)["input_ids"]
-    whole = tell_story(*told, PROMPT, preset=GREEDY, max_new_tokens=40)[len(PROMPT) :]
+    whole = generate_story(*told, PROMPT, preset=GREEDY, max_new_tokens=40)[len(PROMPT) :]
     mark = whole[30:34]
     readers, _ = write(
         engine,

@@ -16,7 +16,7 @@ from tinystories.data.packing import PackedStories, encode_stories, tokenize_sto
 from tinystories.evaluation.likelihood import score_stories
 from tinystories.evaluation.token_classes import ARTICLE, TokenKinds
 from tinystories.export.stock import export_stock
-from tinystories.generation.generate import tell_story
+from tinystories.generation.generate import generate_story
 from tinystories.hub.release import load_run
 from tinystories.runs.loading import load_model
 from tinystories.serving.serve import load
@@ -112,7 +112,7 @@ def test_a_model_is_trained_with_any_tokenizer_and_used_everywhere(kind, stories
 
     scores = score_stories(model, tokenizer, stories[:3], progress=False)
     assert np.isfinite(scores.nats).all() and scores.nats.min() > 0
-    assert tell_story(*load_model(str(run)), "Once upon a time", seed=1, max_new_tokens=5)
+    assert generate_story(*load_model(str(run)), "Once upon a time", seed=1, max_new_tokens=5)
     load(Settings(checkpoint=str(run)))
     export_stock(run, tmp_path / "stock")
     assert AutoModelForCausalLM.from_pretrained(tmp_path / "stock").config.vocab_size == size

@@ -17,7 +17,7 @@ import torch
 from torch.nn.functional import cross_entropy, log_softmax
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..generation.generate import stop_ids
+from ..generation.generate import eos_token_ids
 from ..generation.prompts import added_tokens
 from .batches import START_ADVICE
 from .findings import Finding
@@ -72,7 +72,7 @@ def check_objective(
     begin = beginning_of_text(tokenizer)
     end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
     # llama2.c's models end a story with the token that begins the next one.
-    stops = stop_ids(model, tokenizer)
+    stops = eos_token_ids(model, tokenizer)
     whole = [begin + ids + end for ids in encode(tokenizer, stories)]
     rows = [ids[:context] for ids in whole if len(ids) > 8]
     if not rows:

@@ -41,7 +41,8 @@ def train(recipe: Recipe) -> Path:
 
     from ..checks.preflight import check_resources, fitting_prompts, rehearse
     from ..data.corpus import recipe_corpus
-    from ..generation.generate import check_preset, preset_config, tell_story
+    from ..generation.generate import generate_story, preset_config
+    from ..generation.presets import check_preset
     from ..runs.loading import load_model, load_tokenizer
     from ..training import build
     from ..training.arguments import training_arguments
@@ -114,7 +115,7 @@ def train(recipe: Recipe) -> Path:
         model = load_model(str(output_dir))[0] if trainer.is_fsdp_enabled else trainer.model
         for number, prompt in enumerate(recipe.prompts):
             print(f"\n--- story {number + 1}")
-            print(tell_story(model, tokenizer, prompt, preset=recipe.preset, seed=arguments.seed + number))
+            print(generate_story(model, tokenizer, prompt, preset=recipe.preset, seed=arguments.seed + number))
         print(f'\nThe model is in {output_dir}. Next: tinystories generate {output_dir} "Once upon a time"')
     if arguments.push_to_hub:
         _push(trainer, output_dir)

@@ -44,9 +44,9 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from .. import __version__
 from ..data.corpus import load_texts, recipe_corpus
-from ..generation.batch import PROMPTS, Told, tell_stories
-from ..generation.generate import PRESETS, check_preset, post_process
-from ..generation.presets import preset_of
+from ..generation.batch import PROMPTS, GeneratedStory, generate_stories
+from ..generation.postprocess import post_process
+from ..generation.presets import PRESETS, check_preset, preset_of
 from ..generation.prompts import encode_prompt
 from ..recipe import Recipe, load_recipe
 from ..runs.checkpoints import STATE
@@ -434,12 +434,12 @@ def _measure(path: str, measures: _Measures, training: _TrainingStories) -> tupl
     shares = [kind["accuracy"] for kind in entry["minimal_pairs"].values()]
     entry["minimal_pair_accuracy"] = float(np.mean(shares)) if shares else None
 
-    told: dict[str, list[Told]] = {}
+    told: dict[str, list[GeneratedStory]] = {}
     tokens = _story_tokens(model, tokenizer, measures.prompts)
     entry["generation"] = {}
     for preset in measures.presets:
         begun = time.perf_counter()
-        told[preset] = tell_stories(
+        told[preset] = generate_stories(
             model,
             tokenizer,
             measures.prompts,
@@ -483,7 +483,7 @@ def _story_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pr
     return max(1, STORY_TOKENS if context is None else min(STORY_TOKENS, context - longest))
 
 
-def _told_figures(stories: Sequence[Told], seed: int) -> dict:
+def _told_figures(stories: Sequence[GeneratedStory], seed: int) -> dict:
     whole, mended = [story.text for story in stories], [post_process(story.text) for story in stories]
     figures = text_figures(
         [story.completion for story in stories], finished=[story.ended for story in stories], seed=seed
@@ -511,7 +511,7 @@ def _length_figures(texts: Sequence[str], seed: int) -> dict:
 def _compare_with_training(
     entry: dict,
     path: str,
-    told: dict[str, list[Told]],
+    told: dict[str, list[GeneratedStory]],
     real: dict[str, list[str] | None],
     measures: _Measures,
     training: _TrainingStories,

@@ -349,7 +349,7 @@ class Judge:
 
 
 def judge_stories(judge: Judge, stories: Iterable, progress: bool = True) -> JudgeReport:
-    """Grade stories, given as `Told` or as (beginning, completion) pairs.
+    """Grade stories, given as `GeneratedStory` or as (beginning, completion) pairs.
 
     What it will take is printed first, on stderr. Stopped with Ctrl-C, it waits for the answers that are under way and
     keeps them; called again, it goes on from there.

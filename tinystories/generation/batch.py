@@ -22,7 +22,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..utils.errors import UserError
 from ..utils.random_state import preserved_random_state
-from .generate import check_preset, generating_as, preset_config, stop_ids
+from .generate import eos_token_ids, preset_config, temporary_generation_config
+from .presets import check_preset
 from .prompts import encode_prompt
 
 
@@ -73,7 +74,7 @@ PROMPTS = [
 
 
 @dataclass(frozen=True)
-class Told:
+class GeneratedStory:
     """A story that a model told.
 
     Attributes:
@@ -94,7 +95,7 @@ class Told:
         return self.text[len(self.prompt) :]
 
 
-def tell_stories(
+def generate_stories(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[str],
@@ -104,7 +105,7 @@ def tell_stories(
     seed: int = 0,
     batch_size: int = 16,
     progress: bool = True,
-) -> list[Told]:
+) -> list[GeneratedStory]:
     """Continue each of `prompts` once; to tell several stories from one beginning, give it several times.
 
     The same seed tells the same stories on the same machine, for the same prompts in the same order and the same
@@ -128,7 +129,7 @@ def tell_stories(
     if not rows:
         return []
     config = preset_config(preset, tokenizer, _budget(model, rows, prompts, max_new_tokens))
-    stops = stop_ids(model, tokenizer)
+    stops = eos_token_ids(model, tokenizer)
     config.eos_token_id = stops or None
     if config.pad_token_id is None:
         config.pad_token_id = stops[0] if stops else None
@@ -140,7 +141,7 @@ def tell_stories(
         mininterval=0.2 if sys.stderr.isatty() else 30.0,
         disable=not progress,
     )
-    with bar, generating_as(config, model), preserved_random_state():
+    with bar, temporary_generation_config(model, config), preserved_random_state():
         torch.manual_seed(seed)
         for start in range(0, len(rows), batch_size):
             batch = rows[start : start + batch_size]
@@ -183,7 +184,9 @@ def _padded(batch: list[list[int]], device: torch.device) -> dict[str, torch.Ten
     return {"input_ids": torch.tensor(ids, device=device), "attention_mask": torch.tensor(mask, device=device)}
 
 
-def _told(tokenizer: PreTrainedTokenizerBase, prompt: str, ids: list[int], new: list[int], stops: list[int]) -> Told:
+def _told(
+    tokenizer: PreTrainedTokenizerBase, prompt: str, ids: list[int], new: list[int], stops: list[int]
+) -> GeneratedStory:
     end = next((place for place, index in enumerate(new) if index in stops), None)
     new = new[:end]
     whole, head, tail = (
@@ -192,4 +195,4 @@ def _told(tokenizer: PreTrainedTokenizerBase, prompt: str, ids: list[int], new: 
     )
     # Some tokenizers leave out a space at the beginning of what they decode, so the end is taken from the whole.
     completion = whole[len(head) :] if whole.startswith(head) else tail
-    return Told(prompt=prompt, text=prompt + completion, ended=end is not None, new_tokens=len(new))
+    return GeneratedStory(prompt=prompt, text=prompt + completion, ended=end is not None, new_tokens=len(new))

@@ -28,7 +28,15 @@ from tokenizers import Tokenizer
 
 from .. import __version__
 from ..utils.errors import UserError, first_line
-from .presets import COLDEST, GGUF_DTYPES, PRESETS, check_preset, check_sampling, room_for_story, stated_settings
+from .presets import (
+    GGUF_DTYPES,
+    MIN_TEMPERATURE,
+    PRESETS,
+    check_preset,
+    check_sampling,
+    resolve_max_new_tokens,
+    stated_settings,
+)
 from .prompts import open_prompt
 
 
@@ -125,7 +133,7 @@ class LlamaCpp:
         return "".join(pieces), sum(counts)
 
 
-def tell_story(
+def generate_story(
     path: str,
     prompt: str,
     *,
@@ -136,7 +144,7 @@ def tell_story(
     seed: int | None = None,
     stream: bool = False,
 ) -> str:
-    """As `decoding.tell_story`, by llama.cpp, with the model in the run folder (or on the Hub) `path`.
+    """As `decoding.generate_story`, by llama.cpp, with the model in the run folder (or on the Hub) `path`.
 
     Args:
         dtype: how the weights are stored, one of `GGUF_DTYPES`.
@@ -148,12 +156,12 @@ def tell_story(
     check_dtype(dtype)
     folder = model_folder(path)
     check_sampling(preset, sampling or {})
-    settings = {**story_settings(folder, preset), **(sampling or {})}
-    if settings["temperature"] < COLDEST:
+    settings = {**sampling_settings(folder, preset), **(sampling or {})}
+    if settings["temperature"] < MIN_TEMPERATURE:
         settings["temperature"] = 0.0  # which is greedy decoding there
     context = _json(folder / "config.json")["max_position_embeddings"]
     ids = _prompt_ids(folder, prompt)
-    room = room_for_story(context, len(ids), max_new_tokens)
+    room = resolve_max_new_tokens(context, len(ids), max_new_tokens)
     model = LlamaCpp(gguf_file(folder, dtype), context)
 
     def tell(piece: str) -> None:
@@ -251,7 +259,7 @@ def _digest(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def story_settings(folder: Path, preset: str | None) -> dict[str, float]:
+def sampling_settings(folder: Path, preset: str | None) -> dict[str, float]:
     """How a story is told: as the preset says, or else `generation_config.json`, where that samples."""
     if preset is None:
         own = _json(folder / "generation_config.json") if (folder / "generation_config.json").is_file() else {}

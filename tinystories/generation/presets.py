@@ -28,7 +28,7 @@ SAMPLING: dict[str, tuple[Callable[[float], bool], str]] = {
     "top_p": (lambda value: 0 < value <= 1, "above 0 and at most 1"),
     "repetition_penalty": (lambda value: 1 <= value <= 2, "from 1 to 2"),
 }
-COLDEST = 0.01  # a lower temperature is greedy decoding
+MIN_TEMPERATURE = 0.01  # a lower temperature is greedy decoding
 
 
 def check_sampling(preset: str | None, sampling: Mapping[str, float]) -> None:
@@ -71,7 +71,7 @@ def check_dtype(dtype: str | None) -> None:
         )
 
 
-def room_for_story(context: int, used: int, max_new_tokens: int | None) -> int:
+def resolve_max_new_tokens(context: int, used: int, max_new_tokens: int | None) -> int:
     """How many tokens a story may have after a prompt of `used` tokens: `max_new_tokens`, or all that are left.
 
     Raises:

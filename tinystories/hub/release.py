@@ -37,7 +37,8 @@ from tinystories.tokenization import vocabulary_size
 
 from ..export.stock import STORY, export_stock, target_of
 from ..generation.batch import PROMPTS
-from ..generation.generate import PRESETS, preset_config, tell_story
+from ..generation.generate import generate_story, preset_config
+from ..generation.presets import PRESETS
 from ..generation.prompts import encode_prompt
 from ..runs.loading import load_tokenizer
 from ..runs.metadata import Facts, read_facts
@@ -177,7 +178,7 @@ def build_release(
 
     if not facts.samples:
         facts.samples = _samples(model, tokenizer)
-        facts.samples_by = f"Told with the settings of `generation_config.json` and seed {SEED}, first try."
+        facts.samples_by = f"Generated with the settings of `generation_config.json` and seed {SEED}, first try."
     if (run / "loss.png").is_file():
         shutil.copyfile(run / "loss.png", folder / "loss.png")
     if recipe:
@@ -190,7 +191,7 @@ def build_release(
 
 def _samples(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[dict[str, str]]:
     prompts = (PROMPT, "One day, a little girl named Lily")
-    return [{"prompt": prompt, "text": tell_story(model, tokenizer, prompt, seed=SEED)} for prompt in prompts]
+    return [{"prompt": prompt, "text": generate_story(model, tokenizer, prompt, seed=SEED)} for prompt in prompts]
 
 
 def public_recipe(run: Path) -> dict | None:

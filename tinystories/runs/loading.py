@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 
 from tinystories.tokenization import PreTrainedTokenizerFast
 
-from ..generation.native import accelerate_or_refuse
+from ..generation.native import require_native_decoding
 from ..generation.presets import check_dtype
 from ..generation.prompts import keep_prompts_open
 from ..utils.errors import UserError, first_line
@@ -36,7 +36,7 @@ def load_model(path: str, dtype: str | None = None) -> tuple[PreTrainedModel, Pr
         raise UserError(f"The model in {path} cannot be loaded: {first_line(error)}.") from None
     if dtype == "int8":
         try:
-            return accelerate_or_refuse(model.eval(), dtype), tokenizer
+            return require_native_decoding(model.eval(), dtype), tokenizer
         except UserError as reason:
             raise UserError(f"--dtype int8 cannot be had: {reason}.") from None
     return model.to(_device()).eval(), tokenizer

@@ -174,4 +174,4 @@ def _read_report(facts: Facts, run: Path) -> None:
         preset = facts.recipe.get("preset") if told.get(facts.recipe.get("preset")) else next(iter(told), None)
         if preset and told[preset]:
             facts.samples = told[preset][:SAMPLES]
-            facts.samples_by = f"Told with the preset `{preset}`, not post-processed."
+            facts.samples_by = f"Generated with the preset `{preset}`, not post-processed."

@@ -27,7 +27,8 @@ from fastapi.responses import HTMLResponse, JSONResponse, Response
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 from starlette.exceptions import HTTPException
 
-from ..generation.generate import GREEDY, PRESETS, check_preset, post_process
+from ..generation.postprocess import post_process
+from ..generation.presets import GREEDY, PRESETS, check_preset
 from .completions import completions_router
 from .engine import Engine, Finished, Order, Refused
 from .middleware import RateLimit, SecurityHeaders, parse_rate_limit

@@ -26,8 +26,8 @@ import torch
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import Cache, CacheLayerMixin, DynamicLayer
 
-from ..generation.native.cache import RoomyLayer
-from ..generation.native.model import Accelerated, accelerate
+from ..generation.native.cache import PreallocatedCacheLayer
+from ..generation.native.model import NativeDecodingMixin, use_native_decoding
 from ..utils.errors import UserError
 
 
@@ -52,8 +52,8 @@ class StoryBatch:
         self.model, self.capacity, self.context = model, capacity, context
         self.lengths: list[int] = []
         self.layers = [_RowsLayer(self, layer.keys) for layer in self._probe().layers]
-        if not isinstance(model, Accelerated):
-            accelerate(model, warn=False)
+        if not isinstance(model, NativeDecodingMixin):
+            use_native_decoding(model, warn=False)
         self.native = self._decode_natively([0], [0], slice(1)) is not None
         self._cache = Cache(layers=self.layers)
         self.threads = self.settle_threads()
@@ -68,7 +68,7 @@ class StoryBatch:
     def _probe(self) -> DynamicCache:
         cache = DynamicCache(config=self.model.config)
         self._forward(torch.zeros(1, 1, dtype=torch.long, device=self.model.device), past_key_values=cache)
-        if any(type(layer) not in (DynamicLayer, RoomyLayer) for layer in cache.layers):
+        if any(type(layer) not in (DynamicLayer, PreallocatedCacheLayer) for layer in cache.layers):
             raise UserError("This model keeps only part of a text in its cache, which the server cannot batch.")
         return cache
 
@@ -138,7 +138,7 @@ class StoryBatch:
 
     def _decode_natively(self, tokens: list[int], places: list[int], rows: slice) -> torch.Tensor | None:
         """The same by the native step; None where there is none."""
-        if not isinstance(self.model, Accelerated):
+        if not isinstance(self.model, NativeDecodingMixin):
             return None
         keys, values = [layer.keys[rows] for layer in self.layers], [layer.values[rows] for layer in self.layers]
         return self.model.row_logits(torch.tensor(tokens), torch.tensor(places), keys, values)

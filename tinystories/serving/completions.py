@@ -13,7 +13,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationInfo, field_validator
 
-from ..generation.generate import COLDEST, GREEDY
+from ..generation.presets import GREEDY, MIN_TEMPERATURE
 from .engine import Event, Finished, Order, Piece, Token
 from .requests import Stories, while_connected
 from .responses import Invalid, refusal
@@ -131,7 +131,7 @@ class CompletionRequest(BaseModel):
         return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
 
     def sampling(self, own: Sampling) -> Sampling:
-        if self.temperature is not None and self.temperature < COLDEST:
+        if self.temperature is not None and self.temperature < MIN_TEMPERATURE:
             return dataclasses.replace(Sampling.of_preset(GREEDY), repetition_penalty=self.repetition_penalty or 1.0)
         names = ("temperature", "top_p", "top_k", "repetition_penalty")
         return own.replace(**{name: getattr(self, name) for name in names})

@@ -29,7 +29,7 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from ..generation.generate import GREEDY, PRESETS, check_preset
+from ..generation.presets import GREEDY, PRESETS, check_preset
 
 
 CANDIDATES = 128  # tokens that are looked at where top-k does not say how many, and most

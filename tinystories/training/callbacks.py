@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedTokenizerBase, ProgressCallback, TrainerCallback
 
-from ..generation.generate import tell_story
+from ..generation.generate import generate_story
 from ..generation.prompts import encode_prompt
 from ..utils.errors import first_line
 from ..utils.plots import plot_loss
@@ -146,7 +146,7 @@ class StorySample(TrainerCallback):
         used = len(encode_prompt(self.tokenizer, self.prompt))
         room = min(SAMPLE_TOKENS, model.config.max_position_embeddings - used)
         with preserved_random_state():
-            story = tell_story(
+            story = generate_story(
                 model, self.tokenizer, self.prompt, preset=self.preset, seed=self.seed, max_new_tokens=room
             )
         path = Path(args.output_dir) / STORIES_NAME

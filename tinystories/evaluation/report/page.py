@@ -212,7 +212,7 @@ def _told_section(report: dict) -> str:
     if shown != presets:
         lead += f" Shown is <em>{escaped(shown[0])}</em>; the other presets are among all figures."
     body = f'<div class="cards">{"".join(cards)}</div><details><summary>All figures</summary>{tables}</details>'
-    return _section("Told stories", lead, body)
+    return _section("Generated stories", lead, body)
 
 
 def _real(report: dict, figure: Figure, told: dict) -> float | None:
@@ -339,7 +339,7 @@ def _curves_section(report: dict) -> str:
     swatches = "".join(
         f'<span class="name"><span class="swatch b{colours[run]}"></span>{escaped(names[run])}</span> ' for run in runs
     )
-    lead = f"Each point is a checkpoint, the scale below is optimizer steps. Told as <em>{escaped(preset)}</em>."
+    lead = f"Each point is a checkpoint, the scale below is optimizer steps. Generated as <em>{escaped(preset)}</em>."
     body = f'<p class="key">{swatches}</p><div class="curves">{"".join(plots)}</div>'
     if any(kinds):
         body += f'<h3>Minimal pairs by kind</h3><div class="curves small">{"".join(kinds)}</div>'

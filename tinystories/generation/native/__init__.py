@@ -1,7 +1,6 @@
-"""Native code for a CPU: after `accelerate(model)` `model.generate` takes a third of the time, and `attention` is what
-training attends by."""
+"""C code for the CPU: `use_native_decoding(model)` makes `model.generate` about three times as fast."""
 
-__all__ = ["accelerate", "accelerate_or_refuse", "accelerated", "decelerate"]
+__all__ = ["use_native_decoding", "require_native_decoding", "native_decoding", "undo_native_decoding"]
 
 
 def __getattr__(name: str):

@@ -14,7 +14,7 @@ MOST_AT_FIRST = 4096  # tokens that room is made for in advance
 SPARE = 64  # tokens of room, at least, when a layer grows
 
 
-class RoomyLayer(DynamicLayer):
+class PreallocatedCacheLayer(DynamicLayer):
     """A `DynamicLayer` `[batch, heads, length, head_dim]` inside of memory for more tokens.
 
     Args:
@@ -28,7 +28,7 @@ class RoomyLayer(DynamicLayer):
         super().__init__()
 
     @classmethod
-    def of(cls, layer: DynamicLayer) -> "RoomyLayer":
+    def of(cls, layer: DynamicLayer) -> "PreallocatedCacheLayer":
         """A layer that holds what another does."""
         roomy = cls()
         if layer.is_initialized:

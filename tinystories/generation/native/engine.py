@@ -11,7 +11,7 @@ from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
 from ...utils.errors import UserError
 from .build import library
-from .cache import RoomyLayer
+from .cache import PreallocatedCacheLayer
 from .memory import Arena, use_large_pages
 
 
@@ -62,8 +62,8 @@ class _Step(ctypes.Structure):
     ]  # fmt: skip
 
 
-def why_not(model: nn.Module, weights: str = "float32") -> str | None:
-    """What keeps a model from being accelerated, in words, or None."""
+def unsupported_reason(model: nn.Module, weights: str = "float32") -> str | None:
+    """Why a model cannot be decoded natively, or None."""
     if not isinstance(model, PreTrainedModel) or getattr(model.config, "model_type", None) not in ARCHITECTURES:
         return f"{type(model).__name__} is not a TinyLlama or Llama for causal language modelling"
     inner = getattr(model, "model", None)
@@ -176,7 +176,7 @@ class Engine:
         plan = self._plan
         if plan is None or not plan.holds():
             with self._lock:
-                fits = why_not(model, self.weights) is None
+                fits = unsupported_reason(model, self.weights) is None
                 plan = self._plan = _Plan(model, self._library, self.weights) if fits else None
         return plan
 
@@ -294,7 +294,7 @@ class _Plan:
     def run(self, ids, positions, mask, cache: Cache, keep: int) -> torch.Tensor | None:
         """See `Engine.logits`."""
         batch, length = ids.shape
-        layers = roomy_layers(cache, len(self._layers))
+        layers = preallocated_layers(cache, len(self._layers))
         if layers is None:
             return None
         past = layers[0].get_seq_length()
@@ -399,16 +399,16 @@ def _eight_bit_bytes(model: PreTrainedModel, padding: int) -> int:
     return sum(outs * (ins + -ins % padding) + 64 for outs, ins in shapes)
 
 
-def roomy_layers(cache: Cache, count: int) -> list[RoomyLayer] | None:
+def preallocated_layers(cache: Cache, count: int) -> list[PreallocatedCacheLayer] | None:
     """The layers of a cache, which are made roomy if they are not; None for a cache of another kind."""
     layers = cache.layers
-    if len(layers) == count and all(type(layer) is RoomyLayer for layer in layers):
+    if len(layers) == count and all(type(layer) is PreallocatedCacheLayer for layer in layers):
         return layers
     if not isinstance(cache, DynamicCache) or cache.offloading:
         return None
     if not layers and cache.layer_class_to_replicate is DynamicLayer:
-        layers += [RoomyLayer() for _ in range(count)]
-    if len(layers) != count or any(type(layer) not in (DynamicLayer, RoomyLayer) for layer in layers):
+        layers += [PreallocatedCacheLayer() for _ in range(count)]
+    if len(layers) != count or any(type(layer) not in (DynamicLayer, PreallocatedCacheLayer) for layer in layers):
         return None
-    layers[:] = [RoomyLayer.of(layer) if type(layer) is DynamicLayer else layer for layer in layers]
+    layers[:] = [PreallocatedCacheLayer.of(layer) if type(layer) is DynamicLayer else layer for layer in layers]
     return layers

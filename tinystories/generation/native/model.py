@@ -1,4 +1,4 @@
-"""`accelerate(model)`: the native step behind an ordinary model of transformers.
+"""`use_native_decoding(model)`: the native step behind an ordinary model of transformers.
 
 Design decisions
 - **The model stays itself.** Its class becomes a subclass of its own, of the same name, with another `forward`, so
@@ -20,15 +20,15 @@ from transformers.cache_utils import Cache, DynamicCache
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from ...utils.errors import UserError
-from .cache import RoomyLayer
-from .engine import WEIGHTS, Engine, is_wrapped, roomy_layers, why_not
-from .top_p import QuickTopP
+from .cache import PreallocatedCacheLayer
+from .engine import WEIGHTS, Engine, is_wrapped, preallocated_layers, unsupported_reason
+from .top_p import NativeTopPWarper
 
 
 logger = logging.getLogger(__name__)
 
 
-def accelerate(model: PreTrainedModel, weights: str = "float32", *, warn: bool = True) -> PreTrainedModel:
+def use_native_decoding(model: PreTrainedModel, weights: str = "float32", *, warn: bool = True) -> PreTrainedModel:
     """Make `generate` of a TinyLlama or Llama fast on a CPU; returns the same model.
 
     Nothing changes but speed: with "float32" weights the logits are those of the ordinary model up to the order in
@@ -45,49 +45,49 @@ def accelerate(model: PreTrainedModel, weights: str = "float32", *, warn: bool =
         ValueError: for weights of another name.
     """
     try:
-        return accelerate_or_refuse(model, weights)
+        return require_native_decoding(model, weights)
     except UserError as reason:
         if warn:
-            logger.warning("Decoding is not accelerated: %s.", reason)
+            logger.warning("Native decoding is not used: %s.", reason)
         return model
 
 
-def accelerate_or_refuse(model: PreTrainedModel, weights: str = "float32") -> PreTrainedModel:
-    """`accelerate`, for who counts on it: raises `UserError`, which says why, where the model stays as it is."""
+def require_native_decoding(model: PreTrainedModel, weights: str = "float32") -> PreTrainedModel:
+    """As `use_native_decoding`, but raises `UserError` with the reason where it is not possible."""
     if weights not in WEIGHTS:
         raise ValueError(f"`weights` must be one of {', '.join(WEIGHTS)}, but is {weights!r}.")
-    plain = decelerate(model)
-    if reason := why_not(plain):
+    plain = undo_native_decoding(model)
+    if reason := unsupported_reason(plain):
         raise UserError(reason)
     engine = Engine(plain, weights)
     plain.__dict__["_engine"] = engine
-    plain.__class__ = _accelerated(type(plain))
+    plain.__class__ = _native_class(type(plain))
     return plain
 
 
-def decelerate(model: PreTrainedModel) -> PreTrainedModel:
-    """Undo `accelerate`; returns the same model."""
-    if isinstance(model, Accelerated):
+def undo_native_decoding(model: PreTrainedModel) -> PreTrainedModel:
+    """Undo `use_native_decoding`; returns the same model."""
+    if isinstance(model, NativeDecodingMixin):
         model.__class__ = type(model).ordinary
         del model.__dict__["_engine"]
     return model
 
 
 @contextmanager
-def accelerated(model: PreTrainedModel) -> Iterator[None]:
-    """Within the block a model is accelerated, where it can be; one that is already stays so."""
-    before = isinstance(model, Accelerated)
+def native_decoding(model: PreTrainedModel) -> Iterator[None]:
+    """Use native decoding within the block where the model allows it."""
+    before = isinstance(model, NativeDecodingMixin)
     if not before:
-        accelerate(model, warn=False)
+        use_native_decoding(model, warn=False)
     try:
         yield
     finally:
         if not before:
-            decelerate(model)
+            undo_native_decoding(model)
 
 
-class Accelerated:
-    """What an accelerated model's class has before its ordinary one."""
+class NativeDecodingMixin:
+    """The methods that native decoding replaces."""
 
     def forward(
         self,
@@ -196,13 +196,13 @@ class Accelerated:
         given = model_kwargs.get("past_key_values")
         result = super()._prepare_cache_for_generation(generation_config, model_kwargs, *args, **kwargs)
         cache = model_kwargs.get("past_key_values")
-        if given is None and type(cache) is DynamicCache and roomy_layers(cache, len(cache.layers)) is not None:
-            cache.layers[:] = [RoomyLayer(generation_config.max_length) for _ in cache.layers]
+        if given is None and type(cache) is DynamicCache and preallocated_layers(cache, len(cache.layers)) is not None:
+            cache.layers[:] = [PreallocatedCacheLayer(generation_config.max_length) for _ in cache.layers]
         return result
 
     def _get_logits_processor(self, *args, **kwargs):
         processors = super()._get_logits_processor(*args, **kwargs)
-        processors[:] = [QuickTopP.of(each) if type(each) is TopPLogitsWarper else each for each in processors]
+        processors[:] = [NativeTopPWarper.of(each) if type(each) is TopPLogitsWarper else each for each in processors]
         return processors
 
     def __reduce_ex__(self, protocol):
@@ -219,7 +219,7 @@ def _new(ordinary: type) -> PreTrainedModel:
 
 
 @cache
-def _accelerated(ordinary: type) -> type:
+def _native_class(ordinary: type) -> type:
     """The subclass for a model's class. It bears that one's name, which transformers saves and looks up."""
     names = {"__module__": ordinary.__module__, "__qualname__": ordinary.__qualname__, "ordinary": ordinary}
-    return type(ordinary.__name__, (Accelerated, ordinary), {**names, "__doc__": ordinary.__doc__})
+    return type(ordinary.__name__, (NativeDecodingMixin, ordinary), {**names, "__doc__": ordinary.__doc__})

@@ -6,11 +6,11 @@ from transformers import TopPLogitsWarper
 from .build import library
 
 
-class QuickTopP(TopPLogitsWarper):
+class NativeTopPWarper(TopPLogitsWarper):
     """Keeps what `TopPLogitsWarper` keeps. A row in which rounding could decide is given to that one."""
 
     @classmethod
-    def of(cls, warper: TopPLogitsWarper) -> "QuickTopP":
+    def of(cls, warper: TopPLogitsWarper) -> "NativeTopPWarper":
         return cls(warper.top_p, warper.filter_value, warper.min_tokens_to_keep)
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
