@@ -135,14 +135,14 @@ def test_every_format_gives_the_same_stories(name, write, load):
     assert found.fingerprint == load(write("c.parquet", parquet(STORIES)), validation_fraction=0.1).fingerprint
 
 
-def test_txt_is_split_at_each_mark_and_nowhere_else(write, texts):
+def test_text_is_split_at_every_marker(write, texts):
     big = [f"{i} " + "x" * 30_000 + " é" * 2_000 for i in range(120)]  # marks and letters fall across chunks
     content = b"\xef\xbb\xbf" + txt(["\n A\r\n\r\nstory. ", "", " \n", *big, "<|endoftext|last"])
     assert len(content) > 3 << 20
     assert texts(write("a.txt", content)) == ["A\n\nstory.", *big, "<|endoftext|last"]
 
 
-def test_txt_is_never_whole_in_memory(write, texts, tmp_path):
+def test_text_is_not_read_into_memory_as_a_whole(write, texts, tmp_path):
     source = write("a.txt", txt("x" * 5_000 + str(i) for i in range(5_000)))
     tracemalloc.start()
     corpus.load_texts(source, cache_dir=str(tmp_path / "cache"))
@@ -151,7 +151,7 @@ def test_txt_is_never_whole_in_memory(write, texts, tmp_path):
     assert peak < 12_000_000 < os.path.getsize(source) / 2
 
 
-def test_rows_without_text_are_dropped_and_counted(write, texts, caplog):
+def test_empty_rows_are_dropped_and_counted(write, texts, caplog):
     rows = [{"text": "  A. \n"}, {"text": None}, {"text": " \n"}, {"text": ""}, {"text": "B."}]
     source = write("a.jsonl", "\n".join(map(json.dumps, rows)).encode())
     with caplog.at_level(logging.WARNING):
@@ -213,14 +213,14 @@ LOSSES = {
         "a.txt cannot be read as text: .*truncated",
     ),
     "mark in lines": ({"a.txt": b"A<|endoftext|>B"}, r"a.txt holds <\|endoftext\|>.* --split", {"text_split": "line"}),
-    "marker missing": ({"a.txt": b"A\n###\nB"}, r"a.txt has no \*\*\* in 7 bytes", {"text_split": "***"}),
+    "marker missing": ({"a.txt": b"A\n###\nB"}, r"a.txt has no \*\*\* in 7 characters", {"text_split": "***"}),
     "file too long": ({"a.txt": b"A\n" * 600_000}, "more than 1,000,000 characters", {"text_split": "file"}),
     "line too long": ({"a.txt": b"A" * 1_100_000}, "more than 1,000,000 characters", {"text_split": "line"}),
 }
 
 
 @pytest.mark.parametrize("case", LOSSES.values(), ids=LOSSES)
-def test_what_would_lose_part_of_a_story_is_refused(case, write, texts):
+def test_losing_part_of_a_story_is_an_error(case, write, texts):
     files, message, *options = case
     (source,) = [write(name, content) for name, content in files.items()]
     with pytest.raises(UserError, match=message) as raised:
@@ -228,7 +228,7 @@ def test_what_would_lose_part_of_a_story_is_refused(case, write, texts):
     assert "\n" not in str(raised.value)
 
 
-def test_odd_rows_are_read_whole(write, texts):
+def test_unusual_rows_are_read_completely(write, texts):
     assert texts(write("a.csv", csv_rows('1,"One day, ""Tom"" ran\nhome."', "", '2,She said "hi"', "3,a\0b"))) == [
         'One day, "Tom" ran\nhome.',
         'She said "hi"',
@@ -242,7 +242,7 @@ def test_odd_rows_are_read_whole(write, texts):
     assert texts(write("d.jsonl", json_list(STORIES))) == STORIES  # a list, in spite of the name
 
 
-def test_words_that_others_take_for_missing_values_are_words(write, texts):
+def test_words_such_as_na_are_not_missing_values(write, texts):
     cells = ["NA", "null", "None", "nan", "N/A", "true", "1"]
     assert texts(write("a.csv", csv_rows(*(f"1,{cell}" for cell in cells)))) == cells
     assert texts(write("a.tsv", "\n".join(["text", *cells]).encode())) == cells
@@ -267,7 +267,7 @@ def test_words_that_others_take_for_missing_values_are_words(write, texts):
         ),
     ],
 )
-def test_bad_rows_are_skipped_on_demand_and_counted(name, content, left, message, write, texts, caplog):
+def test_skip_bad_rows_skips_and_counts_them(name, content, left, message, write, texts, caplog):
     source = write(name, content)
     with pytest.raises(UserError, match="--skip_bad_rows"):
         texts(source)
@@ -280,7 +280,7 @@ def test_bad_rows_are_skipped_on_demand_and_counted(name, content, left, message
         texts(source)
 
 
-def test_skipping_does_not_swallow_what_an_open_quote_does(write, texts):
+def test_skip_bad_rows_does_not_skip_everything_after_an_open_quote(write, texts):
     with pytest.raises(UserError, match="a quote is opened and not closed"):
         texts(write("a.csv", csv_rows("1,A", '2,"B', *(f"{i},C" for i in range(50)))), skip_bad_rows=True)
 
@@ -363,7 +363,7 @@ def test_text_of_any_arrow_type_is_text(write, texts, tmp_path):
         texts(write("a.parquet", sink.getvalue()))
 
 
-def test_descriptions_beside_the_stories_are_no_stories(write, texts, tmp_path, caplog):
+def test_dataset_descriptions_are_not_stories(write, texts, tmp_path, caplog):
     write("in/a.jsonl", jsonl(STORIES))
     for name in ("metadata.json", "about.json", "metadata.csv", "README.md", "LICENSE.txt", "dataset_info.json"):
         write(f"in/{name}", b'{\n"name": "tales"}')
@@ -378,7 +378,7 @@ def test_columns_are_matched_without_case(name, content, write, texts):
     assert texts(source) == texts(source, text_column="tEXT") == ["A"]
 
 
-def test_delimiters_of_other_countries(write, texts):
+def test_csv_delimiters(write, texts):
     assert texts(write("a.csv", b"id;text\n1;One day, Tom ran.\n")) == ["One day, Tom ran."]
     assert texts(write("b.csv", b"id\ttext\n1\tOne day, Tom ran.\n")) == ["One day, Tom ran."]
 
@@ -388,7 +388,7 @@ def test_delimiters_of_other_countries(write, texts):
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-be", "utf-32"])
 @pytest.mark.parametrize("name", ["a.txt", "a.csv", "a.jsonl", "a.json"])
-def test_the_byte_order_mark_says_the_encoding(name, encoding, write, texts):
+def test_the_byte_order_mark_gives_the_encoding(name, encoding, write, texts):
     content = WRITERS[name](STORIES).decode().encode(encoding)
     if encoding == "utf-16-be":
         content = b"\xfe\xff" + content
@@ -443,7 +443,7 @@ SPLIT = {
 
 
 @pytest.mark.parametrize("files, stories, how", SPLIT.values(), ids=SPLIT)
-def test_auto_sees_where_stories_end_and_says_so(files, stories, how, write, texts, tmp_path, caplog):
+def test_auto_split_is_found_and_logged(files, stories, how, write, texts, tmp_path, caplog):
     for name, content in files.items():
         path = write(name, content.encode())
     for _ in range(2):  # read, and from the cache
@@ -468,7 +468,7 @@ UNSURE = {
 
 
 @pytest.mark.parametrize("files", UNSURE.values(), ids=UNSURE)
-def test_auto_refuses_where_it_is_not_sure(files, write, texts, tmp_path):
+def test_an_uncertain_auto_split_is_an_error(files, write, texts, tmp_path):
     for name, content in files.items():
         path = write(name, content.encode())
     with pytest.raises(UserError, match="where they end is not certain: say it with --split file") as raised:
@@ -476,7 +476,7 @@ def test_auto_refuses_where_it_is_not_sure(files, write, texts, tmp_path):
     assert "\n" not in str(raised.value)
 
 
-def test_split_as_given(write, texts, tmp_path):
+def test_given_splits(write, texts, tmp_path):
     source = write("a.txt", b"A\n\nB\nC\n###\nD")
     assert texts(source, text_split="file") == ["A\n\nB\nC\n###\nD"]
     assert texts(source, text_split="line") == ["A", "B", "C", "###", "D"]
@@ -502,14 +502,14 @@ def test_links_to_folders_are_followed_once(write, texts, tmp_path, caplog):
     (tmp_path / "in/gone").symlink_to(tmp_path / "nowhere")
     with caplog.at_level(logging.WARNING):
         assert texts(tmp_path / "in") == ["A", "B"]
-    for said in (
+    for message in (
         "in/a/up: left out, since it leads to a folder that is read already",
         "in/linked: left out, since it leads to a folder",
         "in/same.jsonl: left out, since it is the same file as",
         f"in/gone.jsonl: left out, a broken link to {tmp_path}/nowhere.jsonl",
         f"in/gone: left out, a broken link to {tmp_path}/nowhere",
     ):
-        assert said in caplog.text
+        assert message in caplog.text
     assert texts(tmp_path / "in/linked") == ["B"]
     with pytest.raises(UserError, match="gone is a broken link to"):
         texts(tmp_path / "in/gone")
@@ -525,7 +525,7 @@ def test_patterns_match_folders_and_follow_links(write, texts, tmp_path):
     assert texts(tmp_path / "by/*/*.jsonl", "validation") == ["B"]
 
 
-def test_a_folder_that_cannot_be_opened_is_said(write, texts, tmp_path, monkeypatch):
+def test_an_unreadable_folder_is_an_error(write, texts, tmp_path, monkeypatch):
     write("in/a.jsonl", b'{"text": "A"}')
     write("in/closed/b.jsonl", b'{"text": "B"}')
     scan = os.scandir
@@ -549,7 +549,7 @@ def test_a_folder_that_cannot_be_opened_is_said(write, texts, tmp_path, monkeypa
         ("a.zip", "unzip"),
     ],
 )
-def test_documents_are_refused_with_the_way_to_convert_them(name, command, write, texts, tmp_path, caplog):
+def test_documents_are_refused_with_a_command_to_convert_them(name, command, write, texts, tmp_path, caplog):
     path = write(f"in/{name}", b"x")
     for source in path, tmp_path / "in":
         with pytest.raises(UserError, match=f"{name} is no text file; convert it first: `{command}"):
@@ -593,18 +593,18 @@ SPLIT_NAMES = {
 
 
 @pytest.mark.parametrize("name", SPLIT_NAMES)
-def test_splits_are_read_in_names_of_data_and_not_in_titles(name):
+def test_splits_are_found_in_data_file_names_and_not_in_titles(name):
     assert split_names([Path("A tale.txt"), Path(name)])[1] == (SPLIT_NAMES[name] or "train")
 
 
-def test_a_counterpart_shows_that_a_name_is_a_split():
+def test_a_file_for_another_split_confirms_a_split_name():
     names = ["en-train.txt", "en-test.txt", "tom-test.txt"]
     assert split_names([Path(name) for name in names]) == ["train", "test", "train"]
     assert split_names([Path("tom.txt"), Path("tom-dev.txt")]) == ["train", "validation"]
     assert split_names([Path("train/a.txt"), Path("val/the test.txt")]) == ["train", "validation"]
 
 
-def test_what_was_taken_for_which_split_is_logged(write, load, tmp_path, caplog):
+def test_the_files_of_each_split_are_logged(write, load, tmp_path, caplog):
     for name in ("The dev.txt", "Test of courage.txt", "b.txt"):
         write(f"in/{name}", txt([*STORIES, ""]))
     with caplog.at_level(logging.INFO):
@@ -634,20 +634,20 @@ def test_hold_out_depends_on_seed_and_text_alone(write, load):
     assert set(first.validation["text"]) - set(grown.train["text"])
 
 
-def test_duplicates_stay_on_one_side(write, load):
+def test_duplicates_stay_in_one_split(write, load):
     found = load(write("a.jsonl", jsonl(STORIES * 3)), validation_fraction=0.3)
     train, validation = found.train["text"][:], found.validation["text"][:]
     assert len(validation) == 30 and len(set(validation)) == 30
     assert len(train) == 70 * 3 and not set(train) & set(validation)
 
 
-def test_one_story_is_held_out_even_of_two(write, load):
+def test_one_of_two_stories_is_held_out(write, load):
     found = load(write("a.txt", txt(["One.", "Two."])))
     assert (len(found.train), len(found.validation)) == (1, 1)
     assert len(load(write("b.txt", txt(["One.", "Two."])), validation_fraction=0.99).train) == 1
 
 
-def test_fewer_stories_leave_the_rest_as_it_is(write, load):
+def test_max_stories_does_not_change_the_other_split(write, load):
     source = write("a.txt", txt(STORIES))
     whole = load(source, validation_fraction=0.2)
     part = load(source, validation_fraction=0.2, max_stories=7, max_validation_stories=3)
@@ -688,7 +688,7 @@ def test_names_of_files_and_folders_are_splits(train, held, write, load, texts, 
         assert load(tmp_path / "in" / "*.txt").fingerprint == found.fingerprint
 
 
-def test_test_files_are_left_unused_beside_validation_files(write, load, tmp_path, caplog):
+def test_a_test_split_is_unused_if_there_is_a_validation_split(write, load, tmp_path, caplog):
     for split, stories in {"train": ["A."], "valid": ["B."], "test": ["C."]}.items():
         write(f"in/{split}.txt", txt([*stories, ""]))
     found = load(tmp_path / "in")
@@ -766,9 +766,17 @@ BAD = {
         "a.txt",
         r"a.txt has no <\|endoftext\|> between its stories.*--split file, ",
     ),
-    "no mark for long": ({"a.txt": b"x<|endoftext|>" + b"x" * 9**7}, "a.txt", "no .* in 1,0.* from byte 14"),
-    "not utf-8": ({"a.txt": txt(STORIES) + b"caf\xe9 x"}, "a.txt", f"byte 0xe9 at offset {len(txt(STORIES)) + 3:,}"),
-    "not utf-8 after bom": ({"a.txt": b"\xef\xbb\xbfca\xe9 <|endoftext|>"}, "a.txt", "byte 0xe9 at offset 5"),
+    "no mark for long": (
+        {"a.txt": b"x<|endoftext|>" + b"x" * 9**7},
+        "a.txt",
+        "no .* in 1,0.* characters from the beginning of story 2",
+    ),
+    "not utf-8": ({"a.txt": txt(STORIES) + b"caf\xe9 x"}, "a.txt", "a.txt, story 100: is not UTF-8: byte 0xe9"),
+    "not utf-8 after bom": (
+        {"a.txt": b"\xef\xbb\xbfca\xe9 <|endoftext|>"},
+        "a.txt",
+        "story 1: is not UTF-8: byte 0xe9",
+    ),
     "not utf-8 in csv": (
         {"a.csv": b"text\ncaf\xe9 x\n"},
         "a.csv",
@@ -810,7 +818,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("files, source, message", BAD.values(), ids=BAD)
-def test_what_cannot_be_read_is_said_in_one_line(files, source, message, write, load, tmp_path, caplog):
+def test_unreadable_sources_are_one_line_errors(files, source, message, write, load, tmp_path, caplog):
     for name, content in files.items():
         write(name, content)
     with pytest.raises(UserError, match=message) as raised:
@@ -829,7 +837,7 @@ def test_what_cannot_be_read_is_said_in_one_line(files, source, message, write, 
         ({"validation": "none.txt"}, "no file or folder none.txt"),
     ],
 )
-def test_wrong_options_are_refused(options, message, write, load, monkeypatch, tmp_path):
+def test_invalid_options_are_errors(options, message, write, load, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     write("same.txt", txt(STORIES))
     with pytest.raises(UserError, match=message):
@@ -1040,7 +1048,7 @@ def test_hub_stream(hub, tmp_path):
     assert "owner/unsplit ends with its 100 validation stories" in short
 
 
-def test_hub_out_of_reach(unreachable):
+def test_an_unreachable_hub_is_an_error(unreachable):
     (error,) = results(unreachable)
     assert re.search("owner/stories is no file or folder here, and the Hub cannot be asked for it", error)
     assert "\n" not in error
@@ -1049,7 +1057,7 @@ def test_hub_out_of_reach(unreachable):
 # The options on the command line and in a recipe
 
 
-def test_recipe_says_how_stories_are_read(write, tmp_path, monkeypatch):
+def test_reading_options_in_a_recipe(write, tmp_path, monkeypatch):
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
     write("in/a.txt", b"A\n\nB")
     write("in/b.txt", b"C")
@@ -1069,7 +1077,7 @@ def test_recipe_says_how_stories_are_read(write, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("marker", ["***", "[SEP]", "a: b", "# # #", "{x}", "~", "<|endoftext|>"])
-def test_a_marker_is_text_whatever_it_would_be_in_yaml(marker):
+def test_a_marker_is_not_parsed_as_yaml(marker):
     if marker == "~":  # null, in YAML and on a command line
         with pytest.raises(UserError, match="`--split` needs a value"):
             build_recipe({}, parse_overrides(["--split", marker]))
@@ -1079,7 +1087,7 @@ def test_a_marker_is_text_whatever_it_would_be_in_yaml(marker):
         build_recipe({}, parse_overrides(["--split"]))
 
 
-def test_the_home_folder_in_every_path(monkeypatch, tmp_path):
+def test_every_path_option_expands_the_home_folder(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", "/home/me")
     keys = {"corpus": "~/a", "validation_corpus": "~/a", "tokenizer": "~/a"}
     recipe = build_recipe({**keys, "trainer": {"output_dir": "~/a", "resume_from_checkpoint": "~/a"}})
@@ -1110,7 +1118,7 @@ def test_the_home_folder_in_every_path(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize("verb", ["doctor", "tokenizer"])
-def test_commands_read_stories_as_they_are_told(verb, write, tmp_path, capsys):
+def test_reading_options_of_commands(verb, write, tmp_path, capsys):
     write("in/The dev.txt", OTHER_TALES[0].replace("\n", "\n\n").encode())
     write("in/b.txt", OTHER_TALES[1].encode())
     write("a.jsonl", "\n".join(json.dumps({"Body": tale}) for tale in OTHER_TALES).encode() + b"\nbroken")
@@ -1120,19 +1128,19 @@ def test_commands_read_stories_as_they_are_told(verb, write, tmp_path, capsys):
         status = cli.main([verb, str(source), *rest, *options])
         return status, capsys.readouterr().err
 
-    status, said = run(tmp_path / "in")
-    assert status == 2 and "where they end is not certain: say it with --split file" in said
+    status, log = run(tmp_path / "in")
+    assert status == 2 and "where they end is not certain: say it with --split file" in log
     for options in (["--split", "file"], ["--one-story-per-file"]):
-        status, said = run(tmp_path / "in", *options)
-        assert status < 2, said
-        assert "in: files taken for train: The dev.txt, b.txt" in said
-        assert "one story per file (as given): 2 stories" in said
+        status, log = run(tmp_path / "in", *options)
+        assert status < 2, log
+        assert "in: files taken for train: The dev.txt, b.txt" in log
+        assert "one story per file (as given): 2 stories" in log
     assert run(tmp_path / "a.jsonl")[0] == run(tmp_path / "a.jsonl", "--text-column=body")[0] == 2
-    status, said = run(tmp_path / "a.jsonl", "--text-column=body", "--skip-bad-rows")
-    assert status < 2 and "left out 1 rows that cannot be read" in said
+    status, log = run(tmp_path / "a.jsonl", "--text-column=body", "--skip-bad-rows")
+    assert status < 2 and "left out 1 rows that cannot be read" in log
 
 
-def test_evaluate_reads_stories_as_it_is_told(write, tmp_path):
+def test_reading_options_of_evaluate(write, tmp_path):
     write("in/a.txt", b"A\n\nB")
     write("in/b.txt", b"C")
     name, stories = held_out_stories([], str(tmp_path / "in"), text_split="file")
@@ -1157,7 +1165,7 @@ def packed_stream():
     return packed_stream
 
 
-def test_a_stream_goes_on_from_any_row_however_far_it_was_read_ahead(packed_stream, tmp_path):
+def test_a_stream_resumes_at_any_row_after_prefetching(packed_stream, tmp_path):
     wanted = [row["input_ids"].tolist() for row in islice(packed_stream(), 120)]
     for seen in (0, 1, 40, 119):
         stream = packed_stream()

@@ -1,26 +1,16 @@
-"""Where stories come from: a Hub dataset, local files or the built-in sample, always as `datasets`, one story a row.
+"""Load stories from a dataset on the Hub, from local files, or from the built-in sample, one story per row.
 
-    corpus = load_corpus("roneneldan/TinyStories")     # a Hub dataset: owner/name[:config][@revision]
+    corpus = load_corpus("roneneldan/TinyStories")     # on the Hub: owner/name[:config][@revision]
     corpus = load_corpus("stories.txt")                # a file, a folder or a glob
-    corpus = load_corpus("sample")                     # generated, synthetic
+    corpus = load_corpus("sample")                     # generated
     stories = load_texts("stories.txt", "validation")  # one split, nothing held out
 
-Decisions:
-- A row is one whole story in the one column `text`, with "\\n" for line ends, trimmed, never empty. Rows without text
-  are dropped and counted. How files are read is in readers.py, where a story ends in plain text in text_split.py.
-- Stories lie on disk as Arrow, memory-mapped and cached by `datasets`, so memory does not grow with the corpus. The
-  cache keys hold each file's path, size and modification time, or the Hub dataset's commit, the options and VERSION:
-  nothing stale is served.
-- Splits are the source's own where it has them: those of the Hub, or the names of files and folders (sources.py).
-  "test" stands in for a missing "validation" and is left unused otherwise. Without either, `validation_fraction` of
-  the distinct stories is held out, the first in an order of text hashes that the seed gives: which ones does not
-  depend on where in the corpus they stand, and hardly on what is added to it later. What was taken for which split is
-  logged.
-- No story is in both halves: a training story that is also a validation story is dropped, whatever the source.
-- `max_stories` and `max_validation_stories` keep the first, and come last: training on fewer stories leaves the
-  validation stories as they are.
-- `Corpus.fingerprint` hashes the stories themselves: the same on every machine and after a `touch`, another one when
-  a story changes. (Of a stream, it hashes the validation stories, the dataset's commit and the settings.)
+- Rows have the one column `text`, trimmed and never empty. They are cached as Arrow by `datasets` under keys of each
+  file's path, size and modification time, or of the dataset's commit, and of the options.
+- Splits are those of the source. Without a validation split, "test" is used; without either, `validation_fraction` of
+  the distinct stories is held out, chosen by hashes of the texts and the seed and not by their place in the corpus.
+- A training story that is also a validation story is dropped. `max_stories` and `max_validation_stories` keep the
+  first, after that.
 """
 
 import json
@@ -42,25 +32,27 @@ from datasets.fingerprint import Hasher
 
 from ..recipe import Recipe
 from ..utils.errors import UserError, first_line
-from .readers import ReadOptions, StoryFile, clean_texts, column_missing, find_column
+from .readers import ReadOptions, StoryFile, find_column, normalize_texts, require_text
 from .sources import file_format, find_files, hub_dataset
 from .story_dataset import TEXT, stored_stories, streamed_stories
-from .text_split import AUTO, END_OF_TEXT
+from .text_split import AUTO
 
 
 logger = logging.getLogger(__name__)
 
-VERSION = 2  # in every cache key: raise it when the same source would give other rows
-SEPARATOR = END_OF_TEXT.encode()
+VERSION = 3  # in every cache key: raise it when the same source would give other rows
 SAMPLE_STORIES, SAMPLE_VALIDATION_STORIES = 20_000, 1_000
-STREAM_VALIDATION_STORIES = 1_000  # held out of a stream, whose length nobody knows
+STREAM_VALIDATION_STORIES = 1_000  # held out of a stream, whose length is unknown
 
 
 @dataclass
 class Corpus:
-    """Stories to train on and stories to measure on, none in common; each has the one column "text".
+    """Training and validation stories, none in common, each with the one column "text".
 
-    `train` is an `IterableDataset` when streaming. `name` is for reports, `fingerprint` for cache keys.
+    Attributes:
+        train: an `IterableDataset` when streaming.
+        name: for reports.
+        fingerprint: a hash of the stories, for cache keys; of a stream, of the validation stories and the settings.
     """
 
     train: Dataset | IterableDataset
@@ -86,57 +78,54 @@ def load_corpus(
 ) -> Corpus:
     """Load `source` as stories to train on and stories to validate on.
 
-    `validation` names another source to validate on: its own validation split if it has one, else all of it.
-    `text_column` holds the stories, matched without case; "story" is found without being named.
-    `text_split` says where stories end in plain text: `auto`, `file`, `line`, `blank-lines`, or the marker that stands
-    between them. `skip_bad_rows` leaves out rows of .jsonl and .csv that cannot be read, and logs how many.
-    `seed` chooses the stories that are held out, and those that `sample` makes up.
-    `streaming` reads a Hub dataset during training instead of downloading it first; its validation split, or else its
-    first stories, are stored all the same. From other sources it only makes `train` an `IterableDataset`.
+    Args:
+        validation: another source for validation: its own validation split if it has one, otherwise all of it.
+        text_column, text_split, skip_bad_rows: as of [`ReadOptions`].
+        seed: chooses the stories that are held out, and those of `sample`.
+        streaming: read a Hub dataset during training instead of downloading it first; its validation split, or its
+            first stories, are stored. From other sources it only makes `train` an `IterableDataset`.
 
     Raises:
-        UserError: the source cannot be found, reached or read, lacks the column, or has too few stories.
+        UserError: if the source cannot be found or read, lacks the column, or has too few stories.
     """
     if not 0 < validation_fraction < 1:
         raise UserError(f"validation_fraction must be between 0 and 1, but is {validation_fraction}.")
     _require_positive(max_stories=max_stories, max_validation_stories=max_validation_stories)
     options = ReadOptions(text_column, text_split, skip_bad_rows)
-    how = {"num_proc": num_proc, "cache_dir": cache_dir}
-    found = _open(source, seed, streaming, options, **how)
-    train = _clean(_split(found, "train"), found.name, text_column, num_proc)
-    held = None
+    found = _open(source, seed, streaming, options, num_proc, cache_dir)
+    train, held_out = _split(found, "train"), None
     if validation is not None:
-        reading = {"text_column": text_column, "text_split": text_split, "skip_bad_rows": skip_bad_rows}
-        held = load_texts(validation, "validation", seed=seed, **reading, **how)
+        held_out = _all_validation(_open(validation, seed, False, options, num_proc, cache_dir))
     elif found.splits.keys() & {"validation", "test"}:
-        held = _clean(_split(found, "validation"), found.name, text_column, num_proc)
+        held_out = _split(found, "validation")
     if isinstance(train, IterableDataset):
         settings = [VERSION, found.revision, source, validation, options, max_stories]
-        return _stream(train, held, found.name, settings, max_stories, max_validation_stories, cache_dir)
+        return _stream(train, held_out, found.name, settings, max_stories, max_validation_stories, cache_dir)
 
     keys = _keys(train, num_proc)
-    where = "of their own split" if validation is None else f"of {validation}"
-    if held is None:
-        where = "held out of the training stories"
+    origin = "of their own split" if validation is None else f"of {validation}"
+    if held_out is None:
+        origin = "held out of the training stories"
         rows = _hold_out(keys, validation_fraction, seed, found.name)
-        held, held_keys = train.select(rows), keys[rows]
+        held_out, held_out_keys = train.select(rows), keys[rows]
     else:
-        held_keys = _keys(held, num_proc)
-        if shared := int(np.isin(keys, held_keys).sum()):
+        held_out_keys = _keys(held_out, num_proc)
+        if shared := int(np.isin(keys, held_out_keys).sum()):
             logger.warning("%s: left out %d training stories, which are validation stories too", found.name, shared)
-    keep = np.flatnonzero(~np.isin(keys, held_keys))
+    keep = np.flatnonzero(~np.isin(keys, held_out_keys))
     if not len(keep):
         raise UserError(f"Every story of {found.name} is a validation story too; none is left to train on.")
-    if len(keep) < len(train):  # else no `select`: whole ranges of a memory map read faster than picked rows
+    if len(keep) < len(train):  # otherwise no `select`: a contiguous memory map reads faster than selected rows
         train, keys = train.select(keep), keys[keep]
-    train, held = _first(train, max_stories), _first(held, max_validation_stories)
-    logger.info("%s: %d training stories, %d validation stories %s", found.name, len(train), len(held), where)
-    fingerprint = Hasher.hash([VERSION, keys[:max_stories].tobytes(), held_keys[:max_validation_stories].tobytes()])
-    return Corpus(train.to_iterable_dataset() if streaming else train, held, found.name, fingerprint)
+    train, held_out = _first(train, max_stories), _first(held_out, max_validation_stories)
+    logger.info("%s: %d training stories, %d validation stories %s", found.name, len(train), len(held_out), origin)
+    kept_keys = keys[:max_stories], held_out_keys[:max_validation_stories]
+    fingerprint = Hasher.hash([VERSION, *(part.tobytes() for part in kept_keys)])
+    return Corpus(train.to_iterable_dataset() if streaming else train, held_out, found.name, fingerprint)
 
 
 def recipe_corpus(recipe: Recipe) -> Corpus:
-    """The stories that a recipe names, read as it says."""
+    """The corpus of a recipe."""
     return load_corpus(
         recipe.corpus,
         validation=recipe.validation_corpus,
@@ -169,10 +158,8 @@ def load_texts(
     """
     _require_positive(max_stories=max_stories)
     options = ReadOptions(text_column, text_split, skip_bad_rows)
-    found = _open(source, seed, False, options, num_proc=num_proc, cache_dir=cache_dir)
-    if split == "validation" and len(found.splits) == 1:
-        split = next(iter(found.splits))
-    return _first(_clean(_split(found, split), found.name, text_column, num_proc), max_stories)
+    found = _open(source, seed, False, options, num_proc, cache_dir)
+    return _first(_all_validation(found) if split == "validation" else _split(found, split), max_stories)
 
 
 def _require_positive(**counts: int | None) -> None:
@@ -185,12 +172,11 @@ def _first(stories: Dataset, count: int | None) -> Dataset:
     return stories if count is None or count >= len(stories) else stories.select(range(count))
 
 
-# What a source is, and its splits as it has them
-
-
 class _Source(NamedTuple):
+    """A source, with a function that reads each of its splits, since reading can take minutes."""
+
     name: str
-    splits: dict[str, Callable[[], Dataset | IterableDataset]]  # to be called when wanted: reading can take minutes
+    splits: dict[str, Callable[[], Dataset | IterableDataset]]
     revision: str = ""
 
 
@@ -200,6 +186,11 @@ def _split(found: _Source, wanted: str) -> Dataset | IterableDataset:
     if wanted not in found.splits:
         raise UserError(f"{found.name} has no {wanted} split, only {', '.join(found.splits)}; name the files instead.")
     return found.splits[wanted]()
+
+
+def _all_validation(found: _Source) -> Dataset | IterableDataset:
+    """The validation split, which is all of a source with one split."""
+    return _split(found, "validation" if len(found.splits) > 1 else next(iter(found.splits)))
 
 
 def _open(
@@ -216,19 +207,19 @@ def _open(
         logger.info("%s: files taken for %s", name, files.describe())
     if "validation" in files.splits and "test" in files.splits:
         logger.warning("%s: left unused: %s", path, ", ".join(file.name for file in files.splits["test"]))
-    read = {
-        split: partial(_read_files, name, split, files.splits[split], options, cache_dir) for split in files.splits
-    }
-    return _Source(name, read)
+    splits = files.splits.items()
+    return _Source(
+        name, {split: partial(_read_files, name, split, paths, options, cache_dir) for split, paths in splits}
+    )
 
 
 def _open_sample(seed: int, cache_dir: str | None) -> _Source:
-    from . import synthetic as sample
+    from . import synthetic
 
-    code = [path.read_bytes() for path in sorted(Path(sample.__file__).parent.rglob("*.py"))]
+    code = [path.read_bytes() for path in sorted(Path(synthetic.__file__).parent.rglob("*.py"))]
     count = SAMPLE_STORIES + SAMPLE_VALIDATION_STORIES
     stories = Dataset.from_generator(
-        lambda: ({"text": story} for story in sample.sample_stories(count, seed)),
+        lambda: ({"text": story} for story in synthetic.sample_stories(count, seed)),
         features=TEXT,
         cache_dir=cache_dir,
         fingerprint=Hasher.hash([VERSION, count, seed, code]),
@@ -238,6 +229,35 @@ def _open_sample(seed: int, cache_dir: str | None) -> _Source:
         "sample (synthetic, generated by this package)",
         {split: partial(stories.select, rows) for split, rows in splits.items()},
     )
+
+
+def _read_files(source: str, split: str, files: list[Path], options: ReadOptions, cache_dir: str | None) -> Dataset:
+    """The stories of local files, which must be of one format."""
+    if empty := [file for file in files if not file.stat().st_size]:
+        raise UserError(f"{empty[0]} is empty.")
+    formats = {file_format(file): file.name for file in files}
+    if len(formats) > 1:
+        raise UserError(
+            f"{' and '.join(formats.values())} differ in format; choose with a glob such as 'folder/*.txt'."
+        )
+    found = [StoryFile(str(file.resolve()), str(file)) for file in files]
+    stats = [(file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    key = Hasher.hash([VERSION, found, stats, options])
+    name = source if len(files) == 1 else f"{source}, {split}"
+    level = datasets.logging.get_verbosity()
+    datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # it logs an error that it raises, too
+    try:
+        return stored_stories(name, found, options, key, cache_dir)
+    except Exception as error:
+        cause = _first_cause(error)
+        if isinstance(cause, UserError):
+            raise cause from None
+        raise
+    finally:
+        datasets.logging.set_verbosity(level)
+
+
+# The Hub
 
 
 def _open_hub(
@@ -255,39 +275,34 @@ def _open_hub(
         try:
             builder = load_dataset_builder(repo, config, revision=revision, cache_dir=cache_dir)
         except ConnectionError:
-            # What was read is in the cache, if only by the names of its files.
             if streaming or not record.is_file():
                 raise
             logger.warning("%s: the Hub cannot be reached; what was downloaded before is used", name)
-            files = {
-                split: [StoryFile(*file) for file in files]
-                for split, files in json.loads(record.read_text("utf-8")).items()
-            }
+            recorded = json.loads(record.read_text("utf-8")).items()
+            files = {split: [StoryFile(*file) for file in files] for split, files in recorded}
         else:
             files = _hub_files(repo, builder)
     if files is None:
-        return _open_by_datasets(name, repo, builder, streaming, num_proc)
-    revision = Hasher.hash(files)
+        return _open_by_datasets(name, repo, builder, streaming, options, num_proc)
     if streaming:
         read = {split: partial(streamed_stories, name, files[split], options) for split in files}
     else:
         record.parent.mkdir(parents=True, exist_ok=True)
         record.write_text(json.dumps(files), "utf-8")
         read = {split: partial(_read_hub_files, name, repo, files[split], options, cache_dir) for split in files}
-    return _Source(name, read, revision)
+    return _Source(name, read, Hasher.hash(files))
 
 
 def _hub_files(repo: str, builder: datasets.DatasetBuilder) -> dict[str, list[StoryFile]] | None:
-    """The files of a dataset by split; None where its own configuration says how they are read, or we cannot."""
+    """The files of a dataset by split; None if its configuration has options for reading, or a format is unknown."""
     if builder.name not in ("text", "json", "csv", "parquet", "arrow") or not builder.config.data_files:
         return None
-    own = {key: value for key, value in builder.config_kwargs.items() if key not in ("data_files", "data_dir")}
     files = {
         str(split): [StoryFile(url, f"{repo}/{url.partition('@')[2].partition('/')[2]}") for url in map(str, urls)]
         for split, urls in builder.config.data_files.items()
     }
-    known = all(file_format(file.name) for urls in files.values() for file in urls)
-    return files if known and not own else None
+    is_known = all(file_format(file.name) for urls in files.values() for file in urls)
+    return files if is_known and not builder.config_kwargs.keys() - {"data_files", "data_dir"} else None
 
 
 def _read_hub_files(
@@ -298,13 +313,47 @@ def _read_hub_files(
 
 
 def _open_by_datasets(
-    name: str, repo: str, builder: datasets.DatasetBuilder, streaming: bool, num_proc: int | None
+    name: str,
+    repo: str,
+    builder: datasets.DatasetBuilder,
+    streaming: bool,
+    options: ReadOptions,
+    num_proc: int | None,
 ) -> _Source:
     with _hub_errors(repo):
         if not streaming:
             builder.download_and_prepare(num_proc=num_proc)
         splits = builder.as_streaming_dataset() if streaming else builder.as_dataset()
-    return _Source(name, {split: partial(splits.get, split) for split in splits}, str(builder.hash))
+    read = {split: partial(_only_texts, splits[split], name, options.text_column, num_proc) for split in splits}
+    return _Source(name, read, str(builder.hash))
+
+
+def _only_texts(
+    dataset: Dataset | IterableDataset, name: str, text_column: str, num_proc: int | None
+) -> Dataset | IterableDataset:
+    """Only the column with the stories, as "text" and trimmed, without empty rows."""
+    features = dataset.features or dataset._resolve_features().features
+    column = find_column(features, text_column, name)
+    require_text(features.arrow_schema.field(column).type, column, name, features)
+    options = {"batched": True, "features": TEXT, "fn_kwargs": {"column": column, "version": VERSION}}
+    arrow = dataset.select_columns(column).with_format("arrow")
+    if isinstance(dataset, IterableDataset):
+        return arrow.map(_only_texts_of_batch, **options).with_format(None)
+    try:
+        stories = arrow.map(_only_texts_of_batch, num_proc=num_proc, desc="Reading stories", **options)
+    except pa.ArrowInvalid as error:
+        raise UserError(f"{name} holds text that cannot be used: {first_line(error)}.") from error
+    if not len(stories):
+        raise UserError(f"{name} holds no stories.")
+    if dropped := len(dataset) - len(stories):
+        logger.warning("%s: left out %d of %d rows, which hold no text", name, dropped, len(dataset))
+    return stories.with_format(None)
+
+
+def _only_texts_of_batch(table: pa.Table, column: str, version: int) -> pa.Table:
+    texts = table[column].cast(pa.string())
+    texts.validate(full=True)  # `cast` lets bytes that are not UTF-8 pass
+    return pa.table({"text": normalize_texts(texts).drop_null()})
 
 
 @contextmanager
@@ -322,147 +371,73 @@ def _hub_errors(repo: str) -> Iterator[None]:
             "Check the connection and HF_HUB_OFFLINE, or give local files or `sample`."
         ) from error
     except Exception as error:
-        reason = _reason(error)
-        if isinstance(reason, UserError):
-            raise reason from None
-        raise UserError(f"The dataset {repo} cannot be loaded: {first_line(reason).rstrip('.')}.") from error
+        cause = _first_cause(error)
+        if isinstance(cause, UserError):
+            raise cause from None
+        raise UserError(f"The dataset {repo} cannot be loaded: {first_line(cause).rstrip('.')}.") from error
 
 
-# Local files
+def _first_cause(error: BaseException) -> BaseException:
+    """The original error, which `datasets` wraps in others."""
+    while error.__cause__ is not None and not isinstance(error, UserError):
+        error = error.__cause__
+    return error
 
 
-def _read_files(source: str, split: str, files: list[Path], options: ReadOptions, cache_dir: str | None) -> Dataset:
-    """The stories of files of one format."""
-    if empty := [file for file in files if not file.stat().st_size]:
-        raise UserError(f"{empty[0]} is empty.")
-    kinds = {file_format(file): file.name for file in files}
-    if len(kinds) > 1:
-        raise UserError(f"{' and '.join(kinds.values())} differ in format; choose with a glob such as 'folder/*.txt'.")
-    found = [StoryFile(str(file.resolve()), str(file)) for file in files]
-    stats = [(file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-    key = Hasher.hash([VERSION, found, stats, options])
-    name = source if len(files) == 1 else f"{source}, {split}"
-    try:
-        with _quiet():
-            return stored_stories(name, found, options, key, cache_dir)
-    except Exception as error:
-        reason = _reason(error)
-        if isinstance(reason, UserError):
-            raise reason from None
-        raise
-
-
-# Rows
-
-
-def _clean(
-    dataset: Dataset | IterableDataset, name: str, text_column: str, num_proc: int | None
-) -> Dataset | IterableDataset:
-    """Only the column with the stories, as "text", trimmed; without the rows that have none."""
-    if dataset.features == TEXT and dataset.info.builder_name in ("generator", "story_dataset"):
-        return dataset
-    features = dataset.features or dataset._resolve_features().features  # a stream of .jsonl does not know them
-    if (column := find_column(list(features), text_column)) is None:
-        raise column_missing(name, features, text_column)
-    kind = getattr(features[column], "dtype", type(features[column]).__name__)
-    if kind not in ("string", "large_string"):
-        raise UserError(
-            f"The column {column} of {name} is of type {kind}, not text: name the column with the stories with "
-            f"--text-column; there are: {', '.join(features)}."
-        )
-    options = {"batched": True, "features": TEXT, "fn_kwargs": {"column": column, "version": VERSION}}
-    arrow = dataset.select_columns(column).with_format("arrow")
-    if isinstance(dataset, IterableDataset):
-        return arrow.map(_clean_rows, **options).with_format(None)
-    try:
-        stories = arrow.map(_clean_rows, num_proc=num_proc, desc="Reading stories", **options).with_format(None)
-    except pa.ArrowInvalid as error:
-        raise UserError(f"{name} holds text that cannot be used: {first_line(error)}.") from error
-    if not len(stories):
-        raise UserError(f"{name} holds no stories.")
-    if dropped := len(dataset) - len(stories):
-        logger.warning("%s: left out %d of %d rows, which hold no text", name, dropped, len(dataset))
-    return stories
-
-
-def _clean_rows(table: pa.Table, column: str, version: int) -> pa.Table:
-    texts = table[column].cast(pa.string())
-    texts.validate(full=True)  # `datasets` lets bytes that are not UTF-8 pass
-    return pa.table({"text": clean_texts(texts).drop_null()})
+# Validation stories
 
 
 def _keys(stories: Dataset, num_proc: int | None = None) -> np.ndarray:
-    """A 64-bit hash of each story; that any two of 2 million agree has a chance of one in ten million."""
+    """64-bit hashes of the stories; the chance that any two of 2 million collide is one in ten million."""
     options = {"batched": True, "remove_columns": ["text"], "features": Features({"key": Value("int64")})}
     options |= {"fn_kwargs": {"version": VERSION}, "num_proc": num_proc, "desc": "Looking for duplicates"}
-    return stories.with_format("arrow").map(_hash_rows, **options).with_format("numpy")[:]["key"]
+    return stories.with_format("arrow").map(_hash_batch, **options).with_format("numpy")[:]["key"]
 
 
-def _hash_rows(table: pa.Table, version: int) -> pa.Table:
+def _hash_batch(table: pa.Table, version: int) -> pa.Table:
     texts = table["text"].cast(pa.binary()).to_pylist()
     hashes = b"".join(blake2b(text, digest_size=8).digest() for text in texts)
     return pa.table({"key": np.frombuffer(hashes, "<i8")})
 
 
 def _hold_out(keys: np.ndarray, fraction: float, seed: int, name: str) -> np.ndarray:
-    """Rows of the stories to hold out, at least one, each story once."""
+    """Rows to hold out, at least one, each distinct story once."""
     distinct, rows = np.unique(keys, return_index=True)
     if len(distinct) < 2:
         raise UserError(f"{name} holds 1 story; at least 2 different ones are needed, one to validate on.")
     count = min(max(1, round(fraction * len(distinct))), len(distinct) - 1)
-    # Each seed multiplies by an odd number of its own and so gives another order, made from the texts alone.
+    # The order is that of the hashes times an odd number: a permutation that depends on the seed and the texts alone.
     odd = np.frombuffer(blake2b(str(seed).encode(), digest_size=8).digest(), "<u8") | np.uint64(1)
     return np.sort(rows[np.argsort(distinct.view(np.uint64) * odd)[:count]])
 
 
 def _stream(
     train: IterableDataset,
-    held: Dataset | IterableDataset | None,
+    held_out: Dataset | IterableDataset | None,
     name: str,
     settings: list,
     max_stories: int | None,
     max_validation_stories: int | None,
     cache_dir: str | None,
 ) -> Corpus:
-    if not isinstance(held, Dataset):
-        count = max_validation_stories or (STREAM_VALIDATION_STORIES if held is None else None)
-        rows = train if held is None else held
+    if not isinstance(held_out, Dataset):
+        count = max_validation_stories or (STREAM_VALIDATION_STORIES if held_out is None else None)
+        rows = train if held_out is None else held_out
         rows = rows if count is None else rows.take(count)
         key = Hasher.hash([settings[:-1], count])
         with _hub_errors(name):
-            held = Dataset.from_generator(rows.__iter__, features=TEXT, fingerprint=key, cache_dir=cache_dir)
-    keys = _keys(held)
-    train = train.with_format("arrow").map(_unseen_rows, batched=True, features=TEXT, fn_kwargs={"held": keys})
+            held_out = Dataset.from_generator(rows.__iter__, features=TEXT, fingerprint=key, cache_dir=cache_dir)
+    keys = _keys(held_out)
+    train = train.with_format("arrow").map(_without_keys, batched=True, features=TEXT, fn_kwargs={"keys": keys})
     train = train.with_format(None)
     with _hub_errors(name):
         first = next(iter(train), None)
     if first is None:
-        raise UserError(f"{name} ends with its {len(held):,} validation stories; load it without streaming.")
+        raise UserError(f"{name} ends with its {len(held_out):,} validation stories; load it without streaming.")
     train = train if max_stories is None else train.take(max_stories)
     fingerprint = Hasher.hash([settings, keys[:max_validation_stories].tobytes()])
-    return Corpus(train, _first(held, max_validation_stories), name, fingerprint)
+    return Corpus(train, _first(held_out, max_validation_stories), name, fingerprint)
 
 
-def _unseen_rows(table: pa.Table, held: np.ndarray) -> pa.Table:
-    return table.filter(pa.array(~np.isin(_hash_rows(table, VERSION)["key"].to_numpy(), held)))
-
-
-# Errors
-
-
-def _reason(error: BaseException) -> BaseException:
-    """What went wrong first, below the wrappers of `datasets`."""
-    while error.__cause__ is not None and not isinstance(error, UserError):
-        error = error.__cause__
-    return error
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """`datasets` logs a failure besides raising it, and the user is to see one line."""
-    level = datasets.logging.get_verbosity()
-    datasets.logging.set_verbosity(datasets.logging.CRITICAL)
-    try:
-        yield
-    finally:
-        datasets.logging.set_verbosity(level)
+def _without_keys(table: pa.Table, keys: np.ndarray) -> pa.Table:
+    return table.filter(pa.array(~np.isin(_hash_batch(table, VERSION)["key"].to_numpy(), keys)))

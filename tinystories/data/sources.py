@@ -1,12 +1,10 @@
-"""What the name of a corpus stands for, decided without loading anything, so that a mistake is reported at once.
+"""Find the files of a corpus and their splits by name, before anything is loaded.
 
-Decisions:
-- A file's format is in its name, in front of what says how it is compressed. What we cannot read but others convert
+- A file's format is in its suffix, before that of a compression. A document that other programs convert to text
   (.docx, .pdf) is refused with the command that converts it.
-- Folders are searched through links, each folder once, so that a link to a parent ends the search there. What is left
-  out (a broken link, a second link to the same file, a file that is no data) is logged.
-- Splits are read from names of data files (`train-00000-of-00004.parquet`, `stories-validation.txt`) and folders, and
-  never from titles (`Test of courage.txt`): see `split_names`.
+- Folders are searched recursively through links, each folder once. What is left out is logged.
+- Splits are in the names of data files (`train-00000-of-00004.parquet`, `stories-validation.txt`) and folders, but not
+  in titles (`Test of courage.txt`), which the patterns of `datasets` would take for splits.
 """
 
 import glob
@@ -31,13 +29,12 @@ FORMATS = {
     **dict.fromkeys((".arrow", ".feather"), "arrow"),
 }
 COMPRESSIONS = {".gz": "gzip", ".bz2": "bz2", ".xz": "xz", ".zst": "zstd"}
-ENDINGS = (
+SUFFIXES = (
     ".txt, .md, .json, .jsonl, .ndjson, .csv, .tsv, .parquet or .arrow (also with .gz, .bz2, .xz or .zst behind it)"
 )
 SPLITS = {"train": ("train", "training"), "validation": ("validation", "valid", "val", "dev")}
 SPLITS["test"] = ("test", "testing", "eval", "evaluation")
-# What `save_to_disk`, the Hub and a careful owner put beside the data.
-NOT_STORIES = {
+DESCRIPTIONS = {  # files beside the data
     *("config.json", "dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json", "croissant.json"),
     *(f"metadata{ending}" for ending in (".json", ".jsonl", ".csv", ".tsv", ".parquet", ".txt", ".md")),
     *(name + ending for name in ("readme", "license", "licence", "changelog", "notice") for ending in (".md", ".txt")),
@@ -54,17 +51,17 @@ CONVERTERS = {
 
 
 def file_format(path: Path | str) -> str | None:
-    """The format of a file of stories by its name: text, json, csv, parquet or arrow; None for any other file."""
-    return FORMATS.get(_endings(path)[0])
+    """The format of a file by its name: text, json, csv, parquet or arrow; None for any other file."""
+    return FORMATS.get(_suffixes(path)[0])
 
 
 def compression(path: Path | str) -> str | None:
-    """How a file is compressed by its name: gzip, bz2, xz, zstd or None."""
-    return COMPRESSIONS.get(_endings(path)[1])
+    """The compression of a file by its name: gzip, bz2, xz, zstd or None."""
+    return COMPRESSIONS.get(_suffixes(path)[1])
 
 
-def _endings(path: Path | str) -> tuple[str, str]:
-    """The ending that says the format, and that of the compression or ""."""
+def _suffixes(path: Path | str) -> tuple[str, str]:
+    """The suffix of the format, and that of the compression or ""."""
     name = Path(str(path).lower())
     return (Path(name.stem).suffix, name.suffix) if name.suffix in COMPRESSIONS else (name.suffix, "")
 
@@ -105,35 +102,28 @@ def find_files(path: Path) -> StoryFiles:
     """The files of a file, folder or pattern by split; all are "train" unless their names say otherwise.
 
     Raises:
-        UserError: for a file that cannot be read, a folder that the system does not open, and where there are none.
+        UserError: for a file of another format, a folder that cannot be read, and if there are no files.
     """
     if path.is_file():
         if not file_format(path):
-            raise UserError(_unreadable(path))
+            raise UserError(_conversion(path))
         return StoryFiles({"train": [path]}, path.parent)
-    if path.is_dir():
-        root, found = path, list(_walk(path))
-    else:
-        root, found = _expand(path)
-    files, others, seen = [], [], {}
+    root, found = (path, _walk(path)) if path.is_dir() else _expand(path)
     found = sorted(found)
-    objects = {file for file in found if _is_one_object(file)}
-    if all(file in objects for file in found if file_format(file) and file.name.lower() not in NOT_STORIES):
-        objects = set()
-    for file in found:
-        if not file_format(file) or file.name.lower() in NOT_STORIES or file in objects:
-            others.append(file)
-        elif (real := os.path.realpath(file)) in seen:
-            logger.warning("%s: left out, since it is the same file as %s", file, seen[real])
-        else:
-            seen[real] = file
-            files.append(file)
-    documents = [file for file in others if file.suffix.lower() in CONVERTERS]
+    data = [file for file in found if file_format(file) and file.name.lower() not in DESCRIPTIONS]
+    stories = [file for file in data if not _is_description(file)] or data
+    unique = {}
+    for file in stories:
+        first = unique.setdefault(os.path.realpath(file), file)
+        if first != file:
+            logger.warning("%s: left out, since it is the same file as %s", file, first)
+    files = list(unique.values())
+    documents = [file for file in found if file.suffix.lower() in CONVERTERS]
     if not files:
-        raise UserError(_unreadable(documents[0]) if documents else f"{path} holds no files that end in {ENDINGS}.")
+        raise UserError(_conversion(documents[0]) if documents else f"{path} holds no files that end in {SUFFIXES}.")
     if documents:
-        logger.warning("%s: %d files left out that are no text: %s", path, len(documents), _unreadable(documents[0]))
-    if others := [file.name for file in others if file not in documents and file_format(file)]:
+        logger.warning("%s: %d files left out that are no text: %s", path, len(documents), _conversion(documents[0]))
+    if others := [file.name for file in found if file_format(file) and file not in stories]:
         names = ", ".join(others[:5]) + ", ..." * (len(others) > 5)
         logger.info("%s: left out as descriptions of the data: %s", path, names)
     splits = {}
@@ -143,21 +133,20 @@ def find_files(path: Path) -> StoryFiles:
 
 
 def may_hold_stories(path: Path) -> bool:
-    """Whether a file, or one in a folder, has the name of one with stories, also of one to be converted first."""
+    """Whether a path is, or a folder contains, a file of a known format or one that can be converted."""
     files = [path] if path.is_file() else _walk(path, quiet=True)
     return any(file_format(file) or file.suffix.lower() in CONVERTERS for file in files)
 
 
-def _unreadable(file: Path) -> str:
+def _conversion(file: Path) -> str:
     command = CONVERTERS.get(file.suffix.lower())
     if command is None:
-        return f"{file} does not end in {ENDINGS}."
-    name = file.with_suffix("").name
-    return f"{file} is no text file; convert it first: `{command.format(file=file.name, name=name)}`."
+        return f"{file} does not end in {SUFFIXES}."
+    return f"{file} is no text file; convert it first: `{command.format(file=file.name, name=file.stem)}`."
 
 
 def _walk(folder: Path, quiet: bool = False) -> Iterator[Path]:
-    """The files below a folder and below links to folders, hidden ones left out; what cannot be read is logged."""
+    """The files in a folder, recursively and through links, except hidden ones; broken links are logged."""
     level = logging.DEBUG if quiet else logging.WARNING
 
     def refuse(error: OSError) -> None:
@@ -168,7 +157,8 @@ def _walk(folder: Path, quiet: bool = False) -> Iterator[Path]:
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in list(folders):
             inner = os.path.join(place, name)
-            if (real := os.path.realpath(inner)) in seen:
+            real = os.path.realpath(inner)
+            if real in seen:
                 logger.log(level, "%s: left out, since it leads to a folder that is read already", inner)
                 folders.remove(name)
             seen.add(real)
@@ -198,18 +188,17 @@ def _expand(pattern: Path) -> tuple[Path, list[Path]]:
     return Path(*parts[:fixed]), list(dict.fromkeys(files))
 
 
-def _is_one_object(file: Path) -> bool:
-    """Whether a .json holds one object, such as a description of the data, and not stories."""
-    if file.suffix.lower() != ".json":
+def _is_description(file: Path) -> bool:
+    """Whether a .json is one object without a story, such as a description of the data."""
+    if file.suffix.lower() != ".json" or file.stat().st_size > 1 << 20:
         return False
     try:
-        with file.open("rb") as content:
-            if content.peek(1).lstrip(b"\xef\xbb\xbf \t\r\n")[:1] != b"{" or file.stat().st_size > 1 << 20:
-                return False
-            fields = json.load(content)
-            return not any(isinstance(fields[key], str) for key in fields if key.lower() in ("text", "story"))
+        value = json.loads(file.read_bytes())
     except (OSError, ValueError, RecursionError):
         return False
+    return isinstance(value, dict) and not any(
+        isinstance(value[key], str) for key in value if key.lower() in ("text", "story")
+    )
 
 
 # Splits
@@ -223,60 +212,58 @@ _DATA_WORD = re.compile(r"\d|stor(?:y|ies)|tale|data|text|corpus|corpora|^set$|s
 
 
 def split_names(files: list[Path]) -> list[str]:
-    """The split of each file, by the names of the files and of the folders they lie in; "train" where none says one.
+    """The split of each file, by its name or that of its innermost folder that names one; otherwise "train".
 
-    A name says its split where it is the split's, numbers of shards aside (`train.txt`, `val-00000-of-00004.parquet`).
-    Where the split is its first or last word behind `-`, `_` or `.`, what else the name says must be a name of data:
-    there is a file of the same name for another split or for none, or of the split `train`, or the other words tell of
-    data (`stories`, a digit). A name with spaces, or with a word of titles such as "the" or "of", is a title.
+    A name is that of a split if nothing else is in it except the number of a shard (`val-00000-of-00004.parquet`). A
+    split as the first or last word between `-`, `_` or `.` counts if the rest is a name of data: if there is a file of
+    the same name for another split or for none, or one named `train`, or if the rest has a word for data (`stories`)
+    or a digit. A name with spaces or with a word such as "the" or "of" is a title.
     """
-    by_folder: dict[Path, set[str]] = {}
+    siblings: dict[Path, set[str]] = {}
     for file in files:
         for part in (file, *file.parents[:-1]):
-            by_folder.setdefault(part.parent, set()).add(_stem(part.name, part == file))
-    return [
-        next(
-            (
-                split
-                for part in (file, *file.parents[:-1])
-                if (split := _split_of(_stem(part.name, part == file), by_folder[part.parent]))
-            ),
-            "train",
-        )
-        for file in files
-    ]
+            siblings.setdefault(part.parent, set()).add(_stem(part, part == file))
+
+    def split_of(file: Path) -> str:
+        parts = (file, *file.parents[:-1])
+        found = (_split_of(_stem(part, part == file), siblings[part.parent]) for part in parts)
+        return next(filter(None, found), "train")
+
+    return list(map(split_of, files))
 
 
-def _stem(name: str, is_file: bool) -> str:
-    name = name.lower()
+def _stem(path: Path, is_file: bool) -> str:
+    name = path.name.lower()
     if is_file:
-        format_, packed = _endings(name)
-        name = name.removesuffix(packed).removesuffix(format_)
+        suffix, compressed = _suffixes(name)
+        name = name.removesuffix(compressed).removesuffix(suffix)
     return _SHARD.sub("", name)
 
 
 _WORDS = {word: split for split, words in SPLITS.items() for word in words}
 
 
-def _split_of(stem: str, beside: set[str]) -> str | None:
+def _split_of(stem: str, siblings: set[str]) -> str | None:
     if stem in _WORDS:
         return _WORDS[stem]
-    words = [word for word in re.split(r"[-_.]", stem) if word]
+    words = _words(stem)
     if " " in stem or len(words) < 2 or _TITLE_WORDS.intersection(words):
         return None
     for word, rest in ((words[-1], words[:-1]), (words[0], words[1:])):
         if word in _WORDS and (
             any(map(_DATA_WORD.search, rest))
-            or any(_WORDS.get(other) == "train" for other in beside)
-            or any(other != stem and _rest(other) == rest for other in beside)
+            or any(_WORDS.get(other) == "train" for other in siblings)
+            or any(other != stem and _without_split(_words(other)) == rest for other in siblings)
         ):
             return _WORDS[word]
     return None
 
 
-def _rest(stem: str) -> list[str]:
-    """The words of a name without that of the split at either end."""
-    words = [word for word in re.split(r"[-_.]", stem) if word]
+def _words(stem: str) -> list[str]:
+    return [word for word in re.split(r"[-_.]", stem) if word]
+
+
+def _without_split(words: list[str]) -> list[str]:
     if words[-1:] and words[-1] in _WORDS:
         return words[:-1]
-    return words[1:] if words and words[0] in _WORDS else words
+    return words[1:] if words[:1] and words[0] in _WORDS else words

@@ -1,8 +1,4 @@
-"""Files of stories as a `datasets` builder: on disk as Arrow and memory-mapped, or streamed.
-
-It stands in for the builders of `datasets`, which read every column, split .txt at each line, drop fields of a .csv,
-and fail where files differ in a column that nobody needs.
-"""
+"""A `datasets` builder for files of stories: as Arrow on disk and memory-mapped, or streamed."""
 
 import json
 import logging
@@ -15,7 +11,7 @@ from datasets import Dataset, Features, IterableDataset, Value
 from datasets.builder import Key
 
 from ..utils.errors import UserError
-from .readers import ReadOptions, StoryFile, Tally, read_stories, resolve_split
+from .readers import ReadOptions, RowCounts, StoryFile, read_stories, resolve_split
 from .sources import file_format
 from .text_split import BLANK_LINES, FILE, LINE
 
@@ -27,7 +23,7 @@ TEXT = Features({"text": Value("string")})
 
 @dataclass
 class StoriesConfig(datasets.BuilderConfig):
-    """Attributes: `files` of one format; `source`, their name in messages; `options`, how they are read."""
+    """`files` of one format, the name of their `source` for messages, and the `options` for reading."""
 
     files: list[StoryFile] = field(default_factory=list)
     source: str = ""
@@ -35,7 +31,7 @@ class StoriesConfig(datasets.BuilderConfig):
 
 
 class Stories(datasets.ArrowBasedBuilder):
-    """Rows of the one column `text`, trimmed and never empty. `info.description` says what was left out, as JSON."""
+    """Rows of the one column `text`, never empty. `info.description` has the `RowCounts` and the split as JSON."""
 
     BUILDER_CONFIG_CLASS = StoriesConfig
 
@@ -47,28 +43,30 @@ class Stories(datasets.ArrowBasedBuilder):
         if "://" in files[0].path:
             paths = dl_manager.download([file.path for file in files])
             files = [StoryFile(path, file.name) for path, file in zip(paths, files, strict=True)]
-        self._options, self._why = self.config.options, ""
+        self._options, self._split = self.config.options, {}
         if file_format(files[0].name) == "text":
-            split, self._why = resolve_split(files, self.config.source, self.config.options)
-            self._options = replace(self.config.options, text_split=split)
+            split, why = resolve_split(files, self.config.source, self.config.options)
+            self._options, self._split = replace(self.config.options, text_split=split), {"split": split, "why": why}
         self._is_streamed = dl_manager.is_streaming
         return [datasets.SplitGenerator(name=datasets.Split.TRAIN, gen_kwargs={"files": files})]
 
     def _generate_tables(self, files: list[StoryFile]) -> Iterator[tuple[Key, pa.Table]]:
-        tally = Tally()
-        for number, (shard, table) in enumerate(read_stories(files, self._options, tally)):
+        counts = RowCounts()
+        for number, (shard, table) in enumerate(read_stories(files, self._options, counts)):
             yield Key(shard, number), table
-        notes = {**asdict(tally), "split": self._options.text_split if self._why else "", "why": self._why}
+        notes = {**asdict(counts), **self._split}
         if self._is_streamed:
-            log_notes(self.config.source, notes)
+            _log(self.config.source, notes)
         self.info.description = json.dumps(notes)
 
 
-def stored_stories(source: str, files: list[StoryFile], options: ReadOptions, key: str, cache_dir: str | None):
-    """The stories of files as a `Dataset` on disk, which is made once for each `key`.
+def stored_stories(
+    source: str, files: list[StoryFile], options: ReadOptions, key: str, cache_dir: str | None
+) -> Dataset:
+    """The stories of files as a `Dataset` on disk, which is written once for each `key`.
 
     Raises:
-        UserError: where there are none. What else is wrong with a file is a cause of what `datasets` raises.
+        UserError: if there are none. Other errors in files are causes of what `datasets` raises.
     """
     builder = Stories(files=files, source=source, options=options, config_id=f"default-{key}", cache_dir=cache_dir)
     builder.download_and_prepare()
@@ -76,10 +74,10 @@ def stored_stories(source: str, files: list[StoryFile], options: ReadOptions, ke
     if notes["rows"] == notes["empty"]:
         bad = f"; {notes['bad']:,} rows cannot be read: {notes['first_bad']}" if notes["bad"] else ""
         raise UserError(f"{source} holds no stories{bad}.")
-    stories: Dataset = builder.as_dataset(split=datasets.Split.TRAIN)
+    stories = builder.as_dataset(split=datasets.Split.TRAIN)
     stories._fingerprint = key
-    log_notes(source, notes)
-    if not notes["has_words"]:
+    _log(source, notes)
+    if not notes["has_letters"]:
         raise UserError(
             f"The stories of {source} have no letters in them: name the column with the stories with --text-column."
         )
@@ -87,19 +85,17 @@ def stored_stories(source: str, files: list[StoryFile], options: ReadOptions, ke
 
 
 def streamed_stories(source: str, files: list[StoryFile], options: ReadOptions) -> IterableDataset:
-    """The stories of files, read when they are wanted."""
-    builder = Stories(files=files, source=source, options=options)
-    return builder.as_streaming_dataset(split=datasets.Split.TRAIN)
+    """The stories of files, read when they are needed."""
+    return Stories(files=files, source=source, options=options).as_streaming_dataset(split=datasets.Split.TRAIN)
 
 
-def log_notes(source: str, notes: dict) -> None:
-    """Say how text was split, and which rows were left out."""
-    if notes["split"]:
-        named = {FILE: "one story per file", LINE: "one story per line", BLANK_LINES: "stories between blank lines"}
-        how = named.get(notes["split"], f"split at {notes['split']}")
+def _log(source: str, notes: dict) -> None:
+    """Report how plain text was split, and which rows were left out."""
+    if "split" in notes:
+        names = {FILE: "one story per file", LINE: "one story per line", BLANK_LINES: "stories between blank lines"}
+        how = names.get(notes["split"], f"split at {notes['split']}")
         logger.info("%s: %s (%s): %d stories", source, how, notes["why"], notes["rows"] - notes["empty"])
-    # Between markers, and between lines, there may well be nothing.
-    if notes["empty"] and not notes["split"]:
+    elif notes["empty"]:  # in plain text, nothing between two markers or lines is usual
         rows = notes["rows"] + notes["bad"]
         logger.warning("%s: left out %d of %d rows, which hold no text", source, notes["empty"], rows)
     if notes["bad"]:
