@@ -37,43 +37,43 @@ def tokenizer(texts):
 
 
 @pytest.fixture(scope="module")
-def tokenised(texts, tokenizer):
+def tokenized(texts, tokenizer):
     return tokenize_stories(datasets.Dataset.from_dict({"text": texts}), tokenizer, "packing-tests")
 
 
-def pack(tokenised, tokenizer, overlap=8, **shape):
+def pack(tokenized, tokenizer, overlap=8, **shape):
     shape = {"length": ROW, "context": CONTEXT, **shape}
-    return PackedStories(tokenised, overlap=overlap, pad_token_id=tokenizer.pad_token_id, **shape)
+    return PackedStories(tokenized, overlap=overlap, pad_token_id=tokenizer.pad_token_id, **shape)
 
 
 def parts_of(row):
-    """The stories of a row as (input_ids, labels) each, told apart by their positions alone."""
+    """The (input_ids, labels) of each document of a row, found by its positions."""
     starts = (row["position_ids"] == 0).nonzero().flatten().tolist() + [len(row["input_ids"])]
     for start, end in zip(starts, starts[1:], strict=False):
         yield row["input_ids"][start:end], row["labels"][start:end]
 
 
-def test_a_story_begins_and_ends_with_end_of_text_and_keeps_every_byte(texts, tokenised, tokenizer):
-    for text, story in zip(texts[:20], tokenised, strict=False):
+def test_a_story_starts_with_bos_ends_with_eos_and_keeps_every_byte(texts, tokenized, tokenizer):
+    for text, story in zip(texts[:20], tokenized, strict=False):
         assert story["input_ids"][0] == story["input_ids"][-1] == tokenizer.eos_token_id
         assert tokenizer.decode(story["input_ids"][1:-1]) == text
         assert story["bytes"] == len(text.encode())
 
 
 @pytest.mark.parametrize("overlap", [1, 8, 16, 31])
-def test_every_token_of_every_story_is_scored_exactly_once(tokenised, tokenizer, overlap):
-    rows = pack(tokenised, tokenizer, overlap)
-    assert max(map(len, tokenised["input_ids"])) > 2 * CONTEXT, "the corpus must hold stories of several parts"
+def test_every_token_of_every_story_is_scored_exactly_once(tokenized, tokenizer, overlap):
+    rows = pack(tokenized, tokenizer, overlap)
+    assert max(map(len, tokenized["input_ids"])) > 2 * CONTEXT, "the corpus must hold stories of several parts"
     scored = [label for row in rows for label in row["labels"].tolist() if label != IGNORE_INDEX]
-    expected = [token for story in tokenised["input_ids"] for token in story[1:]]
+    expected = [token for story in tokenized["input_ids"] for token in story[1:]]
     assert sorted(scored) == sorted(expected)
     assert rows.scored == len(expected)
 
 
-def test_rows_hold_whole_stories_with_their_own_positions_and_unshifted_labels(tokenised, tokenizer):
-    stories = {tuple(story) for story in tokenised["input_ids"]}
+def test_rows_have_complete_stories_restarting_positions_and_unshifted_labels(tokenized, tokenizer):
+    stories = {tuple(story) for story in tokenized["input_ids"]}
     whole = 0
-    for row in pack(tokenised, tokenizer):
+    for row in pack(tokenized, tokenizer):
         assert set(row) == {"input_ids", "labels", "position_ids"}
         assert all(tensor.shape == (ROW,) and tensor.dtype == torch.int64 for tensor in row.values())
         assert row["position_ids"].max() < CONTEXT
@@ -88,8 +88,8 @@ def test_rows_hold_whole_stories_with_their_own_positions_and_unshifted_labels(t
     assert whole == sum(len(story) <= CONTEXT for story in stories)
 
 
-def test_padding_is_never_scored_and_stands_apart(tokenised, tokenizer):
-    rows = pack(tokenised.select(range(3)), tokenizer, length=400)
+def test_padding_has_no_loss_and_its_own_positions(tokenized, tokenizer):
+    rows = pack(tokenized.select(range(3)), tokenizer, length=400)
     (row,) = rows
     padding = row["input_ids"] == tokenizer.pad_token_id
     assert padding.sum() == 400 - rows.tokens and rows.padding == pytest.approx(padding.float().mean().item())
@@ -97,7 +97,7 @@ def test_padding_is_never_scored_and_stands_apart(tokenised, tokenizer):
     assert row["position_ids"][padding][0] == 0
 
 
-def test_best_fit_places_each_item_once_within_the_row():
+def test_best_fit_places_each_item_once_and_overfills_no_row():
     rng = np.random.default_rng(0)
     for _ in range(50):
         row_length = int(rng.integers(1, 60))
@@ -107,7 +107,7 @@ def test_best_fit_places_each_item_once_within_the_row():
         assert (filled > 0).all() and (filled <= row_length).all() and filled.sum() == lengths.sum()
 
 
-def test_best_fit_finds_the_perfect_filling_where_there_is_one():
+def test_best_fit_finds_a_packing_without_padding():
     rng = np.random.default_rng(1)
     cuts = [np.sort(rng.choice(np.arange(1, 100), size=3, replace=False)) for _ in range(200)]
     lengths = np.concatenate([np.diff([0, *cut, 100]) for cut in cuts])
@@ -124,7 +124,7 @@ def test_less_than_one_percent_of_story_rows_is_padding(context, median):
     assert 1 - parts.sum() / ((best_fit(parts, row_length).max() + 1) * row_length) < 0.01
 
 
-def test_a_handful_of_stories_still_gets_rows():
+def test_a_few_stories_are_packed():
     assert 32 <= shortest_full_row(np.array([30, 5, 9]), 32) <= 256
 
 
@@ -141,30 +141,30 @@ def largest_leak(model, batch, **extra):
 
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
-def test_packed_logits_equal_those_of_each_story_alone(tokenised, tokenizer, training, attention):
+def test_document_masking_packed_logits_equal_those_of_each_story_alone(tokenized, tokenizer, training, attention):
     model = tiny_model(vocab_size=len(tokenizer)).train(training)
     model.set_attn_implementation(attention)
-    batch = default_data_collator(pack(tokenised, tokenizer).__getitems__([0, 1, 2, 3]))
+    batch = default_data_collator(pack(tokenized, tokenizer).__getitems__([0, 1, 2, 3]))
     assert all(len(list(parts_of({k: v[i] for k, v in batch.items()}))) > 1 for i in range(2))
     assert largest_leak(model, batch) < 1e-5
     assert largest_leak(model, batch, use_cache=True) < 1e-5
 
 
-def test_the_comparison_sees_a_leak(tokenised, tokenizer):
+def test_the_logits_comparison_detects_a_missing_document_mask(tokenized, tokenizer):
     from transformers import DynamicCache
 
     model = tiny_model(vocab_size=len(tokenizer)).eval()
-    batch = default_data_collator(pack(tokenised, tokenizer).__getitems__([0, 1, 2, 3]))
+    batch = default_data_collator(pack(tokenized, tokenizer).__getitems__([0, 1, 2, 3]))
     assert largest_leak(model, batch, attention_mask=torch.ones_like(batch["input_ids"])) > 0.1
     assert largest_leak(model, batch, past_key_values=DynamicCache(config=model.config)) > 0.1
 
 
-def test_bits_per_byte_counts_every_byte_of_whole_stories_once(texts, tokenised, tokenizer):
+def test_bits_per_byte_counts_every_byte_of_complete_stories_once(texts, tokenized, tokenizer):
     """Against a plain loop over the stories, each alone; long ones by a window that slides half its width."""
     from types import SimpleNamespace
 
     model = tiny_model(vocab_size=len(tokenizer)).eval()
-    rows = pack(tokenised, tokenizer, overlap=CONTEXT // 2)
+    rows = pack(tokenized, tokenizer, overlap=CONTEXT // 2)
     batch = default_data_collator(rows.__getitems__(list(range(len(rows)))))
     with torch.no_grad():
         logits = model(input_ids=batch["input_ids"], position_ids=batch["position_ids"]).logits
@@ -174,7 +174,7 @@ def test_bits_per_byte_counts_every_byte_of_whole_stories_once(texts, tokenised,
     )
 
     nats, count, all_nats = 0.0, 0, 0.0
-    for story in tokenised["input_ids"]:
+    for story in tokenized["input_ids"]:
         tokens, seen = torch.tensor(story), 1
         while seen < len(tokens):
             begin = 0 if seen == 1 else seen - CONTEXT // 2
@@ -217,24 +217,24 @@ def test_tokens_are_cached_under_corpus_and_tokenizer(tmp_path, texts, tokenizer
     assert files(train_bpe(texts, 280, progress=False), "one") != first
 
 
-def test_a_row_that_cannot_hold_the_context_is_refused(tokenised, tokenizer):
-    with pytest.raises(ValueError, match="cannot hold"):
-        pack(tokenised, tokenizer, length=CONTEXT - 1)
+def test_a_row_shorter_than_the_context_is_an_error(tokenized, tokenizer):
+    with pytest.raises(ValueError, match="shorter than the model's context"):
+        pack(tokenized, tokenizer, length=CONTEXT - 1)
     with pytest.raises(ValueError, match="overlap"):
-        pack(tokenised, tokenizer, overlap=CONTEXT)
+        pack(tokenized, tokenizer, overlap=CONTEXT)
 
 
-def test_stories_are_read_where_a_selection_of_them_lies(tokenised):
-    """Sliced, in another order, from several files, and after a journey to another process."""
-    several = datasets.concatenate_datasets([tokenised.select(range(200)), tokenised.select(range(200, 300))])
-    for stories in (tokenised, several, tokenised.select(range(50, 120)), tokenised.select([7, 3, 250, 3])):
+def test_token_lists_read_selections_of_stories(tokenized):
+    """Sliced, in another order, from several files, and after pickling."""
+    several = datasets.concatenate_datasets([tokenized.select(range(200)), tokenized.select(range(200, 300))])
+    for stories in (tokenized, several, tokenized.select(range(50, 120)), tokenized.select([7, 3, 250, 3])):
         tokens = pickle.loads(pickle.dumps(TokenLists(stories)))
         assert tokens.lengths.tolist() == [len(ids) for ids in stories["input_ids"]]
         for number, ids in enumerate(stories["input_ids"]):
             assert tokens[number].tolist() == ids
 
 
-def test_the_same_seed_gives_the_same_rows(tokenised, tokenizer):
-    first, again, other = (pack(tokenised, tokenizer, seed=seed) for seed in (0, 0, 1))
+def test_the_same_seed_gives_the_same_rows(tokenized, tokenizer):
+    first, again, other = (pack(tokenized, tokenizer, seed=seed) for seed in (0, 0, 1))
     assert all(torch.equal(a["input_ids"], b["input_ids"]) for a, b in zip(first, again, strict=True))
     assert any(not torch.equal(a["input_ids"], b["input_ids"]) for a, b in zip(first, other, strict=False))

@@ -1,19 +1,15 @@
-"""Stories to rows of tokens for training, no story seeing another.
+"""Tokenize stories and pack them into rows for training with document masking.
 
-Design decisions:
-
-- A story is `<|endoftext|> story <|endoftext|>`: the first is what the tokenizer puts in front of a prompt, the last
-  teaches the model to stop.
-- Rows are `[length]` and batches `[batch, length]`, with `position_ids` that start again at each story and no
-  `attention_mask`: that is what makes transformers keep the stories of a row apart, and a given mask would undo it.
-- `labels` equal `input_ids`, and nothing is shifted here; the model does that. -100 stands where no loss is wanted:
-  on the first token of a story (the one before it belongs to another), on context that is repeated, on padding.
-- A row may be longer than the context of the model, because rows of 512 tokens cannot be filled with whole stories of
-  about 200 (7 % stay empty), and rows of 768 can (less than 0.1 % do). Positions never pass the context.
-- The plan is a handful of integer arrays over the tokenised stories, which stay memory-mapped in the cache of
-  `datasets`; rows are put together when they are asked for, so that another row length costs no second tokenising.
-- A story longer than the context goes on in a second part, which repeats the end of the first as context without
-  loss: each token of each story is scored exactly once.
+- A story is `<|endoftext|> story <|endoftext|>`: the tokenizer begins prompts so, and the last token teaches EOS.
+- `position_ids` restart at 0 at every document, and there is no `attention_mask`. transformers takes such a batch as
+  packed: it masks attention between documents, and derives `cu_seqlens` for varlen attention from the positions.
+- `labels` equal `input_ids`; the model shifts. They are -100 on the first token of a document, on repeated context and
+  on padding.
+- A row may be longer than the model's context: 512 tokens cannot be filled with stories of about 200 (7 % is padding),
+  768 can (less than 0.1 %). No position reaches the context length.
+- A story that exceeds the context continues in a second document, which repeats the end of the first without loss:
+  each token is scored once.
+- Tokens stay in the memory-mapped cache of `datasets`; rows are built when they are read.
 """
 
 from collections import Counter
@@ -39,20 +35,19 @@ _CACHE_VERSION = 3
 def tokenize_stories(
     stories: datasets.Dataset, tokenizer: PreTrainedTokenizerBase, fingerprint: str, num_proc: int | None = None
 ) -> datasets.Dataset:
-    """Tokenise the column `text`, cached by `datasets` under a key of corpus, tokenizer and settings.
+    """Tokenize the column `text`, cached by `datasets` under a key of corpus and tokenizer.
 
     Args:
-        stories: one story a row.
         tokenizer: has a `bos_token` and an `eos_token`.
-        fingerprint: of the corpus; changes whenever a story does.
+        fingerprint: of the corpus; changes if a story does.
 
     Returns:
-        `input_ids` (list of integers, beginning and end of text included) and `bytes` (UTF-8 length of the story).
+        `input_ids` (integers, BOS and EOS included) and `bytes` (UTF-8 length of the story).
     """
     bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
-    key = Hasher.hash((_CACHE_VERSION, fingerprint, len(stories), tokenizer_fingerprint(tokenizer), bos, eos))
+    key = Hasher.hash((_CACHE_VERSION, fingerprint, len(stories), _tokenizer_fingerprint(tokenizer), bos, eos))
     id_type = np.dtype(_id_type(tokenizer)).name
-    tokenised = stories.with_format("arrow").map(
+    tokenized = stories.with_format("arrow").map(
         encode_stories(tokenizer),
         batched=True,
         num_proc=num_proc,
@@ -61,16 +56,16 @@ def tokenize_stories(
             {"input_ids": datasets.List(datasets.Value(id_type)), "bytes": datasets.Value("int32")}
         ),
         new_fingerprint=key,
-        desc="Tokenising",
+        desc="Tokenizing",
     )
-    return tokenised.with_format(None)
+    return tokenized.with_format(None)
 
 
 def encode_stories(tokenizer: PreTrainedTokenizerBase) -> Callable[[pa.Table], pa.Table]:
-    """What [`tokenize_stories`] does to a table with the column `text`."""
+    """The function by which [`tokenize_stories`] maps a table with the column `text`."""
     bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
     id_type = _id_type(tokenizer)
-    # A special token's name inside a story is spelt out, so that only the real end of a story ends it.
+    # Both encode the name of a special token inside a story as ordinary text.
     encode = word_encoder(tokenizer) or text_encoder(tokenizer)
 
     def encode_table(table: pa.Table) -> pa.Table:
@@ -91,8 +86,8 @@ def _id_type(tokenizer: PreTrainedTokenizerBase) -> type:
     return np.uint16 if vocabulary_size(tokenizer) <= 2**16 else np.int32
 
 
-def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Changes exactly when the ids of some text do; stays the same across processes and after use with padding."""
+def _tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
+    """A hash of what determines the ids of a text; padding and truncation of the last call do not."""
     backend = type(tokenizer.backend_tokenizer).from_str(tokenizer.backend_tokenizer.to_str())
     backend.no_padding()
     backend.no_truncation()
@@ -101,10 +96,13 @@ def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
 
 @dataclass
 class Segments:
-    """Parts of stories that go into rows, as arrays of equal length `[segments]`.
+    """The documents of packed rows: stories, or parts of long ones; each attribute is `[segments]`.
 
-    `story` is the index of the story, `start` the offset of the part in it and `length` its tokens, of which the first
-    `context` are scored elsewhere.
+    Attributes:
+        story: index of the story.
+        start: offset of the first token in the story.
+        length: number of tokens.
+        context: number of tokens at the beginning that are not scored here.
     """
 
     story: np.ndarray
@@ -114,7 +112,7 @@ class Segments:
 
 
 def split_long_stories(lengths: np.ndarray, context: int, overlap: int) -> Segments:
-    """Cut stories of `lengths` `[stories]` tokens into parts of at most `context`, each but the first repeating the
+    """Split stories of `lengths` `[stories]` tokens into segments of at most `context`; each but the first repeats the
     `overlap` tokens before it."""
     if not 1 <= overlap < context:
         raise ValueError(f"`overlap` ({overlap}) must lie between 1 and the context ({context}) less one.")
@@ -132,11 +130,11 @@ def split_long_stories(lengths: np.ndarray, context: int, overlap: int) -> Segme
 
 
 def best_fit(lengths: np.ndarray, row_length: int) -> np.ndarray:
-    """Row of each item `[items]`: the longest item left, and with it the others that leave the least of the row empty.
+    """Pack items of `lengths` `[items]` into rows; returns the row of each item `[items]`.
 
-    That is the minimum bin slack heuristic (Gupta and Ho, 1999, https://doi.org/10.1080/095372899233235) on whole
-    groups of rows: items of one length are alike, so a combination is used as often as there are items for it, and
-    the cost grows with the number of different lengths and not with the number of items.
+    The minimum bin slack heuristic (Gupta and Ho, 1999, https://doi.org/10.1080/095372899233235): a row gets the
+    longest remaining item and the combination of others that leaves the least padding. Each combination is used as
+    often as there are items for it, so the cost grows with the number of distinct lengths, not of items.
     """
     left = np.bincount(lengths, minlength=row_length + 1).tolist()
     by_length = np.split(np.argsort(lengths, kind="stable"), np.cumsum(left)[:-1])
@@ -158,24 +156,23 @@ def best_fit(lengths: np.ndarray, row_length: int) -> np.ndarray:
 
 
 def shortest_full_row(lengths: np.ndarray, context: int) -> int:
-    """The shortest row that parts of stories `[parts]`, none above `context` tokens, fill to over 99 %.
+    """The shortest row length with less than 1 % padding, for segments of `lengths` `[segments]` up to `context`.
 
-    Longer rows waste less and cost more attention. Where too few parts fill none up to eight contexts, the one of them
-    that wastes least is taken.
+    If there are too few segments for any row length up to eight contexts, the one with the least padding.
     """
-    wasted = {}
+    padding = {}
     for quarters in range(4, 33):
         row_length = context * quarters // 4
         rows = best_fit(lengths, row_length).max(initial=0) + 1
-        wasted[row_length] = 1 - lengths.sum() / (rows * row_length)
-        if wasted[row_length] < 0.01:
+        padding[row_length] = 1 - lengths.sum() / (rows * row_length)
+        if padding[row_length] < 0.01:
             return row_length
-    return min(wasted, key=wasted.get)
+    return min(padding, key=padding.get)
 
 
 def _fullest(left: list[int], space: int) -> tuple[int, ...]:
-    """Lengths, no more of each than are `left`, that add up to `space` or else come closest; the longest are taken
-    first, since short ones are the easiest to place later."""
+    """Lengths, of each at most the number `left`, with the largest sum up to `space`. Long ones are preferred, since
+    short ones are easier to place later."""
     reached: list[tuple[int, ...] | None] = [()] + [None] * space
     for length in range(space, 0, -1):
         if not left[length]:
@@ -192,25 +189,25 @@ def _fullest(left: list[int], space: int) -> tuple[int, ...]:
 
 
 class PackedStories(torch.utils.data.Dataset):
-    """Rows of packed stories, ready for a `Trainer` with `transformers.default_data_collator`.
+    """Packed rows for a `Trainer` with `transformers.default_data_collator`.
 
-    A row is `input_ids`, `labels` and `position_ids`, int64 tensors `[length]`.
+    A row has `input_ids`, `labels` and `position_ids`, int64 tensors `[length]`.
 
     Args:
         stories: from [`tokenize_stories`].
-        length: tokens of a row; by default the shortest that the stories fill to over 99 %.
-        context: longest part of a story that stands in a row, in tokens; no position reaches it.
-        overlap: what the continuation of a longer story repeats, in tokens.
-        pad_token_id: fills what is left of a row.
+        context: the model's context length; a document has at most so many tokens.
+        overlap: tokens that the continuation of a long story repeats.
+        pad_token_id: fills the end of a row.
+        length: tokens per row; by default the shortest with less than 1 % padding.
         seed: of the order in which stories of equal length are taken.
 
     Attributes:
-        tokens: tokens of all rows that are not padding.
+        tokens: all tokens that are not padding.
         scored: tokens that have a loss.
         bytes: UTF-8 bytes of the stories, for bits per byte.
-        padding: share of padding, from 0 to 1.
-        tokens_per_row: tokens of a row that are not padding, on average.
-        mean_attended: positions that a token attends to, itself included, on average.
+        padding: fraction of padding.
+        tokens_per_row: mean number of tokens per row that are not padding.
+        mean_attended: mean number of positions that a token attends to, including its own.
     """
 
     def __init__(
@@ -224,7 +221,7 @@ class PackedStories(torch.utils.data.Dataset):
         seed: int = 0,
     ):
         if length is not None and length < context:
-            raise ValueError(f"A row of {length} tokens cannot hold the model's context of {context}.")
+            raise ValueError(f"A row of {length} tokens is shorter than the model's context of {context}.")
         self.pad_token_id = pad_token_id
         self.stories = stories
         self._tokens = TokenLists(stories)
@@ -236,10 +233,8 @@ class PackedStories(torch.utils.data.Dataset):
         row_of = np.empty_like(shuffled)
         row_of[shuffled] = best_fit(segments.length[shuffled], length)
         by_row = np.argsort(row_of, kind="stable")
-        self._segments = Segments(
-            *(array[by_row] for array in (segments.story, segments.start, segments.length, segments.context))
-        )
-        self._first = np.searchsorted(row_of[by_row], np.arange(row_of.max() + 2 if len(row_of) else 1))
+        self._segments = Segments(**{name: array[by_row] for name, array in vars(segments).items()})
+        self._row_starts = np.searchsorted(row_of[by_row], np.arange(row_of.max(initial=-1) + 2))
 
         self.tokens = int(segments.length.sum())
         self.scored = int((segments.length - segments.context).sum())
@@ -249,7 +244,7 @@ class PackedStories(torch.utils.data.Dataset):
         self.mean_attended = float((segments.length * (segments.length + 1) / 2).sum() / max(1, self.tokens))
 
     def __len__(self) -> int:
-        return len(self._first) - 1
+        return len(self._row_starts) - 1
 
     def __getitem__(self, row: int) -> dict[str, torch.Tensor]:
         return self.__getitems__([row])[0]
@@ -259,54 +254,47 @@ class PackedStories(torch.utils.data.Dataset):
         input_ids = np.full(shape, self.pad_token_id, dtype=np.int64)
         labels = np.full(shape, IGNORE_INDEX, dtype=np.int64)
         position_ids = np.empty(shape, dtype=np.int64)
-        counted = np.arange(self.length)
+        arange = np.arange(self.length)
         parts = self._segments
-        for row, ids, wanted, places in zip(rows, input_ids, labels, position_ids, strict=True):
-            at = 0
-            for segment in range(*self._bounds(row)):
+        for row, row_ids, row_labels, row_positions in zip(rows, input_ids, labels, position_ids, strict=True):
+            begin = 0
+            row = range(len(self))[row]
+            for segment in range(self._row_starts[row], self._row_starts[row + 1]):
                 start, length, context = parts.start[segment], parts.length[segment], parts.context[segment]
-                end = at + length
-                ids[at:end] = self._tokens[parts.story[segment]][start : start + length]
-                wanted[at + context : end] = ids[at + context : end]
-                places[at:end] = counted[:length]
-                at = end
-            places[at:] = counted[: self.length - at]
+                end = begin + length
+                row_ids[begin:end] = self._tokens[parts.story[segment]][start : start + length]
+                row_labels[begin + context : end] = row_ids[begin + context : end]
+                row_positions[begin:end] = arange[:length]
+                begin = end
+            row_positions[begin:] = arange[: self.length - begin]
         columns = {"input_ids": input_ids, "labels": labels, "position_ids": position_ids}
         columns = {name: torch.from_numpy(column) for name, column in columns.items()}
         return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
-    def _bounds(self, row: int) -> tuple[int, int]:
-        row = range(len(self))[row]
-        return int(self._first[row]), int(self._first[row + 1])
-
 
 class TokenLists:
-    """The tokens of tokenised stories, read where they lie in the memory-mapped file.
-
-    Args:
-        stories: from [`tokenize_stories`].
+    """The tokens of each story of [`tokenize_stories`], as views into the memory-mapped file; `datasets` copies them.
 
     Attributes:
-        lengths: tokens of each story, `[stories]`.
+        lengths: number of tokens of each story `[stories]`.
     """
 
     def __init__(self, stories: datasets.Dataset):
         self._stories = stories
         self._index = None if stories._indices is None else stories._indices.column(0).to_numpy().astype(np.int64)
         chunks = [chunk for chunk in stories.data.column("input_ids").chunks if len(chunk)]
-        self._first = np.cumsum([0, *(len(chunk) for chunk in chunks)])
+        self._chunk_starts = np.cumsum([0, *map(len, chunks)])
         self._offsets = [chunk.offsets.to_numpy() for chunk in chunks]
         self._values = [chunk.values.to_numpy() for chunk in chunks]
-        lengths = np.concatenate([np.empty(0, np.int64), *(np.diff(offsets) for offsets in self._offsets)])
-        self.lengths = lengths.astype(np.int64) if self._index is None else lengths[self._index].astype(np.int64)
+        lengths = np.concatenate([np.empty(0, np.int64), *map(np.diff, self._offsets)]).astype(np.int64)
+        self.lengths = lengths if self._index is None else lengths[self._index]
 
     def __getitem__(self, story: int) -> np.ndarray:
-        place = story if self._index is None else self._index[story]
-        chunk = int(np.searchsorted(self._first, place, side="right")) - 1
-        at = place - self._first[chunk]
+        at = story if self._index is None else self._index[story]
+        chunk = int(np.searchsorted(self._chunk_starts, at, side="right")) - 1
+        at -= self._chunk_starts[chunk]
         begin, end = self._offsets[chunk][at : at + 2]
         return self._values[chunk][begin:end]
 
     def __reduce__(self):
-        # To another process goes the name of the file and not what is in it.
-        return TokenLists, (self._stories,)
+        return TokenLists, (self._stories,)  # pickles the name of the file and not its content

@@ -1,8 +1,8 @@
 """Packed rows from a stream of stories, for corpora larger than the disk.
 
-Stories are read in blocks, tokenised and packed in memory by the same rules as a stored corpus, while the rows of the
-block before are trained on. A checkpoint notes where the block of its next row begins in the stream, so that resuming
-reads at most one block again, and gives exactly the rows that would have come.
+Stories are tokenized and packed in blocks in memory, while the rows of the previous block are trained on. A checkpoint
+records where the block of its next row begins: resuming reads at most one block again, and gives exactly the rows that
+would have followed.
 """
 
 import json
@@ -23,18 +23,18 @@ from .packing import PackedStories, encode_stories
 
 
 STATE_NAME = "stream.json"
-BLOCK_STORIES = 4_096  # enough that rows fill to over 99.9 %, and some 8 MB of tokens
+BLOCK_STORIES = 4_096  # less than 0.1 % padding, and about 8 MB of tokens
 
 
 class PackedStream(torch.utils.data.IterableDataset):
-    """Rows as [`PackedStories`] gives them, without end: after its last story the stream begins again.
+    """Rows as of [`PackedStories`], without end: after its last story the stream starts again.
 
     Args:
         stories: a stream with the column `text`.
-        tokenizer, length, context, overlap, seed: as of [`PackedStories`].
+        context, overlap, length, seed: as of [`PackedStories`].
 
     Attributes:
-        tokens_per_row, mean_attended: of the first block; estimates for the rest.
+        tokens_per_row, mean_attended, padding: of the first block; estimates for the rest.
     """
 
     def __init__(
@@ -53,17 +53,13 @@ class PackedStream(torch.utils.data.IterableDataset):
         self._shape = {"context": context, "overlap": overlap, "pad_token_id": tokenizer.pad_token_id}
         self._start = {"epoch": 0, "block": 0, "rows_before": 0, "source": None}
         self._skip = 0
-        self._begun: deque[dict] = deque()  # until a checkpoint has been saved behind them
+        self._begun: deque[dict] = deque()  # blocks whose rows may come after the next checkpoint
         beginning = list(islice(iter(stories), block_stories))
         if not beginning:
             raise UserError("The stream of stories is empty.")
         first = self._pack(beginning, 0, length)
-        self.length = first.length
-        self.tokens_per_row, self.mean_attended, self.padding = (
-            first.tokens_per_row,
-            first.mean_attended,
-            first.padding,
-        )
+        self.length, self.padding = first.length, first.padding
+        self.tokens_per_row, self.mean_attended = first.tokens_per_row, first.mean_attended
 
     def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
         if torch.utils.data.get_worker_info() is not None:
@@ -72,56 +68,55 @@ class PackedStream(torch.utils.data.IterableDataset):
         self._begun.clear()
         blocks = self._blocks()
         with ThreadPoolExecutor(1) as reader:
-            coming = reader.submit(next, blocks)
+            following = reader.submit(next, blocks)
             while True:
-                at, rows = coming.result()
-                coming = reader.submit(next, blocks)
-                self._begun.append(at)
-                order = np.random.default_rng((self.seed, at["block"])).permutation(len(rows))
+                state, rows = following.result()
+                following = reader.submit(next, blocks)
+                self._begun.append(state)
+                order = np.random.default_rng((self.seed, state["block"])).permutation(len(rows))
                 for row in order[skip:]:
                     yield rows[int(row)]
                 skip = 0
 
     def _blocks(self) -> Iterator[tuple[dict, PackedStories]]:
-        """Blocks without end, each with where it begins."""
-        at = dict(self._start)
+        """Blocks without end, each with the state of the stream at its beginning."""
+        state = dict(self._start)
         while True:
-            self.stories.set_epoch(at["epoch"])
-            if at["source"] is not None:
-                self.stories.load_state_dict(at["source"])
-            stories = iter(self.stories)
-            first = at["block"]
+            self.stories.set_epoch(state["epoch"])
+            if state["source"] is not None:
+                self.stories.load_state_dict(state["source"])
+            stories, first_block = iter(self.stories), state["block"]
             while block := list(islice(stories, self.block_stories)):
-                rows = self._pack(block, at["block"], self.length)
-                yield at, rows
-                at = {
-                    **at,
-                    "block": at["block"] + 1,
-                    "rows_before": at["rows_before"] + len(rows),
+                rows = self._pack(block, state["block"], self.length)
+                yield state, rows
+                state = {
+                    "epoch": state["epoch"],
+                    "block": state["block"] + 1,
+                    "rows_before": state["rows_before"] + len(rows),
                     "source": self.stories.state_dict(),
                 }
-            if at["block"] == first and at["source"] is None:
+            if state["block"] == first_block and state["source"] is None:
                 raise UserError("The stream of stories has become empty: its files are gone, or hold no stories now.")
-            at = {**at, "epoch": at["epoch"] + 1, "source": None}
+            state = {**state, "epoch": state["epoch"] + 1, "source": None}
 
     def _pack(self, stories: list[dict], block: int, length: int | None) -> PackedStories:
         encoded = datasets.Dataset(self._encode(pa.table({"text": [story["text"] for story in stories]})))
         return PackedStories(encoded, length=length, seed=self.seed + block, **self._shape)
 
     def save_state(self, folder: Path, rows_seen: int) -> None:
-        """Note beside a checkpoint where to go on after `rows_seen` rows, counted from the beginning of the run."""
+        """Save beside a checkpoint where to resume after `rows_seen` rows, counted from the start of the run."""
         while len(self._begun) > 1 and self._begun[1]["rows_before"] <= rows_seen:
             self._begun.popleft()
         block = self._begun[0] if self._begun else self._start
         (folder / STATE_NAME).write_text(json.dumps({**block, "skip": rows_seen - block["rows_before"]}), "utf-8")
 
     def load_state(self, folder: Path) -> None:
-        """Go on where the checkpoint in `folder` stopped."""
+        """Resume where the checkpoint in `folder` was saved."""
         try:
             state = json.loads((folder / STATE_NAME).read_text("utf-8"))
         except (OSError, ValueError):
             raise UserError(
-                f"{folder} was not written by a run with `streaming: true`, so no stream can go on."
+                f"{folder} was not written by a run with `streaming: true`, so its stream cannot be resumed."
             ) from None
         self._skip = state.pop("skip")
         self._start = state
