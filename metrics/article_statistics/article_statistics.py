@@ -3,7 +3,8 @@
 import datasets
 import evaluate
 
-from .text_statistics import article_statistics, flatten
+from tinystories.evaluation.articles import article_statistics  # From: tinyllama-stories
+from tinystories.evaluation.intervals import flatten  # From: tinyllama-stories
 
 
 _DESCRIPTION = """

@@ -1,4 +1,4 @@
-"""Make the word lists of `tinystories/evaluation/text_statistics.py` from stories, by rule.
+"""Make the word lists of `tinystories/evaluation/articles.py` from stories, by rule.
 
     python metrics/article_statistics/word_lists.py roneneldan/TinyStories --max-stories 12000
 
@@ -17,7 +17,7 @@ another modifier. The two lists depend on each other, so both are made again unt
 import argparse
 from collections import Counter, defaultdict
 
-from tinystories.evaluation.text_statistics import (
+from tinystories.evaluation.articles import (
     ARTICLES,
     INTENSIFIERS,
     determiner_places,

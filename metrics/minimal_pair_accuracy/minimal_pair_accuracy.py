@@ -4,7 +4,7 @@ import datasets
 import evaluate
 import numpy as np
 
-from .text_statistics import flatten, wilson_interval
+from tinystories.evaluation.intervals import flatten, wilson_interval  # From: tinyllama-stories
 
 
 _DESCRIPTION = """

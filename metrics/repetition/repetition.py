@@ -3,7 +3,8 @@
 import datasets
 import evaluate
 
-from .text_statistics import flatten, repetition
+from tinystories.evaluation.intervals import flatten  # From: tinyllama-stories
+from tinystories.evaluation.text_statistics import repetition  # From: tinyllama-stories
 
 
 _DESCRIPTION = """

@@ -19,23 +19,22 @@ from modeling_tinyllama import TinyLlamaForCausalLM
 from tinystories import cli
 from tinystories.data.corpus import load_corpus
 from tinystories.evaluation import evaluate as evaluation
-from tinystories.evaluation.evaluate import (
-    capitals,
-    evaluate_models,
-    is_run_folder,
-    legacy_figures,
-    real_stories_of_same_length,
-    run_and_step,
-    shuffled_words,
-    text_figures,
-    training_figures,
-)
+from tinystories.evaluation.evaluate import evaluate_models
 from tinystories.evaluation.judge import Judge
 from tinystories.evaluation.likelihood import bits_per_byte, score_stories
 from tinystories.evaluation.report import html_report, report_folder, terminal_table, write_report
+from tinystories.evaluation.stories import real_stories_of_same_length, shuffled_words
+from tinystories.evaluation.story_figures import (
+    capitals,
+    generated_figures,
+    legacy_figures,
+    text_figures,
+    training_figures,
+)
 from tinystories.evaluation.text_statistics import longest_copied_runs, slice_words, vocabulary, words
-from tinystories.generation.batch import PROMPTS
+from tinystories.generation.batch import PROMPTS, GeneratedStory
 from tinystories.runs.loading import load_model
+from tinystories.runs.run_folder import is_run_folder, run_and_step
 from tinystories.tokenization import train_bpe
 from tinystories.utils.errors import UserError
 
@@ -198,8 +197,8 @@ def test_made_up_words_are_seen(corpus):
 
 
 def test_post_processing_hides_nothing_in_the_raw_figures():
-    told = evaluation.GeneratedStory("Once there was", "Once there was a cat.it ran home. the end", True, 9)
-    figures = evaluation._told_figures([told] * 2, seed=0)
+    told = GeneratedStory("Once there was", "Once there was a cat.it ran home. the end", True, 9)
+    figures = generated_figures([told] * 2, seed=0)
     assert figures["raw"]["capitals"] == 0 and figures["raw"]["final_punctuation"] == 0
     assert figures["post_processed"] | {"mean_words": 0} == {
         "changed": 1, "capitals": 1, "final_punctuation": 1, "mean_words": 0,
@@ -553,7 +552,9 @@ def test_a_file_that_is_no_report_of_ours_is_left_alone(tiny_run, tmp_path, caps
         assert (folder / name).read_text() == content
     pairs = tmp_path / "pairs.tsv"
     pairs.write_text("mine")
-    fails_with_one_line(capsys, [tiny_run, "--dump-pairs", pairs, "--out", tmp_path / "new"], "other than minimal")
+    fails_with_one_line(
+        capsys, [tiny_run, "--dump-pairs", pairs, "--out", tmp_path / "new"], "is not a file of minimal pairs"
+    )
     assert pairs.read_text() == "mine" and not (tmp_path / "new").exists()
 
 
@@ -580,6 +581,6 @@ def test_runs_that_held_out_different_stories_need_a_corpus(tiny_run, tmp_path, 
     recipe.write_text(recipe.read_text().replace("corpus: sample", "corpus: no/such-stories", 1))
     out = ["--out", tmp_path / "out"]
     fails_with_one_line(capsys, [tiny_run, other, *out], "different stories", "--corpus", "no/such-stories")
-    fails_with_one_line(capsys, [other, *out], "held out cannot be loaded", "--corpus")
+    fails_with_one_line(capsys, [other, *out], "The held-out stories of", "cannot be loaded", "--corpus")
     assert evaluate(other, *out, "--corpus", "sample", "--limit", 3, "--presets", "greedy") == 0
     assert "(no/such-stories) are not on this machine" in capsys.readouterr().out

@@ -31,7 +31,7 @@ from transformers import (
 from tinystories.data.corpus import load_corpus
 from tinystories.data.synthetic import sample_stories
 from tinystories.evaluation import likelihood as scoring
-from tinystories.evaluation.likelihood import bits_per_byte, model_context, score_stories, start_tokens
+from tinystories.evaluation.likelihood import bits_per_byte, context_length, score_stories, start_tokens
 from tinystories.utils.errors import UserError
 
 
@@ -264,7 +264,7 @@ def test_a_tokenizer_that_changes_the_text_is_told(normalizer, changed, kept, ca
     tokenizer = byte_level(normalizer=normalizer, bos=END, eos=END)
     scores = score(gpt2(tokenizer), tokenizer, [changed, kept])
     assert scores.lossy.tolist() == [True, False]
-    assert "1 of 2 stories" in scores.notes[0] and "too good" in scores.notes[0]
+    assert "1 of 2 stories" in scores.notes[0] and "too low" in scores.notes[0]
     assert caplog.messages == list(scores.notes)
     assert not score(gpt2(tokenizer), tokenizer, [kept]).notes
 
@@ -281,7 +281,7 @@ def test_unknown_tokens_are_counted_and_told():
     scores = score(gpt2(tokenizer), tokenizer, ["the fox ran home", "the dog ran home and the crab ran."])
     assert scores.unk_tokens.tolist() == [0, 3]
     assert scores.bytes.sum() == 16 + 34
-    assert scores.notes[0].startswith("3 tokens in 1 of 2 stories are unknown") and "too good" in scores.notes[0]
+    assert scores.notes[0].startswith("3 tokens in 1 of 2 stories are unknown") and "too low" in scores.notes[0]
 
 
 # ---- windows and batches
@@ -351,7 +351,7 @@ def test_a_batch_holds_no_more_logits_than_it_may(monkeypatch):
 def test_a_model_without_a_limit_gets_whole_stories():
     tokenizer = byte_level(bos=END, eos=END)
     model = sharpen(BloomForCausalLM(BloomConfig(vocab_size=len(tokenizer), hidden_size=32, n_layer=1, n_head=2)))
-    assert model_context(model) is None
+    assert context_length(model) is None
     scores = score(model, tokenizer, STORIES)
     assert scores.context is None
     sequence = list(scores.start_tokens) + tokenizer(STORIES[2])["input_ids"]
@@ -381,10 +381,10 @@ def test_other_architectures(model_class, config_class, context, shape):
 
 def test_context_is_read_under_its_many_names():
     tokenizer = byte_level()
-    assert model_context(gpt2(tokenizer)) == model_context(llama(tokenizer)) == CONTEXT
-    assert model_context(tiny_model()) == 64
+    assert context_length(gpt2(tokenizer)) == context_length(llama(tokenizer)) == CONTEXT
+    assert context_length(tiny_model()) == 64
     model = sharpen(BloomForCausalLM(BloomConfig(vocab_size=9, hidden_size=32, n_layer=1, n_head=2, seq_length=77)))
-    assert model_context(model) == 77
+    assert context_length(model) == 77
 
 
 def test_the_model_is_left_as_it_was_and_autocast_is_kept_out(capsys):
@@ -444,12 +444,12 @@ def test_it_agrees_with_what_training_reports(tiny_run):
 @pytest.mark.parametrize(
     ("stories", "options", "message"),
     [
-        ([], {}, "There is no story"),
+        ([], {}, "There are no stories"),
         ([""], {}, "are empty"),
         ("One day", {}, "one string"),
         (["One day", 3], {}, "Story 2 is int"),
-        (["One \ud83c day"], {}, "Story 1 holds half of a surrogate pair"),
-        (["One day"], {"context": CONTEXT + 1}, "positions end at 32"),
+        (["One \ud83c day"], {}, "Story 1 has half of a surrogate pair"),
+        (["One day"], {"context": CONTEXT + 1}, "has 32 positions"),
         (["One day"], {"context": 1}, "at least 2 tokens"),
         (["One day"], {"stride": 0}, "`stride` \\(0\\) must lie between 1"),
         (["One day"], {"stride": CONTEXT}, "`stride` \\(32\\) must lie between 1"),
@@ -465,12 +465,12 @@ def test_mistakes_are_named(stories, options, message):
 def test_a_model_that_does_not_fit_is_named():
     tokenizer = byte_level(bos=END, eos=END)
     other = gpt2(whole_words())
-    with pytest.raises(UserError, match="the model knows 6: they do not belong together"):
+    with pytest.raises(UserError, match="the model has 6: they do not belong together"):
         score(other, tokenizer, STORIES)
     broken = gpt2(tokenizer)
     with torch.no_grad():
         broken.lm_head.weight[5] = math.nan
-    with pytest.raises(UserError, match="loss is nan on 3 of 4 stories"):
+    with pytest.raises(UserError, match="loss is nan on 3 of 4 texts"):
         score(broken, tokenizer, STORIES)
     t5 = T5ForConditionalGeneration(T5Config(vocab_size=400, d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2))
     with pytest.raises(UserError, match="encoder-decoder"):

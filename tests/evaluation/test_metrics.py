@@ -1,10 +1,12 @@
-"""Statistics of texts and the `evaluate` modules: every figure is held against something that it must see."""
+"""Text statistics and the `evaluate` modules: every figure is tested on text that it must tell from good text."""
 
+import configparser
 import doctest
 import math
 import random
 import re
-import subprocess
+import runpy
+import shutil
 import sys
 from pathlib import Path
 
@@ -12,28 +14,30 @@ import evaluate
 import numpy as np
 import pytest
 import torch
-from helpers import run_without_us, tiny_model
+from helpers import tiny_model
 from transformers import Trainer, TrainingArguments
 
 from tinystories.data.synthetic import sample_stories
-from tinystories.evaluation import text_statistics
-from tinystories.evaluation.text_statistics import (
+from tinystories.evaluation import metric_path
+from tinystories.evaluation.articles import article_statistics, begins_with_vowel_sound, count_articles
+from tinystories.evaluation.intervals import (
     Interval,
-    article_statistics,
-    begins_with_vowel_sound,
     bits_per_byte_interval,
-    count_articles,
     flatten,
+    ratio_interval,
+    wilson_interval,
+)
+from tinystories.evaluation.text_statistics import (
     lengths_and_endings,
     longest_copied_runs,
     longest_repeated_runs,
-    ratio_interval,
+    out_of_vocabulary_rate,
     repetition,
-    share_outside,
     vocabulary,
-    wilson_interval,
     words,
 )
+from tinystories.utils import paths
+from tinystories.utils.errors import UserError
 
 
 ROOT = Path(__file__).parents[2]
@@ -177,10 +181,10 @@ def test_copied_runs_are_found_and_exact():
 
 def test_made_up_words_are_seen():
     known = vocabulary(STORIES)
-    assert share_outside(STORIES[:50], known).value == 0
+    assert out_of_vocabulary_rate(STORIES[:50], known).value == 0
     broken = [re.sub(r"\bthe\b", "teh", story) for story in STORIES[:50]]
     expected = sum(words(text).count("teh") for text in broken) / sum(len(words(text)) for text in broken)
-    assert share_outside(broken, known).value == pytest.approx(expected) and expected > 0.02
+    assert out_of_vocabulary_rate(broken, known).value == pytest.approx(expected) and expected > 0.02
     assert vocabulary(["a b", "a"], at_least=2) == {"a"}
 
 
@@ -193,7 +197,7 @@ def test_endings():
     whole = lengths_and_endings(STORIES)["final_punctuation"]
     half = lengths_and_endings([story[: len(story) // 2] for story in STORIES])["final_punctuation"]
     assert whole.value == 1 and half.high < 0.2
-    with pytest.raises(ValueError, match="of 1 texts how they ended, but there are 7"):
+    with pytest.raises(ValueError, match="1 values, but there are 7 texts"):
         lengths_and_endings(texts, [True])
 
 
@@ -304,27 +308,36 @@ def test_the_figures_are_those_of_the_package(load):
     assert found == {f"bits_per_byte{end}": value for end, value in zip(("", "_low", "_high"), expected, strict=True)}
 
 
-def test_no_formula_stands_twice():
+def test_without_the_package_one_line_says_what_to_install(load, monkeypatch):
+    for module in [name for name in sys.modules if name.partition(".")[0] == "tinystories"]:
+        monkeypatch.setitem(sys.modules, module, None)
     for name in METRICS:
-        link = ROOT / "metrics" / name / "text_statistics.py"
-        assert link.samefile(text_statistics.__file__)
+        with pytest.raises(ImportError, match="pip install tinyllama-stories") as error:
+            load(name)
+        assert "\n" not in str(error.value)
 
 
-def test_they_load_where_the_package_is_not_installed(tmp_path):
-    code = """
-import json
-import evaluate
+def test_metrics_are_found_by_name_in_the_repository_and_where_they_are_installed(monkeypatch, tmp_path):
+    assert [Path(metric_path(name)) for name in METRICS] == [ROOT / "metrics" / name for name in METRICS]
+    assert not [path for path in (ROOT / "metrics").rglob("*") if path.is_symlink()]
+    with pytest.raises(UserError, match="There is no metric 'bleu'; there are article_statistics, bits_per_byte,"):
+        metric_path("bleu")
 
-found = {}
-for name in ("article_statistics", "repetition"):
-    found |= evaluate.load(f"{sys.argv[1]}/{name}").compute(data=["She saw dog. She saw dog."])
-found |= evaluate.load(f"{sys.argv[1]}/bits_per_byte").compute(predictions=[1.0], references=["é"])
-found |= evaluate.load(f"{sys.argv[1]}/minimal_pair_accuracy").compute(predictions=[[-1.0, -2.0]])
-print(json.dumps(found))
-"""
-    found = run_without_us(code, ROOT / "metrics", tmp_path)
-    assert found["article_omission"] == 1 and found["longest_repeated_run"] == 3
-    assert found["bits_per_byte"] == pytest.approx(1 / math.log(2) / 2) and found["accuracy"] == 1
+    installed = tmp_path / "site-packages" / "tinystories"
+    shutil.copytree(ROOT / "metrics", installed / "metrics")
+    monkeypatch.setattr(paths, "__file__", str(installed / "utils" / "paths.py"))
+    assert metric_path("bits_per_byte") == str(installed / "metrics" / "bits_per_byte")
+    found = evaluate.load(metric_path("bits_per_byte")).compute(predictions=[1.0], references=["é"])
+    assert found["bits_per_byte"] == pytest.approx(1 / math.log(2) / 2)
+
+
+def test_all_files_of_the_metrics_are_installed():
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg", encoding="utf-8")
+    folder = ROOT / "metrics"
+    patterns = setup["options.package_data"]["tinystories.metrics"].split(", ")
+    installed = {path for pattern in patterns for path in folder.glob(pattern)}
+    assert installed == {path for path in folder.rglob("*") if path.is_file() and path.suffix != ".pyc"}
 
 
 def test_minimal_pairs(load):
@@ -433,28 +446,24 @@ def test_minimal_pairs_in_a_trainer(load, tmp_path):
 # ---- where the word lists come from
 
 
+WORD_LISTS = str(ROOT / "metrics" / "article_statistics" / "word_lists.py")
+
+
 def test_the_rule_behind_the_word_lists():
-    sys.path.insert(0, str(ROOT / "metrics" / "article_statistics"))
-    try:
-        from word_lists import make_word_lists
-    finally:
-        sys.path.pop(0)
     text = (
         "She saw a dog and the big dog. She saw a cat and two cats and the red cat. They saw dogs. She drank some "
         "water. A walk was fun, and they walk and walk and walk a mile. He put a spoon in a water. The water was on a "
         "walk. Dog has a big cat, and Cat has a big dog. She likes walks and waters. "
     )
-    nouns, modifiers = make_word_lists([text * 20])
-    assert nouns == ["cat", "dog"], "water is no unit, walk is a verb, and spoon has no plural here"
+    nouns, modifiers = runpy.run_path(WORD_LISTS)["make_word_lists"]([text * 20])
+    assert nouns == ["cat", "dog"], "water is uncountable, walk is a verb, and spoon has no plural here"
     assert modifiers == ["big", "red"]
 
 
-def test_the_word_list_script_prints_them(tmp_path):
-    (tmp_path / "stories.txt").write_text("<|endoftext|>".join(["She saw a dog and two dogs and the big dog. "] * 30))
-    result = subprocess.run(
-        [sys.executable, "metrics/article_statistics/word_lists.py", str(tmp_path / "stories.txt")],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
-    assert "COUNTABLE_NOUNS: 1\n    dog\n" in result.stdout and "MODIFIERS: 1\n    big\n" in result.stdout
+def test_the_word_list_script_prints_them(tmp_path, monkeypatch, capsys):
+    stories = tmp_path / "stories.txt"
+    stories.write_text("<|endoftext|>".join(["She saw a dog and two dogs and the big dog. "] * 30))
+    monkeypatch.setattr(sys, "argv", [WORD_LISTS, str(stories)])
+    runpy.run_path(WORD_LISTS, run_name="__main__")
+    printed = capsys.readouterr().out
+    assert "COUNTABLE_NOUNS: 1\n    dog\n" in printed and "MODIFIERS: 1\n    big\n" in printed

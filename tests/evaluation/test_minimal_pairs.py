@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import sharpen, tiny_model
+from minimal_pair_exclusions import EVERY_KIND, EXCLUSIONS
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import (
     AutoModelForCausalLM,
@@ -22,7 +23,6 @@ from transformers import (
 
 from tinystories.data.corpus import load_corpus
 from tinystories.evaluation.minimal_pairs import (
-    EXCLUSIONS,
     KINDS,
     Pair,
     PairScore,
@@ -32,7 +32,6 @@ from tinystories.evaluation.minimal_pairs import (
     text_log_likelihoods,
     write_pairs,
 )
-from tinystories.evaluation.minimal_pairs.exclusions import EVERY_KIND
 from tinystories.evaluation.minimal_pairs.sentences import all_sentences, normalized, plain_sentences
 from tinystories.tokenization import train_bpe
 from tinystories.utils.errors import UserError
@@ -52,11 +51,11 @@ def pairs(stories) -> list[Pair]:
 
 
 def changes(kind: str, story: str) -> list[str]:
-    """All faults that the rule finds, as `Pair.change` shows them."""
+    """All errors that the rule makes, as `Pair.change` shows them."""
     return [
-        Pair(kind, str(sentence), str(fault.bad), 0).change
+        Pair(kind, str(sentence), str(bad.sentence), 0).change
         for sentence in plain_sentences(story)
-        for fault in KINDS[kind].rule(sentence)
+        for bad in KINDS[kind].rule(sentence)
     ]
 
 
@@ -97,7 +96,7 @@ def changes(kind: str, story: str) -> list[str]:
         ("word_order", "Tim met his mom there.", ["Tim met [his mom -> mom his] there."]),
     ],
 )  # fmt: skip
-def test_a_rule_finds_the_faults_that_there_are_and_no_others(kind, story, expected):
+def test_a_rule_makes_these_errors_and_no_others(kind, story, expected):
     assert changes(kind, story) == expected
 
 
@@ -206,7 +205,7 @@ def test_the_rarer_of_two_words_is_found_among_many():
         ({"kinds": ["article_delete"]}, "did you mean article_deleted"),
         ({"kinds": ["spelling of words"]}, "there are article_deleted, "),
         ({"per_kind": 0}, "per_kind must be at least 1"),
-        ({"stories": "Then the dog ran."}, "stories is one string"),
+        ({"stories": "Then the dog ran."}, "stories are one string"),
         ({"stories": ["Then the dog ran.", None]}, "Story 2 is NoneType"),
     ],
 )
@@ -378,7 +377,7 @@ def test_what_cannot_be_scored_gets_one_clear_line(stories):
             call()
     with torch.no_grad():
         model.model.norm.weight.fill_(math.nan)
-    with pytest.raises(UserError, match="no numbers"):
+    with pytest.raises(UserError, match="loss is nan"):
         text_log_likelihoods(model, tokenizer, ["She ran."], progress=False)
 
 

@@ -21,7 +21,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from modeling_tinyllama import TinyLlamaForCausalLM
 from tinystories.cli import main
 from tinystories.data.synthetic import sample_stories
-from tinystories.evaluation.prediction_offset import loss_ahead
+from tinystories.evaluation.likelihood import loss_ahead, start_tokens
 from tinystories.export.import_model import import_model
 from tinystories.export.wikimini import load_wikimini, load_wikimini_tokenizer
 from tinystories.utils.errors import UserError
@@ -591,7 +591,9 @@ def test_loss_ahead(saved, tokenizer_folder):
     theirs = WikiMini(CONFIG)
     model = load_wikimini(saved(checkpoint(theirs))).train()
     tokenizer = load_wikimini_tokenizer(tokenizer_folder, 64)
-    ids = torch.tensor([tokenizer("Once upon a time there was a cat.")["input_ids"]])
+    start = start_tokens(model, tokenizer)
+    assert start == [tokenizer.bos_token_id]
+    ids = torch.tensor([start + tokenizer("Once upon a time there was a cat.")["input_ids"]])
     assert loss_ahead(model, tokenizer, ["Once upon a time there was a cat."]) == pytest.approx(
         model.eval()(ids, labels=ids).loss.item(), abs=1e-5
     )
@@ -599,7 +601,7 @@ def test_loss_ahead(saved, tokenizer_folder):
     for distance in (1, 2, 5):
         nats, count = 0.0, 0
         for text in texts:
-            row = tokenizer(text, verbose=False)["input_ids"][:64]
+            row = (start + tokenizer(text, verbose=False)["input_ids"])[:64]
             logits = theirs(torch.tensor([row]))[0].log_softmax(-1)
             for t in range(len(row) - distance):
                 nats -= logits[t, row[t + distance]].item()

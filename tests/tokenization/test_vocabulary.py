@@ -14,7 +14,7 @@ from tinystories.commands.train import train
 from tinystories.data.corpus import load_corpus
 from tinystories.data.packing import PackedStories, encode_stories, tokenize_stories
 from tinystories.evaluation.likelihood import score_stories
-from tinystories.evaluation.token_classes import ARTICLE, TokenKinds
+from tinystories.evaluation.token_classes import ARTICLE, TokenClassifier
 from tinystories.export.stock import export_stock
 from tinystories.generation.generate import generate_story
 from tinystories.hub.release import load_run
@@ -133,7 +133,7 @@ def test_rows_and_streams_hold_the_ids_of_the_tokenizer(kind, stories):
 
 def test_kinds_of_words_with_gaps(stories):
     tokenizer = renumbered(stories, 900)
-    kinds = TokenKinds(tokenizer)(tokenizer("a cat saw the dog")["input_ids"])
+    kinds = TokenClassifier(tokenizer)(tokenizer("a cat saw the dog")["input_ids"])
     assert (kinds == ARTICLE).sum() == 2
 
 

@@ -20,7 +20,7 @@ from transformers import TrainingArguments
 
 from tinystories.commands.train import train
 from tinystories.data.corpus import recipe_corpus
-from tinystories.evaluation.token_classes import ARTICLE, FUNCTION_WORD, OTHER, TokenKinds, kind_of_word
+from tinystories.evaluation.token_classes import ARTICLE, FUNCTION_WORD, OTHER, TokenClassifier, word_class
 from tinystories.recipe import build_recipe, load_recipe
 from tinystories.runs.loading import load_model
 from tinystories.sizes import SIZES
@@ -272,7 +272,7 @@ def test_weights_of_articles_reach_data_loading_processes_that_are_spawned():
     from tinystories.tokenization import train_bpe
 
     tokenizer = train_bpe(["the cat and a theme, an apple", "a the an"] * 30, 300, progress=False)
-    collate = pickle.loads(pickle.dumps(ArticleWeights(TokenKinds(tokenizer), 1.5)))
+    collate = pickle.loads(pickle.dumps(ArticleWeights(TokenClassifier(tokenizer), 1.5)))
     ids = torch.tensor(tokenizer("a cat saw the end")["input_ids"])
     weights = collate([{"input_ids": ids, "labels": ids}])["loss_weights"][0]
     assert (weights == 1.5).sum() == 2 and ((weights == 1.0) | (weights == 1.5)).all()
@@ -304,7 +304,7 @@ def test_a_longer_run_would_restart_the_rate_and_is_refused(tmp_path):
 
 
 def test_kinds_of_words():
-    assert [kind_of_word(word) for word in ("The", "an", "and", "Didn’t", "dog")] == [
+    assert [word_class(word) for word in ("The", "an", "and", "Didn’t", "dog")] == [
         ARTICLE, ARTICLE, FUNCTION_WORD, FUNCTION_WORD, OTHER,
     ]  # fmt: skip
 
@@ -315,7 +315,7 @@ def test_a_token_is_an_article_only_where_the_word_is_one():
     tokenizer = train_bpe(["the cat and a theme, an apple", "a the an"] * 30, 300, progress=False)
     text = "A cat saw the theme and an anthill.\nThe end: a"
     ids = tokenizer(text)["input_ids"] + [tokenizer.eos_token_id] + tokenizer("the")["input_ids"][1:]
-    kinds = TokenKinds(tokenizer)(ids)
+    kinds = TokenClassifier(tokenizer)(ids)
     pieces = [tokenizer.decode([index]).strip() for index in ids]
     of_kind = {kind: [piece for piece, k in zip(pieces, kinds, strict=True) if k == kind] for kind in range(3)}
     assert "".join(of_kind[ARTICLE]) == "AtheanTheathe" and "".join(of_kind[FUNCTION_WORD]) == "and"
@@ -600,6 +600,6 @@ def test_kinds_of_words_of_a_sentencepiece_tokenizer(tmp_path):
     backend.train_from_iterator(["the cat and a dog saw an old theme"] * 20, trainer)
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="</s>", unk_token="<unk>")
     ids = tokenizer("the cat saw an old theme and a dog")["input_ids"]
-    kinds = TokenKinds(tokenizer)(ids)
+    kinds = TokenClassifier(tokenizer)(ids)
     articles = tokenizer.decode([index for index, kind in zip(ids, kinds, strict=True) if kind == ARTICLE])
     assert articles.split() == ["the", "an", "a"]

@@ -18,7 +18,8 @@ import unicodedata
 from collections import Counter
 
 from ..data.cleaning import excerpt
-from ..evaluation.text_statistics import count_articles, words
+from ..evaluation.articles import count_articles
+from ..evaluation.text_statistics import words
 from .findings import Finding
 
 

@@ -40,7 +40,7 @@ from tqdm.auto import tqdm
 
 from ..utils.errors import UserError, first_line
 from ..utils.paths import output_folder
-from .text_statistics import Interval, ratio_interval
+from .intervals import Interval, ratio_interval
 
 
 CRITERIA = ("grammar", "creativity", "consistency")

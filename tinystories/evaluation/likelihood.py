@@ -1,30 +1,18 @@
-"""Bits per byte of any causal language model, with any tokenizer, on whole held-out stories.
+"""Log-probabilities that a causal language model, with its tokenizer, gives to the tokens of texts.
 
-Bits per byte = nats of all tokens / ln 2 / UTF-8 bytes of the text. It is the figure that compares across tokenizers,
-provided that every byte is counted once and none is free. What is done for that:
-
-- **Each story alone in its context**, padded on the right without an attention mask: a causal model cannot see what
-  stands behind a token, so padding changes nothing. Stories of a batch are about equally long.
-- **Long stories by a sliding window**, in the same parts as training validates on
-  ([`tinystories.data.packing.split_long_stories`]): each token is scored once, in the first window that reaches it,
-  and after the first window with at least half a context before it. No position reaches the context of the model.
-- **In front of a story** stands what the tokenizer puts there itself. If it puts nothing, the model's own mark between
-  documents (one token that both begins and ends them, `<|endoftext|>` in models of GPT-2's kind). Without one the
-  first token has no prediction, and is charged ln(vocabulary) nats, as by a model that knows nothing: dropping it
-  would make its bytes free.
-- **The end of text is not scored.** It has no bytes, and not every model was taught it.
-- **Special tokens in a story's text are spelt out**, never parsed.
-- **What the tokenizer loses is said.** Where its tokens do not decode to the story (it lower-cases, strips or
-  normalises, or has unknown tokens), the model was not asked for all the bytes that its cost is divided by, and the
-  figure is too good. `StoryScores.notes` says so, and a warning.
-
-Arithmetic is that of the model's weights, without autocast; losses are float32, their sums float64.
+Every score in this package comes from [`score_sequences`], and these rules hold for all of them:
+- Each text is alone in its context, after its [`start_tokens`], right-padded without an attention mask, in batches of
+  similar length. The weights' dtype is kept and autocast is off; log-probabilities are float32, their sums float64.
+- Names of special tokens in a text are encoded as ordinary text.
+- Bits per byte counts each byte once: stories longer than the context are scored in the sliding windows of validation
+  during training, and EOS, which has no bytes, is not scored.
 """
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -35,31 +23,167 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ..data.packing import Segments, split_long_stories
 from ..generation.prompts import added_tokens
 from ..utils.errors import UserError
-from .text_statistics import Interval, bits_per_byte_interval
+from .intervals import Interval, bits_per_byte_interval
 
 
 logger = logging.getLogger(__name__)
+Score = TypeVar("Score")
 
 CONTEXT_FIELDS = ("max_position_embeddings", "n_positions", "n_ctx", "seq_length", "max_seq_len")
 TOKENS_PER_BATCH = 4096
-LOGITS_PER_BATCH = 2**26  # 256 MB in float32; a single long window may need more
-LOGITS_PER_CHUNK = 2**22  # cross-entropy makes copies of what it is given
+LOGITS_PER_BATCH = 2**26  # 256 MB in float32; a single long text may need more
+LEAST_FILLED = 0.9  # of a row in a batch: more padding costs more time than larger batches save
+LOGITS_PER_CHUNK = 2**22  # cross-entropy copies its input
+
+
+def start_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Ids before a document: those that the tokenizer adds, or else one special token that both begins and ends
+    documents, such as `<|endoftext|>`; empty where there is neither."""
+    if front := added_tokens(tokenizer)[0]:
+        return front
+    special = set(tokenizer.all_special_ids)
+    for owner in (tokenizer, model.config.get_text_config()):
+        begin, ends = getattr(owner, "bos_token_id", None), getattr(owner, "eos_token_id", None)
+        ends = ends if isinstance(ends, (list, tuple)) else [ends]
+        if begin is not None and begin in ends and begin in special:
+            return [begin]
+    return [tokenizer.eos_token_id] if tokenizer.eos_token == "<|endoftext|>" else []
+
+
+def context_length(model: PreTrainedModel) -> int | None:
+    """Positions that the model has according to its configuration; None where it states no limit."""
+    config = model.config.get_text_config()
+    limits = (getattr(config, name, None) for name in CONTEXT_FIELDS)
+    limit = next((limit for limit in limits if isinstance(limit, int) and limit > 0), None)
+    for module in model.modules():
+        positions = getattr(module, "position_embeddings", None)
+        if limit and isinstance(positions, torch.nn.Embedding) and positions.padding_idx is not None:
+            return limit - positions.padding_idx - 1  # RoBERTa numbers positions from the pad token on
+    return limit
+
+
+def encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
+    """Token ids of texts, without start tokens and EOS."""
+    if not len(texts):
+        return []
+    return tokenizer(
+        list(texts), add_special_tokens=False, split_special_tokens=True, return_attention_mask=False, verbose=False
+    )["input_ids"]
+
+
+@torch.inference_mode()
+def score_sequences(
+    model: PreTrainedModel,
+    sequences: Sequence[Sequence[int]],
+    score: Callable[[int, torch.Tensor], Score],
+    *,
+    batch_size: int | None = None,
+    progress: bool = False,
+) -> list[Score]:
+    """What `score(index, logits)` returns for the logits `[tokens, vocabulary]` of each of `sequences` of token ids.
+
+    Args:
+        sequences: none empty, none longer than the context.
+        batch_size: sequences in a forward pass; by default as many as keep the memory bounded.
+        progress: show a progress bar on stderr.
+
+    Raises:
+        UserError: for an encoder-decoder, or ids that the model does not have.
+    """
+    if batch_size is not None and batch_size < 1:
+        raise UserError(f"`batch_size` ({batch_size}) must be at least 1.")
+    vocab_size = model_vocab_size(model)
+    largest = max((max(ids) for ids in sequences), default=0)
+    if largest >= vocab_size:
+        raise UserError(
+            f"The tokenizer gives token {largest:,}, but the model has {vocab_size:,}: they do not belong together."
+        )
+    lengths = np.array([len(ids) for ids in sequences], dtype=np.int64)
+    order = np.argsort(-lengths, kind="stable").tolist()  # longest first, so that a lack of memory shows at once
+    tokens_per_batch = min(TOKENS_PER_BATCH, LOGITS_PER_BATCH // vocab_size)
+    padding = 1 if model.config.pad_token_id == 0 else 0  # transformers warns about the pad token without a mask
+    was_training = model.training
+    model.eval()
+    scores: dict[int, Score] = {}
+    bar = tqdm(total=int(lengths.sum()), desc="Scoring", unit=" tokens", unit_scale=True, disable=not progress)
+    try:
+        while order:
+            longest = int(lengths[order[0]])
+            size = batch_size or max(1, tokens_per_batch // longest)
+            batch = [index for index in order[:size] if batch_size or lengths[index] >= LEAST_FILLED * longest]
+            order = order[len(batch) :]
+            rows = [[*sequences[index], *[padding] * (longest - int(lengths[index]))] for index in batch]
+            with torch.autocast(model.device.type, enabled=False):
+                logits = model(input_ids=torch.tensor(rows, device=model.device), use_cache=False).logits
+            scores |= {index: score(index, row[: lengths[index]]) for index, row in zip(batch, logits, strict=True)}
+            del logits  # before the next forward pass needs the memory
+            bar.update(int(lengths[batch].sum()))
+    finally:
+        bar.close()
+        model.train(was_training)
+    return [scores[index] for index in range(len(sequences))]
+
+
+def total_loss(logits: torch.Tensor, tokens: Sequence[int]) -> float:
+    """Sum of the cross-entropies, in nats, of logits `[tokens, vocabulary]` for `tokens`."""
+    targets = torch.tensor(tokens, device=logits.device)
+    chunk = max(1, LOGITS_PER_CHUNK // logits.shape[-1])
+    losses = [
+        cross_entropy(some.float(), wanted, reduction="none")
+        for some, wanted in zip(logits.split(chunk), targets.split(chunk), strict=True)
+    ]
+    return torch.cat(losses).cpu().double().sum().item()
+
+
+def model_vocab_size(model: PreTrainedModel) -> int:
+    """Tokens that a causal language model has logits for."""
+    if getattr(model.config, "is_encoder_decoder", False):
+        raise UserError(f"{type(model).__name__} is an encoder-decoder; only a causal language model can be scored.")
+    head = model.get_output_embeddings()
+    return head.weight.shape[0] if head is not None else model.config.get_text_config().vocab_size
+
+
+def loss_ahead(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: Iterable[str], distance: int = 1
+) -> float:
+    """Mean cross-entropy, in nats per token, of the token `distance` places after each position.
+
+    A model whose labels were shifted twice, in the data and in the model, has a lower loss at distance 2 than at 1.
+
+    Args:
+        texts: each truncated to the context of the model.
+        distance: at least 1; 1 is the loss that `model(input_ids, labels=input_ids)` reports.
+
+    Raises:
+        ValueError: where no text is longer than `distance` tokens.
+    """
+    if distance < 1:
+        raise ValueError(f"`distance` is counted from a token to one after it: at least 1, not {distance}.")
+    start = start_tokens(model, tokenizer)
+    rows = [(start + ids)[: context_length(model)] for ids in encode(tokenizer, list(texts))]
+    rows = [ids for ids in rows if len(ids) > distance]
+    if not rows:
+        raise ValueError(f"There is no text of more than {distance} tokens to score.")
+    nats = score_sequences(
+        model, [ids[:-distance] for ids in rows], lambda index, logits: total_loss(logits, rows[index][distance:])
+    )
+    return sum(nats) / sum(len(ids) - distance for ids in rows)
 
 
 @dataclass(frozen=True)
 class StoryScores:
-    """What a model makes of stories. The arrays are `[stories]`.
+    """Losses of stories under a model; the arrays are `[stories]`.
 
     Attributes:
-        nats: cost of each story, float64.
-        bytes: its UTF-8 bytes, int64.
-        tokens: tokens that the cost is of; neither beginning nor end of text is among them.
-        unk_tokens: those of them that are the unknown token, and so hide what stands there.
-        lossy: whether its tokens stand for another text than the story, so that its figure is too good.
-        uniform_tokens: those of `tokens` (none or one) that were charged ln(vocabulary), because nothing stood before.
-        start_tokens: ids of what was put in front of each story.
-        context: longest part of a story that the model was given, in tokens; None where nothing limits it.
-        notes: sentences that belong beside the figure wherever it is shown; none if all is well.
+        nats: total loss of each story, float64.
+        bytes: UTF-8 bytes, int64.
+        tokens: scored tokens, without start tokens and EOS.
+        unk_tokens: those of them that are the unknown token.
+        lossy: whether the tokens decode to another text than the story, so that its loss is too low.
+        uniform_tokens: those of `tokens` (0 or 1) that cost ln(vocabulary) because no token precedes them.
+        start_tokens: ids before each story.
+        context: longest window in tokens; None without a limit.
+        notes: sentences to show beside the figure; empty if nothing is wrong.
     """
 
     nats: np.ndarray
@@ -74,7 +198,7 @@ class StoryScores:
 
     @property
     def nats_per_token(self) -> float:
-        """Compares models of one tokenizer only, as does `perplexity`."""
+        """Compares models with the same tokenizer only, as does `perplexity`."""
         return float(self.nats.sum() / self.tokens.sum())
 
     @property
@@ -86,12 +210,9 @@ class StoryScores:
         return float(self.bytes.sum() / self.tokens.sum())
 
 
-def bits_per_byte(scores: StoryScores, *, confidence: float = 0.95, resamples: int = 1000, seed: int = 0) -> Interval:
-    """Bits per byte of all stories, with a bootstrap interval over stories (see `text_statistics.ratio_interval`).
-
-    The interval is of these stories as a sample of such stories; it says nothing about another training run.
-    """
-    return bits_per_byte_interval(scores.nats, scores.bytes, confidence=confidence, resamples=resamples, seed=seed)
+def bits_per_byte(scores: StoryScores, **options) -> Interval:
+    """Bits per byte of all stories, with a bootstrap interval; `options` are those of [`ratio_interval`]."""
+    return bits_per_byte_interval(scores.nats, scores.bytes, **options)
 
 
 def score_stories(
@@ -104,212 +225,120 @@ def score_stories(
     batch_size: int | None = None,
     progress: bool = True,
 ) -> StoryScores:
-    """The cost of each story under `model`; see the top of this file for how it is counted.
+    """The loss of each story; a warning and a note say what makes the figure incomparable.
 
     Args:
-        model: any causal language model of transformers, on the device where it is to run; left as it was.
-        tokenizer: its own.
-        stories: one string each, not cut.
-        context: longest window in tokens; by default the model's own, and never more than that.
-        stride: tokens by which a window moves on; by default half a context. A smaller one gives each token more
-            context, at more cost.
-        batch_size: windows that are run at once; by default so many that memory stays bounded.
-        progress: draw a bar with the time that is left.
+        context: longest window in tokens; by default the context of the model, which is also the maximum.
+        stride: tokens by which windows advance; by default half a context. Each token is scored in the first window
+            that has it, after at least `context - stride` tokens.
+        batch_size: windows in a forward pass; by default as many as keep the memory bounded.
+        progress: show a progress bar on stderr.
 
     Raises:
-        UserError: where model and tokenizer do not belong together, a setting asks for more than the model has, there
-            is no story, or the model answers with nan.
+        UserError: where model and tokenizer do not belong together, `context` or `stride` do not fit the model, there
+            is no story, or a loss is not finite.
     """
-    _check_stories(stories)
-    vocab_size = _vocab_size(model)
-    context = _checked_context(model, context)
+    check_stories(stories)
+    if not any(stories):
+        raise UserError("All stories to score are empty.")
+    vocab_size = model_vocab_size(model)
     start = start_tokens(model, tokenizer)
-    tokens, unk_tokens, lossy = _tokenize(tokenizer, stories)
-    tokens = [np.concatenate((np.array(start, dtype=np.int64), ids)) for ids in tokens]
-    largest = max(int(ids.max(initial=0)) for ids in tokens)
-    if largest >= vocab_size:
-        raise UserError(
-            f"The tokenizer gives token {largest:,}, but the model knows {vocab_size:,}: they do not belong together."
-        )
-    lengths = np.array([len(ids) for ids in tokens])
-    windows = _windows(lengths, len(start), context, stride)
-    nats = np.zeros(len(stories))
-    if not start:
-        nats[lengths > 0] = math.log(vocab_size)
+    ids = encode(tokenizer, stories)
+    sequences = [start + story for story in ids]
+    tokens = np.array([len(story) for story in ids], dtype=np.int64)
+    context = _checked_context(model, context)
+    windows = _windows(tokens + len(start), len(start), context, stride)
+    parts = [
+        sequences[story][first : first + length]
+        for story, first, length in zip(windows.story, windows.start, windows.length, strict=True)
+    ]
+    first = windows.context.tolist()
+    losses = score_sequences(
+        model,
+        [part[:-1] for part in parts],
+        lambda index, logits: total_loss(logits[first[index] - 1 :], parts[index][first[index] :]),
+        batch_size=batch_size,
+        progress=progress,
+    )
+    uniform = np.where(tokens > 0, int(not start), 0)
+    nats = uniform * math.log(vocab_size)
+    np.add.at(nats, windows.story, losses)
+    check_finite(model, nats)
 
-    was_training = model.training
-    model.eval()
-    try:
-        with tqdm(
-            total=int(windows.length.sum()), desc="Scoring", unit=" tokens", unit_scale=True, disable=not progress
-        ) as bar:
-            for batch in _batches(windows.length, batch_size, vocab_size):
-                nats_of_windows = _score_batch(model, tokens, windows, batch)
-                np.add.at(nats, windows.story[batch], nats_of_windows)
-                bar.update(int(windows.length[batch].sum()))
-    finally:
-        model.train(was_training)
-    if not np.isfinite(nats).all():
-        raise UserError(
-            f"The model's loss is {nats[~np.isfinite(nats)][0]} on {(~np.isfinite(nats)).sum():,} of "
-            f"{len(stories):,} stories: its weights are damaged, or overflow in {model.dtype}."
-        )
-
-    uniform = np.full(len(stories), int(not start)) * (lengths > 0)
+    unk_tokens = np.array(
+        [0 if tokenizer.unk_token_id is None else story.count(tokenizer.unk_token_id) for story in ids]
+    )
+    lossy = _lossy(tokenizer, stories, ids)
     notes = _notes(lossy, unk_tokens, uniform, vocab_size)
     for note in notes:
         logger.warning(note)
-    return StoryScores(
-        nats=nats,
-        bytes=np.array([len(story.encode()) for story in stories], dtype=np.int64),
-        tokens=np.maximum(lengths - len(start), 0),
-        unk_tokens=unk_tokens,
-        lossy=lossy,
-        uniform_tokens=uniform,
-        start_tokens=tuple(start),
-        context=context,
-        notes=notes,
-    )
+    byte_counts = np.array([len(story.encode()) for story in stories], dtype=np.int64)
+    return StoryScores(nats, byte_counts, tokens, unk_tokens, lossy, uniform, tuple(start), context, notes)
 
 
-def model_context(model: PreTrainedModel) -> int | None:
-    """Positions that the model has according to its configuration; None where it names no limit."""
-    config = model.config.get_text_config()
-    limits = (getattr(config, name, None) for name in CONTEXT_FIELDS)
-    limit = next((limit for limit in limits if isinstance(limit, int) and limit > 0), None)
-    for module in model.modules():
-        positions = getattr(module, "position_embeddings", None)
-        if limit and isinstance(positions, torch.nn.Embedding) and positions.padding_idx is not None:
-            return limit - positions.padding_idx - 1  # models of RoBERTa's kind count from behind their pad token
-    return limit
-
-
-def start_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Ids that stand in front of a document: what the tokenizer puts there, or else the model's mark between
-    documents; empty where there is neither."""
-    if front := added_tokens(tokenizer)[0]:
-        return front
-    special = set(tokenizer.all_special_ids)
-    for owner in (tokenizer, model.config.get_text_config()):
-        begin, ends = getattr(owner, "bos_token_id", None), getattr(owner, "eos_token_id", None)
-        ends = ends if isinstance(ends, (list, tuple)) else [ends]
-        if begin is not None and begin in ends and begin in special:
-            return [begin]
-    return [tokenizer.eos_token_id] if tokenizer.eos_token == "<|endoftext|>" else []
-
-
-def _check_stories(stories: Sequence[str]) -> None:
+def check_stories(stories: Sequence[str]) -> None:
+    """Refuse what is not a list of texts that UTF-8 can encode."""
     if isinstance(stories, (str, bytes)):
-        raise UserError("The stories to score are one string; give a list of stories.")
+        raise UserError("The stories are one string; give a list of stories.")
     if not len(stories):
-        raise UserError("There is no story to score.")
+        raise UserError("There are no stories.")
     for number, story in enumerate(stories, 1):
         if not isinstance(story, str):
             raise UserError(f"Story {number} is {type(story).__name__}, not a string.")
         try:
             story.encode()
         except UnicodeEncodeError:
-            raise UserError(f"Story {number} holds half of a surrogate pair, which has no bytes in UTF-8.") from None
-    if not any(stories):
-        raise UserError("All stories to score are empty.")
+            raise UserError(f"Story {number} has half of a surrogate pair, which UTF-8 cannot encode.") from None
 
 
-def _vocab_size(model: PreTrainedModel) -> int:
-    if getattr(model.config, "is_encoder_decoder", False):
-        raise UserError(f"{type(model).__name__} is an encoder-decoder; only a causal language model can be scored.")
-    head = model.get_output_embeddings()
-    return head.weight.shape[0] if head is not None else model.config.get_text_config().vocab_size
+def check_finite(model: PreTrainedModel, values: np.ndarray) -> None:
+    """Refuse losses or log-probabilities `[texts]` that are not finite."""
+    if not np.isfinite(values).all():
+        raise UserError(
+            f"The model's loss is {values[~np.isfinite(values)][0]} on {(~np.isfinite(values)).sum():,} of "
+            f"{len(values):,} texts: its weights are damaged, or overflow in {model.dtype}."
+        )
 
 
-def _checked_context(model: PreTrainedModel, wanted: int | None) -> int | None:
-    limit = model_context(model)
-    if wanted is None:
+def _checked_context(model: PreTrainedModel, context: int | None) -> int | None:
+    limit = context_length(model)
+    if context is None:
         return limit
-    if wanted < 2:
-        raise UserError(f"`context` ({wanted}) must be at least 2 tokens, of which one is predicted.")
-    if limit is not None and wanted > limit:
-        raise UserError(f"`context` ({wanted:,}) is more than the model has: its positions end at {limit:,}.")
-    return wanted
-
-
-def _tokenize(
-    tokenizer: PreTrainedTokenizerBase, stories: Sequence[str]
-) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
-    """Ids of each story without special tokens, how many of them are unknown, and whether they lose any of it."""
-    tokens: list[np.ndarray] = []
-    lossy: list[bool] = []
-    special = set(tokenizer.all_special_ids)
-    for first in range(0, len(stories), 1000):
-        texts = list(stories[first : first + 1000])
-        encoded = tokenizer(
-            texts, add_special_tokens=False, split_special_tokens=True, return_attention_mask=False, verbose=False
-        )["input_ids"]
-        decoded = tokenizer.batch_decode(encoded, skip_special_tokens=False, clean_up_tokenization_spaces=False)
-        tokens += [np.array(ids, dtype=np.int64) for ids in encoded]
-        # A space that the tokenizer adds in front is one more character for the model to predict, and hides nothing.
-        lossy += [
-            back not in (text, " " + text) or not special.isdisjoint(ids)
-            for text, back, ids in zip(texts, decoded, encoded, strict=True)
-        ]
-    unk = tokenizer.unk_token_id
-    unk_tokens = np.array([0 if unk is None else int((ids == unk).sum()) for ids in tokens], dtype=np.int64)
-    return tokens, unk_tokens, np.array(lossy)
+    if context < 2:
+        raise UserError(f"`context` ({context}) must be at least 2 tokens, of which one is predicted.")
+    if limit is not None and context > limit:
+        raise UserError(f"`context` ({context:,}) is longer than the model's, which has {limit:,} positions.")
+    return context
 
 
 def _windows(lengths: np.ndarray, start: int, context: int | None, stride: int | None) -> Segments:
-    """Parts of sequences of `lengths` tokens, of which the first `start` are not scored, as the model gets them."""
+    """Windows over sequences of `lengths` tokens, of which the first `start` are not scored."""
     if context is None:
         if stride is not None:
-            raise UserError("`stride` needs a `context`: this model's configuration names no limit.")
+            raise UserError("`stride` needs a `context`: this model's configuration states no limit.")
         context = int(max(lengths.max(), 2))
     overlap = context // 2 if stride is None else context - stride
     if not 1 <= overlap < context:
         raise UserError(f"`stride` ({stride}) must lie between 1 and the context ({context:,}) less one.")
     if start >= context:
-        raise UserError(f"The tokenizer puts {start} tokens in front of a story, and the context is {context}.")
+        raise UserError(f"The tokenizer adds {start} tokens before a story, and the context is {context}.")
     windows = split_long_stories(lengths, context, overlap)
     windows.context[windows.start == 0] = max(start, 1)
     scored = windows.length > windows.context
     return Segments(windows.story[scored], windows.start[scored], windows.length[scored], windows.context[scored])
 
 
-def _batches(lengths: np.ndarray, batch_size: int | None, vocab_size: int) -> list[np.ndarray]:
-    """Windows of about equal `lengths`, longest first, so that a lack of memory shows at once."""
-    if batch_size is not None and batch_size < 1:
-        raise UserError(f"`batch_size` ({batch_size}) must be at least 1.")
-    order = np.argsort(-lengths, kind="stable")
-    budget = min(TOKENS_PER_BATCH, LOGITS_PER_BATCH // vocab_size)
-    batches = []
-    while len(order):
-        size = batch_size or max(1, budget // int(lengths[order[0]]))
-        batches.append(order[:size])
-        order = order[size:]
-    return batches
-
-
-@torch.inference_mode()
-def _score_batch(model: PreTrainedModel, tokens: list[np.ndarray], windows: Segments, batch: np.ndarray) -> np.ndarray:
-    """Cost in nats `[windows]` of what each window scores; its last token is predicted and need not be fed."""
-    longest = int(windows.length[batch].max())
-    padding = 1 if model.config.pad_token_id == 0 else 0  # never the real one: some models warn of it
-    ids = np.full((len(batch), longest), padding, dtype=np.int64)
-    for row, window in zip(ids, batch, strict=True):
-        length, first = windows.length[window], windows.start[window]
-        row[:length] = tokens[windows.story[window]][first : first + length]
-    ids = torch.from_numpy(ids).to(model.device)
-    with torch.autocast(model.device.type, enabled=False):
-        logits = model(input_ids=ids[:, :-1], use_cache=False).logits
-    nats = []
-    for row, window in enumerate(batch):
-        scored = slice(int(windows.context[window]), int(windows.length[window]))
-        predicted = logits[row, scored.start - 1 : scored.stop - 1]
-        chunk = max(1, LOGITS_PER_CHUNK // logits.shape[-1])
-        losses = [
-            cross_entropy(some.float(), targets.to(some.device), reduction="none").cpu().double().sum()
-            for some, targets in zip(predicted.split(chunk), ids[row, scored].split(chunk), strict=True)
+def _lossy(tokenizer: PreTrainedTokenizerBase, stories: Sequence[str], ids: list[list[int]]) -> np.ndarray:
+    """Whether the tokens of each story stand for another text, which hides some of its bytes from the model."""
+    decoded = tokenizer.batch_decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+    special = set(tokenizer.all_special_ids)
+    # A leading space that the tokenizer adds is one more character to predict, and hides nothing.
+    return np.array(
+        [
+            back not in (story, " " + story) or not special.isdisjoint(tokens)
+            for story, back, tokens in zip(stories, decoded, ids, strict=True)
         ]
-        nats.append(float(sum(losses)))
-    return np.array(nats)
+    )
 
 
 def _notes(lossy: np.ndarray, unk_tokens: np.ndarray, uniform: np.ndarray, vocab_size: int) -> tuple[str, ...]:
@@ -317,17 +346,16 @@ def _notes(lossy: np.ndarray, unk_tokens: np.ndarray, uniform: np.ndarray, vocab
     if unknown := int(unk_tokens.sum()):
         notes.append(
             f"{unknown:,} tokens in {(unk_tokens > 0).sum():,} of {len(lossy):,} stories are unknown to the tokenizer "
-            f"and hide the bytes that stand there from the model: its bits per byte are too good."
+            f"and hide text from the model: its bits per byte are too low."
         )
     if changed := int((lossy & (unk_tokens == 0)).sum()):
         notes.append(
-            f"The tokenizer does not give back {changed:,} of {len(lossy):,} stories as they are: it changes the "
-            f"text, or takes it for special tokens. The model was asked for another text than the one whose bytes are "
-            f"counted, and its bits per byte are too good."
+            f"The tokenizer does not decode {changed:,} of {len(lossy):,} stories to the same text, so the model was "
+            f"scored on another text than the one whose bytes are counted: its bits per byte are too low."
         )
     if uniform.any():
         notes.append(
-            f"Nothing stands in front of a story with this tokenizer, so that its first token was charged "
-            f"ln({vocab_size:,}) = {math.log(vocab_size):.2f} nats, as by a model that knows nothing."
+            f"No start token precedes a story with this tokenizer, so its first token cost ln({vocab_size:,}) = "
+            f"{math.log(vocab_size):.2f} nats, the loss of a uniform distribution."
         )
     return tuple(notes)

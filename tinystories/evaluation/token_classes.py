@@ -1,8 +1,8 @@
-"""Kinds of words in story text: articles, other function words and the rest, for words and for tokens.
+"""Word classes of story text: articles, other function words and the rest, for words and for tokens.
 
-Function words are closed classes (determiners, pronouns, prepositions, conjunctions, auxiliaries, particles), so a
-list of them can be complete; see R. Quirk et al., A Comprehensive Grammar of the English Language (1985), chapter 2.
-They are what goes missing when a model learns to predict the wrong token, and a mean over all tokens hides that.
+Function words are closed classes (R. Quirk et al., A Comprehensive Grammar of the English Language, 1985, chapter 2),
+so a list of them can be complete. They go missing first when a model learns to predict the wrong token, and a mean
+loss over all tokens hides that.
 """
 
 import re
@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from tinystories.tokenization import vocabulary_size
 
-from .text_statistics import ARTICLES
+from .articles import ARTICLES
 
 
 WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*")
@@ -38,49 +38,49 @@ OTHER_FUNCTION_WORDS = frozenset(
     """.split()
 )
 
-KINDS = ("other_words", "articles", "function_words")
+CLASSES = ("other_words", "articles", "function_words")
 OTHER, ARTICLE, FUNCTION_WORD = range(3)
 
 
-def kind_of_word(word: str) -> int:
-    """`ARTICLE`, `FUNCTION_WORD` or `OTHER`; capitals and the form of the apostrophe make no difference."""
+def word_class(word: str) -> int:
+    """`ARTICLE`, `FUNCTION_WORD` or `OTHER`, whatever the case and the form of the apostrophe."""
     word = word.lower().replace("’", "'")
     if word in ARTICLES:
         return ARTICLE
     return FUNCTION_WORD if word in OTHER_FUNCTION_WORDS else OTHER
 
 
-class TokenKinds:
-    """Says of each token which kind of word it belongs to.
+class TokenClassifier:
+    """Gives each token the class of the word that it belongs to.
 
-    A token is an article only where the whole word is one: " a" before "pple" is not. Where an article or function
-    word is cut into several tokens, all of them count. Punctuation and special tokens are `OTHER`.
+    A token is an article only where it is the whole word: " a" before "pple" is not. All tokens of an article or
+    function word count; punctuation and special tokens are `OTHER`.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase):
         special = set(tokenizer.all_special_ids)
-        # A line feed in place of a special token keeps the words on its two sides apart.
+        # A line feed for a special token separates the words on its two sides.
         self._pieces = [
             "\n" if index in special else _piece(tokenizer, index, token)
             for index, token in enumerate(tokenizer.convert_ids_to_tokens(range(vocabulary_size(tokenizer))))
         ]
 
     def __call__(self, token_ids: Sequence[int]) -> np.ndarray:
-        """Kinds `[length]` (uint8) of the tokens `[length]` of a text, or of a row of texts."""
+        """Classes `[length]` (uint8) of the tokens `[length]` of a text, or of a row of texts."""
         pieces = [self._pieces[index] for index in token_ids]
         ends = np.cumsum([len(piece) for piece in pieces])
-        kinds = np.zeros(len(pieces), dtype=np.uint8)
+        classes = np.zeros(len(pieces), dtype=np.uint8)
         for word in WORD.finditer("".join(pieces)):
-            if kind := kind_of_word(word[0]):
+            if found := word_class(word[0]):
                 first, last = np.searchsorted(ends, (word.start(), word.end() - 1), side="right")
-                kinds[first : last + 1] = kind
-        return kinds
+                classes[first : last + 1] = found
+        return classes
 
 
 def _piece(tokenizer: PreTrainedTokenizerBase, index: int, token: str | None) -> str:
-    if token is None:  # an id that no token has
+    if token is None:  # no token has this id
         return ""
-    # Decoded alone, a token of SentencePiece's kind loses the space that it begins with.
+    # Decoded alone, a SentencePiece token loses its leading space.
     if token.startswith("▁"):
         return token.replace("▁", " ")
     return tokenizer.decode([index], clean_up_tokenization_spaces=False)

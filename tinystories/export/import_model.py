@@ -25,7 +25,7 @@ from modeling_tinyllama import TinyLlamaForCausalLM
 from tinystories.tokenization import PreTrainedTokenizerFast, vocabulary_size
 
 from ..data.synthetic import sample_stories
-from ..evaluation.prediction_offset import loss_ahead
+from ..evaluation.likelihood import loss_ahead
 from ..generation.generate import preset_config
 from ..runs.loading import load_tokenizer
 from ..utils.errors import UserError

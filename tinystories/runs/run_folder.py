@@ -1,8 +1,14 @@
-"""What a run folder must hold, and one-line errors for paths that are no run folder."""
+"""What a folder is: a run, a checkpoint of one, or something else; one-line errors for what is no run folder."""
 
+import filecmp
+import json
+import re
 from pathlib import Path
 
 from ..utils.errors import UserError
+
+
+_STATE = "trainer_state.json"  # transformers' name; importing it from there would load torch before `--help` answers
 
 
 def require_run(path: str) -> None:
@@ -48,3 +54,35 @@ def refuse_file(path: str | Path) -> None:
     else:
         what = "is a file: give the run folder that training wrote"
     raise UserError(f"{path} {what}.")
+
+
+def is_checkpoint(path: str | Path) -> bool:
+    """Whether a folder is named as `Trainer` names a checkpoint."""
+    return re.fullmatch(r"checkpoint-\d+", Path(path).name) is not None
+
+
+def is_run_folder(path: str | Path) -> bool:
+    """Whether training wrote this folder; false for a checkpoint in one."""
+    folder = Path(path)
+    return not is_checkpoint(folder) and any((folder / name).is_file() for name in ("recipe.yaml", _STATE))
+
+
+def run_and_step(path: str | Path) -> tuple[str | None, int | None]:
+    """The run folder that a model belongs to and the optimizer steps of its weights; None where nothing tells.
+
+    A run folder may hold the weights of its best checkpoint instead of the last; a comparison of the files decides.
+    """
+    folder = Path(path)
+    try:
+        state = json.loads((folder / _STATE).read_text("utf-8"))
+    except (OSError, ValueError):
+        state = {}
+    step = state.get("global_step") if isinstance(state, dict) else None
+    if is_checkpoint(folder):
+        return str(folder.parent), int(folder.name.rpartition("-")[2]) if step is None else step
+    if step is None:
+        return None, None
+    best = folder / f"checkpoint-{state.get('best_global_step')}"
+    weights = [file.name for file in folder.glob("*.safetensors")]
+    same = filecmp.cmpfiles(folder, best, weights, shallow=False)[0] if best.is_dir() else []
+    return str(folder), state["best_global_step"] if weights and same == weights else step

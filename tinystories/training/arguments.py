@@ -23,7 +23,7 @@ from transformers.integrations.integration_utils import (
     is_flytekit_available,
 )
 
-from ..evaluation.token_classes import KINDS as KINDS_OF_WORDS
+from ..evaluation.token_classes import CLASSES as WORD_CLASSES
 from ..recipe import Recipe
 from ..utils.errors import UserError, first_line
 from ..utils.hardware import computes_in_bf16
@@ -57,7 +57,7 @@ TRAINER_DEFAULTS = {
     "ddp_find_unused_parameters": False,
 }
 METRICS = (
-    *("loss", "bits_per_byte", "nats_per_token", *(f"nats_per_token_{kind}" for kind in KINDS_OF_WORDS)),
+    *("loss", "bits_per_byte", "nats_per_token", *(f"nats_per_token_{kind}" for kind in WORD_CLASSES)),
     *("runtime", "samples_per_second", "steps_per_second"),
 )
 # What to install for a name of `report_to`, where the package has another name.

@@ -20,7 +20,7 @@ from tinystories.tokenization import PAD, train_bpe, vocabulary_size
 from ..data.corpus import Corpus
 from ..data.packing import PackedStories, tokenize_stories
 from ..data.streaming import PackedStream
-from ..evaluation.token_classes import TokenKinds
+from ..evaluation.token_classes import TokenClassifier
 from ..generation.prompts import keep_prompts_open
 from ..recipe import Recipe, load_recipe
 from ..runs import checkpoints
@@ -118,7 +118,7 @@ def _require_metric(arguments: TrainingArguments, tokenizer: PreTrainedTokenizer
     """Refuse to choose the best model by a kind of words that no validation story has."""
     metric = str(arguments.metric_for_best_model).removeprefix("eval_")
     kind = metric.removeprefix("nats_per_token_")
-    if arguments.eval_strategy == "no" or kind == metric or kind in scored_kinds(rows, TokenKinds(tokenizer)):
+    if arguments.eval_strategy == "no" or kind == metric or kind in scored_kinds(rows, TokenClassifier(tokenizer)):
         return
     raise UserError(
         f"`trainer.metric_for_best_model` cannot be {metric}: no validation story has any {kind.replace('_', ' ')}."

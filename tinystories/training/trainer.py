@@ -34,7 +34,7 @@ from transformers.trainer_utils import EvalPrediction, HubStrategy
 
 from ..data.packing import IGNORE_INDEX, PackedStories
 from ..data.streaming import PackedStream
-from ..evaluation.token_classes import ARTICLE, KINDS, TokenKinds
+from ..evaluation.token_classes import ARTICLE, CLASSES, TokenClassifier
 from ..generation.native.attention import use_native_attention
 from ..runs import checkpoints
 from ..utils.errors import UserError, first_line
@@ -55,7 +55,7 @@ class ArticleWeights:
     A class and no method of the trainer, since data loading processes that are spawned get it pickled.
     """
 
-    def __init__(self, token_kinds: TokenKinds, weight: float):
+    def __init__(self, token_kinds: TokenClassifier, weight: float):
         self.token_kinds, self.weight = token_kinds, weight
 
     def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:
@@ -98,7 +98,7 @@ class StoryTrainer(Trainer):
             use_native_attention()
         self.use_muon = use_muon
         self.write_model_card = write_model_card
-        self._token_kinds = TokenKinds(processing_class)
+        self._token_kinds = TokenClassifier(processing_class)
         super().__init__(
             model=model,
             args=args,
@@ -458,7 +458,7 @@ def token_losses(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     return losses
 
 
-def story_metrics(rows: PackedStories, eos_token_id: int, token_kinds: TokenKinds):
+def story_metrics(rows: PackedStories, eos_token_id: int, token_kinds: TokenClassifier):
     """`compute_metrics` for a `Trainer` that evaluates on `rows` with [`token_losses`].
 
     It takes the losses of all rows at once, in a list of batches (`eval_do_concat_batches: false`) or batch by batch
@@ -480,7 +480,7 @@ def story_metrics(rows: PackedStories, eos_token_id: int, token_kinds: TokenKind
         nats = losses[scored & (labels != eos_token_id)].sum(dtype=np.float64)
         by_kind = {
             f"nats_per_token_{name}": float(losses[scored & (kinds == kind)].mean(dtype=np.float64))
-            for kind, name in enumerate(KINDS)
+            for kind, name in enumerate(CLASSES)
             if (scored & (kinds == kind)).any()
         }
         return {
@@ -492,15 +492,15 @@ def story_metrics(rows: PackedStories, eos_token_id: int, token_kinds: TokenKind
     return compute
 
 
-def scored_kinds(rows: PackedStories, token_kinds: TokenKinds) -> set[str]:
-    """Kinds of words, of `words.KINDS`, that evaluations on `rows` have a figure for."""
+def scored_kinds(rows: PackedStories, token_kinds: TokenClassifier) -> set[str]:
+    """Kinds of words, of `token_classes.CLASSES`, that evaluations on `rows` have a figure for."""
     found: set[int] = set()
     for number in range(len(rows)):
         row = rows[number]
         found |= set(token_kinds(row["input_ids"].tolist())[row["labels"].numpy() != IGNORE_INDEX].tolist())
-        if len(found) == len(KINDS):
+        if len(found) == len(CLASSES):
             break
-    return {KINDS[kind] for kind in found}
+    return {CLASSES[kind] for kind in found}
 
 
 def _joined(values) -> np.ndarray:

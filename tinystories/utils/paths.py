@@ -50,3 +50,9 @@ def _probe(folder: Path) -> None:
     finally:
         for place in reversed(created):
             place.rmdir()
+
+
+def installed_folder(name: str) -> Path:
+    """A folder beside the package in the repository, such as `metrics`, or the same one as installed inside it."""
+    package = Path(__file__).parents[1]
+    return package / name if (package / name).is_dir() else package.parent / name

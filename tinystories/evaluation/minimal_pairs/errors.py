@@ -1,14 +1,13 @@
-"""One rule a kind: a sentence goes in, the ways to put that fault into it come out.
+"""One rule per error kind: a sentence goes in, the ways to make that error in it come out.
 
-A rule changes one place and nothing else. It leaves the first word alone, so that good and bad begin alike; only
-`pronoun_gender`, which the story before the sentence decides, may change it. A rule works where the lists in
-`lists.py` leave no doubt what the words are, and leaves out what could be English after the change: `exclusions.py`
-shows what.
+- A rule changes one place. It keeps the first word, so that good and bad sentence begin alike; only `pronoun_gender`,
+  which depends on the story before the sentence, may change it.
+- A rule applies only where the word lists leave no doubt what the words are, and leaves out changes after which the
+  sentence could still be English.
 """
 
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -16,17 +15,17 @@ from . import word_lists as lists
 from .sentences import Sentence
 
 
-class Fault(NamedTuple):
-    """A sentence with a fault.
+class BadSentence(NamedTuple):
+    """A sentence with an error.
 
     Attributes:
-        group: the way it was made; a kind takes equal shares of each.
-        item: the words that it is about; a kind takes none too often.
-        swap: where one word stands for another, the right and the wrong one. A kind takes as many with the two the
-            other way round, so that it is of no use to a model to know which is the more frequent.
+        group: the variety of the error; the pairs of a kind are spread equally over its groups.
+        item: the words concerned; the same words make only a few of the pairs of a kind.
+        swap: the right and the wrong word, where one replaces the other. As many pairs have the two reversed, so that
+            preferring the more frequent word does not help a model.
     """
 
-    bad: Sentence
+    sentence: Sentence
     group: str
     item: str
     swap: tuple[str, str] | None = None
@@ -35,7 +34,7 @@ class Fault(NamedTuple):
 ARTICLES = ("a", "an", "the")
 NAMES = lists.WOMENS_NAMES | lists.MENS_NAMES
 SUBJECTS = lists.SINGULAR_SUBJECTS | lists.PLURAL_SUBJECTS
-# What can stand behind a noun that ends there, so that it is not the first half of another ("the bird house")
+# Words that can follow a noun but not its first half ("the bird house")
 FOLLOWERS = lists.FUNCTION_WORDS | lists.PASTS
 
 
@@ -48,8 +47,7 @@ class _NounPhrase(NamedTuple):
 
 
 def _noun_phrases(sentence: Sentence) -> Iterator[_NounPhrase]:
-    """Places of an article and its noun where nothing but adjectives stands between them, the noun is singular and
-    countable, and no second noun follows; not at the beginning of the sentence."""
+    """Articles, not the first word, with their singular countable nouns, only adjectives between, no noun after."""
     lower, marks = sentence.lower, sentence.marks
     for place in range(1, len(sentence) - 1):
         if lower[place] not in ARTICLES:
@@ -67,48 +65,48 @@ _BEFORE_BARE = set(
     "such half what quite many rather all both twice once of as by from and or nor become became".split()
 )
 # "cats and dogs", "tree after tree", "from top to bottom", "side by side"
-_BEHIND_BARE = set("and or after to by".split())
+_AFTER_BARE = set("and or after to by".split())
 # Before a bare infinitive: "to park", "helped bear up", "go fish"
 _BEFORE_VERB = set("to help helps helped let lets make makes made go went come came".split())
 
 
 def _can_stand_bare(sentence: Sentence, phrase: _NounPhrase) -> bool:
-    """Whether the noun could be English without its article, or be something else than a noun."""
+    """Whether the sentence could be English without the article."""
     place, noun = phrase
     before = sentence.previous(place)
     could_be_verb = noun == place + 1 and sentence.lower[noun] in lists.NOUN_VERBS and before in _BEFORE_VERB
     return (
-        not before  # behind a comma: in a list, or "Max, the dog"
-        or _is_behind_name(sentence, place)  # "Max the dog"
+        not before  # after a comma: in a list, or "Max, the dog"
+        or _follows_name(sentence, place)  # "Max the dog"
         or before in _BEFORE_BARE
         or sentence.marks[noun] == ","
-        or sentence.next(noun) in _BEHIND_BARE
+        or sentence.next(noun) in _AFTER_BARE
         or could_be_verb
     )
 
 
-def _is_behind_name(sentence: Sentence, place: int) -> bool:
+def _follows_name(sentence: Sentence, place: int) -> bool:
     opener = place == 1 and sentence.lower[0] in lists.OPENERS
     return sentence.words[place - 1][0].isupper() and not opener
 
 
-def _phrase(sentence: Sentence, phrase: _NounPhrase) -> str:
+def _phrase_text(sentence: Sentence, phrase: _NounPhrase) -> str:
     return " ".join(sentence.lower[phrase.article : phrase.noun + 1])
 
 
-def article_deleted(sentence: Sentence) -> Iterator[Fault]:
+def article_deleted(sentence: Sentence) -> Iterator[BadSentence]:
     for phrase in _noun_phrases(sentence):
         if not _can_stand_bare(sentence, phrase):
             group = "the" if sentence.lower[phrase.article] == "the" else "a"
-            yield Fault(sentence.delete(phrase.article), group, _phrase(sentence, phrase))
+            yield BadSentence(sentence.delete(phrase.article), group, _phrase_text(sentence, phrase))
 
 
-# Sounds that go either way or are not what the letter says: hotel, historic, hour, hundred, unicorn, one, European,
-# and letters by their names
+# The first letter does not tell the sound, or speakers differ: hotel, historic, hour, hundred, unicorn, one, European,
+# names of letters
 _UNSURE_SOUND = re.compile(r"h(?:our|on|eir|er[bo]|ist|ot|um|ab|il|ys|al|und)|u(?!gly|mb|n[^i]|ps)|on[ce]|eu|ew|x|.$")
 
 
-def article_swapped(sentence: Sentence) -> Iterator[Fault]:
+def article_swapped(sentence: Sentence) -> Iterator[BadSentence]:
     for place in range(1, len(sentence) - 1):
         article, follower = sentence.words[place], sentence.next(place)
         if article not in ("a", "an") or not follower or not sentence.words[place + 1].islower():
@@ -116,37 +114,37 @@ def article_swapped(sentence: Sentence) -> Iterator[Fault]:
         right = "an" if follower[0] in "aeiou" else "a"
         wrong = "a" if right == "an" else "an"
         if article == right and not _UNSURE_SOUND.match(follower):
-            yield Fault(sentence.put(place, wrong), "a and an", follower, (right, wrong))
+            yield BadSentence(sentence.replace(place, wrong), "a and an", follower, (right, wrong))
 
 
-def article_doubled(sentence: Sentence) -> Iterator[Fault]:
+def article_doubled(sentence: Sentence) -> Iterator[BadSentence]:
     for place in range(1, len(sentence) - 1):
         article, follower = sentence.words[place], sentence.next(place)
         if article in ARTICLES and follower:
-            yield Fault(sentence.double(place), "the" if article == "the" else "a", f"{article} {follower}")
+            yield BadSentence(sentence.double(place), "the" if article == "the" else "a", f"{article} {follower}")
 
 
 # "so big a dog", "half the big cake"
 _DEGREES = set("so too how as that this such what quite very rather half all more most no".split())
-# "painted red the door", "held tight the rope" and "was happy the dog came back" are odd, but English
+# "painted red the door", "held tight the rope" and "was happy the dog came back" are odd, but English.
 _BEFORE_RESULT = set(
     """made make makes painted paint colored turned kept keep held found left set cut got get dyed pushed
     be been was were is are felt feel looked became seemed""".split()
 )
 
 
-def article_moved(sentence: Sentence) -> Iterator[Fault]:
+def article_moved(sentence: Sentence) -> Iterator[BadSentence]:
     for phrase in _noun_phrases(sentence):
         place, noun = phrase
-        before, item = sentence.previous(place), _phrase(sentence, phrase)
-        if not before or before in _DEGREES or _is_behind_name(sentence, place):
+        before, item = sentence.previous(place), _phrase_text(sentence, phrase)
+        if not before or before in _DEGREES or _follows_name(sentence, place):
             continue
         could_be_result = sentence.lower[place] == "the" and before in _BEFORE_RESULT
         if noun > place + 1 and not could_be_result:
-            yield Fault(sentence.move(place, noun - 1), "behind the adjective", item)
+            yield BadSentence(sentence.move(place, noun - 1), "after the adjective", item)
         takes_another_noun = sentence.next(noun) in lists.ADJECTIVES | SUBJECTS
         if not takes_another_noun and not _can_stand_bare(sentence, phrase):
-            yield Fault(sentence.move(place, noun), "behind the noun", item)
+            yield BadSentence(sentence.move(place, noun), "after the noun", item)
 
 
 # Verbs
@@ -165,41 +163,38 @@ _PRESENT_TO_PLURAL = {verb.s: verb.base for verb in lists.VERBS}
 _PRESENT_TO_SINGULAR = {verb.base: verb.s for verb in lists.VERBS}
 
 
-def subject_verb_agreement(sentence: Sentence) -> Iterator[Fault]:
+def subject_verb_agreement(sentence: Sentence) -> Iterator[BadSentence]:
     if _SUBJUNCTIVE & set(sentence.lower):
         return
-    for place, number in _subjects(sentence):
-        changes = _TO_PLURAL if number == "singular" else _TO_SINGULAR
+    for place, singular in _subjects(sentence):
+        changes = _TO_PLURAL if singular else _TO_SINGULAR
         if place == 0 and sentence.lower[0] in _SINGULAR_PRONOUNS + _PLURAL_PRONOUNS:
-            changes = changes | (_PRESENT_TO_PLURAL if number == "singular" else _PRESENT_TO_SINGULAR)
+            changes = changes | (_PRESENT_TO_PLURAL if singular else _PRESENT_TO_SINGULAR)
         verb = sentence.lower[place + 1]
         if verb in changes:
             subject = "name" if sentence.words[place] in NAMES else sentence.lower[place]
             group = "past" if verb in ("was", "were", "wasn't", "weren't") else "present"
-            yield Fault(sentence.put(place + 1, changes[verb]), group, f"{subject} {verb}", (verb, changes[verb]))
+            bad = sentence.replace(place + 1, changes[verb])
+            yield BadSentence(bad, group, f"{subject} {verb}", (verb, changes[verb]))
 
 
-def _subjects(sentence: Sentence) -> Iterator[tuple[int, str]]:
-    """Places of the last words of subjects, right before the verb, with "singular" or "plural"."""
-    words, lower = sentence.words, sentence.lower
+def _subjects(sentence: Sentence) -> Iterator[tuple[int, bool]]:
+    """Places of the last words of subjects right before the verb, and whether the subject is singular."""
+    words, lower, marks = sentence.words, sentence.lower, sentence.marks
     for place in range(len(sentence) - 1):
-        if sentence.marks[place]:
+        if marks[place]:
             continue
         opens = place == 0 or sentence.previous(place) in _CLAUSE_OPENERS
-        if opens and lower[place] in _SINGULAR_PRONOUNS:
-            yield place, "singular"
-        elif opens and lower[place] in _PLURAL_PRONOUNS:
-            yield place, "plural"
+        if opens and lower[place] in _SINGULAR_PRONOUNS + _PLURAL_PRONOUNS:
+            yield place, lower[place] in _SINGULAR_PRONOUNS
         elif place == 0 and words[0] in NAMES:
-            yield place, "singular"
-        elif place == 2 and {words[0], words[2]} <= NAMES and lower[1] == "and" and not any(sentence.marks[:2]):
-            yield place, "plural"
-        elif place and lower[0] in ("the", "his", "her", "their", "my", "our") and not any(sentence.marks[:place]):
-            if all(word in lists.ADJECTIVES for word in lower[1:place]):
-                if lower[place] in lists.SINGULAR_SUBJECTS:
-                    yield place, "singular"
-                elif lower[place] in lists.PLURAL_SUBJECTS:
-                    yield place, "plural"
+            yield place, True
+        elif place == 2 and {words[0], words[2]} <= NAMES and lower[1] == "and" and not any(marks[:2]):
+            yield place, False
+        elif place and lower[0] in ("the", "his", "her", "their", "my", "our") and not any(marks[:place]):
+            is_subject = lower[place] in SUBJECTS and all(word in lists.ADJECTIVES for word in lower[1:place])
+            if is_subject:
+                yield place, lower[place] in lists.SINGULAR_SUBJECTS
 
 
 _BY_BASE = {verb.base: verb for verb in lists.VERBS}
@@ -210,20 +205,18 @@ _TAKE_A_BASE = set(
     "did could would should didn't couldn't wouldn't shouldn't can't cannot won't don't doesn't".split()
 )
 _TAKE_A_BASE_LATER = set("did could would should do does can will".split())
-
-
 # "wanted to playing", but not "used to playing"
 _TAKE_AN_INFINITIVE = set(
     "want wanted wants love loved like liked tried decided needed hoped started began had".split()
 )
 
 
-def tense(sentence: Sentence) -> Iterator[Fault]:
+def tense(sentence: Sentence) -> Iterator[BadSentence]:
     """A form of the verb that its auxiliary, its "to" or its subject does not allow."""
     for place in range(1, len(sentence)):
         word, before = sentence.lower[place], sentence.previous(place)
         for group, wrong in _wrong_forms(sentence, place):
-            yield Fault(sentence.put(place, wrong), group, f"{before} {word}", (word, wrong))
+            yield BadSentence(sentence.replace(place, wrong), group, f"{before} {word}", (word, wrong))
 
 
 def _wrong_forms(sentence: Sentence, place: int) -> Iterator[tuple[str, str]]:
@@ -242,7 +235,7 @@ def _wrong_forms(sentence: Sentence, place: int) -> Iterator[tuple[str, str]]:
             yield "past and participle", verb.past
         elif verb.base != word and verb.base not in lists.BASES_THAT_ARE_NOUNS:
             yield "base and past", verb.base
-    # Not behind "it" or a noun: "her favorite game was play"
+    # Not after "it" or a noun: "her favorite game was play"
     someone = further in ("he", "she", "they") or (further and sentence.words[place - 2] in NAMES)
     if (verb := _BY_ING.get(word)) and before in ("was", "were", "is", "are") and someone:
         if verb.participle != verb.base:
@@ -259,36 +252,34 @@ LONGEST_CONTEXT = 60  # words; with the sentence it fits even 128 positions
 _NAMED = re.compile(
     r"\b(girl|woman|lady|princess|queen|boy|man|prince|king)(?: who was)? (?:named|called) ([A-Z][a-z]+)\b"
 )
-# Things that are told of as if they were someone: "a car named Bob", "the taxi wanted"
-_SOMEONE = re.compile(
+# Personified things: "a car named Bob", "the taxi wanted"
+_PERSONIFIED = re.compile(
     r"\b([a-z]+) (?:(?:who was )?(?:named|called) [A-Z]|(?:liked|loved|wanted|wished|hoped|thought|knew|felt|decided|"
     r"said|asked|smiled|laughed|tried|likes|loves|wants|thinks|says|could talk|was (?:very |so )?(?:happy|sad))\b)"
 )
 _TOKEN = re.compile(r"[A-Za-z]+(?:[’'-][A-Za-z]+)*|[^\w\s]")
-_SHE_WORDS, _HE_WORDS = set("she her hers herself".split()), set("he him his himself".split())
-_NOBODY: Mapping[str, str] = MappingProxyType({})
+_PRONOUNS = set("she her hers herself he him his himself".split())
+_NO_NAMES: Mapping[str, str] = MappingProxyType({})
 
 
-def pronoun_gender(sentence: Sentence) -> Iterator[Fault]:
-    """The sentence's one pronoun, where all that was told so far is about people of one gender, one of them named."""
+def pronoun_gender(sentence: Sentence) -> Iterator[BadSentence]:
+    """The only pronoun of a sentence, where all people so far have one gender and one of them has a name or a noun."""
     before = sentence.before
     if not before or len(before.split()) > LONGEST_CONTEXT:
         return
-    pronouns = [place for place, word in enumerate(sentence.lower) if word in _SHE_WORDS | _HE_WORDS]
+    pronouns = [place for place, word in enumerate(sentence.lower) if word in _PRONOUNS]
     if len(pronouns) != 1:
         return
     place = pronouns[0]
     introduced = {name: noun for noun, name in _NAMED.findall(before)}
     gender = _only_gender(before + " ".join(sentence.words[: place + 1]), introduced)
-    named = any(
-        _gender(word, introduced) and word.lower() not in _SHE_WORDS | _HE_WORDS for word in _TOKEN.findall(before)
-    )
+    named = any(_gender(word, introduced) and word.lower() not in _PRONOUNS for word in _TOKEN.findall(before))
     if gender and named and (other := _other_gender(sentence, place)):
-        bad = sentence.put(place, other)
+        bad = sentence.replace(place, other)
         item = f"{sentence.lower[place]} {sentence.next(place) or sentence.previous(place)}"
-        # Tokens differ at the beginning of a sentence, and of a line.
+        # Words have other tokens at the beginning of a sentence and of a line.
         line = "\n" if place == 0 and before.endswith("\n") else ""
-        yield Fault(bad, "he and she", item, (line + sentence.words[place], line + bad.words[place]))
+        yield BadSentence(bad, "he and she", item, (line + sentence.words[place], line + bad.words[place]))
 
 
 def _other_gender(sentence: Sentence, place: int) -> str | None:
@@ -305,7 +296,7 @@ def _other_gender(sentence: Sentence, place: int) -> str | None:
     return {"he": "she", "she": "he", "him": "her", "himself": "herself", "herself": "himself"}.get(word)
 
 
-def _gender(word: str, introduced: Mapping[str, str] = _NOBODY) -> str | None:
+def _gender(word: str, introduced: Mapping[str, str] = _NO_NAMES) -> str | None:
     word = re.sub("['’]s$", "", word)
     word = introduced.get(word, word)
     if word in lists.WOMENS_NAMES or word.lower() in lists.WOMEN:
@@ -315,13 +306,13 @@ def _gender(word: str, introduced: Mapping[str, str] = _NOBODY) -> str | None:
     return None
 
 
-def _only_gender(told: str, introduced: Mapping[str, str]) -> str | None:
-    """The gender of everyone in `told`; None where there are both, speech, names that we do not know, or others whom
-    either pronoun could mean."""
+def _only_gender(text: str, introduced: Mapping[str, str]) -> str | None:
+    """The gender of everyone in `text`; None for both genders, speech, unknown names, and others whom either pronoun
+    could mean."""
     genders, opens = set(), True
-    if any(not _gender(word) and word not in lists.FUNCTION_WORDS | {"also"} for word in _SOMEONE.findall(told)):
+    if any(not _gender(word) and word not in lists.FUNCTION_WORDS | {"also"} for word in _PERSONIFIED.findall(text)):
         return None
-    for word in _TOKEN.findall(told):
+    for word in _TOKEN.findall(text):
         if word in '"“”':
             return None
         known_opener = opens and word.lower() in lists.OPENERS
@@ -335,29 +326,29 @@ def _only_gender(told: str, introduced: Mapping[str, str]) -> str | None:
 
 # Order
 
-# Missing on purpose: "inside", "near", "over" and others that can follow an article ("the inside wall").
+# Without "inside", "near", "over" and others that can follow an article ("the inside wall")
 _PREPOSITIONS = set("in on at with from under into of for".split())
-# "wanted help to" and "could go get to" are English
+# "wanted help to" and "could go get to" are English.
 _INFINITIVES = (set(_BY_BASE) | {"be", "have"}) - lists.BASES_THAT_ARE_NOUNS
 # "a tree big as a house", "a story good for her"
 _AFTER_POSTPOSED = set("as for with like".split())
 
 
-def word_order(sentence: Sentence) -> Iterator[Fault]:
-    """Two neighbours swapped."""
+def word_order(sentence: Sentence) -> Iterator[BadSentence]:
+    """Two neighbouring words swapped."""
     for place in range(1, len(sentence) - 1):
         first, second = sentence.words[place], sentence.words[place + 1]
         if sentence.marks[place] or not first.islower() or not second.islower():
             continue
         if group := _fixed_order(first, second, sentence.previous(place), sentence.next(place + 1)):
-            yield Fault(sentence.move(place, place + 1), group, f"{first} {second}")
+            yield BadSentence(sentence.move(place, place + 1), group, f"{first} {second}")
 
 
-def _fixed_order(first: str, second: str, before: str, behind: str) -> str | None:
-    """What two neighbours are whose order is fixed; `before` and `behind` are the words around them, or ""."""
+def _fixed_order(first: str, second: str, before: str, after: str) -> str | None:
+    """What two neighbours with a fixed order are; `before` and `after` are the words around them, or ""."""
     if first in _PREPOSITIONS and second in ARTICLES:
         return "preposition and article"
-    if first in ("his", "their", "our", "my") and second in SUBJECTS and (not behind or behind in FOLLOWERS):
+    if first in ("his", "their", "our", "my") and second in SUBJECTS and (not after or after in FOLLOWERS):
         return "possessive and noun"
     if first == "to" and second in _INFINITIVES and before not in ("go", "come", "help", "helped", ""):
         return "to and verb"
@@ -365,34 +356,32 @@ def _fixed_order(first: str, second: str, before: str, behind: str) -> str | Non
         return "auxiliary and not"
     if first in ("was", "were", "felt", "is", "are") and second == "very":
         return "verb and very"
-    if first == "very" and second in lists.ADJECTIVES and behind not in ("much", "soon"):
+    if first == "very" and second in lists.ADJECTIVES and after not in ("much", "soon"):
         return "very and adjective" if before in ("was", "were", "felt", "is", "are") else None
     if before in ("a", "an") and first in lists.LASTING_ADJECTIVES and second in lists.COUNT_NOUNS:
         keeps_article = (first[0] in "aeiou") == (second[0] in "aeiou") and second != "unicorn"
-        if keeps_article and (not behind or behind in FOLLOWERS - _AFTER_POSTPOSED):
+        if keeps_article and (not after or after in FOLLOWERS - _AFTER_POSTPOSED):
             return "adjective and noun"
     return None
 
 
-@dataclass(frozen=True)
-class Kind:
-    """`fault` says what is done to the good sentence, `length` what that does to its length."""
+class ErrorKind(NamedTuple):
+    """A rule and, for the report, what it does to the good sentence."""
 
-    rule: Callable[[Sentence], Iterator[Fault]]
-    fault: str
-    length: str = "the same number of words"
+    rule: Callable[[Sentence], Iterator[BadSentence]]
+    description: str
     needs_context: bool = False
 
 
-KINDS: dict[str, Kind] = {
-    "article_deleted": Kind(article_deleted, "an article is left out", "the bad one is a word shorter"),
-    "article_swapped": Kind(article_swapped, '"a" becomes "an", or "an" becomes "a"'),
-    "article_doubled": Kind(article_doubled, "an article is said twice", "the bad one is a word longer"),
-    "article_moved": Kind(article_moved, "an article stands behind its adjective or its noun"),
-    "subject_verb_agreement": Kind(subject_verb_agreement, "a verb takes the form of the other number"),
-    "tense": Kind(tense, 'a verb takes a form that its auxiliary, its "to" or its subject does not allow'),
-    "pronoun_gender": Kind(
-        pronoun_gender, "a pronoun takes the other gender than all told before", needs_context=True
+KINDS: dict[str, ErrorKind] = {
+    "article_deleted": ErrorKind(article_deleted, "an article is missing"),
+    "article_swapped": ErrorKind(article_swapped, '"a" becomes "an", or "an" becomes "a"'),
+    "article_doubled": ErrorKind(article_doubled, "an article is repeated"),
+    "article_moved": ErrorKind(article_moved, "an article stands after its adjective or its noun"),
+    "subject_verb_agreement": ErrorKind(subject_verb_agreement, "a verb has the form of the other number"),
+    "tense": ErrorKind(tense, 'a verb has a form that its auxiliary, its "to" or its subject does not allow'),
+    "pronoun_gender": ErrorKind(
+        pronoun_gender, "a pronoun has the other gender than everyone before", needs_context=True
     ),
-    "word_order": Kind(word_order, "two neighbours in a fixed order are swapped"),
+    "word_order": ErrorKind(word_order, "two neighbouring words in a fixed order are swapped"),
 }

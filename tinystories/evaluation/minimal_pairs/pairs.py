@@ -1,4 +1,4 @@
-"""From stories to pairs of sentences, one true and one with a fault, and to a file that a person can read."""
+"""Minimal pairs from stories, and the file to read them in."""
 
 import difflib
 import json
@@ -6,31 +6,34 @@ import logging
 import os
 import random
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from tqdm.auto import tqdm
 
 from ...utils.errors import UserError
-from .errors import KINDS, Fault
+from ..likelihood import check_stories
+from .errors import KINDS, BadSentence
 from .sentences import Sentence, all_sentences, normalized, plain_sentences
 
 
 logger = logging.getLogger(__name__)
 
-# Candidates that are kept for each that is wanted: enough to choose from, and a bound on the memory.
-_CHOICE = 20
-# How many pairs of a kind one story may give, and which share of them the same words may take; tried in this order.
+COLUMNS = ("kind", "story", "change", "good", "bad", "context")
+_CANDIDATES = 20  # kept for each pair that is wanted: enough to choose from, and a bound on the memory
+# Pairs of a kind per story, and the fraction of them with the same words; tried in this order
 _LIMITS = ((1, 0.03), (2, 0.03), (3, 0.03), (3, 1.0))
 
 
 @dataclass(frozen=True)
 class Pair:
-    """`good` is a sentence of a story and `bad` the same with one fault of `kind`.
+    """A sentence of a story and the same sentence with one error.
 
-    `story` is the story's index. `context` is the story up to the sentence, white space included, where only that
-    shows the fault (`pronoun_gender`), and "" otherwise.
+    Attributes:
+        story: index of the story.
+        context: the story up to the sentence where only that shows the error (`pronoun_gender`), else "".
     """
 
     kind: str
@@ -41,7 +44,7 @@ class Pair:
 
     @property
     def change(self) -> str:
-        """The sentence with what was there and what is there now: "She saw [a -> an] dog."."""
+        """The sentence with the change in brackets: "She saw [a -> an] dog."."""
         good, bad = self.good.split(), self.bad.split()
         first = len(os.path.commonprefix([good, bad]))
         last = len(os.path.commonprefix([good[first:][::-1], bad[first:][::-1]]))
@@ -59,14 +62,12 @@ def make_pairs(
 ) -> list[Pair]:
     """Up to `per_kind` pairs of each of `kinds` (all by default), by kind and in the order of the stories.
 
-    The same stories and seed give the same pairs, whatever other kinds are asked for. A sentence makes one pair of a
-    kind at most, a story at most three, the second and third only where there are not enough others, and no `bad` is
-    a sentence of the stories. The ways of making a fault share a kind equally as long as each has enough. Where one
-    word stands for another, there are as many pairs with the two the other way round: "a" is as often right as "an".
-    Where a kind stays below `per_kind`, a warning says so.
+    The same stories and seed give the same pairs, whatever other kinds are asked for. A sentence makes at most one
+    pair of a kind, a story at most three, and no `bad` occurs in the stories. Where one word replaces another, as many
+    pairs have the two reversed. A warning names the kinds with fewer than `per_kind` pairs.
 
     Raises:
-        UserError: for a kind that there is not, or stories that are no list of texts.
+        UserError: for an unknown kind, or stories that are not a list of texts.
     """
     kinds = list(KINDS) if kinds is None else list(dict.fromkeys(kinds))
     for kind in kinds:
@@ -76,126 +77,114 @@ def make_pairs(
             raise UserError(f"There is no kind of pair called {kind!r}; {hint}")
     if per_kind < 1:
         raise UserError(f"per_kind must be at least 1, but is {per_kind}.")
-    if isinstance(stories, str):
-        raise UserError("stories is one string; give a list (or any iterable) of stories.")
-    stories = list(stories)
-    for number, story in enumerate(stories, 1):
-        if not isinstance(story, str):
-            raise UserError(f"Story {number} is {type(story).__name__}, not a string.")
+    stories = stories if isinstance(stories, str) else list(stories)
+    check_stories(stories)
     sentences = {sentence for story in stories for sentence in all_sentences(story)}
     found: dict[str, dict[str, _BySwap]] = {kind: {} for kind in kinds}
     order = random.Random(seed).sample(range(len(stories)), len(stories))
-    for story in tqdm(order, desc="making pairs", unit=" stories", disable=not progress):
+    for story in tqdm(order, desc="Making pairs", unit=" stories", disable=not progress):
         for sentence in plain_sentences(stories[story]):
             for kind in kinds:
-                for fault in KINDS[kind].rule(sentence):
-                    candidates = found[kind].setdefault(fault.group, {}).setdefault(fault.swap, [])
-                    if len(candidates) < _CHOICE * per_kind:
-                        candidates.append(_Candidate(story, sentence, fault))
+                for bad in KINDS[kind].rule(sentence):
+                    candidates = found[kind].setdefault(bad.group, {}).setdefault(bad.swap, [])
+                    if len(candidates) < _CANDIDATES * per_kind:
+                        candidates.append(_Candidate(story, sentence, bad))
 
-    pairs, short = [], []
+    pairs: list[Pair] = []
+    few: list[str] = []
     for kind in kinds:
         chosen = _choose(found[kind], per_kind, sentences, random.Random(f"{seed} {kind}"))
         if len(chosen) < per_kind:
-            short.append(f"{kind} {len(chosen)}")
-        pairs += [_pair(kind, candidate) for candidate in sorted(chosen, key=lambda candidate: candidate.place)]
-    if short:
-        logger.warning("fewer than %d pairs could be made of some kinds: %s", per_kind, ", ".join(short))
+            few.append(f"{kind} {len(chosen)}")
+        for story, good, bad in sorted(chosen, key=lambda candidate: (candidate.story, candidate.good.start)):
+            context = good.before if KINDS[kind].needs_context else ""
+            pairs.append(Pair(kind, str(good), str(bad.sentence), story, context))
+    if few:
+        logger.warning("Some kinds have fewer than %d pairs: %s", per_kind, ", ".join(few))
     return pairs
 
 
-@dataclass(frozen=True)
-class _Candidate:
+class _Candidate(NamedTuple):
     story: int
-    sentence: Sentence
-    fault: Fault
-
-    @property
-    def place(self) -> tuple[int, int]:
-        return self.story, self.sentence.start
+    good: Sentence
+    bad: BadSentence
 
 
 _BySwap = dict[tuple[str, str] | None, list[_Candidate]]
 
 
-def _pair(kind: str, candidate: _Candidate) -> Pair:
-    context = candidate.sentence.before if KINDS[kind].needs_context else ""
-    return Pair(kind, str(candidate.sentence), str(candidate.fault.bad), candidate.story, context)
-
-
 def _choose(groups: dict[str, _BySwap], wanted: int, sentences: set[str], rng: random.Random) -> list[_Candidate]:
-    """`wanted` candidates, or as many as there are, no story and no words among them too often."""
+    """Up to `wanted` candidates, spread over groups, stories and words."""
     chosen: list[_Candidate] = []
     used, per_story, per_item, per_group = set(), Counter(), Counter(), Counter()
     units = {name: _units(groups[name], rng) for name in sorted(groups)}
 
     def fits(candidate: _Candidate, most_of_story: int, most_of_item: float) -> bool:
         return (
-            str(candidate.sentence) not in used
+            str(candidate.good) not in used
             and per_story[candidate.story] < most_of_story
-            and per_item[candidate.fault.item] < max(1, most_of_item * wanted)
-            and normalized(str(candidate.fault.bad)) not in sentences
+            and per_item[candidate.bad.item] < max(1, most_of_item * wanted)
+            and normalized(str(candidate.bad.sentence)) not in sentences
         )
 
-    # First an equal share for each group, then whatever is left.
-    for share in (-(-wanted // max(1, len(groups))), wanted):
+    # First an equal number for each group, then whatever is left.
+    for per_group_limit in (-(-wanted // max(1, len(groups))), wanted):
         for limits in _LIMITS:
             queues = {name: iter(units[name]) for name in units}
             while queues:
                 for name in list(queues):
-                    room = min(share - per_group[name], wanted - len(chosen))
-                    unit = next((u for u in queues[name] if len(u) <= room and all(fits(c, *limits) for c in u)), None)
+                    left = min(per_group_limit - per_group[name], wanted - len(chosen))
+                    unit = next((u for u in queues[name] if len(u) <= left and all(fits(c, *limits) for c in u)), None)
                     if unit is None:
                         del queues[name]
                         continue
                     chosen += unit
                     per_group[name] += len(unit)
                     for candidate in unit:
-                        used.add(str(candidate.sentence))
+                        used.add(str(candidate.good))
                         per_story[candidate.story] += 1
-                        per_item[candidate.fault.item] += 1
+                        per_item[candidate.bad.item] += 1
     return chosen
 
 
 def _units(by_swap: _BySwap, rng: random.Random) -> list[tuple[_Candidate, ...]]:
-    """What is chosen together, in random order: single candidates, or two that swap the same words the other way."""
+    """What is chosen together, in random order: single candidates, or two that swap the same words in reverse."""
     by_swap = {swap: rng.sample(candidates, len(candidates)) for swap, candidates in by_swap.items()}
     units: list[tuple[_Candidate, ...]] = [(candidate,) for candidate in by_swap.pop(None, [])]
     for swap, ones in by_swap.items():
-        others = by_swap.get(swap[::-1], [])
         if swap < swap[::-1]:
-            units += [unit for unit in zip(ones, others, strict=False) if _differ(*unit)]
+            for one, other in zip(ones, by_swap.get(swap[::-1], []), strict=False):
+                if one.story != other.story and str(one.good) != str(other.good):
+                    units.append((one, other))
     rng.shuffle(units)
     return units
 
 
-def _differ(one: _Candidate, other: _Candidate) -> bool:
-    return one.story != other.story and str(one.sentence) != str(other.sentence)
+def check_pairs_file(path: str | Path) -> Path:
+    """The path, if [`write_pairs`] may write there.
+
+    Raises:
+        UserError: for another ending than .tsv and .jsonl, a folder, or a file with something else than pairs.
+    """
+    path = Path(path)
+    starts = {".tsv": "kind\tstory\t", ".jsonl": '{"kind": '}
+    if path.suffix not in starts:
+        raise UserError(f"{path} must end in .tsv or .jsonl.")
+    if path.is_dir():
+        raise UserError(f"{path} is a folder.")
+    if path.exists() and not path.read_text("utf-8", errors="replace").startswith(starts[path.suffix]):
+        raise UserError(f"{path} is not a file of minimal pairs and is left as it is; choose another file.")
+    return path
 
 
 def write_pairs(pairs: Iterable[Pair], path: str | Path) -> None:
-    """Write pairs for a person to read, as .tsv or .jsonl: kind, story, change, good, bad and context.
-
-    `change` shows the changed place in brackets, "She saw [a -> an] dog.".
-
-    Raises:
-        UserError: for another ending.
-    """
-    path = Path(path)
-    if path.suffix not in (".tsv", ".jsonl"):
-        raise UserError(f"{path} must end in .tsv or .jsonl.")
-    columns = ("kind", "story", "change", "good", "bad", "context")
-    rows = ({column: getattr(pair, column) for column in columns} for pair in pairs)
+    """Write `COLUMNS` of pairs as .tsv or .jsonl; `change` shows the change in brackets: "She saw [a -> an] dog."."""
+    path = check_pairs_file(path)
+    rows = [{column: getattr(pair, column) for column in COLUMNS} for pair in pairs]
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", encoding="utf-8", newline="\n") as file:
-        file.writelines(_tsv(columns, rows) if path.suffix == ".tsv" else map(_json, rows))
-
-
-def _json(row: dict) -> str:
-    return json.dumps(row, ensure_ascii=False) + "\n"
-
-
-def _tsv(columns: Sequence[str], rows: Iterable[dict]) -> Iterator[str]:
-    yield "\t".join(columns) + "\n"
-    for row in rows:
-        yield "\t".join(" ".join(str(row[column]).split()) for column in columns) + "\n"
+        if path.suffix == ".jsonl":
+            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        else:
+            table = [COLUMNS, *([" ".join(str(value).split()) for value in row.values()] for row in rows)]
+            file.writelines("\t".join(row) + "\n" for row in table)

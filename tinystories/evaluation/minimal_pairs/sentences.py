@@ -1,13 +1,14 @@
-"""Stories cut into sentences, and those of them that a rule may work on."""
+"""Stories split into sentences, and those of them that a rule may change."""
 
+import dataclasses
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 
 
 SHORTEST, LONGEST = 4, 25  # words
-# Not at "Mr. Brown", and never across a line.
+# Not after "Mr.", and never across a line
 _SENTENCE = re.compile(r"""\S[^\n]*?(?<!\bMr)(?<!\bMrs)(?<!\bMs)(?<!\bDr)(?<!\bSt)[.!?]+["”’')]*(?=\s|$)""")
 _WORD = re.compile(r"([A-Za-z]+(?:['’-][A-Za-z]+)*)([,.!?]?)")
 _QUOTES = re.compile(r'["“”]')
@@ -16,8 +17,7 @@ _SPEECH = re.compile(r"\b(?:said|say|says|asked|asks|replied|answered|shouted|cr
 
 @dataclass(frozen=True)
 class Sentence:
-    """A plain sentence as its words and the mark, if any, that stands right behind each; it begins at `start` in
-    `story`."""
+    """A plain sentence: its words, the mark (or "") after each, and where it starts in which story."""
 
     words: tuple[str, ...]
     marks: tuple[str, ...]
@@ -32,7 +32,7 @@ class Sentence:
 
     @property
     def before(self) -> str:
-        """The story up to the sentence, with the white space between."""
+        """The story up to the sentence, white space included."""
         return self.story[: self.start]
 
     @cached_property
@@ -40,53 +40,55 @@ class Sentence:
         return tuple(word.lower() for word in self.words)
 
     def next(self, place: int) -> str:
-        """The word in lower case right behind `place`, or "" where there is none or a mark stands between."""
+        """The lower-case word right after `place`, or "" where there is none or a mark stands between."""
         return self.lower[place + 1] if not self.marks[place] else ""
 
     def previous(self, place: int) -> str:
-        """The word in lower case right before `place`, or "" where there is none or a mark stands between."""
+        """The lower-case word right before `place`, or "" where there is none or a mark stands between."""
         return self.lower[place - 1] if place > 0 and not self.marks[place - 1] else ""
 
-    # The same sentence with one change. Marks stay where they are: only words move.
+    # The same sentence with one change. Moved words leave the marks in place.
 
-    def put(self, place: int, word: str) -> "Sentence":
+    def replace(self, place: int, word: str) -> "Sentence":
         if self.words[place][0].isupper():
             word = word[0].upper() + word[1:]
-        return replace(self, words=(*self.words[:place], word, *self.words[place + 1 :]))
+        return self._with([*self.words[:place], word, *self.words[place + 1 :]])
 
     def delete(self, place: int) -> "Sentence":
-        words, marks = list(self.words), list(self.marks)
-        del words[place], marks[place]
-        return replace(self, words=tuple(words), marks=tuple(marks))
+        return self._with(
+            [*self.words[:place], *self.words[place + 1 :]], [*self.marks[:place], *self.marks[place + 1 :]]
+        )
 
     def double(self, place: int) -> "Sentence":
-        words, marks = list(self.words), list(self.marks)
-        words.insert(place, words[place])
-        marks.insert(place, "")
-        return replace(self, words=tuple(words), marks=tuple(marks))
+        return self._with(
+            [*self.words[:place], self.words[place], *self.words[place:]],
+            [*self.marks[:place], "", *self.marks[place:]],
+        )
 
     def move(self, place: int, to: int) -> "Sentence":
         words = list(self.words)
         words.insert(to, words.pop(place))
-        return replace(self, words=tuple(words))
+        return self._with(words)
+
+    def _with(self, words: Sequence[str], marks: Sequence[str] | None = None) -> "Sentence":
+        return dataclasses.replace(self, words=tuple(words), marks=self.marks if marks is None else tuple(marks))
 
 
 def plain_sentences(story: str) -> Iterator[Sentence]:
-    """The sentences of a story that are told and not spoken, of 4 to 25 ordinary words with at most commas between.
+    """The narrated sentences of a story: 4 to 25 ordinary words with a capital in front and no inner marks but commas.
 
-    Left out: what stands in quotation marks or holds one, "she said" behind a quotation, titles (Mr. Brown), figures,
-    words in capitals, other marks than commas, and what does not begin with a capital letter.
+    Left out are quotations and "she said" after one, titles (Mr. Brown), figures and words in capitals.
     """
     for line in re.finditer(r"[^\n]+", story):
-        # Where one mark is missing, speech cannot be told from story.
+        # With a quotation mark missing, speech and narration cannot be separated.
         if len(_QUOTES.findall(line[0])) % 2:
             continue
         for match in _SENTENCE.finditer(line[0]):
             earlier = line[0][: match.start()]
-            spoken = len(_QUOTES.findall(earlier)) % 2
-            tag = earlier.rstrip().endswith(('"', "”")) and _SPEECH.search(match[0])
-            if not spoken and not tag and (sentence := _parse(match[0], story, line.start() + match.start())):
-                yield sentence
+            quoted = len(_QUOTES.findall(earlier)) % 2
+            speech_tag = earlier.rstrip().endswith(('"', "”")) and _SPEECH.search(match[0])
+            if not quoted and not speech_tag and (found := _parse(match[0], story, line.start() + match.start())):
+                yield found
 
 
 def _parse(text: str, story: str, start: int) -> Sentence | None:
@@ -94,8 +96,8 @@ def _parse(text: str, story: str, start: int) -> Sentence | None:
     if not SHORTEST <= len(found) <= LONGEST or not all(found):
         return None
     words, marks = zip(*(match.groups() for match in found), strict=True)
-    inner_marks_are_commas = all(mark in ("", ",") for mark in marks[:-1])
-    if not words[0][0].isupper() or not inner_marks_are_commas or marks[-1] not in (".", "!", "?"):
+    only_commas = all(mark in ("", ",") for mark in marks[:-1])
+    if not words[0][0].isupper() or not only_commas or marks[-1] not in (".", "!", "?"):
         return None
     if any(len(word) > 1 and word.isupper() for word in words):
         return None
@@ -103,7 +105,7 @@ def _parse(text: str, story: str, start: int) -> Sentence | None:
 
 
 def all_sentences(story: str) -> Iterator[str]:
-    """Every sentence of a story, those within quotation marks too, as `normalized` gives it."""
+    """Every sentence of a story, quoted ones too, [`normalized`]."""
     for part in _QUOTES.split(story):
         for match in _SENTENCE.finditer(part):
             yield normalized(match[0])

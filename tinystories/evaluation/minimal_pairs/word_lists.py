@@ -1,7 +1,6 @@
-"""The words that the rules of `faults.py` know. A word that is in no list makes no pair.
+"""The words that the rules in `errors.py` know; a word that is in no list makes no pair.
 
-Chosen from the words that children's stories use most, and kept to those whose part of speech leaves no doubt where
-the rules look for them. What is missing on purpose is said beside each list.
+They are frequent in children's stories, and their part of speech is certain where the rules look for them.
 """
 
 from typing import NamedTuple
@@ -29,9 +28,9 @@ def _plural(noun: str) -> str:
 
 # Nouns
 
-# Singular nouns that English counts and that cannot stand bare. Missing on purpose: what can be a substance (cake,
-# rock, glass, paper), a dish (fish, chicken, egg), a title or a name (mom, captain, king), a place one is "in" or "at"
-# without an article (bed, school, town, home, sea), an instrument that is played (drum, piano), and times of the day.
+# Countable singular nouns that always need a determiner. Left out: what can be a substance (cake, rock, glass, paper),
+# a dish (fish, chicken, egg), a title or a name (mom, captain, king), a place one is "in" or "at" without an article
+# (bed, school, town, home, sea), an instrument that is played (drum, piano), and times of the day.
 PEOPLE = _words("""boy girl man woman lady farmer princess prince fairy witch wizard monster dragon robot giant clown
     knight ghost dinosaur pirate policeman fireman mailman fisherman snowman mermaid magician""")
 ANIMALS = _words("""ant bear beaver bee bird bug bunny butterfly cat caterpillar cow crow dog dolphin donkey duckling
@@ -51,7 +50,7 @@ THINGS = _words("""airplane attic axe backyard bag ball balloon barn barrel bask
     window zoo""")
 COUNT_NOUNS = PEOPLE | ANIMALS | THINGS
 
-# Count nouns that are verbs too, so that "to the box", "helped the bear" still read as English without the article.
+# Count nouns that are also verbs: "to the box", "helped the bear" could be English without the article.
 NOUN_VERBS = _words("""man bear bug dog fox monkey parrot pig snake worm wolf bag ball balloon bike boat book bottle
     box branch bridge bus button cage carpet cart chair clock couch crown cushion door fence flower fork gate gift
     hammer hole house ladder leaf machine map mirror needle nest park pen pencil picnic picture pillow pocket puzzle
@@ -71,18 +70,17 @@ PLURAL_SUBJECTS = _ALSO_PLURAL | frozenset(map(_plural, SINGULAR_SUBJECTS - _NO_
 
 # Adjectives that stand before a noun
 
-# What someone or something is like for good. Missing on purpose: words that are adverbs too (fast, hard, wide), nouns
-# (kind) and verbs (mean).
+# Permanent properties. Left out: words that are also adverbs (fast, hard, wide), nouns (kind) or verbs (mean).
 LASTING_ADJECTIVES = _words("""big little small tiny huge large tall long round new old young pretty beautiful lovely
     cute shiny furry fluffy soft red blue green yellow pink purple orange brown black white gray golden colorful magic
     magical wooden special wonderful friendly brave clever wise naughty silly funny grumpy gentle curious sunny cozy
     strange scary ugly smelly yummy tasty delicious bright gigantic enormous giant tall deep""")
-# How they are for a while; these can stand behind a noun, too: "saw the boy sad".
+# Temporary states; these can also follow a noun: "saw the boy sad".
 MOODS_AND_STATES = _words("""happy sad good bad nice great warm cold hot cool wet dry dirty clean dark heavy strong
     sharp sweet empty broken quiet loud lonely lucky sleepy tired hungry smart shy proud poor rich busy""")
 ADJECTIVES = LASTING_ADJECTIVES | MOODS_AND_STATES
 
-# What can follow a noun at its end, so that it is not the first half of another ("the bird house")
+# Words that can follow a noun but not its first half ("the bird house")
 FUNCTION_WORDS = _words("""about above across after again all alone along and around as at away back be because before
     behind beside between but by can could did down for from had has have her him his home if in inside into is it its
     just like my near next not of off on or our out outside over so that the their them then there through to together
@@ -92,7 +90,7 @@ FUNCTION_WORDS = _words("""about above across after again all alone along and ar
 
 
 class Verb(NamedTuple):
-    """The forms of a verb; `ing` and `s` follow from spelling."""
+    """The forms of a verb; `ing` and `s` follow from its spelling."""
 
     base: str
     past: str
@@ -111,7 +109,7 @@ class Verb(NamedTuple):
 
 
 _DOUBLED = _words("run swim sit get begin win dig forget hop hug stop grab clap drop step")
-# Missing on purpose: verbs with one form for present and past (put, let, cut, hit, hurt, read, set).
+# Left out: verbs with one form for present and past (put, let, cut, hit, hurt, read, set).
 _IRREGULAR = """go went gone, see saw seen, make made made, find found found, eat ate eaten, do did done, get got got,
     take took taken, run ran run, keep kept kept, come came come, fly flew flown, catch caught caught,
     give gave given, sleep slept slept, buy bought bought, draw drew drawn, feel felt felt, tell told told,
@@ -160,7 +158,7 @@ WOMEN = _words("""girl girls woman women lady ladies mom mommy mum mummy mama mo
     sisters aunt auntie queen princess daughter daughters she her hers herself""")
 MEN = _words("""boy boys man men gentleman dad daddy papa father grandpa grandfather brother brothers uncle king prince
     son sons he him his himself""")
-# Names that children's stories give to one gender only. Missing on purpose: Max, Sam, Alex, Charlie, Spot, Bobo.
+# Names that children's stories give to one gender only. Left out: Max, Sam, Alex, Charlie, Spot, Bobo.
 WOMENS_NAMES = _words("""Abigail Alice Amanda Amelia Amy Anna Annie Bella Beth Betty Carla Chloe Cindy Claire Clara
     Daisy Ella Ellie Elsie Emily Emma Eva Hannah Jane Jenna Jennie Jenny Jessica Jill Julia Julie Kate Katie Lena Leila
     Lila Lilly Lily Linda Lisa Lizzie Lola Lucy Mabel Maggie Mandy Maria Mary Maya Mia Millie Molly Mona Nancy Nina
@@ -170,7 +168,7 @@ MENS_NAMES = _words("""Adam Andy Ben Benny Bill Billy Bob Bobby Dan Daniel Danny
     Gary George Harry Henry Hugo Jack Jacob Jake James Jason Jerry Jim Jimmy Joe Joey John Johnny Josh Kevin Leo Liam
     Luke Mark Mike Nick Noah Oliver Oscar Owen Paul Pete Peter Philip Simon Steve Ted Theo Thomas Tim Timmy Toby Tom
     Tommy Tony""")
-# Others that a "he" or a "she" could mean; singular, since a plural cannot be one of the two.
+# Others that "he" or "she" could mean; singular, since these pronouns are.
 OTHERS = (
     (
         ANIMALS

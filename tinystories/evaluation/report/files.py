@@ -5,9 +5,9 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from ...runs.run_folder import is_run_folder
 from ...utils.errors import UserError
 from ...utils.paths import output_folder
-from ..evaluate import is_run_folder
 from .page import HTML, JSON, html_report, meta_generator
 
 

@@ -178,7 +178,7 @@ def _pairs_section(report: dict) -> str:
         marks = [Mark(m["name"], v["accuracy"], v["low"], v["high"], _colour(report, m)) for m, v in found]
         groups.append(Group(kind_name(kind), marks, 0.5))
         if found:
-            rows.append(("", [kind_name(kind), escaped(rule.fault), f"{found[0][1]['pairs']:,}"]))
+            rows.append(("", [kind_name(kind), escaped(rule.description), f"{found[0][1]['pairs']:,}"]))
     if not rows:
         return ""
     lead = (

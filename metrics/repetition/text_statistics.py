@@ -1,1 +1,0 @@
-../../tinystories/evaluation/text_statistics.py

@@ -1,0 +1,135 @@
+"""The stories that models are evaluated on, and those that they were trained on."""
+
+import dataclasses
+import glob
+import random
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..data.corpus import load_texts, recipe_corpus
+from ..recipe import Recipe, load_recipe
+from ..runs.run_folder import is_checkpoint
+from ..utils.errors import UserError
+from .text_statistics import slice_words, words
+
+
+TRAINING_STORIES = 100_000  # at most so many (about 90 MB) are searched for copies
+
+
+def held_out_stories(
+    paths: Sequence[str], corpus: str | None = None, limit: int | None = None, **reading
+) -> tuple[str, list[str]]:
+    """Name and texts of the first `limit` held-out stories of `corpus`, or of what the recipes of the models held out.
+
+    `reading` says how `corpus` is read, as for [`load_texts`].
+
+    Raises:
+        UserError: where they cannot be loaded, or the recipes name different ones.
+    """
+    if corpus is not None:
+        found = load_texts(corpus, "validation", max_stories=limit, **reading)
+        return Path(corpus).name if Path(corpus).exists() else corpus, found["text"][:]
+    recipes: dict[tuple, tuple[str, Recipe]] = {}
+    for path in paths:
+        if recipe := run_recipe(path):
+            recipes.setdefault((*_source(recipe), recipe.max_validation_stories), (path, recipe))
+    if len(recipes) > 1:
+        named = " and ".join(f"{path} ({recipe.corpus})" for path, recipe in list(recipes.values())[:2])
+        raise UserError(f"{named} held out different stories; name the stories to evaluate on with --corpus.")
+    path, recipe = next(iter(recipes.values()), ("", Recipe()))
+    most = smaller(recipe.max_validation_stories, limit)
+    try:
+        found = recipe_corpus(dataclasses.replace(recipe, max_validation_stories=most))
+    except UserError as error:
+        reason = str(error).rstrip(".")
+        raise UserError(
+            f"The held-out stories of {path} cannot be loaded: {reason}. Name others with --corpus."
+        ) from None
+    return found.name, found.validation["text"][:]
+
+
+def run_recipe(path: str | Path) -> Recipe | None:
+    """The recipe of the run that a folder is, or is a checkpoint of; None where there is none.
+
+    Raises:
+        UserError: where it cannot be read.
+    """
+    folder = Path(path)
+    for place in (folder, folder.parent) if is_checkpoint(folder) else (folder,):
+        if (place / "recipe.yaml").is_file():
+            return load_recipe(place / "recipe.yaml")
+    return None
+
+
+class TrainingStories:
+    """The training stories of one model after another; the last ones are kept for the next checkpoint of the run.
+
+    Args:
+        corpus: stories of all models; by default those of each model's recipe.
+        reading: how `corpus` is read, as for [`load_texts`].
+    """
+
+    def __init__(self, corpus: str | None, reading: dict):
+        self._corpus, self._key = corpus, None
+        self._texts: list[str] = []
+        if corpus is not None:
+            self._texts = load_texts(corpus, max_stories=TRAINING_STORIES, **reading)["text"][:]
+
+    def of(self, path: str) -> tuple[str, list[str]]:
+        """Name and texts.
+
+        Raises:
+            UserError: where there are none on this machine.
+        """
+        if self._corpus is not None:
+            return self._corpus, self._texts
+        recipe = run_recipe(path)
+        if recipe is None:
+            raise UserError("it has no recipe.yaml that names its training stories")
+        source = recipe.corpus
+        if source != "sample" and not Path(source).expanduser().exists() and not glob.has_magic(source):
+            raise UserError(f"its training stories ({source}) are not on this machine")
+        key = (*_source(recipe), recipe.max_stories)
+        if key != self._key:
+            most = smaller(recipe.max_stories, TRAINING_STORIES)
+            found = recipe_corpus(dataclasses.replace(recipe, max_stories=most, streaming=False))
+            self._texts, self._key = found.train["text"][:], key
+        return source, self._texts
+
+
+def _source(recipe: Recipe) -> tuple:
+    return recipe.corpus, recipe.validation_corpus, recipe.text_column, recipe.split, recipe.skip_bad_rows
+
+
+def smaller(one: int | None, other: int | None) -> int | None:
+    """The smaller of two limits, of which None is no limit."""
+    return min((limit for limit in (one, other) if limit is not None), default=None)
+
+
+def shuffled_words(stories: Sequence[str], seed: int = 0) -> list[str]:
+    """Word salad: each story with its words, punctuation attached, in random order."""
+    rng = random.Random(seed)
+    return [" ".join(rng.sample(pieces, len(pieces))) for pieces in map(str.split, stories)]
+
+
+def real_stories_of_same_length(
+    stories: Sequence[str], prompts: Sequence[str], completions: Sequence[str], seed: int = 0
+) -> list[str] | None:
+    """For each completion as many words of a real story, after as many as the prompt has.
+
+    Each story is used once, chosen at random among those that are long enough, or else the longest that is left. None
+    where there are fewer stories than completions.
+    """
+    if len(stories) < len(completions):
+        return None
+    lengths = [len(words(story)) for story in stories]
+    skipped, wanted = ([len(words(text)) for text in texts] for texts in (prompts, completions))
+    left = random.Random(seed).sample(range(len(stories)), len(stories))
+    chosen = {}
+    for place in sorted(range(len(wanted)), key=lambda place: -skipped[place] - wanted[place]):
+        needed = skipped[place] + wanted[place]
+        story = next((story for story in left if lengths[story] >= needed), None)
+        story = max(left, key=lengths.__getitem__) if story is None else story
+        left.remove(story)
+        chosen[place] = slice_words(stories[story], skipped[place], needed)
+    return [chosen[place] for place in range(len(wanted))]

@@ -1,0 +1,114 @@
+"""The figures of a report that describe stories, generated or real, by the names that they have in `report.json`."""
+
+import math
+import re
+from collections.abc import Collection, Sequence
+
+import numpy as np
+
+from ..generation.batch import GeneratedStory
+from ..generation.postprocess import post_process
+from .articles import article_statistics, count_articles
+from .intervals import flatten, ratio_interval
+from .text_statistics import lengths_and_endings, out_of_vocabulary_rate, repetition, words
+
+
+_SENTENCE_START = re.compile(r"(?<![.…])[.!?]\s+[\"“‘'(]*([^\W\d_])")
+
+
+def text_figures(
+    texts: Sequence[str], *, finished: Sequence[bool] | None = None, seed: int = 0
+) -> dict[str, float | int]:
+    """Articles, repetition, lengths and endings.
+
+    `finished` says of each text whether it ended with EOS. `countable_nouns` is the number of places that
+    `article_omission` is a rate of: with few of them, an interval of zero width proves nothing.
+    """
+    return {
+        "stories": len(texts),
+        **flatten(lengths_and_endings(texts, finished)),
+        **flatten(article_statistics(texts, seed=seed)),
+        "countable_nouns": sum(count_articles(text).nouns for text in texts),
+        **flatten(repetition(texts, seed=seed)),
+        "capitals": capitals(texts),
+    }
+
+
+def whole_story_figures(stories: Sequence[str], seed: int) -> dict:
+    """Figures of whole stories; without distinct n-grams, which fall with the amount of text."""
+    figures = text_figures(stories, seed=seed)
+    kept = {name: value for name, value in figures.items() if not name.startswith("distinct_")}
+    return {**kept, "legacy": legacy_figures(stories)}
+
+
+def generated_figures(stories: Sequence[GeneratedStory], seed: int) -> dict:
+    """Figures of what a model wrote, before post-processing and without the prompt, and of what follows them."""
+    texts = [story.text for story in stories]
+    finished = [story.ended for story in stories]
+    return {
+        "raw": text_figures([story.completion for story in stories], finished=finished, seed=seed),
+        "post_processed": post_processed_figures(texts),
+        "legacy": legacy_figures(texts),
+        "samples": [{"prompt": story.prompt, "text": story.text, "ended": story.ended} for story in stories],
+    }
+
+
+def length_figures(texts: Sequence[str], seed: int) -> dict:
+    """The figures that depend on the amount of text."""
+    mean_words = lengths_and_endings(texts)["mean_words"]
+    return {"stories": len(texts), "mean_words": mean_words, **flatten(repetition(texts, seed=seed))}
+
+
+def post_processed_figures(texts: Sequence[str]) -> dict[str, float]:
+    """What `post_process` changes; no grammar, which would be a grade for `post_process`."""
+    processed = [post_process(text) for text in texts]
+    endings = flatten(lengths_and_endings(processed))
+    return {
+        "changed": float(np.mean([before != after for before, after in zip(texts, processed, strict=True)])),
+        "capitals": capitals(processed),
+        "final_punctuation": endings["final_punctuation"],
+        "mean_words": endings["mean_words"],
+    }
+
+
+def legacy_figures(texts: Sequence[str]) -> dict[str, float]:
+    """The figures that karthyick/llm_tinystories was judged by, over whole stories with their prompts.
+
+    `has_articles` is the fraction of stories with any article, `unique_words` the mean fraction of distinct words in a
+    story, `grammar_of_10` the capitals and full stops of post-processed text, which `post_process` puts there. Word
+    salad gets full marks in the first and the last.
+    """
+    counts = [count_articles(text) for text in texts]
+    found = [words(text) for text in texts]
+    processed = post_processed_figures(texts)
+    distinct = [len(set(each)) / len(each) for each in found if each]
+    return {
+        "has_articles": float(np.mean([count.articles > 0 for count in counts])),
+        "articles_per_story": float(np.mean([count.articles for count in counts])),
+        "mean_words": float(np.mean([len(each) for each in found])),
+        "unique_words": float(np.mean(distinct)) if distinct else math.nan,
+        "grammar_of_10": 10 * float(np.nanmean([processed["capitals"], processed["final_punctuation"]])),
+    }
+
+
+def training_figures(
+    texts: Sequence[str], copied: Sequence[Sequence[str]], known: Collection[str], seed: int = 0
+) -> dict[str, float | str]:
+    """`outside_vocabulary`, the fraction of words that are not `known`, and the mean and the longest of the sequences
+    that [`longest_copied_runs`] found, in words."""
+    lengths = np.array([len(run) for run in copied])
+    rates = {
+        "outside_vocabulary": out_of_vocabulary_rate(texts, known, seed=seed),
+        "longest_copied_run": ratio_interval(lengths, np.ones(len(lengths)), seed=seed),
+    }
+    return {
+        **flatten(rates),
+        "longest_copied_run_max": int(lengths.max(initial=0)),
+        "longest_copied_words": " ".join(max(copied, key=len, default=[])),
+    }
+
+
+def capitals(texts: Sequence[str]) -> float:
+    """Fraction of sentences that begin with a capital, the first of each text left out."""
+    letters = [match[1] for text in texts for match in _SENTENCE_START.finditer(text)]
+    return sum(letter.isupper() for letter in letters) / len(letters) if letters else math.nan
