@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import NoReturn
 
 from . import __version__
+from .commands.train import describe_keys
 from .data.sources import hub_dataset
 from .runs.run_folder import require_run
 from .utils.console import is_text, one_line, print_any_character
@@ -174,9 +175,10 @@ def _parser() -> argparse.ArgumentParser:
     verb = verbs.add_parser(
         "train",
         help="train a model from a recipe",
-        description="Train a model from a recipe. Any key of the recipe, of TinyLlamaConfig or of TrainingArguments "
-        "can follow as --key value, for example --learning_rate 1e-3 --corpus my_stories.jsonl; --lr, --batch_size, "
-        "--epochs and --steps are short for the settings of TrainingArguments.",
+        description="Train a model from a recipe. Any key of the recipe, of TinyLlamaConfig or of TrainingArguments\n"
+        "can follow as --key value, for example --learning_rate 1e-3 --corpus my_stories.jsonl.",
+        epilog=describe_keys(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     verb.add_argument("recipe", type=expand_user, help="YAML file, such as configs/quickstart.yaml")
     verb.set_defaults(run=_train)

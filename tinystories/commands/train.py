@@ -2,18 +2,31 @@
 
 import dataclasses
 import shutil
+import textwrap
 from collections import Counter
 from datetime import timedelta
 from pathlib import Path
 
 from ..data.sources import hub_dataset
-from ..recipe import Recipe, load_recipe, save_recipe
+from ..recipe import ALIASES, Recipe, load_recipe, recipe_reference, save_recipe
 from ..utils.errors import UserError, first_line
 from ..utils.paths import output_folder
 
 
 QUALITY_STORIES = 2_000
 ENGLISH_STORIES = 500
+
+
+def describe_keys() -> str:
+    """The keys of a recipe with type, default and help text, and the short names, for `tinystories train --help`."""
+    lines = ["keys of a recipe, each also an option (--key value):"]
+    for key in recipe_reference():
+        default = "null" if key.default is None else str(key.default)
+        text = f"{key.help} [{key.type}; {default}]"
+        lines += [f"  {key.name}", *textwrap.wrap(text, 96, initial_indent=" " * 6, subsequent_indent=" " * 6)]
+    aliases = ", ".join(f"--{alias} ({name})" for alias, name in ALIASES.items())
+    lines += ["", *textwrap.wrap(f"short names: {aliases}", 100, subsequent_indent="  ")]
+    return "\n".join(lines)
 
 
 def run(path: str, overrides: list[str]) -> None:
