@@ -64,10 +64,13 @@ def test_the_full_recipe_is_the_24_million_model(tmp_path):
         ({"optimizer": "sgd"}, r"`optimizer` must be adamw or muon, but is 'sgd'"),
         ({"num_proc": 0}, r"`num_proc` \(0\) must be at least 1"),
         ({"vocab_size": 259}, r"`vocab_size` \(259\) must be at least 260"),
-        ({"row_length": 100_000_000}, r"`row_length` \(100000000\) must be at most 64 times `max_length`"),
+        (
+            {"row_length": 100_000_000},
+            r"`row_length` \(100000000\) must be at least `max_length` \(512\).* at most 64 times",
+        ),
         ({"prompts": [1, 2]}, r"`prompts` must be list of str, but is \[1, 2\]"),
         ({"trainer": {"bf16": "sometimes"}}, "`trainer.bf16` must be bool or auto, but is 'sometimes'"),
-        ({"prompts": ["\ud83d"]}, r"'\\ud83d' holds half of a character"),
+        ({"prompts": ["\ud83d"]}, r"'\\ud83d'\] holds half of a character"),
         ([1, 2], r"must hold `key: value` lines"),
     ],
 )

@@ -25,39 +25,29 @@ from .utils.errors import UserError
 from .utils.paths import expand_user
 
 
-# Short names that other training scripts use for the same settings.
-ALIASES = {
-    "lr": "learning_rate",
-    "wd": "weight_decay",
-    "beta1": "adam_beta1",
-    "beta2": "adam_beta2",
-    "grad_clip": "max_grad_norm",
-    "scheduler": "lr_scheduler_type",
-    "warmup": "warmup_steps",
-    "warmup_ratio": "warmup_steps",  # which is a fraction of all steps below 1
-    "epochs": "num_train_epochs",
-    "num_epochs": "num_train_epochs",
-    "steps": "max_steps",
-    "batch_size": "per_device_train_batch_size",
-    "train_batch_size": "per_device_train_batch_size",
-    "eval_batch_size": "per_device_eval_batch_size",
-    "grad_accum": "gradient_accumulation_steps",
-    "gradient_accumulation": "gradient_accumulation_steps",
-    "out": "output_dir",
-    "out_dir": "output_dir",
-    "resume": "resume_from_checkpoint",
-    "data": "corpus",
-    "dataset": "corpus",
-    "minutes": "max_minutes",
-    "block_size": "max_length",
-    "context_length": "max_length",
-    "max_seq_length": "max_length",
-    "seq_len": "max_length",
-    "layers": "num_hidden_layers",
-    "n_layer": "num_hidden_layers",
-    "heads": "num_attention_heads",
-    "n_head": "num_attention_heads",
+# Short names that other training scripts use, by the name of the setting.
+SHORT_NAMES = {
+    "learning_rate": ["lr"],
+    "weight_decay": ["wd"],
+    "adam_beta1": ["beta1"],
+    "adam_beta2": ["beta2"],
+    "max_grad_norm": ["grad_clip"],
+    "lr_scheduler_type": ["scheduler"],
+    "warmup_steps": ["warmup", "warmup_ratio"],  # a fraction of all steps if below 1
+    "num_train_epochs": ["epochs", "num_epochs"],
+    "max_steps": ["steps"],
+    "per_device_train_batch_size": ["batch_size", "train_batch_size"],
+    "per_device_eval_batch_size": ["eval_batch_size"],
+    "gradient_accumulation_steps": ["grad_accum", "gradient_accumulation"],
+    "output_dir": ["out", "out_dir"],
+    "resume_from_checkpoint": ["resume"],
+    "corpus": ["data", "dataset"],
+    "max_minutes": ["minutes"],
+    "max_length": ["block_size", "context_length", "max_seq_length", "seq_len"],
+    "num_hidden_layers": ["layers", "n_layer"],
+    "num_attention_heads": ["heads", "n_head"],
 }
+ALIASES = {alias: name for name, aliases in SHORT_NAMES.items() for alias in aliases}
 TOP = ""  # the section of the keys at the top level
 SECTIONS = ("model", "trainer")
 # They follow from the tokenizer and `max_length`, so a recipe cannot contradict those.
@@ -334,48 +324,49 @@ def _apply_size(settings: dict[Key, Any]) -> None:
 
 def _check(recipe: Recipe) -> None:
     """Refuse values that contradict each other or cannot work."""
-    length, row_length = recipe.max_length, recipe.row_length
-    problem = None
-    if length < 16:
-        problem = f"`max_length` ({length}) must be at least 16 tokens; stories take about 200"
-    elif row_length is not None and row_length < length:
-        problem = f"`row_length` ({row_length}) must be at least `max_length` ({length}), as rows hold whole stories"
-    elif row_length is not None and row_length > MAX_ROW_CONTEXTS * length:
-        problem = f"`row_length` ({row_length}) must be at most {MAX_ROW_CONTEXTS} times `max_length` ({length})"
-    elif recipe.tokenizer is None and recipe.vocab_size < MIN_VOCAB_SIZE:
-        problem = (
-            f"`vocab_size` ({recipe.vocab_size}) must be at least {MIN_VOCAB_SIZE}, since special tokens and bytes "
-            f"take {MIN_VOCAB_SIZE - 1} entries; 10000 suits children's stories"
-        )
-    elif not all(recipe.prompts):
-        problem = "`prompts` holds an empty text; '[]' generates no samples"
-    elif broken := [prompt for prompt in recipe.prompts if re.search("[\ud800-\udfff]", prompt)]:
-        problem = f"`prompts`: {broken[0]!a} holds half of a character (a surrogate); write the whole character"
-    elif recipe.optimizer == "muon" and "optim" in recipe.trainer:
-        problem = (
-            f"`optimizer: muon` takes AdamW for the weights outside of the layers: leave out `optim` "
-            f"({recipe.trainer['optim']}), or `optimizer`"
-        )
-    elif not recipe.split.strip() or recipe.split == "true":
-        problem = "`split` needs a value: auto, file, line, blank-lines or the marker between stories"
-    elif recipe.num_proc is not None and recipe.num_proc < 1:
-        problem = f"`num_proc` ({recipe.num_proc}) must be at least 1"
-    elif recipe.ema_decay is not None and not 0 < recipe.ema_decay < 1:
-        problem = f"`ema_decay` ({recipe.ema_decay}) must lie between 0 and 1; 0.999 is usual"
-    elif recipe.early_stopping_patience is not None and recipe.early_stopping_patience < 1:
-        problem = f"`early_stopping_patience` ({recipe.early_stopping_patience}) must be at least 1"
-    elif not 0 < recipe.article_loss_weight <= 2:
-        problem = (
-            f"`article_loss_weight` ({recipe.article_loss_weight}) must be above 0 and at most 2, which already turns "
-            f"an article's probability of 0.5 into 0.67. Missing articles have another cause: `tinystories doctor` "
-            f"looks for it"
-        )
-    elif recipe.max_minutes is not None and not 0 < recipe.max_minutes < float("inf"):
-        problem = f"`max_minutes` must be above 0, but is {recipe.max_minutes:g}"
-    elif recipe.streaming and recipe.max_minutes is None and recipe.trainer.get("max_steps", -1) <= 0:
-        problem = "A stream has no known end: with `streaming` set `max_steps` or `max_minutes`"
-    if problem:
-        raise UserError(f"{problem}.")
+    length, row_length, optim = recipe.max_length, recipe.row_length, recipe.trainer.get("optim")
+    minutes, decay, weight = recipe.max_minutes, recipe.ema_decay, recipe.article_loss_weight
+    broken = [prompt for prompt in recipe.prompts if re.search("[\ud800-\udfff]", prompt)]
+    _require(length >= 16, f"`max_length` ({length}) must be at least 16 tokens; stories take about 200.")
+    _require(
+        row_length is None or length <= row_length <= MAX_ROW_CONTEXTS * length,
+        f"`row_length` ({row_length}) must be at least `max_length` ({length}), since rows hold whole stories, and at "
+        f"most {MAX_ROW_CONTEXTS} times that.",
+    )
+    _require(
+        recipe.tokenizer is not None or recipe.vocab_size >= MIN_VOCAB_SIZE,
+        f"`vocab_size` ({recipe.vocab_size}) must be at least {MIN_VOCAB_SIZE}: special tokens and bytes take "
+        f"{MIN_VOCAB_SIZE - 1} entries, and 10000 suits children's stories.",
+    )
+    _require(all(recipe.prompts), "`prompts` holds an empty text; '[]' generates no samples.")
+    _require(not broken, f"`prompts`: {broken!a} holds half of a character (a surrogate): write the whole character.")
+    _require(
+        recipe.optimizer == "adamw" or optim is None,
+        f"`optimizer: muon` takes AdamW for the other weights: leave out `optim` ({optim}), or `optimizer`.",
+    )
+    _require(
+        recipe.split.strip() not in ("", "true"),
+        "`split` needs a value: auto, file, line, blank-lines or the marker between stories.",
+    )
+    for name in ("num_proc", "early_stopping_patience"):
+        value = getattr(recipe, name)
+        _require(value is None or value >= 1, f"`{name}` ({value}) must be at least 1.")
+    _require(decay is None or 0 < decay < 1, f"`ema_decay` ({decay}) must lie between 0 and 1; 0.999 is usual.")
+    _require(
+        0 < weight <= 2,
+        f"`article_loss_weight` ({weight}) must be above 0 and at most 2, which already turns an article's "
+        f"probability of 0.5 into 0.67. Missing articles have another cause: `tinystories doctor` looks for it.",
+    )
+    _require(minutes is None or 0 < minutes < float("inf"), f"`max_minutes` must be above 0, but is {minutes}.")
+    _require(
+        not recipe.streaming or minutes is not None or recipe.trainer.get("max_steps", -1) > 0,
+        "A stream has no known end: with `streaming` set `max_steps` or `max_minutes`.",
+    )
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise UserError(message)
 
 
 class _Loader(yaml.SafeLoader):

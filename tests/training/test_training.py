@@ -238,7 +238,7 @@ def test_earlier_checkpoints_are_not_mixed_with_a_new_run(tiny_run, tiny_recipe,
     [
         ({"hidden_size": 65}, "`model` section does not work: `hidden_size` \\(65\\)"),
         ({"preset": "wild"}, "no preset 'wild'; there are balanced"),
-        ({"bf16": "sometimes"}, "`trainer.bf16` must be true, false or auto"),
+        ({"bf16": "sometimes"}, "`--bf16` must be bool or auto"),
         ({"optim": "sgdd"}, "`trainer` section does not work"),
         ({"corpus": "no/such/file.txt"}, "no/such/file.txt"),
         ({"tokenizer": "no/such/tokenizer"}, "There is no folder no/such/tokenizer"),

@@ -8,7 +8,7 @@ from datetime import timedelta
 from pathlib import Path
 
 from ..data.sources import hub_dataset
-from ..recipe import ALIASES, Recipe, load_recipe, recipe_reference, save_recipe
+from ..recipe import SHORT_NAMES, Recipe, load_recipe, recipe_reference, save_recipe
 from ..utils.errors import UserError, first_line
 from ..utils.paths import output_folder
 
@@ -24,8 +24,8 @@ def describe_keys() -> str:
         default = "null" if key.default is None else str(key.default)
         text = f"{key.help} [{key.type}; {default}]"
         lines += [f"  {key.name}", *textwrap.wrap(text, 96, initial_indent=" " * 6, subsequent_indent=" " * 6)]
-    aliases = ", ".join(f"--{alias} ({name})" for alias, name in ALIASES.items())
-    lines += ["", *textwrap.wrap(f"short names: {aliases}", 100, subsequent_indent="  ")]
+    lines += ["", "short names:"]
+    lines += [f"  {', '.join(f'--{alias}' for alias in aliases)}: {name}" for name, aliases in SHORT_NAMES.items()]
     return "\n".join(lines)
 
 
