@@ -1,6 +1,8 @@
-"""Sampling settings by name and their ranges, and the room for a completion. Nothing heavy is imported here."""
+"""Sampling settings by name, their ranges, and the length of a completion. Imports neither torch nor transformers."""
 
+import dataclasses
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 from ..utils.errors import UserError
 
@@ -9,18 +11,12 @@ PRESETS: dict[str, dict[str, float]] = {
     "balanced": {"temperature": 0.8, "top_k": 50, "top_p": 0.95, "repetition_penalty": 1.2},
     "conservative": {"temperature": 0.7, "top_k": 40, "top_p": 0.9, "repetition_penalty": 1.3},
     "creative": {"temperature": 0.9, "top_k": 60, "top_p": 0.95, "repetition_penalty": 1.1},
-    # A penalty on repetition also falls on a character's name, and the smallest models then take another.
+    # A repetition penalty also lowers the probability of a character's name: the smallest models then switch names.
     "plain": {"temperature": 0.6, "top_k": 50, "top_p": 0.9, "repetition_penalty": 1.0},
 }
-GGUF_DTYPES = ("f32", "f16", "bf16", "q8_0")  # how the weights in a GGUF file, which llama.cpp reads, can be stored
-GREEDY = "greedy"  # always the likeliest token; no preset of ours, but known wherever one is named
-
-
-def check_preset(preset: str) -> None:
-    """Refuse a preset that there is not, with a `UserError` that names those there are."""
-    if preset not in (*PRESETS, GREEDY):
-        raise UserError(f"There is no preset {preset!r}; there are {', '.join(PRESETS)} and {GREEDY}.")
-
+GREEDY = "greedy"  # greedy decoding; accepted wherever a preset is named
+GGUF_DTYPES = ("f32", "f16", "bf16", "q8_0")
+MIN_TEMPERATURE = 0.01  # a lower temperature means greedy decoding
 
 SAMPLING: dict[str, tuple[Callable[[float], bool], str]] = {
     "temperature": (lambda value: 0 <= value <= 2, "from 0 to 2"),
@@ -28,60 +24,82 @@ SAMPLING: dict[str, tuple[Callable[[float], bool], str]] = {
     "top_p": (lambda value: 0 < value <= 1, "above 0 and at most 1"),
     "repetition_penalty": (lambda value: 1 <= value <= 2, "from 1 to 2"),
 }
-MIN_TEMPERATURE = 0.01  # a lower temperature is greedy decoding
+
+
+@dataclass(frozen=True)
+class SamplingSettings:
+    """The sampling settings of `generate()`; the defaults are those of `generate()`. A `top_k` of 0 is off."""
+
+    do_sample: bool = True
+    temperature: float = 1.0
+    top_k: int = 50
+    top_p: float = 1.0
+    repetition_penalty: float = 1.0
+
+    @classmethod
+    def from_preset(cls, preset: str) -> "SamplingSettings":
+        """Raises `UserError` for an unknown preset."""
+        check_preset(preset)
+        return cls(do_sample=preset != GREEDY, **PRESETS.get(preset, {}))
+
+    @classmethod
+    def from_generation_config(cls, config: Mapping[str, object]) -> "SamplingSettings":
+        """The settings in a `generation_config.json`, or "balanced" where it does not sample."""
+        if not config.get("do_sample"):
+            return cls.from_preset("balanced")
+        given = {field.name: config.get(field.name) for field in dataclasses.fields(cls)}
+        return cls(**{name: value for name, value in given.items() if value is not None})
+
+    def replace(self, **changes: float | None) -> "SamplingSettings":
+        """A copy with the changes that are not None."""
+        return dataclasses.replace(self, **{name: value for name, value in changes.items() if value is not None})
+
+
+def check_preset(preset: str) -> None:
+    """Raises `UserError` for an unknown preset."""
+    if preset not in (*PRESETS, GREEDY):
+        raise UserError(f"There is no preset {preset!r}; there are {', '.join(PRESETS)} and {GREEDY}.")
 
 
 def check_sampling(preset: str | None, sampling: Mapping[str, float]) -> None:
-    """Refuse sampling settings that are out of range, or that greedy decoding would ignore.
-
-    Raises:
-        UserError: for the first of them.
-    """
+    """Raises `UserError` for a setting that is out of range or has no effect with greedy decoding."""
     for name, value in sampling.items():
         option, (fits, text) = "--" + name.replace("_", "-"), SAMPLING[name]
         if not fits(value):
             raise UserError(f"{option} must be {text}, but is {value}.")
         if preset == GREEDY and name != "repetition_penalty":
-            raise UserError(f"The preset {GREEDY} draws nothing at random, so it takes no {option}.")
+            raise UserError(f"The preset {GREEDY} does not sample, so {option} has no effect: leave it out.")
 
 
-def preset_of(settings: Mapping[str, object]) -> str | None:
-    """The preset whose values a `generation_config.json` states; None where they are of none of them.
-
-    One that does not sample stands for "balanced", with which such a model is generated from by default.
-    """
-    if not settings.get("do_sample"):
-        return "balanced"
-    own = stated_settings(settings)
-    return next((name for name, values in PRESETS.items() if values == own), None)
-
-
-def stated_settings(settings: Mapping[str, object]) -> dict[str, float]:
-    """Temperature, top-k, top-p and repetition penalty of a `generation_config.json`, as `generate()` takes them."""
-    unset = {"temperature": 1.0, "top_k": 50, "top_p": 1.0, "repetition_penalty": 1.0}
-    return {name: unset[name] if settings.get(name) is None else settings[name] for name in unset}
+def preset_of(config: Mapping[str, object]) -> str | None:
+    """The preset with the values of a `generation_config.json`, or None."""
+    settings = SamplingSettings.from_generation_config(config)
+    return next((name for name in PRESETS if SamplingSettings.from_preset(name) == settings), None)
 
 
 def check_dtype(dtype: str | None) -> None:
-    """Refuse weights that `load_model` cannot give, with a `UserError`: there are "int8", and None for those saved."""
+    """Raises `UserError` for weights that `load_model` does not support: "int8", or None for those of the checkpoint."""
     if dtype not in (None, "int8"):
         raise UserError(
-            f"--dtype is int8 or left out, not {dtype!r}: what else there is goes with --engine llama.cpp of "
-            f"`tinystories generate`."
+            f"--dtype {dtype} is not supported: use int8 or leave it out. {', '.join(GGUF_DTYPES)} go with "
+            f"--engine llama.cpp of `tinystories generate`."
         )
 
 
-def resolve_max_new_tokens(context: int, used: int, max_new_tokens: int | None) -> int:
-    """How many tokens a story may have after a prompt of `used` tokens: `max_new_tokens`, or all that are left.
+def resolve_max_new_tokens(context: int, prompt_tokens: int, max_new_tokens: int | None) -> int:
+    """`max_new_tokens`, or the remaining context length where it is None.
 
     Raises:
-        UserError: where the prompt leaves no room in the context, or `max_new_tokens` asks for more than there is.
+        UserError: where the prompt fills the context, or `max_new_tokens` exceeds the remaining context length.
     """
-    room = context - used
-    if room < 1:
-        raise UserError(f"The prompt is {used} tokens long, but the model's context is {context}: shorten the prompt.")
-    if max_new_tokens is not None and max_new_tokens > room:
+    remaining = context - prompt_tokens
+    if remaining < 1:
         raise UserError(
-            f"The context is {context} tokens and the prompt takes {used}: --max-new-tokens can be at most {room}."
+            f"The prompt is {prompt_tokens} tokens long, but the model's context is {context}: shorten the prompt."
         )
-    return max_new_tokens or room
+    if max_new_tokens is not None and max_new_tokens > remaining:
+        raise UserError(
+            f"The context is {context} tokens and the prompt takes {prompt_tokens}: --max-new-tokens can be at most "
+            f"{remaining}."
+        )
+    return max_new_tokens or remaining

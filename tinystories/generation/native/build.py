@@ -162,7 +162,7 @@ def _open(file: Path) -> ctypes.CDLL:
     opened.tinystories_large_pages.argtypes = [ctypes.c_size_t, ctypes.c_size_t, ctypes.c_int]
     opened.tinystories_large_pages.restype = ctypes.c_int
     opened.tinystories_top_p.argtypes = [
-        ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_double, ctypes.c_int64, ctypes.c_float,
+        ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p, ctypes.c_int64, ctypes.c_float,
         ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p,
     ]  # fmt: skip
     opened.tinystories_top_p.restype = None

@@ -20,9 +20,9 @@ from transformers.cache_utils import Cache, DynamicCache
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from ...utils.errors import UserError
+from ..sampling import NativeTopPWarper
 from .cache import PreallocatedCacheLayer
 from .engine import WEIGHTS, Engine, is_wrapped, preallocated_layers, unsupported_reason
-from .top_p import NativeTopPWarper
 
 
 logger = logging.getLogger(__name__)

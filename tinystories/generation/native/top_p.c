@@ -91,17 +91,18 @@ static int find_bound(const float *scores, int64_t count, double gone, float *ra
     return 0;
 }
 
-/* Rows of `scores` [rows][count] to `kept`, where those too improbable are `filler`. `gone` is 1 - top_p. `scratch` has
-   room for 3 * count floats. `decided[row]` is 0 for a row that is left to others: rounding could decide, fewer than
-   `least` tokens would stay, or scores are no numbers. */
-void tinystories_top_p(const float *scores, int64_t rows, int64_t count, double gone, int64_t least, float filler,
-                       float *kept, float *scratch, uint8_t *decided) {
+/* Copies `scores` [rows][count] to `kept`, with `filler` for the tokens that top-p removes. `gone` [rows] is 1 - top_p;
+   a row with 0 is copied as it is. `scratch` holds 3 * count floats. `decided[row]` is 0 for a row that the caller must
+   compute: rounding could decide, fewer than `least` tokens would stay, or scores are NaN or infinite. */
+void tinystories_top_p(const float *scores, int64_t rows, int64_t count, const double *gone, int64_t least,
+                       float filler, float *kept, float *scratch, uint8_t *decided) {
     for (int64_t row = 0; row < rows; row++, scores += count, kept += count) {
-        float bound = INFINITY;
-        int found = find_bound(scores, count, gone, scratch, (Candidate *)(scratch + count), &bound);
+        float bound = gone[row] ? INFINITY : -INFINITY;
+        int found = !gone[row]
+            || find_bound(scores, count, gone[row], scratch, (Candidate *)(scratch + count), &bound);
         int64_t staying = 0;
         for (int64_t i = 0; i < count; i++) {
-            int stays = scores[i] >= bound;
+            int stays = !(scores[i] < bound); /* NaN stays */
             staying += stays;
             kept[i] = stays ? scores[i] : filler;
         }
