@@ -31,7 +31,7 @@ from untrained import untrained_run
 
 from tinystories.export.gguf import export_gguf
 from tinystories.generation.generate import preset_config
-from tinystories.generation.llamacpp import LlamaCpp, require_package, sampling_settings
+from tinystories.generation.llamacpp import LlamaCpp, require_packages, sampling_settings
 from tinystories.generation.native import use_native_decoding
 from tinystories.generation.presets import GGUF_DTYPES
 from tinystories.generation.prompts import encode_prompt
@@ -64,7 +64,7 @@ def engines(run: Path, folder: Path, options: argparse.Namespace) -> dict[str, C
         file = export_gguf(run, folder / f"{dtype}.gguf", dtype).file
         server = LlamaCpp(file, model.config.max_position_embeddings, torch.get_num_threads())
         prompt, settings = ids[0].tolist(), sampling_settings(run, "greedy")
-        return lambda: server.write(prompt, settings, max_new_tokens=options.tokens)
+        return lambda: server.complete(prompt, settings, max_new_tokens=options.tokens)
 
     makers = {
         "transformers": lambda: by_transformers(model),
@@ -111,7 +111,7 @@ def main() -> None:
     if options.threads:
         torch.set_num_threads(options.threads)
     try:
-        require_package()
+        require_packages()
     except UserError as error:
         parser.exit(2, f"{error}\n")
     logging.disable_progress_bar()

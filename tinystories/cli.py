@@ -451,11 +451,12 @@ def _by_transformers(options: argparse.Namespace, settings: dict) -> str:
 
 
 def _by_llama_cpp(options: argparse.Namespace, settings: dict) -> str:
-    from .generation.llamacpp import generate_story
+    from .export.gguf_cache import cached_gguf, model_folder
+    from .generation.llamacpp import generate_story, require_packages
 
-    return generate_story(
-        options.model, options.prompt, **settings, **({"dtype": options.dtype} if options.dtype else {})
-    )
+    require_packages()
+    folder = model_folder(options.model)
+    return generate_story(folder, options.prompt, gguf=lambda: cached_gguf(folder, options.dtype or "f16"), **settings)
 
 
 _ENGINES = {

@@ -12,15 +12,18 @@ import pytest
 import torch
 
 from tinystories.cli import main
-from tinystories.generation import generate as decoding
-from tinystories.generation.llamacpp import LlamaCpp, generate_story, gguf_file, sampling_settings
-from tinystories.generation.presets import PRESETS
+from tinystories.export.gguf_cache import cached_gguf
+from tinystories.generation import generate
+from tinystories.generation.llamacpp import LlamaCpp, generate_story, sampling_settings
+from tinystories.generation.postprocess import post_process
+from tinystories.generation.presets import SamplingSettings
 from tinystories.runs.loading import load_model
 from tinystories.utils.errors import UserError
 
 
 PROMPTS = ("Once upon a time there was", "One day, a", "The happy cat", "Lily")
-GREEDY = {"temperature": 0.0, "top_k": 1, "top_p": 1.0, "repetition_penalty": 1.0}
+GREEDY = SamplingSettings.from_preset("greedy")
+CREATIVE = SamplingSettings.from_preset("creative")
 
 
 @pytest.fixture
@@ -30,12 +33,12 @@ def installed():
 
 
 @pytest.fixture(scope="module")
-def told(tiny_run):
+def served(tiny_run):
     """The model, its tokenizer, and its server with weights as they are."""
     pytest.importorskip("gguf")
     pytest.importorskip("xllamacpp")
     model, tokenizer = load_model(str(tiny_run))
-    return model, tokenizer, LlamaCpp(gguf_file(tiny_run, "f32"), model.config.max_position_embeddings, threads=1)
+    return model, tokenizer, LlamaCpp(cached_gguf(tiny_run, "f32"), model.config.max_position_embeddings, threads=1)
 
 
 def generated(model, tokenizer, prompt, **options):
@@ -46,26 +49,26 @@ def generated(model, tokenizer, prompt, **options):
     return inputs["input_ids"][0].tolist(), model.generate(**inputs, **options)[0, length:].tolist()
 
 
-# ---- the same stories
+# ---- the same text
 
 
 @pytest.mark.parametrize("penalty", [1.0, 1.3])
-def test_greedy_text_is_that_of_generate(penalty, told):
-    model, tokenizer, server = told
-    settings = {**GREEDY, "repetition_penalty": penalty}
+def test_greedy_text_is_that_of_generate(penalty, served):
+    model, tokenizer, server = served
+    settings = GREEDY.replace(repetition_penalty=penalty)
     for prompt in PROMPTS:
         ids, story = generated(model, tokenizer, prompt, max_new_tokens=100, repetition_penalty=penalty)
         ended = story[-1] == tokenizer.eos_token_id
-        text, count = server.write(ids, settings, max_new_tokens=100)
+        text, count = server.complete(ids, settings, max_new_tokens=100)
         assert text == tokenizer.decode(story, skip_special_tokens=True)
         assert count == len(story) or (ended and count == len(story) - 1)
 
 
-def test_it_comes_in_pieces_and_can_be_stopped(told):
-    model, tokenizer, server = told
+def test_text_is_streamed_and_can_be_stopped(served):
+    model, tokenizer, server = served
     ids, story = generated(model, tokenizer, PROMPTS[0], max_new_tokens=40)
     pieces = []
-    text, _ = server.write(ids, GREEDY, max_new_tokens=40, tell=pieces.append)
+    text, _ = server.complete(ids, GREEDY, max_new_tokens=40, on_text=pieces.append)
     assert len(pieces) > 20 and "".join(pieces) == text
 
     def stop(piece):
@@ -74,53 +77,53 @@ def test_it_comes_in_pieces_and_can_be_stopped(told):
 
     pieces.clear()
     with pytest.raises(KeyboardInterrupt):
-        server.write(ids, GREEDY, max_new_tokens=40, tell=stop)
+        server.complete(ids, GREEDY, max_new_tokens=40, on_text=stop)
     assert len(pieces) == 1
-    assert server.write(ids, GREEDY, max_new_tokens=40)[0] == text  # and it goes on as before
+    assert server.complete(ids, GREEDY, max_new_tokens=40)[0] == text  # and it goes on as before
 
 
-def test_settings_and_seed_decide_how_a_story_is_drawn(told):
-    model, tokenizer, server = told
+def test_settings_and_seed_determine_the_story(served):
+    model, tokenizer, server = served
     ids, _ = generated(model, tokenizer, PROMPTS[0], max_new_tokens=1)
 
     def draw(seed, **settings):
-        return server.write(ids, {**PRESETS["creative"], **settings}, max_new_tokens=40, seed=seed)[0]
+        return server.complete(ids, CREATIVE.replace(**settings), max_new_tokens=40, seed=seed)[0]
 
     assert draw(1) == draw(1) != draw(2)
-    assert len({server.write(ids, PRESETS["creative"], max_new_tokens=40)[0] for _ in range(3)}) > 1
-    likeliest = server.write(ids, GREEDY, max_new_tokens=40)[0]
+    assert len({server.complete(ids, CREATIVE, max_new_tokens=40)[0] for _ in range(3)}) > 1
+    likeliest = server.complete(ids, GREEDY, max_new_tokens=40)[0]
     for only_one in ({"top_k": 1}, {"top_p": 1e-6}, {"temperature": 1e-3}):
         assert draw(1, **{"top_k": 0, "top_p": 1.0, "repetition_penalty": 1.0, **only_one}) == likeliest
 
 
-def test_a_story_stops_where_the_model_says(tiny_run, told, tmp_path):
-    model, tokenizer, _ = told
+def test_a_story_stops_at_the_eos_tokens_of_the_model(tiny_run, served, tmp_path):
+    model, tokenizer, _ = served
     ids, story = generated(model, tokenizer, PROMPTS[0], max_new_tokens=30)
     end = next(token for i, token in enumerate(story) if i > 8 and token not in story[:i])
     run = shutil.copytree(tiny_run, tmp_path / "run", ignore=shutil.ignore_patterns("checkpoint-*"))
     config = json.loads((run / "generation_config.json").read_text())
     (run / "generation_config.json").write_text(json.dumps({**config, "eos_token_id": [0, end]}))
     expected = PROMPTS[0] + tokenizer.decode(story[: story.index(end) + 1], skip_special_tokens=True)
-    assert generate_story(str(run), PROMPTS[0], dtype="f32", preset="greedy") == expected
-    assert decoding.generate_story(*load_model(str(run)), PROMPTS[0], preset="greedy") == expected
+    assert generate_story(run, PROMPTS[0], gguf=lambda: cached_gguf(run, "f32"), preset="greedy") == expected
+    assert generate.generate_story(*load_model(str(run)), PROMPTS[0], preset="greedy") == expected
 
 
 @pytest.mark.parametrize("dtype", ["f32", "q8_0"])
-def test_a_story_may_fill_the_context(dtype, tiny_run, told):
-    model, tokenizer, _ = told
+def test_a_story_may_fill_the_context(dtype, tiny_run, served):
+    model, tokenizer, _ = served
     context = model.config.max_position_embeddings
-    server = LlamaCpp(gguf_file(tiny_run, dtype), context, threads=1)
+    server = LlamaCpp(cached_gguf(tiny_run, dtype), context, threads=1)
     ids = tokenizer("Lily")["input_ids"]
-    # Drawn hot, it does not end by itself.
-    hot = {"temperature": 50.0, "top_k": 0, "top_p": 1.0, "repetition_penalty": 1.0}
-    counts = [server.write(ids, hot, max_new_tokens=context - len(ids), seed=seed)[1] for seed in range(4)]
+    # At this temperature it does not end with EOS.
+    hot = SamplingSettings(temperature=50.0, top_k=0)
+    counts = [server.complete(ids, hot, max_new_tokens=context - len(ids), seed=seed)[1] for seed in range(4)]
     assert max(counts) == context - len(ids)
 
 
 # ---- the command
 
 
-def test_the_command_tells_as_transformers_does(tiny_run, installed, capsys):
+def test_the_command_gives_the_greedy_text_of_transformers(tiny_run, installed, capsys):
     command = ["generate", str(tiny_run), PROMPTS[0], "--preset", "greedy", "--max-new-tokens", "60"]
     assert main(command) == 0
     expected = capsys.readouterr().out
@@ -128,30 +131,30 @@ def test_the_command_tells_as_transformers_does(tiny_run, installed, capsys):
         assert main([*command, "--engine", "llama.cpp", "--dtype", "f32"]) == 0
         assert capsys.readouterr().out == expected
     assert main([*command, "--engine", "llama.cpp", "--dtype", "f32", "--post-process"]) == 0
-    assert capsys.readouterr().out == decoding.post_process(expected) + "\n"
+    assert capsys.readouterr().out == post_process(expected) + "\n"
     assert main([*command[:3], "--engine", "llama.cpp", "--seed", "4"]) == 0
     drawn = capsys.readouterr().out
     assert drawn.startswith(PROMPTS[0]) and main([*command[:3], "--engine", "llama.cpp", "--seed", "4"]) == 0
     assert capsys.readouterr().out == drawn
 
 
-def test_a_file_is_written_once_for_what_it_is_made_of(tiny_run, installed, tmp_path):
+def test_a_file_is_written_once_per_content_of_the_folder(tiny_run, installed, tmp_path):
     run = shutil.copytree(tiny_run, tmp_path / "run", ignore=shutil.ignore_patterns("checkpoint-*"))
-    first = gguf_file(run, "f32")
+    first = cached_gguf(run, "f32")
     written = first.stat().st_mtime_ns
     assert Path(os.environ["HF_HOME"]) in first.parents
-    assert gguf_file(tiny_run, "f32") == gguf_file(run, "f32") == first and first.stat().st_mtime_ns == written
-    assert gguf_file(run, "f16") != first
-    (run / "log.csv").write_text("of no account")
-    assert gguf_file(run, "f32") == first
+    assert cached_gguf(tiny_run, "f32") == cached_gguf(run, "f32") == first and first.stat().st_mtime_ns == written
+    assert cached_gguf(run, "f16") != first
+    (run / "log.csv").write_text("not exported")
+    assert cached_gguf(run, "f32") == first
     settings = json.loads((run / "generation_config.json").read_text())
     (run / "generation_config.json").write_text(json.dumps({**settings, "temperature": 0.11}))
-    second = gguf_file(run, "f32")
+    second = cached_gguf(run, "f32")
     assert second != first and second.is_file()
 
 
 def test_a_second_story_needs_no_torch(tiny_run, installed, tmp_path):
-    gguf_file(tiny_run, "f32")
+    cached_gguf(tiny_run, "f32")
     code = """
 import sys
 from tinystories.cli import main
@@ -167,15 +170,13 @@ sys.exit(status)
     assert result.returncode == 0 and result.stdout.startswith("Lily") and result.stderr == ""
 
 
-def test_the_preset_is_the_folders_own_unless_one_is_named(tiny_run, tmp_path):
-    assert sampling_settings(tiny_run, None) == PRESETS["balanced"]
-    assert sampling_settings(tiny_run, "plain") == PRESETS["plain"] and sampling_settings(tiny_run, "greedy") == GREEDY
-    assert sampling_settings(tmp_path, None) == PRESETS["balanced"]
+def test_without_a_preset_the_settings_are_those_of_the_folder(tiny_run, tmp_path):
+    balanced, plain = SamplingSettings.from_preset("balanced"), SamplingSettings.from_preset("plain")
+    assert sampling_settings(tiny_run, None) == balanced and sampling_settings(tiny_run, "plain") == plain
+    assert sampling_settings(tiny_run, "greedy") == GREEDY
+    assert sampling_settings(tmp_path, None) == balanced
     (tmp_path / "generation_config.json").write_text('{"do_sample": true, "temperature": 0.3, "top_p": null}')
-    # As `generate()` fills them.
-    assert sampling_settings(tmp_path, None) == {
-        "temperature": 0.3, "top_k": 50, "top_p": 1.0, "repetition_penalty": 1.0,
-    }  # fmt: skip
+    assert sampling_settings(tmp_path, None) == SamplingSettings(temperature=0.3)
     with pytest.raises(UserError, match="no preset 'loud'"):
         sampling_settings(tmp_path, "loud")
 
@@ -192,7 +193,7 @@ def test_mistakes_are_one_line(tiny_run, tmp_path, capsys, monkeypatch):
 
     llama = ("--engine", "llama.cpp")
     assert "transformers and llama.cpp" in refused(tiny_run, "Lily", "--engine", "vllm")
-    assert "goes with --engine llama.cpp" in refused(tiny_run, "Lily", "--dtype", "f16")
+    assert "go with --engine llama.cpp" in refused(tiny_run, "Lily", "--dtype", "f16")
     assert "no preset 'loud'" in refused(tiny_run, "Lily", *llama, "--preset", "loud")
     there = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "xllamacpp" else there(name))
@@ -213,12 +214,12 @@ def test_mistakes_are_one_line(tiny_run, tmp_path, capsys, monkeypatch):
     monkeypatch.undo()
 
 
-def test_a_model_that_has_no_gguf_form_is_refused(tiny_run, installed, tmp_path):
+def test_a_model_that_cannot_be_exported_is_refused(tiny_run, installed, tmp_path):
     run = shutil.copytree(tiny_run, tmp_path / "run", ignore=shutil.ignore_patterns("checkpoint-*"))
     config = json.loads((run / "config.json").read_text())
     (run / "config.json").write_text(json.dumps({**config, "hidden_act": "gelu"}))
     with pytest.raises(UserError, match="silu"):
-        generate_story(str(run), "Lily")
+        generate_story(run, "Lily", gguf=lambda: cached_gguf(run, "f16"))
     assert not list(Path(os.environ["HF_HOME"]).rglob("*gelu*"))
     broken = tmp_path / "broken.gguf"
     broken.write_bytes(b"GGUF")
@@ -226,13 +227,13 @@ def test_a_model_that_has_no_gguf_form_is_refused(tiny_run, installed, tmp_path)
         LlamaCpp(broken, 128)
 
 
-def test_logits_of_f16_and_q8_are_close(tiny_run, told):
-    """Their stories may part, but not at once, and the first tokens are the likeliest or nearly so."""
-    model, tokenizer, _ = told
+def test_logits_of_f16_and_q8_are_close(tiny_run, served):
+    """Greedy text of rounded weights: each token is the most likely one of the model, or nearly so."""
+    model, tokenizer, _ = served
     for dtype in ("f16", "bf16", "q8_0"):
-        server = LlamaCpp(gguf_file(tiny_run, dtype), model.config.max_position_embeddings, threads=1)
+        server = LlamaCpp(cached_gguf(tiny_run, dtype), model.config.max_position_embeddings, threads=1)
         ids, _ = generated(model, tokenizer, PROMPTS[0], max_new_tokens=1)
-        text, _ = server.write(ids, GREEDY, max_new_tokens=40)
+        text, _ = server.complete(ids, GREEDY, max_new_tokens=40)
         story = tokenizer(PROMPTS[0] + text, return_tensors="pt")["input_ids"]
         with torch.no_grad():
             logits = model(story).logits[0].log_softmax(-1)

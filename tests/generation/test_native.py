@@ -21,14 +21,12 @@ from transformers import (
     LlamaForCausalLM,
     StoppingCriteria,
     TextStreamer,
-    TopPLogitsWarper,
     pipeline,
 )
 
 from modeling_tinyllama import TinyLlamaForCausalLM
 from tinystories.generation.native import engine, undo_native_decoding, use_native_decoding
 from tinystories.generation.native.cache import PreallocatedCacheLayer
-from tinystories.generation.native.top_p import NativeTopPWarper
 
 
 @pytest.fixture(autouse=True, params=[1, 3], ids=["1-thread", "3-threads"])
@@ -117,7 +115,7 @@ def test_logits_are_those_of_the_ordinary_model(shape, ordinary_calls):
         torch.testing.assert_close(ours.values, theirs.values, rtol=1e-4, atol=1e-4)
 
 
-def test_a_stock_llama_too(ordinary_calls):
+def test_logits_of_a_stock_llama(ordinary_calls):
     config = tiny_config(partial_rotary_factor=1.0)
     names = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
              "num_key_value_heads", "max_position_embeddings")  # fmt: skip
@@ -138,7 +136,7 @@ WIDE = {"hidden_size": 512, "num_attention_heads": 8, "intermediate_size": 707, 
 @pytest.mark.parametrize(
     ("batch", "shape"), [*((batch, {}) for batch in (1, 2, 3, 4, 5, 7, 8, 13, 32, 33, 70)), (11, WIDE), (70, WIDE)]
 )
-def test_a_row_gets_the_same_bits_whatever_is_beside_it(batch, shape):
+def test_a_row_has_the_same_bits_in_any_batch(batch, shape):
     model, fast = pair(**shape)
     ids = random_ids(batch, 12)
     parts = [7, 1, 1, 3]
@@ -149,7 +147,7 @@ def test_a_row_gets_the_same_bits_whatever_is_beside_it(batch, shape):
         assert torch.equal(logits_of(fast, ids[row : row + 1], [12])[0][0], got[row])
 
 
-def test_and_however_many_threads():
+def test_a_row_has_the_same_bits_with_any_number_of_threads():
     _, fast = pair()
     ids, logits = random_ids(9, 20), []
     for count in (1, 2, 5):
@@ -159,7 +157,7 @@ def test_and_however_many_threads():
 
 
 @pytest.mark.parametrize("weights", ["float32", "int8"])
-def test_padding_on_the_left_leaves_no_trace(weights):
+def test_left_padding_changes_nothing(weights):
     model, fast = pair(weights=weights)
     rows = [random_ids(1, length, seed=length) for length in (3, 10, 7)]
     ids = torch.cat([nn.functional.pad(row, (10 - row.shape[1], 0), value=1) for row in rows])
@@ -176,7 +174,7 @@ def test_padding_on_the_left_leaves_no_trace(weights):
         assert torch.equal(got[index, 10 - row.shape[1] :], alone[0])
 
 
-def test_masks_of_other_kinds_go_to_the_ordinary_model(ordinary_calls):
+def test_other_masks_use_the_ordinary_model(ordinary_calls):
     model, fast = pair()
     ids, mask = random_ids(2, 6), torch.ones(2, 6, dtype=torch.long)
     mask[0, 2] = 0
@@ -193,7 +191,7 @@ def test_masks_of_other_kinds_go_to_the_ordinary_model(ordinary_calls):
     assert ordinary_calls == [6]  # of the ordinary model alone
 
 
-def test_long_stories_to_the_limit_and_beyond(ordinary_calls):
+def test_long_stories_to_the_context_length_and_beyond(ordinary_calls):
     model, fast = pair(max_position_embeddings=1030)
     ids = random_ids(1, 1040)
     want, _ = logits_of(model, ids, [1020] + [1] * 20)
@@ -211,7 +209,7 @@ def test_logits_to_keep(keep):
     torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-4)
 
 
-def test_numbers_that_are_none_stay_so():
+def test_nan_stays_nan():
     """A weight that has become NaN must not come out as a plausible number."""
     model, fast = pair()
     for each in (model, fast):
@@ -242,15 +240,15 @@ WAYS = {
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_generate_tells_what_the_ordinary_model_tells(way):
+def test_generate_gives_the_text_of_the_ordinary_model(way):
     model, fast = pair()
     ids = random_ids(2, 7)
     ids[0, :3] = 1
-    told = []
+    outputs = []
     for each in (model, fast):
         torch.manual_seed(0)
-        told.append(each.generate(ids, attention_mask=(ids != 1).long(), max_new_tokens=30, **WAYS[way]))
-    assert torch.equal(*told)
+        outputs.append(each.generate(ids, attention_mask=(ids != 1).long(), max_new_tokens=30, **WAYS[way]))
+    assert torch.equal(*outputs)
 
 
 def test_generate_uses_the_native_step(ordinary_calls):
@@ -302,7 +300,7 @@ def test_stopping_criteria_and_streamers(tiny_run, capsys):
 
 
 @pytest.mark.parametrize("prompt", ["Once upon a time", "One day, a little", "The cat", "Tom and his mom went to"])
-def test_a_trained_model_tells_the_same_stories(tiny_run, prompt):
+def test_a_trained_model_generates_the_same_stories(tiny_run, prompt):
     tokenizer = AutoTokenizer.from_pretrained(tiny_run)
     model, fast = pair(AutoModelForCausalLM.from_pretrained(tiny_run))
     ids = tokenizer(prompt, return_tensors="pt").input_ids
@@ -347,7 +345,7 @@ def test_a_cache_that_is_given(ordinary_calls):
     assert ordinary_calls == []
 
 
-def test_a_cache_goes_from_one_to_the_other(ordinary_calls):
+def test_native_and_ordinary_forward_share_a_cache(ordinary_calls):
     model, fast = pair()
     ids = random_ids(2, 12)
     want, _ = logits_of(model, ids, [12])
@@ -368,7 +366,7 @@ def filled(kind, length=5):
     return layer
 
 
-def test_roomy_layers_are_dynamic_layers():
+def test_preallocated_layers_behave_like_dynamic_layers():
     def same(change):
         layers = filled(PreallocatedCacheLayer), filled(DynamicCache().layer_class_to_replicate)
         for layer in layers:
@@ -412,7 +410,7 @@ def test_roomy_layers_are_dynamic_layers():
         same(lambda layer: (layer.crop(2), layer.update(more, more)))
 
 
-def test_gradients_through_an_accelerated_model():
+def test_gradients_through_a_natively_decoded_model():
     model, fast = pair()
     ids = random_ids(2, 8)
     for each in (model, fast):
@@ -460,7 +458,7 @@ def test_weights_that_change_are_seen(weights, ordinary_calls):
     check()
 
 
-def test_what_is_put_into_the_model_is_not_passed_by(ordinary_calls):
+def test_replaced_and_wrapped_modules_are_respected(ordinary_calls):
     _, fast = pair()
     ids = random_ids(1, 4)
 
@@ -493,18 +491,18 @@ def test_lora(ordinary_calls):
     model, fast = pair()
     ids = random_ids(1, 6)
     settings = peft.LoraConfig(task_type="CAUSAL_LM", target_modules=["q_proj", "v_proj"], init_lora_weights=False)
-    told = []
+    outputs = []
     for each in (model, fast):
         torch.manual_seed(0)
         adapted = peft.get_peft_model(each, settings).eval()
-        told.append(adapted.generate(input_ids=ids, max_new_tokens=12))
-    assert torch.equal(*told)
+        outputs.append(adapted.generate(input_ids=ids, max_new_tokens=12))
+    assert torch.equal(*outputs)
     merged = adapted.merge_and_unload()
     ordinary_calls.clear()
-    assert torch.equal(merged.generate(ids, max_new_tokens=12), told[0]) and ordinary_calls == []
+    assert torch.equal(merged.generate(ids, max_new_tokens=12), outputs[0]) and ordinary_calls == []
 
 
-def test_calls_that_are_the_ordinary_models(ordinary_calls):
+def test_calls_that_use_the_ordinary_model(ordinary_calls):
     model, fast = pair()
     ids = random_ids(1, 5)
 
@@ -540,7 +538,7 @@ def test_calls_that_are_the_ordinary_models(ordinary_calls):
 # ---- the model stays itself
 
 
-def test_a_copy_a_pickle_and_a_folder_are_the_ordinary_model(tmp_path):
+def test_a_copy_a_pickle_and_a_saved_folder_are_the_ordinary_model(tmp_path):
     model, fast = pair()
     assert isinstance(fast, TinyLlamaForCausalLM) and type(fast).__name__ == "TinyLlamaForCausalLM"
     twin = copy.deepcopy(fast)
@@ -559,7 +557,7 @@ def test_a_copy_a_pickle_and_a_folder_are_the_ordinary_model(tmp_path):
     assert all(torch.equal(a, b) for a, b in zip(loaded.parameters(), model.parameters(), strict=True))
 
 
-def test_decelerate(ordinary_calls):
+def test_undo_native_decoding(ordinary_calls):
     model, fast = pair()
     ordinary_calls.clear()
     assert undo_native_decoding(fast) is fast and type(fast) is TinyLlamaForCausalLM and "_engine" not in vars(fast)
@@ -569,7 +567,7 @@ def test_decelerate(ordinary_calls):
     assert use_native_decoding(use_native_decoding(fast), "int8")._engine.weights == "int8"
 
 
-def test_weights_that_are_given_other_memory_stay_what_they_are(tmp_path):
+def test_moved_weights_keep_their_values(tmp_path):
     """Loaded weights are a file mapped into memory, which has no large pages."""
     large = {"vocab_size": 10_000, "hidden_size": 256, "num_attention_heads": 4, "num_key_value_heads": 4}
     tiny_model(**large).save_pretrained(tmp_path)
@@ -595,7 +593,7 @@ def test_weights_that_are_given_other_memory_stay_what_they_are(tmp_path):
     assert not torch.equal(model.lm_head.weight, before["lm_head.weight"])
 
 
-def test_weights_that_processes_share_stay_shared():
+def test_weights_shared_between_processes_stay_shared():
     model = tiny_model(vocab_size=10_000, hidden_size=256, num_attention_heads=4, num_key_value_heads=4)
     model.share_memory()
     places = [parameter.data_ptr() for parameter in model.parameters()]
@@ -613,7 +611,7 @@ def test_weights_that_processes_share_stay_shared():
         (lambda model: nn.Linear(2, 2), "Linear is not"),
     ],
 )
-def test_what_cannot_be_accelerated_stays_and_one_line_says_why(change, reason, caplog):
+def test_an_unsupported_model_stays_ordinary_and_one_line_says_why(change, reason, caplog):
     model = change(tiny_model())
     with caplog.at_level(logging.WARNING):
         assert use_native_decoding(model) is model
@@ -622,7 +620,7 @@ def test_what_cannot_be_accelerated_stays_and_one_line_says_why(change, reason, 
     assert use_native_decoding(model, warn=False) is model and not caplog.records
 
 
-def test_code_that_computes_something_else_under_the_same_names(caplog):
+def test_remote_code_that_computes_something_else_is_detected(caplog):
     """As may come with a checkpoint."""
     model = tiny_model()
 
@@ -637,7 +635,7 @@ def test_code_that_computes_something_else_under_the_same_names(caplog):
     assert [module.training for module in model.modules()] == modes
 
 
-def test_shapes_that_cannot_be_accelerated(caplog):
+def test_unsupported_shapes(caplog):
     for changes, reason in (({"attention_bias": True}, "bias"), ({"mlp_bias": True}, "bias"),
                             ({"hidden_act": "gelu"}, "gelu")):  # fmt: skip
         caplog.clear()
@@ -656,10 +654,10 @@ def test_two_threads_generate_at_once():
     want = [model.generate(ids, max_new_tokens=25, eos_token_id=None, pad_token_id=1) for ids in prompts]
     got = [None] * 6
 
-    def tell(index):
+    def generate(index):
         got[index] = fast.generate(prompts[index], max_new_tokens=25, eos_token_id=None, pad_token_id=1)
 
-    workers = [threading.Thread(target=tell, args=(index,)) for index in range(6)]
+    workers = [threading.Thread(target=generate, args=(index,)) for index in range(6)]
     for worker in workers:
         worker.start()
     for worker in workers:
@@ -673,12 +671,12 @@ def test_after_a_fork(threads):
     ids = random_ids(2, 6)
     want = fast.generate(ids, max_new_tokens=10)
 
-    def tell(connection):
+    def generate(connection):
         torch.set_num_threads(threads)
         connection.send(fast.generate(ids, max_new_tokens=10).tolist())
 
     ours, theirs = multiprocessing.get_context("fork").Pipe()
-    child = multiprocessing.get_context("fork").Process(target=tell, args=(theirs,))
+    child = multiprocessing.get_context("fork").Process(target=generate, args=(theirs,))
     child.start()
     assert ours.poll(60)
     assert ours.recv() == want.tolist()
@@ -687,40 +685,10 @@ def test_after_a_fork(threads):
     assert torch.equal(fast.generate(ids, max_new_tokens=10), want)
 
 
-# ---- top-p
-
-
-def test_top_p_keeps_the_same_tokens():
-    generator = torch.Generator().manual_seed(0)
-    for number in range(120):
-        scores = torch.randn(6, (96, 1000, 10_007)[number % 3], generator=generator) * (0.1, 1, 4, 30)[number % 4]
-        if number % 5 == 0:
-            scores = scores.round()  # ties
-        if number % 7 == 0:
-            scores[scores < scores.topk(50).values[:, -1:]] = -torch.inf
-        if number == 50:
-            scores[1, 3], scores[2, 3], scores[3] = torch.nan, torch.inf, -torch.inf
-        for top_p in (0.0, 0.1, 0.5, 0.9, 0.95, 0.999):
-            for least in (1, 2):
-                theirs = TopPLogitsWarper(top_p, min_tokens_to_keep=least)
-                ours = NativeTopPWarper.of(theirs)
-                want = theirs(None, scores)
-                assert torch.equal(ours(None, scores).nan_to_num(7.0), want.nan_to_num(7.0))
-
-
-def test_top_p_seldom_needs_torch(monkeypatch):
-    """Otherwise it would be slow, and nobody would see it."""
-    rows = []
-    monkeypatch.setattr(TopPLogitsWarper, "__call__", lambda self, ids, scores: rows.append(len(scores)) or scores)
-    scores = 3 * torch.randn(500, 4096, generator=torch.Generator().manual_seed(0))
-    NativeTopPWarper(0.95)(None, scores)
-    assert sum(rows) < 25
-
-
 # ---- where it is used
 
 
-def test_stories_are_told_fast_and_the_model_is_left_as_it_was(tiny_run, ordinary_calls):
+def test_stories_are_generated_natively_and_the_model_is_restored(tiny_run, ordinary_calls):
     from tinystories.generation.batch import generate_stories
     from tinystories.generation.generate import generate_story
     from tinystories.runs.loading import load_model
@@ -729,10 +697,10 @@ def test_stories_are_told_fast_and_the_model_is_left_as_it_was(tiny_run, ordinar
     model.to("cpu")
     ordinary_calls.clear()
     story = generate_story(model, tokenizer, "Once upon a time", preset="balanced", seed=1, max_new_tokens=20)
-    told = generate_stories(model, tokenizer, ["Once upon a time", "One day"], preset="greedy", max_new_tokens=9,
+    outputs = generate_stories(model, tokenizer, ["Once upon a time", "One day"], preset="greedy", max_new_tokens=9,
                         progress=False)  # fmt: skip
     assert ordinary_calls == [4] and type(model) is TinyLlamaForCausalLM  # both agree, as was seen once
-    assert story.startswith("Once upon a time") and len(told) == 2
+    assert story.startswith("Once upon a time") and len(outputs) == 2
     fast = use_native_decoding(model)
     generate_story(fast, tokenizer, "Once", preset="greedy", max_new_tokens=5)
     assert fast._engine is not None
@@ -745,14 +713,14 @@ def test_int8_weights_are_an_option(tiny_run, tmp_path, capsys):
 
     command = ["generate", str(tiny_run), "Once upon a time", "--preset", "greedy", "--max-new-tokens", "12"]
     assert main([*command, "--dtype", "int8"]) == 0
-    told = capsys.readouterr().out.strip()
+    outputs = capsys.readouterr().out.strip()
     model, tokenizer = load_model(str(tiny_run), "int8")
     assert model._engine.weights == "int8"
-    assert told == generate_story(model, tokenizer, "Once upon a time", preset="greedy", max_new_tokens=12)
+    assert outputs == generate_story(model, tokenizer, "Once upon a time", preset="greedy", max_new_tokens=12)
 
     model, tokenizer = load_model(str(tiny_run))
     for each in (model.to(torch.bfloat16), tokenizer):
         each.save_pretrained(tmp_path)
     command[1] = str(tmp_path)
     assert main([*command, "--dtype", "int8"]) == 2 and "bfloat16, not float32" in capsys.readouterr().err
-    assert main([*command, "--dtype", "int4"]) == 2 and "--dtype is int8" in capsys.readouterr().err
+    assert main([*command, "--dtype", "int4"]) == 2 and "--dtype int4 is not supported" in capsys.readouterr().err

@@ -66,7 +66,7 @@ def run(code: str, *arguments: str, **environment: str) -> subprocess.CompletedP
     )
 
 
-def test_compiled_once_and_kept(cache, compiler, monkeypatch):
+def test_the_library_is_compiled_once_and_cached(cache, compiler, monkeypatch):
     first = build.library()
     assert build.library() is first and compiler() == 1
     again(monkeypatch)
@@ -97,7 +97,7 @@ def test_a_damaged_library_is_built_again(damage, cache, compiler, monkeypatch):
     assert compiler() == 2
 
 
-def test_another_processor_or_source_has_a_library_of_its_own(monkeypatch, tmp_path):
+def test_another_processor_or_source_has_its_own_library(monkeypatch, tmp_path):
     keys = {build._key()}
     monkeypatch.setattr(build, "_processor", lambda: "another")
     keys.add(build._key())
@@ -110,7 +110,7 @@ def test_another_processor_or_source_has_a_library_of_its_own(monkeypatch, tmp_p
     assert len(keys) == 4
 
 
-def test_two_processes_may_build_at_once(cache):
+def test_two_processes_can_build_at_once(cache):
     processes = [
         subprocess.Popen([sys.executable, "-c", LOAD], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         for _ in range(2)
@@ -121,7 +121,7 @@ def test_two_processes_may_build_at_once(cache):
     assert sorted(files_in(cache)) == ["step.sha256", "step.so"]
 
 
-def test_where_nothing_can_be_kept_it_is_built_for_the_process(tmp_path, monkeypatch, compiler):
+def test_without_a_writable_cache_it_is_built_for_the_process(tmp_path, monkeypatch, compiler):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     assert build.library().tinystories_padding() > 0
@@ -141,7 +141,7 @@ def test_a_relative_cache_folder_is_ignored(monkeypatch):
         ("false", "cannot compile the native step: exit status 1"),
     ],
 )
-def test_why_there_is_no_native_step_is_told(compiler, reason, tmp_path, monkeypatch):
+def test_the_reason_for_no_native_step_is_reported(compiler, reason, tmp_path, monkeypatch):
     (tmp_path / "bin").mkdir()
     shutil.copy(shutil.which("false"), tmp_path / "bin" / "false")
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
@@ -161,7 +161,7 @@ def test_without_a_compiler_the_model_stays_ordinary(tmp_path):
     assert result.stdout.strip().endswith(str(want))
 
 
-def test_what_the_compiler_complains_of_is_told(tmp_path, monkeypatch):
+def test_the_compilers_error_is_reported(tmp_path, monkeypatch):
     broken = tmp_path / "step.c"
     broken.write_text("int tinystories_step(void) { return nothing_there; }")
     monkeypatch.setattr(build, "SOURCES", [broken])
@@ -175,7 +175,7 @@ def test_a_long_compilation_is_announced(monkeypatch, capsys, compiler):
     assert capsys.readouterr().err.count("\n") == 1
 
 
-def test_a_short_one_is_not(monkeypatch, capsys, compiler):
+def test_a_short_compilation_is_not_announced(monkeypatch, capsys, compiler):
     monkeypatch.setattr(build, "PATIENCE", 60.0)
     build.library()
     assert capsys.readouterr().err == ""

@@ -1,4 +1,4 @@
-"""Prompts never end with a token that ends a document, whatever the tokenizer appends by itself."""
+"""Prompts never end with EOS, whatever the tokenizer appends."""
 
 import json
 import shutil
@@ -40,7 +40,7 @@ def appending(tiny_run, tmp_path):
     ("single", "front", "behind"),
     [("$A", 0, 0), (f"{END} $A", 1, 0), (f"$A {END}", 0, 1), (f"{END} $A {END}", 1, 1)],
 )
-def test_the_prompt_keeps_its_front_and_loses_its_end(single, front, behind):
+def test_a_prompt_keeps_bos_and_loses_eos(single, front, behind):
     tokenizer = train_bpe([PROMPT] * 3, 262, progress=False)
     tokenizer.backend_tokenizer.post_processor = template(single)
     bare = tokenizer(PROMPT, add_special_tokens=False)["input_ids"]
@@ -51,7 +51,7 @@ def test_the_prompt_keeps_its_front_and_loses_its_end(single, front, behind):
     assert tokenizer(PROMPT)["input_ids"] == [0] * front + bare
 
 
-def test_an_end_that_stands_in_the_prompt_itself_is_removed():
+def test_eos_written_in_the_prompt_is_removed():
     tokenizer = train_bpe([PROMPT] * 3, 262, progress=False)
     assert encode_prompt(tokenizer, PROMPT + END + END) == encode_prompt(tokenizer, PROMPT)
     assert encode_prompt(tokenizer, "") == [0]
@@ -65,7 +65,7 @@ def test_an_empty_prompt_without_a_start_token_is_refused():
         encode_prompt(tokenizer, "")
 
 
-def test_a_tokenizer_that_appends_the_end_changes_no_story(appending, tiny_run):
+def test_a_tokenizer_that_appends_eos_changes_no_story(appending, tiny_run):
     model, tokenizer = load_model(str(tiny_run))
     framed = AutoTokenizer.from_pretrained(appending)
     expected = generate_story(model, tokenizer, PROMPT, preset="greedy", max_new_tokens=30)
@@ -77,14 +77,14 @@ def test_a_tokenizer_that_appends_the_end_changes_no_story(appending, tiny_run):
     assert start_tokens(model, framed) == start_tokens(model, tokenizer)
 
 
-def test_a_loaded_tokenizer_is_saved_without_the_appended_end(appending, tmp_path):
+def test_a_loaded_tokenizer_is_saved_without_the_appended_eos(appending, tmp_path):
     load_tokenizer(str(appending)).save_pretrained(tmp_path / "saved")
     ids = AutoTokenizer.from_pretrained(tmp_path / "saved")(PROMPT)["input_ids"]
     assert ids[0] == 0 and ids[-1] != 0
     assert load_tokenizer(str(appending), as_saved=True)(PROMPT)["input_ids"][-1] == 0
 
 
-def test_training_with_such_a_tokenizer_saves_one_that_leaves_prompts_open(appending, tiny_recipe):
+def test_training_with_such_a_tokenizer_saves_one_that_does_not_append_eos(appending, tiny_recipe):
     from tinystories.commands.train import train
 
     folder = train(tiny_recipe(tokenizer=appending, max_steps=2, eval_steps=2))
@@ -92,7 +92,7 @@ def test_training_with_such_a_tokenizer_saves_one_that_leaves_prompts_open(appen
     assert ids[0] == 0 and ids[-1] != 0
 
 
-def test_doctor_names_the_appended_end(appending, capsys):
+def test_doctor_reports_the_appended_eos(appending, capsys):
     from tinystories.cli import main
 
     assert main(["doctor", str(appending), "--quick", "--json", "--limit", "50"]) == 1
@@ -102,7 +102,7 @@ def test_doctor_names_the_appended_end(appending, capsys):
 
 
 def llama2_backend():
-    """Laid out as Llama 2 is: byte fallback, and a space as a letter of its own."""
+    """Like Llama 2: byte fallback, and the space as a character of its own."""
     backend = Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>"))
     backend.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
     backend.decoder = decoders.Sequence(
@@ -133,13 +133,13 @@ def llama2_with_a_switch():
 
 @pytest.mark.parametrize("make", [llama2_with_a_template, llama2_with_a_switch])
 @pytest.mark.parametrize("stated", [False, True])
-def test_tokenizers_as_llama_2_has_them(make, stated, tmp_path):
+def test_tokenizers_like_that_of_llama_2(make, stated, tmp_path):
     tokenizer = make()
     ids = tokenizer(PROMPT)["input_ids"]
     assert ids[0] == 1 and ids[-1] == 2
     assert encode_prompt(tokenizer, PROMPT) == ids[:-1]
     tokenizer.save_pretrained(tmp_path / "theirs")
-    if stated:  # as many repositories on the Hub do, and then the class builds its template anew
+    if stated:  # as in many repositories on the Hub; the class then builds its template again
         config = tmp_path / "theirs" / "tokenizer_config.json"
         config.write_text(json.dumps(json.loads(config.read_text()) | {"add_bos_token": True, "add_eos_token": True}))
     loaded = load_tokenizer(str(tmp_path / "theirs"))
@@ -150,20 +150,21 @@ def test_tokenizers_as_llama_2_has_them(make, stated, tmp_path):
 
 
 def test_the_server_and_llama_cpp_read_the_same_prompt(appending, tiny_run):
-    """Both from the folder as it was saved, whose tokenizer appends the end."""
+    """Both read the folder as it was saved, whose tokenizer appends EOS."""
     from types import SimpleNamespace
 
-    from tinystories.generation.llamacpp import _prompt_ids
+    from tinystories.generation.llamacpp import prompt_ids
     from tinystories.serving.served_model import Teller
 
     framed = AutoTokenizer.from_pretrained(appending)
     expected = framed(PROMPT)["input_ids"][:-1]
     engine = SimpleNamespace(tokenizer=framed)
-    assert Teller(engine, None, "framed").read(PROMPT) == expected == _prompt_ids(appending, PROMPT)
+    config = json.loads((appending / "config.json").read_text())
+    assert Teller(engine, None, "framed").read(PROMPT) == expected == prompt_ids(appending, config, PROMPT)
     assert load_tokenizer(str(tiny_run))(PROMPT)["input_ids"] == expected
 
 
-def test_a_release_of_such_a_run_is_published_with_open_prompts(appending, tmp_path):
+def test_a_release_of_such_a_run_does_not_append_eos(appending, tmp_path):
     from tinystories.hub.release import build_release, check_releases
 
     release = build_release(appending, tmp_path / "release", "ada/framed")

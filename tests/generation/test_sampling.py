@@ -13,7 +13,7 @@ from transformers import (
 from tinystories.generation import sampling
 from tinystories.generation.generate import preset_config, temporary_generation_config
 from tinystories.generation.presets import GREEDY, PRESETS, SamplingSettings
-from tinystories.generation.sampling import Sampler
+from tinystories.generation.sampling import NativeTopPWarper, Sampler
 from tinystories.runs.loading import load_model
 from tinystories.utils.errors import UserError
 
@@ -163,3 +163,20 @@ def test_settings_of_presets_and_generation_configs():
     assert own == SamplingSettings(temperature=0.3, top_k=50, top_p=1.0, repetition_penalty=1.0)
     assert SamplingSettings.from_generation_config({}) == SamplingSettings.from_preset("balanced")
     assert own.replace(top_k=0, top_p=None) == SamplingSettings(temperature=0.3, top_k=0)
+
+
+def test_native_top_p_keeps_the_tokens_of_transformers():
+    generator = torch.Generator().manual_seed(0)
+    for number in range(120):
+        scores = torch.randn(6, (96, 1000, 10_007)[number % 3], generator=generator) * (0.1, 1, 4, 30)[number % 4]
+        if number % 5 == 0:
+            scores = scores.round()  # ties
+        if number % 7 == 0:
+            scores[scores < scores.topk(50).values[:, -1:]] = -torch.inf
+        if number == 50:
+            scores[1, 3], scores[2, 3], scores[3] = torch.nan, torch.inf, -torch.inf
+        for top_p in (0.0, 0.1, 0.5, 0.9, 0.95, 0.999):
+            for least in (1, 2):
+                theirs = TopPLogitsWarper(top_p, min_tokens_to_keep=least)
+                want = theirs(None, scores)
+                assert torch.equal(NativeTopPWarper.of(theirs)(None, scores).nan_to_num(7.0), want.nan_to_num(7.0))

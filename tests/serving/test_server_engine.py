@@ -10,18 +10,17 @@ from functools import partial
 import pytest
 import torch
 from helpers import random_ids, sharpen, tiny_model
-from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
-from tinystories.generation.generate import generate_story, preset_config, temporary_generation_config
+from tinystories.generation.generate import generate_story
 from tinystories.generation.native import use_native_decoding
 from tinystories.generation.presets import GREEDY, PRESETS
 from tinystories.runs.loading import load_model
 from tinystories.serving import batch as batches
-from tinystories.serving import sampling
 from tinystories.serving.batch import StoryBatch
 from tinystories.serving.detokenizer import StoryText, token_name
 from tinystories.serving.engine import Engine, Finished, Order, Refused
-from tinystories.serving.sampling import Sampler, Sampling, unserved
+from tinystories.serving.sampling import Sampling
 from tinystories.serving.settings import Settings, read_settings
 from tinystories.utils.errors import UserError
 

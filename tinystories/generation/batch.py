@@ -1,15 +1,11 @@
-"""Many stories at once, to judge a model by: a list of beginnings, and how each of them goes on.
+"""Generate many stories at once, for evaluation.
 
-Design decisions
-- **Any causal model of transformers, with its tokenizer.** Nothing of either is changed: no pad token is set, no
-  padding side, no generation config; random state and training mode afterwards are those before.
-- **Padding that leaves no trace.** Rows are padded on the left, since a decoder writes on from the right edge, with
-  the row's own first token, masked. So no pad token is needed, and what reads ids without the mask, as a penalty on
-  repetition may, meets no token that is not in the story; the usual stand-in is the end of text.
-- **What the model wrote, and no more.** The text is not post-processed, the preset is all that decides how it is
-  sampled, and a story that did not end by itself says so.
-- **One budget for all.** By default each story may be as long as the context leaves after the longest of the prompts,
-  so that a story's length does not depend on its neighbours in the batch.
+- Works with any causal model of transformers and its tokenizer, and changes neither: no pad token or padding side is
+  set; random state and training mode are restored.
+- Rows are padded on the left with their own first token, masked. So no pad token is needed, and a repetition penalty,
+  which ignores the mask, counts no token that is not in the story.
+- By default each story may fill the context that remains after the longest prompt, so that its length does not depend
+  on the other stories of its batch.
 """
 
 import sys
@@ -23,16 +19,15 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ..utils.errors import UserError
 from ..utils.random_state import preserved_random_state
 from .generate import eos_token_ids, preset_config, temporary_generation_config
-from .presets import check_preset
+from .presets import check_preset, resolve_max_new_tokens
 from .prompts import encode_prompt
 
 
-# An article follows these nearly always (in 16,054 TinyStories after "a time there was" in 100 % of the places, after
-# "cat found" in 91 %), so that an article there says nothing of the model. After "wanted to play with" it is 34 %,
-# after the last words of each of the others at most 11 %.
+# Prompts that an article follows nearly always, in any text: in 16,054 TinyStories in 100 % of places after "a time
+# there was" and in 91 % after "cat found". After "wanted to play with" it is 34 %, after the others at most 11 %.
 ARTICLE_FOLLOWS = ("Once upon a time there was", "The happy cat found")
 
-# The first five are those that the first model of this kind was judged by; the others are ours.
+# The first five are those that karthyick/llm_tinystories was judged by.
 PROMPTS = [
     "Once upon a time there was",
     "One day, a little girl named Lily",
@@ -75,13 +70,12 @@ PROMPTS = [
 
 @dataclass(frozen=True)
 class GeneratedStory:
-    """A story that a model told.
-
+    """
     Attributes:
-        prompt: its beginning, as given.
-        text: the whole story, which begins with the prompt.
-        ended: whether it ended by itself; otherwise it was cut at its number of tokens.
-        new_tokens: tokens after the prompt, the end of text not counted.
+        prompt: as given.
+        text: prompt and completion, not post-processed.
+        ended: whether the story ended with EOS; otherwise it was cut off at `max_new_tokens`.
+        new_tokens: tokens of the completion, EOS excluded.
     """
 
     prompt: str
@@ -91,7 +85,6 @@ class GeneratedStory:
 
     @property
     def completion(self) -> str:
-        """What follows the prompt."""
         return self.text[len(self.prompt) :]
 
 
@@ -106,21 +99,19 @@ def generate_stories(
     batch_size: int = 16,
     progress: bool = True,
 ) -> list[GeneratedStory]:
-    """Continue each of `prompts` once; to tell several stories from one beginning, give it several times.
+    """One completion of each of `prompts`.
 
-    The same seed tells the same stories on the same machine, for the same prompts in the same order and the same
-    `batch_size`: a batch draws its random numbers together, so another size tells other stories. "greedy" draws none,
-    and there another batch size only changes the last bits of the logits.
+    The same seed generates the same stories on the same machine, for the same prompts and `batch_size`: a batch shares
+    its random numbers. Greedy stories differ between batch sizes only by the rounding of logits.
 
     Args:
         preset: one of `PRESETS`, or "greedy".
-        max_new_tokens: at most so many a story; by default as many as the context leaves after the longest prompt.
-        batch_size: stories told at once; more of them take more memory and less time each.
-        progress: whether to draw a bar, on stderr.
+        max_new_tokens: by default the remaining context length after the longest prompt.
+        progress: whether to show a progress bar on stderr.
 
     Raises:
         UserError: for an unknown preset, a prompt that fills the context or has no tokens, and a `max_new_tokens` that
-            asks for more than there is room for, or that is missing for a model without a limit to its context.
+            exceeds the remaining context length, or is missing for a model without a context length.
     """
     check_preset(preset)
     if batch_size < 1:
@@ -128,15 +119,25 @@ def generate_stories(
     rows = [encode_prompt(tokenizer, prompt) for prompt in prompts]
     if not rows:
         return []
-    config = preset_config(preset, tokenizer, _budget(model, rows, prompts, max_new_tokens))
-    stops = eos_token_ids(model, tokenizer)
-    config.eos_token_id = stops or None
+    context = getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None)
+    if context is not None:
+        longest, prompt = max(zip(map(len, rows), prompts, strict=True))
+        if longest >= context:
+            raise UserError(
+                f"A prompt is {longest} tokens long, but the model's context is {context}: shorten {prompt[:40]!r}..."
+            )
+        max_new_tokens = resolve_max_new_tokens(context, longest, max_new_tokens)
+    elif max_new_tokens is None:
+        raise UserError("This model's config has no context length: give `max_new_tokens`.")
+    config = preset_config(preset, tokenizer, max_new_tokens)
+    ends = eos_token_ids(model, tokenizer)
+    config.eos_token_id = ends or None
     if config.pad_token_id is None:
-        config.pad_token_id = stops[0] if stops else None
-    told = []
+        config.pad_token_id = ends[0] if ends else None
+    stories = []
     bar = tqdm(
         total=len(rows),
-        desc=f"telling stories ({preset})",
+        desc=f"generating stories ({preset})",
         unit=" stories",
         mininterval=0.2 if sys.stderr.isatty() else 30.0,
         disable=not progress,
@@ -145,54 +146,31 @@ def generate_stories(
         torch.manual_seed(seed)
         for start in range(0, len(rows), batch_size):
             batch = rows[start : start + batch_size]
-            written = model.generate(**_padded(batch, model.device), generation_config=config)
+            output = model.generate(**_left_padded(batch, model.device), generation_config=config)
             longest = max(map(len, batch))
-            for prompt, ids, new in zip(prompts[start:], batch, written[:, longest:].tolist(), strict=False):
-                told.append(_told(tokenizer, prompt, ids, new, stops))
+            for prompt, ids, new in zip(prompts[start:], batch, output[:, longest:].tolist(), strict=False):
+                stories.append(_story(tokenizer, prompt, ids, new, ends))
             bar.update(len(batch))
-    return told
+    return stories
 
 
-def _budget(model: PreTrainedModel, rows: list[list[int]], prompts: Sequence[str], max_new_tokens: int | None) -> int:
-    """Tokens that each story may have after its prompt."""
-    if max_new_tokens is not None and max_new_tokens < 1:
-        raise UserError(f"`max_new_tokens` must be at least 1, but is {max_new_tokens}.")
-    context = getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None)
-    if context is None:
-        if max_new_tokens is None:
-            raise UserError("This model's config names no longest context: say how long stories may be, in tokens.")
-        return max_new_tokens
-    longest, prompt = max(zip(map(len, rows), prompts, strict=True))
-    room = context - longest
-    if room < 1:
-        raise UserError(
-            f"A prompt is {longest} tokens long, but the model's context is {context}: shorten {prompt[:40]!r}..."
-        )
-    if max_new_tokens is not None and max_new_tokens > room:
-        raise UserError(
-            f"The context is {context} tokens and the longest prompt takes {longest}: `max_new_tokens` can be at most "
-            f"{room}."
-        )
-    return max_new_tokens or room
-
-
-def _padded(batch: list[list[int]], device: torch.device) -> dict[str, torch.Tensor]:
-    """`input_ids` and `attention_mask` `[batch, longest]`, each row filled on the left with its own first token."""
+def _left_padded(batch: list[list[int]], device: torch.device) -> dict[str, torch.Tensor]:
+    """`input_ids` and `attention_mask` `[batch, longest]`, each row padded with its own first token."""
     longest = max(map(len, batch))
     ids = [[row[0]] * (longest - len(row)) + row for row in batch]
     mask = [[0] * (longest - len(row)) + [1] * len(row) for row in batch]
     return {"input_ids": torch.tensor(ids, device=device), "attention_mask": torch.tensor(mask, device=device)}
 
 
-def _told(
-    tokenizer: PreTrainedTokenizerBase, prompt: str, ids: list[int], new: list[int], stops: list[int]
+def _story(
+    tokenizer: PreTrainedTokenizerBase, prompt: str, ids: list[int], new: list[int], ends: list[int]
 ) -> GeneratedStory:
-    end = next((place for place, index in enumerate(new) if index in stops), None)
+    end = next((place for place, token in enumerate(new) if token in ends), None)
     new = new[:end]
-    whole, head, tail = (
+    text, head, tail = (
         tokenizer.decode(part, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         for part in (ids + new, ids, new)
     )
-    # Some tokenizers leave out a space at the beginning of what they decode, so the end is taken from the whole.
-    completion = whole[len(head) :] if whole.startswith(head) else tail
+    # Some tokenizers drop a leading space, so the completion is taken from the decoded whole.
+    completion = text[len(head) :] if text.startswith(head) else tail
     return GeneratedStory(prompt=prompt, text=prompt + completion, ended=end is not None, new_tokens=len(new))

@@ -1,20 +1,11 @@
-"""How a story is told: loading a model, named decoding presets, streaming to the terminal, and mending a story's look.
-
-`storytelling.py` tells many stories at once, for evaluation.
-"""
+"""Generate one story with a model of transformers: sampling presets, streaming, native decoding where possible."""
 
 import copy
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
-from transformers import (
-    GenerationConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-    TextStreamer,
-    set_seed,
-)
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase, TextStreamer, set_seed
 
 from .native import native_decoding
 from .presets import GREEDY, MIN_TEMPERATURE, PRESETS, check_sampling, resolve_max_new_tokens
@@ -22,7 +13,7 @@ from .prompts import encode_prompt
 
 
 def preset_config(preset: str, tokenizer: PreTrainedTokenizerBase, max_new_tokens: int) -> GenerationConfig:
-    """The `GenerationConfig` of a preset or of "greedy". A story ends by itself or after `max_new_tokens`."""
+    """The `GenerationConfig` of a preset or of "greedy"."""
     return GenerationConfig(
         do_sample=preset != GREEDY,
         **PRESETS.get(preset, {}),
@@ -34,18 +25,18 @@ def preset_config(preset: str, tokenizer: PreTrainedTokenizerBase, max_new_token
 
 
 def eos_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Every id that ends a story: the tokenizer's, and those of the model's own generation config."""
-    of_model = model.generation_config.eos_token_id
-    candidates = [tokenizer.eos_token_id, *(of_model if isinstance(of_model, list) else [of_model])]
-    return sorted({index for index in candidates if index is not None})
+    """Every id that ends a story: that of the tokenizer and those of the model's generation config."""
+    own = model.generation_config.eos_token_id
+    ids = {tokenizer.eos_token_id, *(own if isinstance(own, list) else [own])}
+    return sorted(ids - {None})
 
 
 @contextmanager
 def temporary_generation_config(model: PreTrainedModel, config: GenerationConfig) -> Iterator[None]:
-    """Within the block the model is in evaluation mode, fast where it can be, and `config` is its own; afterwards all
-    is as it was.
+    """Within the block: evaluation mode, native decoding where possible, and `config` as the model's own config.
 
-    `generate` fills what its config leaves open from the model's own: a greedy story would take its penalty.
+    `generate` takes what its config leaves open from the model's own, which would add a repetition penalty to greedy
+    decoding.
     """
     modes = [(module, module.training) for module in model.modules()]
     own = model.generation_config
@@ -74,27 +65,27 @@ def generate_story(
     """Generate a completion of `prompt` and return both; with `stream`, print the text as it is generated.
 
     Args:
-        preset: sampling settings by name; by default those of the model's own `generation_config.json`, or "balanced"
-            where that does not sample.
-        sampling: what replaces some of them: `temperature` (0 is greedy decoding), `top_k`, `top_p` and
-            `repetition_penalty`.
-        max_new_tokens: at most so many; by default the remaining context length.
+        preset: sampling settings by name; by default those of the model's `generation_config.json`, or "balanced"
+            where it does not sample.
+        sampling: overrides of `temperature` (0 is greedy decoding), `top_k`, `top_p` and `repetition_penalty`.
+        max_new_tokens: by default the remaining context length.
         seed: the same seed generates the same text on the same machine.
 
     Raises:
-        UserError: where the prompt leaves no room in the context, `max_new_tokens` asks for more than there is, or a
+        UserError: where the prompt fills the context, `max_new_tokens` exceeds the remaining context length, or a
             setting is out of range.
     """
-    check_sampling(preset, sampling or {})
+    sampling = sampling or {}
+    check_sampling(preset, sampling)
     ids = torch.tensor([encode_prompt(tokenizer, prompt)], device=model.device)
-    room = resolve_max_new_tokens(model.config.max_position_embeddings, ids.shape[1], max_new_tokens)
+    max_new_tokens = resolve_max_new_tokens(model.config.max_position_embeddings, ids.shape[1], max_new_tokens)
     if preset is None and model.generation_config.do_sample:
         config = copy.deepcopy(model.generation_config)
-        config.max_length, config.max_new_tokens = None, room
+        config.max_length, config.max_new_tokens = None, max_new_tokens
     else:
-        config = preset_config(preset or "balanced", tokenizer, room)
+        config = preset_config(preset or "balanced", tokenizer, max_new_tokens)
         config.eos_token_id = eos_token_ids(model, tokenizer) or None
-    for name, value in (sampling or {}).items():
+    for name, value in sampling.items():
         setattr(config, name, value)
     if config.do_sample and config.temperature is not None and config.temperature < MIN_TEMPERATURE:
         config.do_sample, config.temperature, config.top_k, config.top_p = False, 1.0, 50, 1.0

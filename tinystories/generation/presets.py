@@ -78,7 +78,7 @@ def preset_of(config: Mapping[str, object]) -> str | None:
 
 
 def check_dtype(dtype: str | None) -> None:
-    """Raises `UserError` for weights that `load_model` does not support: "int8", or None for those of the checkpoint."""
+    """Raises `UserError` for weights other than "int8", or None for those of the checkpoint."""
     if dtype not in (None, "int8"):
         raise UserError(
             f"--dtype {dtype} is not supported: use int8 or leave it out. {', '.join(GGUF_DTYPES)} go with "
@@ -97,9 +97,11 @@ def resolve_max_new_tokens(context: int, prompt_tokens: int, max_new_tokens: int
         raise UserError(
             f"The prompt is {prompt_tokens} tokens long, but the model's context is {context}: shorten the prompt."
         )
-    if max_new_tokens is not None and max_new_tokens > remaining:
+    if max_new_tokens is None:
+        return remaining
+    if not 1 <= max_new_tokens <= remaining:
         raise UserError(
-            f"The context is {context} tokens and the prompt takes {prompt_tokens}: --max-new-tokens can be at most "
-            f"{remaining}."
+            f"max_new_tokens must be at least 1 and at most {remaining} (the context is {context} tokens and the "
+            f"prompt takes {prompt_tokens}), but is {max_new_tokens}."
         )
-    return max_new_tokens or remaining
+    return max_new_tokens

@@ -1,8 +1,7 @@
-"""How a prompt becomes tokens, in the one way that everything here uses.
+"""Encoding of prompts.
 
-A prompt begins as a document began in training and stays open: it never ends with a token that ends a document. Many
-tokenizers append one to every text (`<s> $A </s>`, `add_eos_token=True`). A model that reads it has seen the end of
-its document, and what it generates then does not continue the prompt.
+A prompt starts like a document in training and never ends with EOS. Many tokenizers append one to every text
+(`<s> $A </s>`, `add_eos_token=True`); after it, a model does not continue the prompt.
 """
 
 from collections.abc import Callable, Collection
@@ -11,13 +10,13 @@ from ..utils.errors import UserError
 
 
 def encode_prompt(tokenizer, prompt: str) -> list[int]:
-    """Ids of `prompt` behind what the tokenizer puts in front of a text, and with no end-of-text token behind it.
+    """Token ids of `prompt`, with the special tokens that the tokenizer puts before a text, and without EOS.
 
     Args:
         tokenizer: any tokenizer of transformers.
 
     Raises:
-        UserError: where the prompt is empty and this tokenizer has no token to begin with.
+        UserError: where the prompt is empty and the tokenizer has no BOS token.
     """
     return open_prompt(_encoder(tokenizer), prompt, begin=tokenizer.bos_token_id, ends={tokenizer.eos_token_id})
 
@@ -25,11 +24,11 @@ def encode_prompt(tokenizer, prompt: str) -> list[int]:
 def open_prompt(
     encode: Callable[[str, bool], list[int]], prompt: str, *, begin: int | None, ends: Collection[int | None]
 ) -> list[int]:
-    """The same for any tokenizer: `encode(text, with_special_tokens)` gives its ids.
+    """`encode_prompt` for any tokenizer; `encode(text, add_special_tokens)` returns token ids.
 
     Args:
-        begin: stands for an empty prompt that has no token at all.
-        ends: tokens that end a document.
+        begin: BOS, used for a prompt without tokens.
+        ends: EOS tokens.
     """
     front, _ = _added(encode)
     ids = front + list(encode(prompt, False))
@@ -43,18 +42,18 @@ def open_prompt(
 
 
 def added_tokens(tokenizer) -> tuple[list[int], list[int]]:
-    """Ids that the tokenizer puts in front of a text, and behind it."""
+    """Token ids that the tokenizer adds before a text, and after it."""
     return _added(_encoder(tokenizer))
 
 
 def keep_prompts_open(tokenizer, front: list[int] | None = None) -> None:
-    """Change the tokenizer, also as it is saved, so that it puts `front` in front of a text and nothing behind it.
+    """Change the tokenizer, also as it is saved, to add `front` before a text and nothing after it.
 
-    Whoever loads the saved tokenizer then gets the prompts of `encode_prompt` from a plain call, as `pipeline` makes
-    it. A tokenizer that does so already, or has no backend of the `tokenizers` library, stays as it is.
+    A plain call, as in `pipeline`, then encodes prompts like `encode_prompt`. A tokenizer without a backend of the
+    `tokenizers` library stays as it is.
 
     Args:
-        front: ids of special tokens; by default those that it puts there now.
+        front: ids of special tokens; by default those that it adds now.
     """
     from tokenizers import processors
 
@@ -62,9 +61,9 @@ def keep_prompts_open(tokenizer, front: list[int] | None = None) -> None:
     front = before if front is None else front
     if (before, []) == (front, behind) or not hasattr(tokenizer, "backend_tokenizer"):
         return
-    # Where these are stated, the class builds its template from them whenever it is loaded.
-    stated = {"add_bos_token": bool(front), "add_eos_token": False}
-    for name, value in stated.items():
+    # From these, some classes build their template again when they are loaded.
+    options = {"add_bos_token": bool(front), "add_eos_token": False}
+    for name, value in options.items():
         if name in tokenizer.init_kwargs:
             tokenizer.init_kwargs[name] = value
         if hasattr(tokenizer, f"_{name}"):

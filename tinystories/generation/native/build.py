@@ -150,7 +150,7 @@ def _run(command: list[str]) -> tuple[int, str]:
         except subprocess.TimeoutExpired:
             print("Compiling native code for this processor, once ...", file=sys.stderr, flush=True)
             _, complaint = process.communicate()
-    complaints = [line for line in complaint.splitlines() if "error" in line] or complaint.splitlines() or [""]
+    complaints = [line for line in complaint.splitlines() if "error:" in line] or complaint.splitlines() or [""]
     return process.returncode, complaints[0].strip()
 
 

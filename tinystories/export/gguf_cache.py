@@ -1,0 +1,76 @@
+"""The GGUF file of a model, exported once and kept in the cache of Hugging Face.
+
+The cache folder is named by a digest of the files that the export reads, so another checkpoint, tokenizer or preset
+gets another file. Imports neither torch nor transformers until a file has to be written.
+"""
+
+import hashlib
+import sys
+from pathlib import Path
+
+from huggingface_hub import cached_assets_path, snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError
+
+from .. import __version__
+from ..generation.presets import GGUF_DTYPES
+from ..utils.errors import UserError, first_line
+
+
+SOURCES = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json")
+WEIGHTS = ("*.safetensors", "*.safetensors.index.json")
+
+
+def model_folder(path: str) -> Path:
+    """The folder of a model, downloaded where `path` is an id on the Hub.
+
+    Raises:
+        UserError: where there is no such model, or its folder has no config or tokenizer.
+    """
+    folder = Path(path)
+    if not folder.exists() and path.count("/") != 1:
+        raise UserError(f"There is no run folder {path}; `make quickstart` makes runs/quickstart.")
+    if not folder.exists():
+        try:
+            folder = Path(snapshot_download(path, allow_patterns=[*SOURCES, *WEIGHTS], library_name="tinystories"))
+        except (HfHubHTTPError, HFValidationError, HTTPError, OSError) as error:
+            raise UserError(
+                f"There is no folder {path}, and the Hub has no model of that name: {first_line(error)}."
+            ) from None
+    for name in ("config.json", "tokenizer.json"):
+        if not (folder / name).is_file():
+            raise UserError(f"{path} is not a run folder: it has no {name}. Give the folder that training wrote.")
+    return folder
+
+
+def cached_gguf(folder: Path, dtype: str) -> Path:
+    """The model in `folder` as a GGUF file with weights of `dtype`, one of `GGUF_DTYPES`.
+
+    Raises:
+        UserError: for another dtype, and for a model that cannot be exported.
+    """
+    if dtype not in GGUF_DTYPES:
+        raise UserError(f"llama.cpp does not support --dtype {dtype} here: use one of {', '.join(GGUF_DTYPES)}.")
+    file = cached_assets_path("tinystories", namespace="gguf", subfolder=_digest(folder)[:16]) / f"{dtype}.gguf"
+    if not file.is_file():
+        from transformers.utils import logging
+
+        from .gguf import export_gguf
+
+        print(f"writing {file}", file=sys.stderr)
+        logging.disable_progress_bar()
+        try:
+            export_gguf(folder, file, dtype)
+        except UserError:
+            if not file.is_file():  # unless another process has written it
+                raise
+    return file
+
+
+def _digest(folder: Path) -> str:
+    digest = hashlib.sha256(__version__.encode())
+    files = {folder / name for name in SOURCES} | {path for kind in WEIGHTS for path in folder.glob(kind)}
+    for path in sorted(files):
+        if path.is_file():
+            with path.open("rb") as file:
+                digest.update(f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+    return digest.hexdigest()
