@@ -24,7 +24,7 @@ from transformers import (
 
 from tinystories.data.corpus import load_corpus
 from tinystories.training.optimizers import MuonWithAdamW, hidden_matrices
-from tinystories.training.time_limit import STEPS_WITHOUT_END, TimeLimit
+from tinystories.training.time_limit import STEPS_WITHOUT_END, TimeLimitCallback
 from tinystories.utils.console import print_any_character
 from tinystories.utils.hardware import computes_in_bf16
 
@@ -58,7 +58,7 @@ def main() -> None:
     rows = stories.map(blocks, batched=True, num_proc=2, remove_columns=stories.column_names)
     ends = {"bos_token_id": 0, "eos_token_id": 0}
     model = LlamaForCausalLM(LlamaConfig(**contender["shape"], **ends, tie_word_embeddings=True))
-    limit = TimeLimit(options.max_minutes * 60)
+    limit = TimeLimitCallback(options.max_minutes * 60)
 
     def factor(step: int) -> float:
         return min(1.0, (step + 1) / 50, max(0.02, 1 - 0.98 * (limit.progress - 0.3) / 0.7))
@@ -94,11 +94,11 @@ def _optimizer(model, learning_rate: float, muon: bool) -> torch.optim.Optimizer
     matrices = list(hidden_matrices(model).values())
     inside = {id(matrix) for matrix in matrices}
     rest = [weight for weight in model.parameters() if id(weight) not in inside]
-    settings = {"lr": learning_rate, "weight_decay": 0.1, "betas": (0.9, 0.95), "eps": 1e-8}
-    optimizer = MuonWithAdamW(matrices, [{"params": rest, "weight_decay": 0.1}], **settings)
-    optimizer.muon = torch.optim.Muon(matrices, lr=learning_rate, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
-    optimizer.param_groups = [*optimizer.muon.param_groups, *optimizer.adamw.param_groups]
-    return optimizer
+    settings = {"lr": learning_rate, "weight_decay": 0.1}
+    return MuonWithAdamW(
+        torch.optim.Muon(matrices, adjust_lr_fn="match_rms_adamw", **settings),
+        torch.optim.AdamW(rest, betas=(0.9, 0.95), fused=True, **settings),
+    )
 
 
 if __name__ == "__main__":

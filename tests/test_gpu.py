@@ -12,7 +12,7 @@ from modeling_tinyllama import TinyLlamaForCausalLM, TinyLlamaModel
 from tinystories.commands.train import train
 from tinystories.data.corpus import load_corpus
 from tinystories.evaluation.likelihood import bits_per_byte, score_stories
-from tinystories.training.build import training_arguments
+from tinystories.training.arguments import training_arguments
 
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -12,7 +12,7 @@ from tinystories.recipe import (
     recipe_reference,
     save_recipe,
 )
-from tinystories.training.build import training_arguments
+from tinystories.training.arguments import training_arguments
 from tinystories.utils.errors import UserError
 
 

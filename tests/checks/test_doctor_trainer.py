@@ -22,6 +22,7 @@ from tinystories.data.corpus import load_corpus
 from tinystories.data.packing import PackedStories, tokenize_stories
 from tinystories.tokenization import train_bpe
 from tinystories.training import build as training
+from tinystories.training.arguments import training_arguments
 
 
 @pytest.fixture(scope="module")
@@ -104,10 +105,10 @@ def test_the_trainer_of_a_recipe_is_healthy(tiny_recipe):
     recipe = tiny_recipe(max_stories=60, max_length=512, gradient_accumulation_steps=2)
     corpus = load_corpus("sample", max_stories=60, max_validation_stories=10)
     tokenizer = train_bpe(corpus.train["text"][:], 600, progress=False)
-    arguments = training.training_arguments(recipe)
+    arguments = training_arguments(recipe)
     rows, held_out = training.pack_corpus(corpus, tokenizer, recipe, 0)
     network = TinyLlamaForCausalLM(training.model_config(recipe, tokenizer))
-    trainer = training.story_trainer(recipe, arguments, network, tokenizer, rows, held_out)
+    trainer = training.build_trainer(recipe, arguments, network, tokenizer, rows, held_out)
     found = by_check(check_trainer(trainer))
     assert not errors(found.values())
     for check in PROVEN | LEAKS | {"gradient accumulation"}:
@@ -120,7 +121,7 @@ def test_weighted_articles_are_a_note_and_no_fault(tiny_recipe):
     tokenizer = train_bpe(corpus.train["text"][:], 600, progress=False)
     rows, held_out = training.pack_corpus(corpus, tokenizer, recipe, 0)
     network = TinyLlamaForCausalLM(training.model_config(recipe, tokenizer))
-    trainer = training.story_trainer(recipe, training.training_arguments(recipe), network, tokenizer, rows, held_out)
+    trainer = training.build_trainer(recipe, training_arguments(recipe), network, tokenizer, rows, held_out)
     found = by_check(check_trainer(trainer))
     assert found["loss"].status == "note" and "1.5" in found["loss"].evidence
     assert found["next token"].status == "ok" and not errors(found.values())
@@ -423,7 +424,7 @@ def test_a_stream_is_checked_and_begins_again(tiny_recipe):
     tokenizer = train_bpe((story["text"] for story in corpus.train), 600, progress=False)
     rows, held_out = training.pack_corpus(corpus, tokenizer, recipe, 0)
     network = TinyLlamaForCausalLM(training.model_config(recipe, tokenizer))
-    trainer = training.story_trainer(recipe, training.training_arguments(recipe), network, tokenizer, rows, held_out)
+    trainer = training.build_trainer(recipe, training_arguments(recipe), network, tokenizer, rows, held_out)
     first = next(iter(rows))["input_ids"]
     found = by_check(check_trainer(trainer))
     assert not errors(found.values()) and found["leak between stories (train mode)"].status == "ok"

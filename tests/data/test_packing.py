@@ -18,7 +18,7 @@ from tinystories.data.packing import (
 )
 from tinystories.evaluation.token_classes import TokenClassifier
 from tinystories.tokenization import train_bpe
-from tinystories.training.trainer import story_metrics, token_losses
+from tinystories.training.metrics import PackedMetrics, token_losses
 
 
 CONTEXT, ROW = 32, 48
@@ -169,7 +169,7 @@ def test_bits_per_byte_counts_every_byte_of_complete_stories_once(texts, tokeniz
     with torch.no_grad():
         logits = model(input_ids=batch["input_ids"], position_ids=batch["position_ids"]).logits
     losses = token_losses(logits, batch["labels"]).numpy()
-    metrics = story_metrics(rows, tokenizer.eos_token_id, TokenClassifier(tokenizer))(
+    metrics = PackedMetrics(rows, tokenizer.eos_token_id, TokenClassifier(tokenizer))(
         SimpleNamespace(predictions=losses, label_ids=batch["labels"].numpy())
     )
 

@@ -11,9 +11,9 @@ from tinystories.checks.log import read_log
 from tinystories.commands.train import train
 from tinystories.recipe import load_recipe
 from tinystories.runs.loading import load_model
-from tinystories.training.build import training_arguments
-from tinystories.training.lr_schedules import timed_schedule
-from tinystories.training.time_limit import TimeLimit
+from tinystories.training.arguments import training_arguments
+from tinystories.training.lr_schedules import timed_lr_lambda
+from tinystories.training.time_limit import TimeLimitCallback
 from tinystories.utils.errors import UserError
 
 
@@ -58,12 +58,12 @@ def test_a_resumed_run_has_the_time_that_is_left(tiny_recipe):
 @pytest.mark.parametrize("kind", ["cosine", "linear", "constant", "warmup_stable_decay"])
 @pytest.mark.parametrize("warmup_steps", [0.2, 10])
 def test_the_schedule_follows_the_clock(kind, warmup_steps):
-    limit = TimeLimit(100)
+    limit = TimeLimitCallback(100)
     kwargs = {"num_decay_steps": 0.5} if kind == "warmup_stable_decay" else {}
     args = TrainingArguments(
         learning_rate=1.0, lr_scheduler_type=kind, warmup_steps=warmup_steps, lr_scheduler_kwargs=kwargs
     )
-    factor = timed_schedule(args, limit)
+    factor = timed_lr_lambda(args, limit)
     assert factor(0) == pytest.approx(0.1 if warmup_steps == 10 else 0, abs=1e-3)
     limit.elapsed = 20
     at_fifth = factor(1000)

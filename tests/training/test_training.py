@@ -11,7 +11,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from tinystories.commands.train import train
 from tinystories.data.corpus import load_corpus
 from tinystories.recipe import load_recipe
-from tinystories.training.build import model_config, pack_corpus, training_arguments
+from tinystories.training.arguments import training_arguments
+from tinystories.training.build import model_config, pack_corpus
 from tinystories.training.trainer import StoryTrainer
 from tinystories.utils.errors import UserError
 
@@ -152,19 +153,14 @@ def test_a_checkpoint_of_another_folder_brings_its_tokenizer(tiny_run, tiny_reci
 
 
 def test_muon_moves_the_matrices_inside_the_layers_and_adamw_the_rest(tiny_run):
-    from tinystories.training.optimizers import MuonWithAdamW, hidden_matrices
+    from tinystories.training.optimizers import BatchedMuon, MuonWithAdamW, hidden_matrices
 
     model = AutoModelForCausalLM.from_pretrained(tiny_run)
     matrices = hidden_matrices(model)
     assert len(matrices) == 2 * 7 and all(".layers." in name for name in matrices)
     rest = [weight for name, weight in model.named_parameters() if name not in matrices]
     optimizer = MuonWithAdamW(
-        list(matrices.values()),
-        [{"params": rest, "weight_decay": 0.0}],
-        lr=1e-2,
-        weight_decay=0.0,
-        betas=(0.9, 0.95),
-        eps=1e-8,
+        BatchedMuon(matrices.values(), lr=1e-2, weight_decay=0.0), torch.optim.AdamW(rest, lr=1e-2, weight_decay=0.0)
     )
     before = {name: weight.detach().clone() for name, weight in model.named_parameters()}
     tokens = torch.randint(3, 600, (4, 32), generator=torch.Generator().manual_seed(0))
@@ -192,7 +188,7 @@ def test_layers_that_begin_silent(tiny_recipe):
 
 
 def test_muon_is_torchs_but_for_its_precision():
-    from tinystories.training.optimizers import Muon
+    from tinystories.training.optimizers import BatchedMuon
 
     generator = torch.Generator().manual_seed(0)
     shapes = [(48, 48), (48, 48), (96, 48), (48, 96)]
@@ -208,7 +204,7 @@ def test_muon_is_torchs_but_for_its_precision():
             optimizer.step()
         return [matrix.detach() - start for matrix, start in zip(matrices, starts, strict=True)]
 
-    ours = run(lambda matrices: Muon(matrices, lr=0.1, weight_decay=0.1))
+    ours = run(lambda matrices: BatchedMuon(matrices, lr=0.1, weight_decay=0.1))
     theirs = run(lambda matrices: torch.optim.Muon(matrices, lr=0.1, weight_decay=0.1, adjust_lr_fn="match_rms_adamw"))
     for found, expected in zip(ours, theirs, strict=True):
         # Theirs is computed in bfloat16, of three digits, and the iteration magnifies what is rounded off.

@@ -37,7 +37,8 @@ from ..data.sources import may_hold_stories
 from ..recipe import Recipe, load_recipe
 from ..runs.loading import load_model, load_tokenizer
 from ..training import build as training
-from ..training.lr_schedules import schedule
+from ..training.arguments import training_arguments
+from ..training.lr_schedules import lr_lambda
 from ..utils.errors import UserError, first_line
 from ..utils.random_state import preserved_random_state
 from . import english as writing
@@ -332,7 +333,7 @@ ELSEWHERE = ("fsdp", "fsdp_config", "deepspeed", "ddp_backend", "push_to_hub", "
 def _examine_recipe(target: str, options: _Options) -> list[Finding]:
     recipe = _with(load_recipe(target), options.corpus, options.tokenizer, options.reading)
     local = _local(recipe)
-    arguments = training.training_arguments(local)
+    arguments = training_arguments(local)
     findings = [_check_arguments(recipe, local, arguments)]
     stories = _Stories.load(recipe, options.limit, given=options.corpus is not None)
     if isinstance(stories, Finding):
@@ -372,7 +373,7 @@ def _check_arguments(recipe: Recipe, local: Recipe, arguments: TrainingArguments
     """Whether training would take these settings: those of this place, and by one step of a small model."""
     check = "training arguments"
     try:
-        training.training_arguments(recipe)
+        training_arguments(recipe)
         rehearse(local, arguments)
     except UserError as error:
         return Finding(check, "error", str(error).rstrip("."), "Training would stop with this message.")
@@ -416,9 +417,9 @@ def _through_trainer(
         # A trainer makes its output folder, and the real one must not be touched.
         settings = {**recipe.trainer, "output_dir": scratch, "disable_tqdm": True}
         quiet = dataclasses.replace(_local(dataclasses.replace(recipe, trainer=settings)), streaming=False)
-        arguments = training.training_arguments(quiet)
+        arguments = training_arguments(quiet)
         rows, held_out = training.pack_corpus(sample, tokenizer, quiet, arguments.seed)
-        trainer = training.story_trainer(quiet, arguments, model, tokenizer, rows, held_out)
+        trainer = training.build_trainer(quiet, arguments, model, tokenizer, rows, held_out)
         if stories.of_train is not None and not stories.stands_in:
             whole = round(len(rows) * stories.of_train / len(sample.train))
             scale = dataclasses.replace(scale, rows=whole)
@@ -491,7 +492,7 @@ def _length_made(folder: Path, model: PreTrainedModel, recipe: Recipe, per_row: 
     """The length of the run as its log has it, whatever its recipe and its number of processes."""
     try:
         log = history.read_log(folder)
-        arguments = training.training_arguments(_local(recipe))
+        arguments = training_arguments(_local(recipe))
     except UserError:
         return None
     if not log.steps:
@@ -588,7 +589,7 @@ def _log_findings(
     folder: Path, model: PreTrainedModel, recipe: Recipe | None, tokens_per_row: float | None
 ) -> list[Finding]:
     log = history.read_log(folder)
-    arguments = training.training_arguments(_local(recipe)) if recipe is not None else None
+    arguments = training_arguments(_local(recipe)) if recipe is not None else None
     kind = "" if arguments is None else getattr(arguments.lr_scheduler_type, "value", arguments.lr_scheduler_type)
     minutes = recipe.max_minutes if recipe is not None else None
     patience = recipe.early_stopping_patience if recipe is not None else None
@@ -615,7 +616,7 @@ def _log_findings(
 
 def expected_rate(arguments: TrainingArguments, steps: int) -> Callable[[int], float] | None:
     """The learning rate by step (from 0) that the arguments give for a run of so many steps, where it is known."""
-    factor = schedule(arguments, steps)
+    factor = lr_lambda(arguments, steps)
     if factor is None:
         optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=arguments.learning_rate)
         scheduler = get_scheduler(

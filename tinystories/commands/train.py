@@ -57,12 +57,12 @@ def train(recipe: Recipe) -> Path:
     from ..generation.generate import generate_story, preset_config
     from ..generation.presets import check_preset
     from ..runs.loading import load_model, load_tokenizer
-    from ..training import build
+    from ..training import build, resume
     from ..training.arguments import training_arguments
 
     arguments = training_arguments(recipe)
     output_dir = output_folder(arguments.output_dir, probe=arguments.local_process_index == 0)
-    checkpoint = build.checkpoint_to_resume(arguments, recipe)
+    checkpoint = resume.checkpoint_to_resume(arguments, recipe)
     check_preset(recipe.preset)
     check_resources(recipe, arguments)
     _check_hub(arguments)
@@ -85,7 +85,7 @@ def train(recipe: Recipe) -> Path:
             check_resources(recipe, arguments, config.vocab_size)
         recipe = dataclasses.replace(recipe, prompts=fitting_prompts(recipe, tokenizer))
         if checkpoint is not None:
-            build.require_same_model(checkpoint, config)
+            resume.require_same_model(checkpoint, config)
         if arguments.local_process_index == 0:
             if checkpoint is None:
                 # Only now: the recipe has passed every check, so the earlier run is not lost to a mistake.
@@ -103,11 +103,11 @@ def train(recipe: Recipe) -> Path:
     if checkpoint is not None and recipe.streaming:
         train_rows.load_state(checkpoint)
         arguments.ignore_data_skip = True
-    trainer = build.story_trainer(
+    trainer = build.build_trainer(
         recipe, arguments, model, tokenizer, train_rows, validation_rows, write_model_card=_write_model_card
     )
     if arguments.process_index == 0:
-        print(build.summary(corpus, tokenizer, model, train_rows, validation_rows, arguments))
+        print(build.summary(trainer, corpus))
     if recipe.check:
         _report_text_quality(corpus, recipe)
         _refuse_errors(trainer)

@@ -26,8 +26,8 @@ from ..evaluation.token_classes import CLASSES as WORD_CLASSES
 from ..recipe import Recipe
 from ..utils.errors import UserError, first_line
 from ..utils.hardware import computes_in_bf16
-from .lr_schedules import KINDS, schedule, timed_schedule
-from .time_limit import STEPS_WITHOUT_END, TimeLimit
+from .lr_schedules import KINDS, lr_lambda, timed_lr_lambda
+from .time_limit import STEPS_WITHOUT_END, TimeLimitCallback
 
 
 # What every recipe starts from; the recipes name the sources of their figures.
@@ -118,7 +118,7 @@ def training_arguments(recipe: Recipe) -> TrainingArguments:
     arguments = _build(settings, recipe)
     _check_arguments(arguments, recipe)
     # Both refuse what they do not know.
-    schedule(arguments, 100) if recipe.max_minutes is None else timed_schedule(arguments, TimeLimit(60))
+    lr_lambda(arguments, 100) if recipe.max_minutes is None else timed_lr_lambda(arguments, TimeLimitCallback(60))
     return arguments
 
 

@@ -1,4 +1,4 @@
-"""What happens beside training: the progress bar, the log as CSV, pictures, a story at each evaluation, averages."""
+"""Callbacks: progress bar, CSV log, loss plot, a sample at each evaluation, exponential moving average of weights."""
 
 import csv
 import json
@@ -15,7 +15,7 @@ from ..generation.prompts import encode_prompt
 from ..utils.errors import first_line
 from ..utils.plots import plot_loss
 from ..utils.random_state import preserved_random_state
-from .time_limit import TimeLimit
+from .time_limit import TimeLimitCallback
 
 
 LOG_NAME = "log.csv"
@@ -23,13 +23,14 @@ STORIES_NAME = "stories.jsonl"
 PLOT_NAME = "loss.png"
 SAMPLE_TOKENS = 160
 
+_unwritable: set[Path] = set()
+
 
 @contextmanager
 def replaced_if_possible(path: Path) -> Iterator[Path]:
-    """A name beside `path` to write to, which then replaces it.
+    """A temporary file beside `path`, which replaces it after the block.
 
-    Where the system does not allow that, training goes on with one warning: Windows locks files that another program,
-    such as a spreadsheet, has open.
+    Where that fails, training continues after one warning: Windows locks files that a spreadsheet has open.
     """
     partial = path.with_name(f".{path.stem}.part{path.suffix}")
     try:
@@ -42,32 +43,30 @@ def replaced_if_possible(path: Path) -> Iterator[Path]:
             print(f"{path} cannot be written, and training goes on: {first_line(error)}.", file=sys.stderr)
 
 
-_unwritable: set[Path] = set()
-
-
-class StoryProgress(ProgressCallback):
-    """A bar with loss, learning rate, tokens per second, model FLOP utilisation and time left; a line for each
-    evaluation.
+class TrainingProgressCallback(ProgressCallback):
+    """A bar with loss, learning rate, tokens per second, MFU and remaining time; a line for each evaluation.
 
     Args:
-        limit: where the time is given, and not the number of steps: the bar counts seconds then.
+        limit: of a run with a time limit, whose bar counts seconds instead of steps.
     """
 
-    def __init__(self, limit: TimeLimit | None = None):
+    def __init__(self, limit: TimeLimitCallback | None = None):
         super().__init__()
         self.limit = limit
 
     def on_train_begin(self, args, state, control, **kwargs):
         super().on_train_begin(args, state, control, **kwargs)
-        if self.training_bar is not None:
-            # A log file keeps every redrawing of the bar as a line, so there it is drawn seldom.
-            self.training_bar.mininterval = 0.5 if sys.stderr.isatty() else 30.0
-            self.training_bar.set_description("Training")
-            # Else the steps of a resumed run would count as made just now, and the time left would be wrong.
-            self.training_bar.initial = self.training_bar.n = self.current_step = state.global_step
-            if self.limit is not None:
-                self.training_bar.initial = self.training_bar.n = round(self.limit.elapsed)
-                self.training_bar.total, self.training_bar.unit = round(self.limit.seconds), " s"
+        bar = self.training_bar
+        if bar is None:
+            return
+        # A log file keeps every update of the bar as a line.
+        bar.mininterval = 0.5 if sys.stderr.isatty() else 30.0
+        bar.set_description("Training")
+        # Otherwise the steps before a resumption count as made just now, and the remaining time is wrong.
+        bar.initial = bar.n = self.current_step = state.global_step
+        if self.limit is not None:
+            bar.initial = bar.n = round(self.limit.elapsed)
+            bar.total, bar.unit = round(self.limit.seconds), " s"
 
     def on_step_end(self, args, state, control, **kwargs):
         if self.limit is None or self.training_bar is None:
@@ -82,31 +81,29 @@ class StoryProgress(ProgressCallback):
     def on_log(self, args, state, control, logs=None, **kwargs):
         if not state.is_world_process_zero or self.training_bar is None or not logs:
             return
-        step = f"step {state.global_step:>6}"
-        if self.limit is None:
-            step += f"/{state.max_steps}"
+        step = f"step {state.global_step:>6}" + ("" if self.limit else f"/{state.max_steps}")
         if "loss" in logs and "learning_rate" in logs:
-            now = [f"loss {float(logs['loss']):.4f}", f"lr {float(logs['learning_rate']):.2e}"]
+            figures = [f"loss {float(logs['loss']):.4f}", f"lr {float(logs['learning_rate']):.2e}"]
             if "tokens_per_second" in logs:
-                now += [f"{logs['tokens_per_second']:,.0f} tokens/s", f"MFU {logs['mfu']:.0%}"]
-            self.training_bar.set_postfix_str(", ".join(now), refresh=False)
-            self.training_bar.write(f"{step}  {'  '.join(now)}")
+                figures += [f"{logs['tokens_per_second']:,.0f} tokens/s", f"MFU {logs['mfu']:.0%}"]
+            self.training_bar.set_postfix_str(", ".join(figures), refresh=False)
+            self.training_bar.write(f"{step}  {'  '.join(figures)}")
         elif "eval_bits_per_byte" in logs:
-            by_kind = ", ".join(
+            by_class = ", ".join(
                 f"{name.replace('_', ' ')} {logs[key]:.3f}"
                 for name in ("articles", "function_words", "other_words")
                 if (key := f"eval_nats_per_token_{name}") in logs
             )
             self.training_bar.write(
                 f"{step}  validation: {logs['eval_bits_per_byte']:.4f} bits per byte, "
-                f"{logs['eval_nats_per_token']:.3f} nats a token ({by_kind})"
+                f"{logs['eval_nats_per_token']:.3f} nats per token ({by_class})"
             )
 
 
-class CsvLog(TrainerCallback):
-    """`log.csv` in the run folder: one row for each logged step, a column for each figure.
+class CSVLogCallback(TrainerCallback):
+    """`log.csv` in the run folder: a row for each logged step, a column for each figure.
 
-    It is written anew from the log of the run each time, so a resumed run has each step once.
+    It is rewritten from the log of the run each time, so a resumed run has each step once.
     """
 
     def on_log(self, args, state, control, **kwargs):
@@ -124,8 +121,8 @@ class CsvLog(TrainerCallback):
                 writer.writerows(rows[step] for step in sorted(rows))
 
 
-class LossPicture(TrainerCallback):
-    """`loss.png` in the run folder, up to date with each evaluation."""
+class LossPlotCallback(TrainerCallback):
+    """`loss.png` in the run folder, updated at each evaluation."""
 
     def on_evaluate(self, args, state, control, **kwargs):
         if state.is_world_process_zero:
@@ -133,28 +130,26 @@ class LossPicture(TrainerCallback):
                 plot_loss(state.log_history, partial)
 
 
-class StorySample(TrainerCallback):
-    """A story at each evaluation, printed and kept in `stories.jsonl` of the run folder."""
+class SampleCallback(TrainerCallback):
+    """A sample at each evaluation, printed and kept in `stories.jsonl` of the run folder."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, prompt: str, preset: str, seed: int):
         self.tokenizer, self.prompt, self.preset, self.seed = tokenizer, prompt, preset, seed
-        self.unwrap = lambda model: model
 
     def on_evaluate(self, args, state, control, model=None, **kwargs):
         if not state.is_world_process_zero or not state.global_step or state.global_step >= state.max_steps:
             return
-        used = len(encode_prompt(self.tokenizer, self.prompt))
-        room = min(SAMPLE_TOKENS, model.config.max_position_embeddings - used)
+        remaining = model.config.max_position_embeddings - len(encode_prompt(self.tokenizer, self.prompt))
+        settings = {"preset": self.preset, "seed": self.seed, "max_new_tokens": min(SAMPLE_TOKENS, remaining)}
         with preserved_random_state():
-            story = generate_story(
-                model, self.tokenizer, self.prompt, preset=self.preset, seed=self.seed, max_new_tokens=room
-            )
+            story = generate_story(model, self.tokenizer, self.prompt, **settings)
         path = Path(args.output_dir) / STORIES_NAME
-        earlier = [json.loads(line) for line in path.read_text("utf-8").splitlines()] if path.exists() else []
-        told = [entry for entry in earlier if entry["step"] < state.global_step]
-        told.append({"step": state.global_step, "prompt": self.prompt, "story": story})
+        lines = path.read_text("utf-8").splitlines() if path.exists() else []
+        # A resumed run replaces the samples of the steps that it repeats.
+        samples = [sample for line in lines if (sample := json.loads(line))["step"] < state.global_step]
+        samples.append({"step": state.global_step, "prompt": self.prompt, "story": story})
         with replaced_if_possible(path) as partial:
-            partial.write_text("".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in told), "utf-8")
+            partial.write_text("".join(json.dumps(sample, ensure_ascii=False) + "\n" for sample in samples), "utf-8")
         if not args.disable_tqdm:
             print(f"    {' '.join(story.split())}", file=sys.stderr)
 
@@ -163,7 +158,8 @@ class EMACallback(TrainerCallback):
     """An exponential moving average of the weights, in fp32.
 
     After step t (from 1) the average moves by `1 - min(decay, (1 + t) / (10 + t))` towards the weights, so that it
-    forgets the first steps soon (as in TensorFlow's `ExponentialMovingAverage`).
+    soon forgets the first steps, as TensorFlow's `ExponentialMovingAverage` does. (`AveragedModel` of torch has no
+    such warm-up, and cannot exchange its weights with those of the model that `Trainer` evaluates and saves.)
     """
 
     def __init__(self, decay: float):
@@ -171,21 +167,21 @@ class EMACallback(TrainerCallback):
         self._average: list[torch.Tensor] | None = None
 
     def begin(self, model: torch.nn.Module) -> None:
-        """Begin from the model's weights."""
+        """Begin with the weights of the model."""
         self._average = [weight.detach().clone() for weight in model.parameters()]
 
     def forget(self) -> None:
-        """The model's weights are the average from now on."""
+        """Drop the average: the weights of the model count from now on."""
         self._average = None
 
+    @torch.no_grad()
     def swap(self, model: torch.nn.Module) -> None:
         """Exchange the weights of the model with the average, in place."""
         if self._average is not None:
-            with torch.no_grad():
-                for weight, average in zip(model.parameters(), self._average, strict=True):
-                    kept = weight.clone()
-                    weight.copy_(average)
-                    average.copy_(kept)
+            for weight, average in zip(model.parameters(), self._average, strict=True):
+                kept = weight.clone()
+                weight.copy_(average)
+                average.copy_(kept)
 
     def on_train_begin(self, args, state, control, model=None, **kwargs):
         if self._average is None:

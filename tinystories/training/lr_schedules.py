@@ -1,7 +1,7 @@
-"""Learning rates over a run: warm-up, then one of four shapes, at its end exactly in the last step.
+"""Learning rates over a run: linear warm-up, then constant, linear, cosine or warmup-stable-decay.
 
-transformers' own schedules are one step short of their end in the last step, and some rise again after it. Here step
-`total_steps - 1` has the last value and so has every step after it.
+The schedules of transformers reach their last value one step after the last step, and some rise again after it. Here
+step `total_steps - 1` and every later one have the last value. Types that are not in `KINDS` are left to transformers.
 """
 
 import math
@@ -11,116 +11,80 @@ from functools import partial
 from transformers import TrainingArguments
 
 from ..utils.errors import UserError
-from .time_limit import TimeLimit
+from .time_limit import TimeLimitCallback
 
 
-def _cosine(progress: float) -> float:
-    return (1 + math.cos(math.pi * progress)) / 2
-
-
-SHAPES: dict[str, Callable[[float], float]] = {
-    "cosine": _cosine,
+DECAYS: dict[str, Callable[[float], float]] = {
+    "cosine": lambda progress: (1 + math.cos(math.pi * progress)) / 2,
     "linear": lambda progress: 1 - progress,
     # https://arxiv.org/abs/2405.18392: better than linear at the same length of the decay.
     "1-sqrt": lambda progress: 1 - math.sqrt(progress),
 }
-# Two more names that transformers has for a cosine with a minimum.
+MINIMUM = {"min_lr", "min_lr_rate"}
+# The `lr_scheduler_kwargs` of each type; the two longer names for a cosine are those of transformers.
 KINDS = {
-    "cosine": {"min_lr", "min_lr_rate"},
-    "cosine_with_min_lr": {"min_lr", "min_lr_rate"},
-    "cosine_warmup_with_min_lr": {"min_lr", "min_lr_rate"},
-    "linear": {"min_lr", "min_lr_rate"},
-    "warmup_stable_decay": {"min_lr", "min_lr_rate", "num_decay_steps", "decay_type"},
+    "cosine": MINIMUM,
+    "cosine_with_min_lr": MINIMUM,
+    "cosine_warmup_with_min_lr": MINIMUM,
+    "linear": MINIMUM,
+    "warmup_stable_decay": MINIMUM | {"num_decay_steps", "decay_type"},
     "constant": set(),
     "constant_with_warmup": set(),
 }
+INSTANTS = 1_000_000  # parts of a time limit, which a schedule by the clock counts as steps
 
 
 def learning_rate_factor(
-    step: int, *, total_steps: int, warmup_steps: int, decay_steps: int, min_rate: float, shape: str
+    step: int, *, total_steps: int, warmup_steps: int, decay_steps: int, min_rate: float, decay: str
 ) -> float:
-    """What the learning rate of step `step` (from 0) is multiplied by.
+    """The factor of the learning rate in step `step` (from 0).
 
     It rises linearly to 1 in the last step of the warm-up, stays there, and falls from 1 to `min_rate` in the last
-    `decay_steps` of `total_steps`. `decay_steps` 0 is a constant rate.
+    `decay_steps` of `total_steps`. With `decay_steps` 0 it stays constant.
     """
     if step < warmup_steps:
         return (step + 1) / warmup_steps
     begin = total_steps - decay_steps
     if step < begin or not decay_steps:
         return 1.0
-    progress = min(1.0, (step + 1 - begin) / decay_steps)
-    return min_rate + (1 - min_rate) * SHAPES[shape](progress)
+    return min_rate + (1 - min_rate) * DECAYS[decay](min(1.0, (step + 1 - begin) / decay_steps))
 
 
-# What a time is divided into, for a schedule by the clock.
-INSTANTS = 1_000_000
-
-
-def timed_schedule(args: TrainingArguments, limit: TimeLimit) -> Callable[[int], float]:
-    """[`schedule`] by the share of the time that is over; a `warmup_steps` above 1 are steps all the same.
-
-    Raises:
-        UserError: also for a type that is left to transformers, which counts steps.
-    """
-    rises_by_step = args.warmup_steps >= 1
-    by_instant = schedule(args, INSTANTS, warmup_steps=0 if rises_by_step else None)
-    if by_instant is None:
-        kind = getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type)
-        raise UserError(f"`max_minutes` has no schedule {kind}; it has {', '.join(KINDS)}.")
-
-    def factor(step: int) -> float:
-        rise = min(1.0, (step + 1) / args.warmup_steps) if rises_by_step else 1.0
-        return min(rise, by_instant(round(limit.progress * INSTANTS)))
-
-    return factor
-
-
-def schedule(
+def lr_lambda(
     args: TrainingArguments, total_steps: int, warmup_steps: int | None = None
 ) -> Callable[[int], float] | None:
-    """The factor by step that `lr_scheduler_type`, `lr_scheduler_kwargs` and `warmup_steps` ask for, or None for the
-    types that are left to transformers.
+    """The factor by step, for `LambdaLR`, that `lr_scheduler_type`, `lr_scheduler_kwargs` and `warmup_steps` ask for.
 
-    `lr_scheduler_kwargs` may hold `min_lr` or `min_lr_rate` (a share of the learning rate; 0 by default) and, for
-    `warmup_stable_decay`, `num_decay_steps` (steps, or below 1 a share of all; 0.2 by default) and `decay_type`
-    (linear, cosine or 1-sqrt; 1-sqrt by default).
+    `lr_scheduler_kwargs` may hold `min_lr` or `min_lr_rate` (a fraction of the learning rate; 0 by default) and, for
+    `warmup_stable_decay`, `num_decay_steps` (steps, or a fraction of all if below 1; 0.2 by default) and `decay_type`
+    (linear, cosine or 1-sqrt, which is the default).
 
     Args:
         warmup_steps: instead of those of `args`.
 
+    Returns:
+        None for the types that are left to transformers.
+
     Raises:
-        UserError: for a setting that the type does not have, or that cannot be.
+        UserError: for a setting that the type does not have, or a value out of range.
     """
     kind = getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type)
     if kind not in KINDS:
         return None
-    settings = dict(args.lr_scheduler_kwargs or {})
-    if unknown := settings.keys() - KINDS[kind]:
-        known = ", ".join(sorted(KINDS[kind])) or "none"
-        raise UserError(
-            f"`lr_scheduler_kwargs`: {kind} has no setting {', '.join(sorted(unknown))} (it has: {known}); "
-            f"--lr_scheduler_kwargs '{{}}' empties them."
-        )
-    for name in settings.keys() - {"decay_type"}:
-        value = settings[name]
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-            raise UserError(f"`lr_scheduler_kwargs`: {name} must be a finite number, but is {value!r}.")
+    settings = _checked(kind, args.lr_scheduler_kwargs or {})
     min_rate = settings.get("min_lr_rate", settings.get("min_lr", 0.0) / args.learning_rate)
     if not 0 <= min_rate <= 1:
-        raise UserError(f"`lr_scheduler_kwargs`: the least learning rate must lie between 0 and {args.learning_rate}.")
+        raise UserError(f"`lr_scheduler_kwargs`: the minimum must lie between 0 and the rate, {args.learning_rate}.")
     if warmup_steps is None:
         warmup_steps = min(args.get_warmup_steps(total_steps), total_steps)
-    decay_steps = total_steps - warmup_steps
-    shape = "linear" if kind == "linear" else "cosine"
+    decay_steps, decay = total_steps - warmup_steps, "linear" if kind == "linear" else "cosine"
     if kind == "warmup_stable_decay":
-        asked, shape = settings.get("num_decay_steps", 0.2), settings.get("decay_type", "1-sqrt")
-        if shape not in SHAPES or asked < 0:
-            raise UserError(
-                f"`lr_scheduler_kwargs`: `decay_type` must be {', '.join(SHAPES)}, and `num_decay_steps` not below 0."
-            )
+        asked, decay = settings.get("num_decay_steps", 0.2), settings.get("decay_type", "1-sqrt")
+        if decay not in DECAYS or asked < 0:
+            names = ", ".join(DECAYS)
+            raise UserError(f"`lr_scheduler_kwargs`: `decay_type` must be {names}, and `num_decay_steps` at least 0.")
         decay_steps = min(decay_steps, round(asked * total_steps) if asked < 1 else int(asked))
-    if kind.startswith("constant"):
+    elif kind.startswith("constant"):
         decay_steps = 0
     return partial(
         learning_rate_factor,
@@ -128,5 +92,37 @@ def schedule(
         warmup_steps=warmup_steps,
         decay_steps=decay_steps,
         min_rate=min_rate,
-        shape=shape,
+        decay=decay,
     )
+
+
+def timed_lr_lambda(args: TrainingArguments, limit: TimeLimitCallback) -> Callable[[int], float]:
+    """[`lr_lambda`] by the elapsed fraction of the time limit; a `warmup_steps` of at least 1 still counts steps.
+
+    Raises:
+        UserError: also for a type that is left to transformers, which counts steps.
+    """
+    warmup_steps = args.warmup_steps
+    by_instant = lr_lambda(args, INSTANTS, warmup_steps=0 if warmup_steps >= 1 else None)
+    if by_instant is None:
+        kind = getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type)
+        raise UserError(f"`max_minutes` has no schedule {kind}; it has {', '.join(KINDS)}.")
+
+    def factor(step: int) -> float:
+        warmup = min(1.0, (step + 1) / warmup_steps) if warmup_steps >= 1 else 1.0
+        return min(warmup, by_instant(round(limit.progress * INSTANTS)))
+
+    return factor
+
+
+def _checked(kind: str, settings: dict) -> dict:
+    if unknown := settings.keys() - KINDS[kind]:
+        raise UserError(
+            f"`lr_scheduler_kwargs`: {kind} has no setting {', '.join(sorted(unknown))} (it has: "
+            f"{', '.join(sorted(KINDS[kind])) or 'none'}); --lr_scheduler_kwargs '{{}}' empties them."
+        )
+    for name, value in settings.items():
+        is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+        if name != "decay_type" and not is_number:
+            raise UserError(f"`lr_scheduler_kwargs`: {name} must be a finite number, but is {value!r}.")
+    return settings

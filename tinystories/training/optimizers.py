@@ -1,7 +1,7 @@
-"""Muon for the matrices inside the layers, AdamW for everything else, as one optimizer that `Trainer` can drive.
+"""Muon for the matrices of the layers and AdamW for the other weights, as one optimizer for `Trainer`.
 
-Why not `torch.optim.Muon`: it orthogonalises in bfloat16 wherever it runs, which on a CPU without instructions for it
-takes a hundred times as long as float32, and it takes one matrix at a time, which on a GPU is mostly waiting.
+`torch.optim.Muon` orthogonalizes in bfloat16 everywhere, which is slow on a CPU without instructions for it, and one
+matrix at a time, which leaves a GPU waiting. Here it is float32 where that is faster, and all matrices of a shape.
 """
 
 from collections import defaultdict
@@ -11,17 +11,15 @@ import torch
 from ..utils.hardware import computes_in_bf16
 
 
-# Of the quintic iteration of https://kellerjordan.github.io/posts/muon/.
+# Quintic Newton-Schulz iteration of https://kellerjordan.github.io/posts/muon/.
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 ITERATIONS = 5
 
 
 def orthogonalize(matrices: torch.Tensor) -> torch.Tensor:
-    """The nearest semi-orthogonal matrix of each of `matrices` `[n, rows, columns]`, roughly: singular values of 1
-    come out between 0.7 and 1.2, as Muon is used to.
+    """Approximately the nearest semi-orthogonal matrix of each of `matrices` `[n, rows, columns]`, in their dtype.
 
-    Computed in the dtype of `matrices`, by the Newton-Schulz iteration of
-    https://kellerjordan.github.io/posts/muon/.
+    The singular values of the results lie between about 0.7 and 1.2.
     """
     wide = matrices.mT if matrices.shape[-2] > matrices.shape[-1] else matrices
     wide = wide / torch.linalg.matrix_norm(wide, keepdim=True).clamp(min=1e-7)
@@ -33,74 +31,45 @@ def orthogonalize(matrices: torch.Tensor) -> torch.Tensor:
     return wide.mT if matrices.shape[-2] > matrices.shape[-1] else wide
 
 
-class Muon(torch.optim.Optimizer):
-    """Momentum, orthogonalised (https://kellerjordan.github.io/posts/muon/), with decoupled weight decay.
+class BatchedMuon(torch.optim.Muon):
+    """torch's Muon that orthogonalizes all matrices of a shape at once.
 
-    The update is scaled to the size that AdamW's has, 0.2 times the root of the longer side, so that learning rate and
-    weight decay are AdamW's (https://arxiv.org/abs/2502.16982); `torch.optim.Muon` calls it `match_rms_adamw`.
-
-    Args:
-        matrices: 2-D parameters.
-        momentum: of an average of the gradients, applied as Nesterov does.
+    Updates are scaled as with `adjust_lr_fn="match_rms_adamw"`, so that learning rate and weight decay are AdamW's
+    (https://arxiv.org/abs/2502.16982).
     """
-
-    def __init__(self, matrices: list[torch.nn.Parameter], *, lr: float, weight_decay: float, momentum: float = 0.95):
-        super().__init__(matrices, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
 
     @torch.no_grad()
     def step(self, closure=None):
         loss = None if closure is None else torch.enable_grad()(closure)()
         for group in self.param_groups:
-            alike = defaultdict(list)
-            for matrix in group["params"]:
-                if matrix.grad is not None:
-                    alike[matrix.shape, matrix.device, matrix.dtype].append(matrix)
-            for (shape, device, dtype), matrices in alike.items():
-                gradients = torch.stack([self._nesterov(matrix, group["momentum"]) for matrix in matrices])
+            matrices, gradients, averages = [], [], []
+            self._init_group(group, matrices, gradients, averages)
+            torch._foreach_lerp_(averages, gradients, 1 - group["momentum"])
+            updates = torch._foreach_lerp(gradients, averages, group["momentum"])  # Nesterov
+            torch._foreach_mul_(matrices, 1 - group["lr"] * group["weight_decay"])
+            by_shape = defaultdict(list)
+            for matrix, update in zip(matrices, updates, strict=True):
+                by_shape[matrix.shape, matrix.device, matrix.dtype].append((matrix, update))
+            for (shape, device, dtype), pairs in by_shape.items():
+                alike, updates = zip(*pairs, strict=True)
+                stacked = torch.stack(updates)
                 if device.type != "mps" and computes_in_bf16(use_cpu=device.type == "cpu"):
-                    gradients = gradients.bfloat16()
-                size = 0.2 * max(shape) ** 0.5
-                torch._foreach_mul_(matrices, 1 - group["lr"] * group["weight_decay"])
-                updates = orthogonalize(gradients).to(dtype).unbind()
-                torch._foreach_add_(matrices, updates, alpha=-group["lr"] * size)
+                    stacked = stacked.bfloat16()
+                scale = 0.2 * max(shape) ** 0.5
+                torch._foreach_add_(alike, orthogonalize(stacked).to(dtype).unbind(), alpha=-group["lr"] * scale)
         return loss
-
-    def _nesterov(self, matrix: torch.nn.Parameter, momentum: float) -> torch.Tensor:
-        state = self.state[matrix]
-        if not state:
-            state["momentum_buffer"] = torch.zeros_like(matrix)
-        average = state["momentum_buffer"].lerp_(matrix.grad, 1 - momentum)
-        return matrix.grad.lerp(average, momentum)
 
 
 class MuonWithAdamW(torch.optim.Optimizer):
-    """[`Muon`] on hidden matrices, AdamW on the rest, with one learning rate.
+    """[`BatchedMuon`] and AdamW, each for weights of its own, as one optimizer."""
 
-    Args:
-        matrices: 2-D parameters for Muon.
-        adamw_groups: parameter groups for AdamW, each with its `weight_decay`.
-        lr: of all groups.
-        weight_decay: of the matrices.
-        betas, eps: of AdamW.
-    """
-
-    def __init__(
-        self,
-        matrices: list[torch.nn.Parameter],
-        adamw_groups: list[dict],
-        *,
-        lr: float,
-        weight_decay: float,
-        betas: tuple[float, float],
-        eps: float,
-    ):
-        self.muon = Muon(matrices, lr=lr, weight_decay=weight_decay)
-        self.adamw = torch.optim.AdamW(adamw_groups, lr=lr, betas=betas, eps=eps, fused=True)
-        super().__init__(self._groups(), {"lr": lr})
+    def __init__(self, muon: torch.optim.Muon, adamw: torch.optim.AdamW):
+        self.muon, self.adamw = muon, adamw
+        super().__init__(self._groups(), {})
         self.param_groups = self._groups()
 
     def _groups(self) -> list[dict]:
-        # The very dictionaries of the two, so that a schedule that writes a learning rate here reaches them.
+        # The dictionaries of the two themselves, so that a scheduler that sets a learning rate here reaches them.
         return [*self.muon.param_groups, *self.adamw.param_groups]
 
     @torch.no_grad()
@@ -120,6 +89,6 @@ class MuonWithAdamW(torch.optim.Optimizer):
 
 
 def hidden_matrices(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
-    """By name, the matrices that map one hidden state to another: all 2-D weights but the embedding and the head."""
+    """The matrices of the layers by name: all 2-D weights but the embedding and the head."""
     outer = {model.get_input_embeddings().weight, model.get_output_embeddings().weight}
     return {name: weight for name, weight in model.named_parameters() if weight.ndim == 2 and weight not in outer}

@@ -1,5 +1,4 @@
-"""How fast training is, and how much of the machine it uses: tokens per second and model FLOP utilisation, as PaLM
-defines it (arXiv 2204.02311, appendix B)."""
+"""Training speed: tokens per second, and model FLOPs utilisation (MFU) as PaLM defines it (arXiv 2204.02311, B)."""
 
 import re
 import time
@@ -9,7 +8,7 @@ import torch
 from transformers import PreTrainedModel, TrainerCallback, TrainingArguments
 
 
-# Dense bf16 peak in FLOP/s, as NVIDIA's data sheets give it (fp16 for the T4, which has no bf16).
+# Dense bf16 peak in FLOP/s from NVIDIA's data sheets (fp16 for the T4, which has no bf16).
 PEAK_FLOPS = {
     "B200": 2250e12,
     "H200": 989e12,
@@ -25,14 +24,13 @@ PEAK_FLOPS = {
 
 
 def training_flops_per_token(model: PreTrainedModel, mean_attended: float) -> float:
-    """Floating point operations that one token costs forward and backward.
+    """Floating point operations of the forward and backward pass of one token.
 
-    6 for each weight that it is multiplied by (the head included, the embedding lookup not), and 12 times hidden size
-    for each position that it attends to in each layer.
+    6 for each weight of a matrix product (the head included, the embedding lookup not), and 12 times the width of the
+    heads for each position that the token attends to in each layer.
 
     Args:
-        model: a decoder whose heads together are as wide as `num_attention_heads * head_dim`.
-        mean_attended: positions that a token attends to, itself included, on average over all tokens.
+        mean_attended: mean number of positions that a token attends to, including its own.
     """
     config = model.config
     weights = sum(weight.numel() for weight in model.parameters() if weight.ndim == 2)
@@ -44,8 +42,8 @@ def training_flops_per_token(model: PreTrainedModel, mean_attended: float) -> fl
 
 
 def peak_flops(device: torch.device, dtype: torch.dtype) -> float:
-    """FLOP/s that the device can reach: of a known GPU in bf16 what its data sheet says, else as measured here with
-    one large matrix product."""
+    """FLOP/s that a device reaches: for a known GPU and 16 bits from its data sheet, else measured here with one large
+    matrix product."""
     if device.type == "cuda" and dtype != torch.float32:
         name = torch.cuda.get_device_name(device)
         for known, flops in PEAK_FLOPS.items():
@@ -55,29 +53,29 @@ def peak_flops(device: torch.device, dtype: torch.dtype) -> float:
     left, right = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
     best = float("inf")
     for _ in range(8):
-        _wait_for(device)
+        _synchronize(device)
         began = time.perf_counter()
         torch.mm(left, right)
-        _wait_for(device)
+        _synchronize(device)
         best = min(best, time.perf_counter() - began)
     return 2 * size**3 / best
 
 
 def logged_seconds(log_history: list[dict]) -> float:
-    """Of training in all sessions of a run so far, evaluations included, as its log has them."""
+    """Seconds of training in all sessions of a run, evaluations included, according to its log."""
     return max((entry["seconds"] for entry in log_history if "seconds" in entry), default=0.0)
 
 
 def rows_per_step(args: TrainingArguments) -> int:
-    """Rows that one optimizer step sees, over all processes."""
+    """Rows of one optimizer step, over all processes."""
     return args.train_batch_size * args.gradient_accumulation_steps * args.world_size
 
 
-class Speedometer(TrainerCallback):
-    """Tokens per second since the last reading, and how much of the machine they used; pauses do not count.
+class ThroughputCallback(TrainerCallback):
+    """Measures tokens per second and MFU since the last reading; evaluations and checkpoints do not count.
 
     Args:
-        rows: what is trained on; its `tokens_per_row` and `mean_attended` are used.
+        rows: the training data; its `tokens_per_row` and `mean_attended` are used.
     """
 
     def __init__(self, rows):
@@ -88,27 +86,22 @@ class Speedometer(TrainerCallback):
         dtype = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else torch.float32
         tokens = rows_per_step(args) * self._rows.tokens_per_row
         flops = tokens * training_flops_per_token(model, self._rows.mean_attended) / args.world_size
-        self._per_step = {"tokens": tokens, "seconds_at_peak": flops / peak_flops(args.device, dtype)}
+        self._per_step = {"tokens_per_second": tokens, "mfu": flops / peak_flops(args.device, dtype)}
         self._step, self._since, self._paused = state.global_step, time.perf_counter(), 0.0
-        self._seconds_before, self._began = logged_seconds(state.log_history), self._since
+        self._began = self._since - logged_seconds(state.log_history)
 
     def seconds(self) -> float:
-        """Of training in all sessions of the run, evaluations included."""
-        if self._per_step is None:
-            return 0.0
-        return round(self._seconds_before + time.perf_counter() - self._began, 1)
+        """Seconds of training in all sessions of the run, evaluations included."""
+        return 0.0 if self._per_step is None else round(time.perf_counter() - self._began, 1)
 
     def read(self, step: int) -> dict[str, float]:
-        """`tokens_per_second` (padding not counted) and `mfu` (0 to 1) since the last reading."""
+        """`tokens_per_second` (without padding) and `mfu` (0 to 1) since the last reading."""
         if self._per_step is None or step <= self._step:
             return {}
         now = time.perf_counter()
         steps_per_second = (step - self._step) / max(1e-9, now - self._since - self._paused)
         self._step, self._since, self._paused = step, now, 0.0
-        return {
-            "tokens_per_second": self._per_step["tokens"] * steps_per_second,
-            "mfu": self._per_step["seconds_at_peak"] * steps_per_second,
-        }
+        return {name: amount * steps_per_second for name, amount in self._per_step.items()}
 
     @contextmanager
     def paused(self):
@@ -120,6 +113,6 @@ class Speedometer(TrainerCallback):
                 self._paused += time.perf_counter() - began
 
 
-def _wait_for(device: torch.device) -> None:
+def _synchronize(device: torch.device) -> None:
     if device.type != "cpu":
         torch.accelerator.synchronize(device)

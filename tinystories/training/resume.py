@@ -1,0 +1,99 @@
+"""From which checkpoint a run resumes, and whether the recipe fits that run."""
+
+from pathlib import Path
+
+from transformers import TrainingArguments
+
+from modeling_tinyllama import TinyLlamaConfig
+
+from ..recipe import SECTIONS, Recipe, load_recipe
+from ..runs import checkpoints
+from ..utils.errors import UserError
+
+
+# What `Trainer` takes from the checkpoint whatever the recipe says, or what its best metric was measured with.
+FIXED = {
+    *("learning_rate", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon", "optimizer", "optim", "ema_decay"),
+    *("vocab_size", "tokenizer", "corpus", "validation_corpus", "text_column", "split", "skip_bad_rows"),
+    *("max_stories", "max_validation_stories"),
+}
+WITHOUT_EFFECT = {
+    *("overwrite_output_dir", "num_proc", "prompts", "preset", "check"),
+    *("resume_from_checkpoint", "output_dir", "disable_tqdm", "report_to", "logging_steps"),
+}
+SHAPE = (
+    *("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"),
+    *("num_key_value_heads", "head_dim", "tie_word_embeddings", "rope_parameters"),
+)
+
+
+def checkpoint_to_resume(arguments: TrainingArguments, recipe: Recipe) -> Path | None:
+    """The checkpoint that `resume_from_checkpoint` names, or the last complete one of the run for `true`.
+
+    Raises:
+        UserError: if there is none, if the recipe changes what a resumed run keeps, or, for a run that is not to be
+            resumed, if the output folder already holds one.
+    """
+    output_dir, asked = Path(arguments.output_dir), arguments.resume_from_checkpoint
+    if asked in (None, "false", "no"):
+        exists = checkpoints.find_checkpoints(output_dir) or (output_dir / "model.safetensors").exists()
+        if exists and not recipe.overwrite_output_dir:
+            raise UserError(
+                f"{output_dir} holds checkpoints of an earlier run, or its model: resume it with "
+                f"--resume_from_checkpoint, choose another --output_dir, or start again with --overwrite_output_dir."
+            )
+        return None
+    if asked == "true":
+        checkpoint, reasons = checkpoints.last_whole_checkpoint(output_dir)
+        unusable = "; ".join(f"{folder.name} cannot be used, {reason}" for folder, reason in reasons.items())
+        if checkpoint is None:
+            raise UserError(
+                f"{output_dir} has no checkpoint to resume from{f' ({unusable})' if unusable else ''}; leave out "
+                f"--resume_from_checkpoint{', with --overwrite_output_dir,' if unusable else ''} to begin."
+            )
+        if unusable and arguments.process_index == 0:
+            print(f"note: {unusable}; resuming from {checkpoint.name}.")
+    else:
+        checkpoint = Path(asked)
+        if reason := checkpoints.fault(checkpoint):
+            raise UserError(f"{checkpoint} is not a checkpoint folder to resume from: {reason}.")
+    if arguments.process_index == 0:
+        _compare_recipes(checkpoint.parent / "recipe.yaml", recipe)
+    return checkpoint
+
+
+def require_same_model(checkpoint: Path, config: TinyLlamaConfig) -> None:
+    """Refuse a checkpoint whose model has another shape than the recipe's.
+
+    Raises:
+        UserError: for the first field that differs.
+    """
+    saved = TinyLlamaConfig.from_pretrained(checkpoint)
+    for name in SHAPE:
+        if getattr(saved, name) != getattr(config, name):
+            raise UserError(
+                f"{checkpoint} holds a model with `{name}` {getattr(saved, name)}, but the recipe says "
+                f"{getattr(config, name)}: use the recipe of its run, {checkpoint.parent / 'recipe.yaml'}."
+            )
+
+
+def _compare_recipes(path: Path, recipe: Recipe) -> None:
+    """Refuse a recipe that changes what a resumed run keeps, and report other changes that have an effect."""
+    try:
+        before = load_recipe(path)
+    except UserError:
+        return
+    old, new = _flat(before), _flat(recipe)
+    changed = [name for name in {**old, **new} if old.get(name) != new.get(name)]
+    if kept := [name for name in changed if name in FIXED]:
+        raise UserError(
+            f"A resumed run keeps its {', '.join(kept)}: leave that as {path} has it, or begin a new run with another "
+            f"--output_dir."
+        )
+    if others := [name for name in changed if name not in WITHOUT_EFFECT]:
+        print(f"note: the run began with another {', '.join(others)}, so its result is not that of an unchanged run.")
+
+
+def _flat(recipe: Recipe) -> dict:
+    top = {name: value for name, value in vars(recipe).items() if name not in SECTIONS}
+    return {**top, **recipe.model, **recipe.trainer}
