@@ -54,6 +54,14 @@ def tiny_recipe(tmp_path):
     return make
 
 
+@pytest.fixture(scope="module")
+def without_rehearsal():
+    """Training starts without the rehearsal, which tests/checks/test_preflight.py tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tinystories.checks.preflight.rehearse", lambda *_: None)
+        yield
+
+
 @pytest.fixture(scope="session")
 def tiny_run(tmp_path_factory) -> Path:
     """The run folder of a small model that was trained for a few seconds; tests only read it."""

@@ -686,7 +686,7 @@ def test_a_new_release_leaves_nothing_of_the_old_one(hub, small_release, tmp_pat
 TRAIN = """
 import json, sys
 from tinystories.recipe import build_recipe
-from tinystories.training import train
+from tinystories.commands.train import train
 
 train(build_recipe(json.loads(sys.argv[1]), json.loads(sys.argv[2])))
 print(json.dumps("done"))

@@ -23,6 +23,7 @@ from tinystories.training.trainer import StoryTrainer
 from tinystories.utils.errors import UserError
 
 
+pytestmark = pytest.mark.usefixtures("without_rehearsal")
 ROOT = Path(__file__).parents[2]
 # 17 steps an epoch, a checkpoint each 9.
 SHORT = {
@@ -41,7 +42,7 @@ SHORT = {
         "eval_steps": 9,
         "save_steps": 9,
         "logging_steps": 4,
-        "save_total_limit": 3,
+        "save_total_limit": None,
         "use_cpu": True,
     },
 }
@@ -58,7 +59,7 @@ def recipe_for(folder, **overrides):
 
 @pytest.fixture
 def stop_at(monkeypatch):
-    """A function that lets the process "die" in the forward pass after `step` whole steps."""
+    """A function that lets the process "die" in the forward pass after `step` complete steps."""
     training_step = StoryTrainer.training_step
 
     def stop(step):
@@ -103,26 +104,43 @@ def uninterrupted(tmp_path_factory):
     return train(recipe_for(tmp_path_factory.mktemp("runs") / "whole"))
 
 
-def test_the_steps_of_an_epoch_are_as_the_tests_below_suppose(uninterrupted):
+def test_checkpoints_lie_inside_epochs(uninterrupted):
     log = json.loads((uninterrupted / "trainer_state.json").read_text())["log_history"]
     epochs = {entry["step"]: entry["epoch"] for entry in log}
     assert all(0.05 < epochs[step] % 1 < 0.95 for step in (9, 18, 36)) and max(epochs.values()) > 2
 
 
-@pytest.mark.parametrize("step", [11, 20, 40])
-def test_resumed_weights_are_those_of_a_run_that_never_stopped(uninterrupted, tmp_path, stop_at, rows_read, step):
+@pytest.mark.parametrize("step", [9, 36])
+def test_resuming_from_each_checkpoint_gives_the_same_weights(uninterrupted, tmp_path, rows_read, step):
+    run = copy_until(uninterrupted, tmp_path / "run", step)
+    train(recipe_for(run, resume_from_checkpoint="true"))
+    assert differing(run, uninterrupted) == []
+    # The rows of the remaining steps and at most three batches ahead: nothing that was trained on before.
+    remaining = (44 - step) * 2 * 3
+    assert remaining - 6 <= len(rows_read) <= remaining + 6
+    assert log_without_times(run) == log_without_times(uninterrupted)
+
+
+def test_a_stopped_and_resumed_run_is_the_one_that_never_stopped(uninterrupted, tmp_path, stop_at):
     run = tmp_path / "run"
-    stop_at(step)
+    stop_at(20)
     with pytest.raises(Stopped):
         train(recipe_for(run))
     stop_at(None)
-    rows_read.clear()
     train(recipe_for(run, resume_from_checkpoint="true"))
     assert differing(run, uninterrupted) == []
-    # The rows of the steps that are left and at most three batches ahead: nothing that was trained on before.
-    rows_left = (44 - step // 9 * 9) * 2 * 3
-    assert rows_left - 6 <= len(rows_read) <= rows_left + 6
     assert log_without_times(run) == log_without_times(uninterrupted)
+
+
+def copy_until(run, folder, step) -> Path:
+    """A copy of a run as if it had been stopped after the checkpoint of `step`."""
+    shutil.copytree(run, folder)
+    for checkpoint in folder.glob("checkpoint-*"):
+        if int(checkpoint.name.split("-")[1]) > step:
+            shutil.rmtree(checkpoint)
+    for name in ("model.safetensors", "trainer_state.json"):
+        (folder / name).unlink()
+    return folder
 
 
 def log_without_times(run) -> list:
@@ -144,9 +162,9 @@ def test_a_checkpoint_at_the_very_end_of_an_epoch(tmp_path, stop_at):
 
 
 def test_resuming_with_averaged_weights_and_patience(tmp_path, stop_at):
-    options = {"ema_decay": 0.9, "early_stopping_patience": 3, "optimizer": "adamw"}
+    options = {"ema_decay": 0.9, "early_stopping_patience": 3, "optimizer": "adamw", "max_steps": 22}
     whole = train(recipe_for(tmp_path / "whole", **options))
-    stop_at(31)
+    stop_at(20)
     with pytest.raises(Stopped):
         train(recipe_for(tmp_path / "run", **options))
     stop_at(None)
@@ -156,10 +174,12 @@ def test_resuming_with_averaged_weights_and_patience(tmp_path, stop_at):
     assert "EarlyStoppingCallback" in state["stateful_callbacks"]
 
 
-def test_another_seed_gives_other_weights(uninterrupted, tmp_path):
-    """Else the comparisons above would show nothing."""
-    run = train(recipe_for(tmp_path / "run", seed=7))
-    assert differing(run, uninterrupted)
+def test_another_seed_gives_other_weights(uninterrupted, tmp_path, stop_at):
+    """Otherwise the comparisons above would show nothing."""
+    stop_at(9)
+    with pytest.raises(Stopped):
+        train(recipe_for(tmp_path / "run", seed=7))
+    assert differing(tmp_path / "run" / "checkpoint-9", uninterrupted / "checkpoint-9")
 
 
 @pytest.mark.slow
@@ -200,7 +220,7 @@ def stream_folder(tmp_path):
     return folder
 
 
-def test_a_stream_goes_on_where_it_stopped(stream_folder, tmp_path, stop_at, monkeypatch):
+def test_a_resumed_stream(stream_folder, tmp_path, stop_at, monkeypatch):
     from tinystories.data import streaming
 
     monkeypatch.setattr(streaming.PackedStream.__init__, "__kwdefaults__", {
@@ -213,9 +233,9 @@ def test_a_stream_goes_on_where_it_stopped(stream_folder, tmp_path, stop_at, mon
         "encode_stories",
         lambda tokenizer: lambda batch: read.append(len(batch["text"])) or encode_stories(tokenizer)(batch),
     )
-    options = {"streaming": True, "corpus": stream_folder, "max_stories": 10_000}
+    options = {"streaming": True, "corpus": stream_folder, "max_stories": 10_000, "max_steps": 30}
     whole = train(recipe_for(tmp_path / "whole", **options))
-    stop_at(40)
+    stop_at(28)
     with pytest.raises(Stopped):
         train(recipe_for(tmp_path / "run", **options))
     stop_at(None)
@@ -234,12 +254,12 @@ def test_a_stream_needs_an_end_and_its_own_checkpoint(stream_folder, tmp_path):
         train(recipe_for(run, streaming=True, resume_from_checkpoint="true"))
 
 
-# Checkpoints that are not whole
+# Incomplete checkpoints
 
 
 @pytest.fixture
 def stopped_run(uninterrupted, tmp_path):
-    """A run with checkpoints 27, 36 and 44, as if it had been stopped after the last."""
+    """A finished run, as if it had been stopped after its last checkpoint."""
     run = tmp_path / "stopped"
     shutil.copytree(uninterrupted, run)
     assert {folder.name for folder in run.glob("checkpoint-*")} >= {"checkpoint-36", "checkpoint-44"}
@@ -283,7 +303,7 @@ def damage_missing_rng(checkpoint):
         damage_missing_rng,
     ],
 )
-def test_the_last_whole_checkpoint_is_found(stopped_run, damage):
+def test_the_last_complete_checkpoint_is_found(stopped_run, damage):
     damage(stopped_run / "checkpoint-44")
     checkpoint, faults = checkpoints.last_whole_checkpoint(stopped_run)
     assert checkpoint == stopped_run / "checkpoint-36"
@@ -291,12 +311,12 @@ def test_the_last_whole_checkpoint_is_found(stopped_run, damage):
     assert checkpoints.fault(checkpoint) is None
 
 
-def test_a_foreign_checkpoint_without_a_manifest_counts(stopped_run):
+def test_a_checkpoint_without_a_manifest_counts(stopped_run):
     (stopped_run / "checkpoint-44" / "checkpoint.json").unlink()
     assert checkpoints.last_whole_checkpoint(stopped_run)[0] == stopped_run / "checkpoint-44"
 
 
-def test_resuming_past_a_broken_checkpoint_tells_the_user_and_ends_the_same(stopped_run, uninterrupted, capsys):
+def test_resuming_past_a_broken_checkpoint(stopped_run, uninterrupted, capsys):
     damage_truncate(stopped_run / "checkpoint-44")
     train(recipe_for(stopped_run, resume_from_checkpoint="true"))
     assert "checkpoint-44 cannot be used, model.safetensors has" in capsys.readouterr().out
@@ -304,7 +324,7 @@ def test_resuming_past_a_broken_checkpoint_tells_the_user_and_ends_the_same(stop
     assert checkpoints.fault(stopped_run / "checkpoint-44") is None
 
 
-def test_nothing_whole_is_one_line(stopped_run):
+def test_no_complete_checkpoint_is_one_line(stopped_run):
     for folder in stopped_run.glob("checkpoint-*"):
         damage_crash_before_the_end(folder)
     with pytest.raises(UserError, match="no checkpoint to resume from.*checkpoint-44 cannot be used") as error:
@@ -321,7 +341,7 @@ def test_another_model_is_refused_before_anything_is_written(stopped_run):
     assert (stopped_run / "recipe.yaml").read_text() == before
 
 
-def test_other_settings_are_told(stopped_run, capsys):
+def test_other_settings_are_reported(stopped_run, capsys):
     damage_truncate(stopped_run / "checkpoint-44")
     train(recipe_for(stopped_run, resume_from_checkpoint="true", max_grad_norm=0.5))
     assert "note: the run began with another max_grad_norm" in capsys.readouterr().out
@@ -330,14 +350,14 @@ def test_other_settings_are_told(stopped_run, capsys):
 @pytest.mark.parametrize(
     "change", [{"weight_decay": 0.0}, {"optimizer": "adamw"}, {"ema_decay": 0.9}, {"corpus": "x"}]
 )
-def test_what_a_resumed_run_keeps_is_refused_and_nothing_is_written(stopped_run, change):
+def test_changes_to_what_a_resumed_run_keeps_are_refused(stopped_run, change):
     before = (stopped_run / "recipe.yaml").read_text()
     with pytest.raises(UserError, match=f"A resumed run keeps its {next(iter(change))}"):
         train(recipe_for(stopped_run, resume_from_checkpoint="true", **change))
     assert (stopped_run / "recipe.yaml").read_text() == before
 
 
-def test_a_run_that_is_resumed_at_its_end_stays_as_it_is(stopped_run, uninterrupted):
+def test_a_run_resumed_at_its_end_stays_the_same(stopped_run, uninterrupted):
     train(recipe_for(stopped_run, resume_from_checkpoint="true"))
     assert differing(stopped_run, uninterrupted) == []
     assert json.loads((stopped_run / "trainer_state.json").read_text())["global_step"] == 44

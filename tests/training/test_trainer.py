@@ -6,6 +6,7 @@ import math
 import os
 import pickle
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -33,6 +34,7 @@ from tinystories.training.trainer import ArticleWeightCollator, StoryTrainer
 from tinystories.utils.errors import UserError
 
 
+pytestmark = pytest.mark.usefixtures("without_rehearsal")
 ROOT = Path(__file__).parents[2]
 SHORT = {
     **TINY_RECIPE,
@@ -90,7 +92,7 @@ def test_accumulated_steps_are_the_same_steps(one_by_eight, tmp_path, batch, acc
     assert largest_difference(run, one_by_eight) < 1e-4
 
 
-def test_a_mean_of_means_would_be_seen(one_by_eight, tmp_path, monkeypatch):
+def test_the_comparison_detects_a_mean_of_means(one_by_eight, tmp_path, monkeypatch):
     monkeypatch.setattr(StoryTrainer, "_get_num_items_in_batch", lambda *_: None, raising=False)
     get_batch_samples = StoryTrainer.get_batch_samples
     monkeypatch.setattr(StoryTrainer, "get_batch_samples", lambda *args: (get_batch_samples(*args)[0], None))
@@ -114,7 +116,7 @@ def test_two_processes_are_one(one_by_eight, tmp_path, launcher):
         assert logged(tmp_path / "run", name) == pytest.approx(logged(one_by_eight, name), abs=1e-5)
 
 
-def test_the_launcher_files_name_what_there_is():
+def test_the_accelerate_configs_name_existing_classes():
     from accelerate.commands.config.config_args import load_config_from_file
 
     from modeling_tinyllama import TinyLlamaForCausalLM
@@ -206,10 +208,10 @@ def test_stable_is_stable():
     assert values[5:30] == [2.0] * 25 and values[30] < 2.0
 
 
-def test_wrong_settings_of_a_schedule_are_refused_before_any_work():
+def test_wrong_settings_are_refused_before_any_work():
     for overrides, message in (
         ({"lr_scheduler_type": "linear", "lr_scheduler_kwargs": "{num_decay_steps: 3}"}, "linear has no setting"),
-        ({"lr_scheduler_kwargs": "{min_lr: 1.0}"}, "least learning rate"),
+        ({"lr_scheduler_kwargs": "{min_lr: 1.0}"}, "minimum must lie between"),
         ({"lr_scheduler_type": "warmup_stable_decay", "lr_scheduler_kwargs": "{decay_type: x}"}, "decay_type"),
         ({"lr_scheduler_type": "cosin"}, "trainer"),
         ({"learning_rate": "-1"}, "`trainer.learning_rate` is -1"),
@@ -261,11 +263,17 @@ def test_training_with_smoothed_labels_passes_its_own_checks(tmp_path):
     assert logged(run, "eval_bits_per_byte")
 
 
-@pytest.mark.parametrize("setting", [{"batch_eval_metrics": True}, {"eval_do_concat_batches": False}])
+@pytest.mark.parametrize("setting", [{"batch_eval_metrics": True}, {"eval_do_concat_batches": False}], ids=str)
 def test_evaluations_give_the_same_figures_batch_by_batch(one_by_eight, tmp_path, setting):
-    run = run_with(tmp_path / "run", per_device_eval_batch_size=3, **setting)
+    recipe = load_recipe(one_by_eight / "recipe.yaml")
+    recipe.trainer |= {"per_device_eval_batch_size": 3, "output_dir": str(tmp_path), **setting}
+    model, tokenizer = load_model(str(one_by_eight))
+    arguments = training_arguments(recipe)
+    rows, held_out = pack_corpus(recipe_corpus(recipe), tokenizer, recipe, arguments.seed)
+    metrics = build_trainer(recipe, arguments, model, tokenizer, rows, held_out).evaluate()
+    expected = json.loads((one_by_eight / "eval_results.json").read_text())
     for name in ("eval_bits_per_byte", "eval_nats_per_token", "eval_nats_per_token_articles"):
-        assert logged(run, name) == pytest.approx(logged(one_by_eight, name), abs=1e-5) and logged(run, name)
+        assert metrics[name] == pytest.approx(expected[name], abs=1e-5)
 
 
 def test_weights_of_articles_reach_data_loading_processes_that_are_spawned():
@@ -292,16 +300,16 @@ def test_the_logged_rate_is_the_one_of_the_recipe(one_by_eight):
     assert values[-1] == pytest.approx(1e-3)
 
 
-def test_a_longer_run_would_restart_the_rate_and_is_refused(tmp_path):
-    run = run_with(tmp_path / "run")
+def test_a_longer_run_would_restart_the_rate_and_is_refused(one_by_eight, tmp_path):
+    run = shutil.copytree(one_by_eight, tmp_path / "run")
     with pytest.raises(UserError, match="would raise the learning rate again, from 1.00e-03"):
         run_with(run, max_steps=24, resume_from_checkpoint="true")
-    constant = run_with(tmp_path / "constant", lr_scheduler_type="constant_with_warmup")
-    run_with(constant, lr_scheduler_type="constant_with_warmup", max_steps=18, resume_from_checkpoint="true")
-    assert len(logged(constant, "loss")) == 18
+    constant = run_with(tmp_path / "constant", lr_scheduler_type="constant_with_warmup", max_steps=6)
+    run_with(constant, lr_scheduler_type="constant_with_warmup", max_steps=8, resume_from_checkpoint="true")
+    assert len(logged(constant, "loss")) == 8
 
 
-# Kinds of words
+# Word classes
 
 
 def test_kinds_of_words():
@@ -352,16 +360,16 @@ def test_article_weight_moves_articles_and_is_bounded(one_by_eight, tmp_path):
 # Averages, patience, dropout, torch.compile
 
 
-def test_the_average_is_what_is_measured_and_saved(tmp_path):
+def test_the_average_is_evaluated_and_saved(one_by_eight, tmp_path):
     run = run_with(tmp_path / "run", ema_decay=0.8, load_best_model_at_end=False, save_total_limit=4)
     checkpoint = run / "checkpoint-12"
     raw = load_file(checkpoint / "training_weights.safetensors")
     averaged = load_file(checkpoint / "model.safetensors")
     assert any(not torch.equal(raw[name], averaged[name]) for name in averaged)
     assert largest_difference(run, checkpoint) == 0.0
-    plain = run_with(tmp_path / "plain", load_best_model_at_end=False)
-    assert all(torch.equal(raw[name], weight) for name, weight in load_file(plain / "model.safetensors").items())
-    assert logged(run, "eval_bits_per_byte")[0] != logged(plain, "eval_bits_per_byte")[0]
+    plain = load_file(one_by_eight / "checkpoint-12" / "model.safetensors")
+    assert all(torch.equal(raw[name], weight) for name, weight in plain.items())
+    assert logged(run, "eval_bits_per_byte")[0] != logged(one_by_eight, "eval_bits_per_byte")[0]
     assert logged(run, "eval_bits_per_byte")[-1] == pytest.approx(
         json.loads((run / "eval_results.json").read_text())["eval_bits_per_byte"]
     )
@@ -386,30 +394,30 @@ def test_the_average_by_its_formula():
     assert model.weight.item() == 29.0
 
 
-def test_patience_stops_a_run_that_gets_no_better(tmp_path):
+def test_early_stopping(tmp_path):
     run = run_with(
         # The figure falls, and falling is called worse: so the first evaluation stays the best.
         tmp_path / "run",
         max_steps=60,
-        eval_steps=4,
+        eval_steps=2,
         early_stopping_patience=2,
         greater_is_better=True,
     )
     state = json.loads((run / "trainer_state.json").read_text())
     bits = logged(run, "eval_bits_per_byte")
-    assert state["global_step"] == 12 and len(bits) == 4
+    assert state["global_step"] == 6 and len(bits) == 4
     assert bits[-1] == pytest.approx(bits[0]) == max(bits), "the best checkpoint is what is kept"
     with pytest.raises(UserError, match="needs evaluations"):
         run_with(tmp_path / "other", eval_strategy="no", early_stopping_patience=2)
 
 
 def test_dropout_changes_training_only(one_by_eight, tmp_path):
-    run = run_with(tmp_path / "run", attention_dropout=0.3)
-    assert logged(run, "loss") != logged(one_by_eight, "loss")
+    run = run_with(tmp_path / "run", attention_dropout=0.3, max_steps=1, eval_strategy="no")
+    assert logged(run, "loss")[0] != logged(one_by_eight, "loss")[0]
     assert logged(run, "loss")[0] == pytest.approx(logged(one_by_eight, "loss")[0], rel=0.02)
 
 
-def test_the_rest_of_an_epoch_can_be_left_out_and_of_what_is_measured_nothing(one_by_eight, tmp_path):
+def test_drop_last_drops_rows_of_training_and_none_of_evaluation(one_by_eight, tmp_path):
     run = run_with(tmp_path / "run", dataloader_drop_last=True, max_steps=1, eval_steps=1, learning_rate=1e-9)
     whole = run_with(tmp_path / "whole", max_steps=1, eval_steps=1, learning_rate=1e-9)
     assert logged(run, "eval_bits_per_byte") == logged(whole, "eval_bits_per_byte")
@@ -426,7 +434,7 @@ def test_torch_compile_gives_the_same_run(one_by_eight, tmp_path):
     assert largest_difference(run, one_by_eight) < 1e-3
 
 
-def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_checkpoint(tmp_path, monkeypatch):
+def test_a_non_finite_loss_stops_the_run_and_keeps_the_checkpoint(tmp_path, monkeypatch):
     from tinystories.runs import checkpoints
 
     training_step = StoryTrainer.training_step
@@ -444,7 +452,7 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_checkpoint(tmp_pat
     assert checkpoints.last_whole_checkpoint(tmp_path / "run")[0].name == "checkpoint-6"
 
 
-def test_weights_that_are_no_numbers_are_never_saved(tmp_path, monkeypatch):
+def test_non_finite_weights_are_never_saved(tmp_path, monkeypatch):
     step_end = EMACallback.on_step_end
 
     def breaking(self, args, state, control, model=None, **kwargs):
@@ -459,7 +467,7 @@ def test_weights_that_are_no_numbers_are_never_saved(tmp_path, monkeypatch):
     assert not (tmp_path / "run" / "checkpoint-12").exists() and (tmp_path / "run" / "checkpoint-6").exists()
 
 
-# What is told
+# Logs and samples
 
 
 def test_the_log_as_csv(one_by_eight):
@@ -471,32 +479,32 @@ def test_the_log_as_csv(one_by_eight):
     assert all(float(row["tokens_per_second"]) > 0 and 0 < float(row["mfu"]) < 1 for row in rows)
 
 
-def test_no_csv_if_none_is_wanted(tmp_path):
-    run = run_with(tmp_path / "run", report_to="none", max_steps=2, eval_strategy="no")
+def test_without_reports_there_is_no_csv(tmp_path):
+    run = run_with(tmp_path / "run", report_to="none", max_steps=1, eval_strategy="no")
     assert not (run / "log.csv").exists() and (run / "model.safetensors").exists()
 
 
 def test_tensorboard(tmp_path):
     pytest.importorskip("tensorboardX")
-    run = run_with(tmp_path / "run", report_to="csv,tensorboard", max_steps=4, eval_strategy="no")
+    run = run_with(tmp_path / "run", report_to="csv,tensorboard", max_steps=1, eval_strategy="no")
     assert list(run.rglob("events.out.tfevents.*")) and (run / "log.csv").exists()
 
 
-def test_a_story_at_each_evaluation_changes_nothing(one_by_eight, tmp_path):
-    run = run_with(tmp_path / "run", prompts="[Once upon a time]", max_steps=12, eval_steps=3, attention_dropout=0.1)
-    silent = run_with(tmp_path / "silent", max_steps=12, eval_steps=3, attention_dropout=0.1)
+def test_a_sample_at_each_evaluation_changes_nothing(tmp_path):
+    run = run_with(tmp_path / "run", prompts="[Once upon a time]", max_steps=6, eval_steps=2, attention_dropout=0.1)
+    silent = run_with(tmp_path / "silent", max_steps=6, eval_steps=2, attention_dropout=0.1)
     assert largest_difference(run, silent) == 0.0
-    told = [json.loads(line) for line in (run / "stories.jsonl").read_text().splitlines()]
-    assert [story["step"] for story in told] == [3, 6, 9]
-    assert all(story["story"].startswith("Once upon a time") for story in told)
+    samples = [json.loads(line) for line in (run / "stories.jsonl").read_text().splitlines()]
+    assert [story["step"] for story in samples] == [2, 4]
+    assert all(story["story"].startswith("Once upon a time") for story in samples)
 
 
-def test_the_progress_bar_tells_speed_and_time_left(tmp_path, capsys):
-    run_with(tmp_path / "run", disable_tqdm=False)
+def test_the_progress_bar_shows_speed_and_remaining_time(tmp_path, capsys):
+    run_with(tmp_path / "run", disable_tqdm=False, max_steps=4, eval_steps=2)
     told = "".join(capsys.readouterr())
-    assert re.search(r"step +12/12  loss \d\.\d+  lr 1\.00e-03  [\d,]+ tokens/s  MFU \d+%", told)
+    assert re.search(r"step +4/4  loss \d\.\d+  lr \d\.\d\de-0\d  [\d,]+ tokens/s  MFU \d+%", told)
     assert re.search(r"validation: \d\.\d+ bits per byte, .*articles \d\.\d+, function words \d\.\d+", told)
-    assert re.search(r"12/12 \[\d\d:\d\d<\d\d:\d\d", told)
+    assert re.search(r"4/4 \[\d\d:\d\d<\d\d:\d\d", told)
 
 
 # Sizes
@@ -553,10 +561,10 @@ def test_random_states_are_preserved():
     assert (random.random(), np.random.rand(), torch.rand(1)) == expected
 
 
-# The look before the first step
+# The checks before the first step
 
 
-def test_training_on_shifted_labels_does_not_begin(tmp_path, monkeypatch):
+def test_training_on_shifted_labels_is_refused(tmp_path, monkeypatch):
     from tinystories.data.packing import PackedStories
 
     build = PackedStories.__getitems__
@@ -574,7 +582,7 @@ def test_training_on_shifted_labels_does_not_begin(tmp_path, monkeypatch):
     run_with(tmp_path / "run", check=False)
 
 
-def test_text_that_should_not_be_trained_on_is_told(tmp_path, capsys):
+def test_text_that_should_not_be_trained_on_is_reported(tmp_path, capsys):
     corpus = tmp_path / "stories.jsonl"
     stories = [
         f"Once upon a time there was a dog called Rex {n}. <b>He ran</b> to the park and was happy." for n in range(80)
@@ -584,7 +592,7 @@ def test_text_that_should_not_be_trained_on_is_told(tmp_path, capsys):
     assert re.search(r"note: of the first \d+ stories, html in \d+ should not be trained on", capsys.readouterr().out)
 
 
-def test_the_look_changes_nothing(one_by_eight, tmp_path, capsys):
+def test_the_checks_change_nothing(one_by_eight, tmp_path, capsys):
     run = run_with(tmp_path / "run", check=True)
     assert largest_difference(run, one_by_eight) == 0.0
     assert re.search(r"checked +\d+ ok", capsys.readouterr().out)

@@ -131,13 +131,13 @@ def test_weight_decay_is_on_matrices_only_and_the_rate_ends_at_a_tenth(tiny_reci
     assert all(late <= early for early, late in zip(rates[5:], rates[6:], strict=False))
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
-def test_a_stopped_run_goes_on_where_it_was(tiny_recipe, tmp_path, optimizer):
-    settings = {"bf16": "false", "eval_steps": 5, "max_steps": 15, "save_total_limit": 5, "optimizer": optimizer}
+def test_a_resumed_run_with_adamw(tiny_recipe, tmp_path):
+    """tests/training/test_resume.py resumes with Muon, and with AdamW and EMA."""
+    settings = {"bf16": "false", "eval_steps": 2, "max_steps": 6, "save_total_limit": 5, "optimizer": "adamw"}
     straight = train(tiny_recipe(output_dir=tmp_path / "straight", **settings))
     stopped = tmp_path / "stopped"
     shutil.copytree(straight, stopped)
-    for name in ("checkpoint-10", "checkpoint-15", "model.safetensors", "trainer_state.json"):
+    for name in ("checkpoint-4", "checkpoint-6", "model.safetensors", "trainer_state.json"):
         target = stopped / name
         shutil.rmtree(target) if target.is_dir() else target.unlink()
     resumed = train(tiny_recipe(output_dir=stopped, resume_from_checkpoint="true", **settings))
@@ -178,7 +178,7 @@ def test_muon_moves_the_matrices_inside_the_layers_and_adamw_the_rest(tiny_run):
             assert update.abs() == pytest.approx(5e-3, rel=0.05), name
 
 
-def test_layers_that_begin_silent(tiny_recipe):
+def test_zero_init_residual(tiny_recipe):
     recipe = tiny_recipe(zero_init_residual="true", max_steps=1, eval_steps=1, learning_rate="1e-9")
     model = AutoModelForCausalLM.from_pretrained(train(recipe))
     for layer in model.model.layers:
@@ -187,7 +187,7 @@ def test_layers_that_begin_silent(tiny_recipe):
         assert layer.self_attn.q_proj.weight.abs().max() > 1e-2
 
 
-def test_muon_is_torchs_but_for_its_precision():
+def test_muon_is_that_of_torch_but_for_its_precision():
     from tinystories.training.optimizers import BatchedMuon
 
     generator = torch.Generator().manual_seed(0)
@@ -211,7 +211,7 @@ def test_muon_is_torchs_but_for_its_precision():
         assert (found - expected).norm() < 0.05 * expected.norm()
 
 
-def test_earlier_checkpoints_are_not_mixed_with_a_new_run(tiny_run, tiny_recipe, tmp_path):
+def test_checkpoints_of_an_earlier_run_are_kept_or_removed(tiny_run, tiny_recipe, tmp_path):
     earlier = tmp_path / "earlier"
     shutil.copytree(tiny_run, earlier)
     with pytest.raises(UserError, match="--resume_from_checkpoint.*--overwrite_output_dir"):
@@ -245,7 +245,7 @@ def test_settings_that_do_not_work_are_named_before_training(tiny_recipe, overri
         train(tiny_recipe(**overrides))
 
 
-def test_a_tokenizer_of_ones_own_is_used_as_it_is(tiny_recipe, tiny_run):
+def test_a_tokenizer_folder_is_used_unchanged(tiny_recipe, tiny_run):
     run = train(tiny_recipe(tokenizer=tiny_run, max_steps=2, eval_steps=2))
     assert (run / "tokenizer.json").read_text() == (tiny_run / "tokenizer.json").read_text()
     assert json.loads((run / "tokenizer_config.json").read_text())["tokenizer_class"] == "PreTrainedTokenizerFast"

@@ -3,6 +3,7 @@
 import csv
 import json
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +22,7 @@ from .time_limit import TimeLimitCallback
 LOG_NAME = "log.csv"
 STORIES_NAME = "stories.jsonl"
 PLOT_NAME = "loss.png"
+PLOT_SECONDS = 30  # drawing takes a third of a second
 SAMPLE_TOKENS = 160
 
 _unwritable: set[Path] = set()
@@ -122,10 +124,17 @@ class CSVLogCallback(TrainerCallback):
 
 
 class LossPlotCallback(TrainerCallback):
-    """`loss.png` in the run folder, updated at each evaluation."""
+    """`loss.png` in the run folder, drawn at evaluations: at most every half minute, and after training."""
+
+    def __init__(self):
+        self._next = time.monotonic() + PLOT_SECONDS
+
+    def on_train_end(self, args, state, control, **kwargs):
+        self._next = 0.0
 
     def on_evaluate(self, args, state, control, **kwargs):
-        if state.is_world_process_zero:
+        if state.is_world_process_zero and time.monotonic() >= self._next:
+            self._next = time.monotonic() + PLOT_SECONDS
             with replaced_if_possible(Path(args.output_dir) / PLOT_NAME) as partial:
                 plot_loss(state.log_history, partial)
 

@@ -65,7 +65,7 @@ class MuonWithAdamW(torch.optim.Optimizer):
 
     def __init__(self, muon: torch.optim.Muon, adamw: torch.optim.AdamW):
         self.muon, self.adamw = muon, adamw
-        super().__init__(self._groups(), {})
+        super().__init__(self._groups(), {"lr": muon.defaults["lr"]})
         self.param_groups = self._groups()
 
     def _groups(self) -> list[dict]:

@@ -3,6 +3,7 @@
 import re
 import time
 from contextlib import contextmanager
+from functools import cache
 
 import torch
 from transformers import PreTrainedModel, TrainerCallback, TrainingArguments
@@ -41,6 +42,7 @@ def training_flops_per_token(model: PreTrainedModel, mean_attended: float) -> fl
     return 6 * weights + 12 * config.num_hidden_layers * width * mean_attended
 
 
+@cache
 def peak_flops(device: torch.device, dtype: torch.dtype) -> float:
     """FLOP/s that a device reaches: for a known GPU and 16 bits from its data sheet, else measured here with one large
     matrix product."""
@@ -50,7 +52,9 @@ def peak_flops(device: torch.device, dtype: torch.dtype) -> float:
             if re.search(rf"\b{known}\b(?! Laptop)", name):
                 return flops
     size = 4096 if device.type == "cuda" else 1024
-    left, right = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
+    # Its own generator: training continues with the same random numbers whether this was measured or cached.
+    generator = torch.Generator(device).manual_seed(0)
+    left, right = (torch.randn(size, size, device=device, dtype=dtype, generator=generator) for _ in range(2))
     best = float("inf")
     for _ in range(8):
         _synchronize(device)
