@@ -563,7 +563,7 @@ def test_a_model_of_labels_shifted_twice_is_said_to_be_one(shift, saved, tokeniz
     assert main(["import", str(path), str(out), "--tokenizer", str(tokenizer_folder)]) == 0
     said = capsys.readouterr()
     assert ("shifted twice" in said.err) == (shift == 2)
-    assert "WikiMini" in said.out and "nats a token" in said.out
+    assert "WikiMini" in said.out and "nats per token" in said.out
 
     model, tokenizer = AutoModelForCausalLM.from_pretrained(out), AutoTokenizer.from_pretrained(out)
     assert (model.config.bos_token_id, model.config.eos_token_id, model.config.pad_token_id) == (0, 0, 1)

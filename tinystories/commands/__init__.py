@@ -1,1 +1,2 @@
-"""The verbs of the command line: each module parses, calls and prints."""
+"""The verbs of the command line, one module each: `add_arguments(parser)` declares the options, `run(options)` calls
+the library, prints, and returns the exit status (None for 0)."""

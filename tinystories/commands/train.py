@@ -1,5 +1,6 @@
 """`tinystories train`: build the trainer of a recipe, check it, train, and generate samples from the result."""
 
+import argparse
 import dataclasses
 import shutil
 import textwrap
@@ -10,7 +11,7 @@ from pathlib import Path
 from ..data.sources import hub_dataset
 from ..recipe import SHORT_NAMES, Recipe, load_recipe, recipe_reference, save_recipe
 from ..utils.errors import UserError, first_line
-from ..utils.paths import output_folder
+from ..utils.paths import expand_user, output_folder
 
 
 QUALITY_STORIES = 2_000
@@ -29,9 +30,18 @@ def describe_keys() -> str:
     return "\n".join(lines)
 
 
-def run(path: str, overrides: list[str]) -> None:
-    """Train from the recipe file `path`; `overrides` are the options that follow it on the command line."""
-    recipe = load_recipe(path, overrides)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Train a model from a recipe. Any key of the recipe, of TinyLlamaConfig or of TrainingArguments\n"
+        "can follow as --key value, for example --learning_rate 1e-3 --corpus my_stories.jsonl."
+    )
+    parser.epilog = describe_keys()
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("recipe", type=expand_user, help="YAML file, such as configs/quickstart.yaml")
+
+
+def run(options: argparse.Namespace) -> None:
+    recipe = load_recipe(options.recipe, options.overrides)
     for source in (recipe.corpus, recipe.validation_corpus):
         if source is not None:
             hub_dataset(source)

@@ -1,0 +1,78 @@
+"""`tinystories doctor`: check stories, a recipe, a run or a model."""
+
+import argparse
+import json
+import sys
+
+from ..utils.paths import expand_user
+from .arguments import add_reading_arguments, number, reading_options
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Check a recipe, a run, a model, a tokenizer or stories. Prints one line per finding (ok, error, inconclusive "
+        "or note) with figures and advice. The exit status is 1 if there is an error."
+    )
+    parser.add_argument(
+        "target",
+        type=expand_user,
+        help="recipe (.yaml), run folder or checkpoint, any causal model, a file that `import` reads (.pth, .bin), "
+        "tokenizer folder, or stories",
+    )
+    parser.add_argument(
+        "--corpus", type=expand_user, help="stories to check and to measure on (default: the recipe's)"
+    )
+    add_reading_arguments(parser, default="the recipe's")
+    parser.add_argument(
+        "--tokenizer", metavar="PATH", type=expand_user, help="tokenizer to use (default: the target's)"
+    )
+    parser.add_argument(
+        "--limit", type=number(int, 1), help="stories to check, spread over the corpus (default: 2000)"
+    )
+    parser.add_argument("--quick", action="store_true", help="time no training steps and score fewer stories")
+    parser.add_argument(
+        "--strict", action="store_true", help="treat text quality warnings, and all that --clean changes, as errors"
+    )
+    parser.add_argument("--json", action="store_true", help="print the findings as JSON")
+    parser.add_argument(
+        "--clean", metavar="OUT", type=expand_user, help="also write a cleaned copy of the stories to this folder"
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    from transformers.utils import logging
+
+    from ..checks import LIMIT, as_dicts, examine, has_error, report_lines
+
+    logging.disable_progress_bar()
+    findings = examine(
+        options.target,
+        corpus=options.corpus,
+        tokenizer=options.tokenizer,
+        limit=LIMIT if options.limit is None else options.limit,
+        quick=options.quick,
+        strict=options.strict,
+        cleaned=_clean(options) if options.clean else None,
+        **reading_options(options),
+    )
+    if options.json:
+        print(json.dumps(as_dicts(findings), ensure_ascii=False, indent=2))
+    else:
+        print("\n".join(report_lines(findings)))
+    return 1 if has_error(findings) else 0
+
+
+def _clean(options: argparse.Namespace) -> dict:
+    from ..checks import corpus_of, special_tokens_of
+    from ..data.cleaning import write_clean
+
+    corpus = corpus_of(options.target, options.corpus, **reading_options(options))
+    special = special_tokens_of(options.target, options.tokenizer)
+    cleaned = write_clean(corpus, options.clean, special_tokens=special)
+    for split, counts in cleaned.items():
+        print(
+            f"{options.clean}, {split}: {counts['kept']:,} of {counts['stories']:,} stories kept; "
+            f"fixed {counts['repaired'] or 'none'}, dropped {counts['dropped'] or 'none'}",
+            file=sys.stderr if options.json else sys.stdout,
+        )
+    return cleaned

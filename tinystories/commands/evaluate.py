@@ -1,0 +1,87 @@
+"""`tinystories evaluate`: measure models and write a report."""
+
+import argparse
+import shlex
+
+from ..utils.errors import UserError
+from ..utils.paths import expand_user
+from .arguments import add_reading_arguments, comma_separated, number, reading_options, seed
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Measure bits per byte, minimal pairs and generated stories of one or more causal language models, and write "
+        "report.json and report.html. The exit status is 2 if a model could not be evaluated."
+    )
+    parser.add_argument(
+        "models",
+        nargs="+",
+        metavar="model",
+        type=expand_user,
+        help="run folder, checkpoint folder, or model id on the Hub",
+    )
+    parser.add_argument(
+        "--corpus", type=expand_user, help="held-out stories (default: the run's validation split, or `sample`)"
+    )
+    add_reading_arguments(parser)
+    parser.add_argument(
+        "--train-corpus",
+        type=expand_user,
+        help="training stories, to find copied text (default: the recipe's, if available here)",
+    )
+    parser.add_argument(
+        "--out",
+        type=expand_user,
+        help="folder for the report (default: the run folder of a single run, otherwise `evaluation`)",
+    )
+    parser.add_argument(
+        "--limit", type=number(int, 1), help="at most this many stories, pairs per kind, and prompts"
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="a quick look: 100 stories, 50 pairs, 5 prompts, the model's own preset"
+    )
+    parser.add_argument(
+        "--presets",
+        type=comma_separated,
+        help="sampling presets, such as balanced,plain,greedy; the first is the headline (default: all but greedy, "
+        "the model's own first)",
+    )
+    parser.add_argument("--seed", type=seed, default=0, help="makes the evaluation reproducible (default: 0)")
+    parser.add_argument(
+        "--judge-url", help="OpenAI-compatible endpoint of an LLM that grades the stories (may cost money)"
+    )
+    parser.add_argument("--judge-model", help="model name at that endpoint; the key is read from OPENAI_API_KEY")
+    parser.add_argument(
+        "--dump-pairs", metavar="FILE", type=expand_user, help="write the minimal pairs to this .tsv or .jsonl file"
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    from transformers.utils import logging
+
+    from ..evaluation.evaluate import evaluate_models
+    from ..evaluation.judge import Judge
+    from ..evaluation.report import HTML, report_folder, terminal_table, write_report
+
+    logging.disable_progress_bar()
+    if bool(options.judge_url) != bool(options.judge_model):
+        raise UserError("A judge needs both --judge-url and --judge-model.")
+    folder = report_folder(options.out, options.models)
+    report = evaluate_models(
+        options.models,
+        corpus=options.corpus,
+        **reading_options(options),
+        train_corpus=options.train_corpus,
+        limit=options.limit,
+        quick=options.quick,
+        presets=options.presets,
+        seed=options.seed,
+        judge=Judge(options.judge_url, options.judge_model) if options.judge_url else None,
+        dump_pairs=options.dump_pairs,
+        command=shlex.join(["tinystories", *options.arguments]),
+        save=lambda report: write_report(report, folder) if report["models"] else None,
+    )
+    if report["models"]:
+        print(terminal_table(report))
+        print(f"\nThe report is in {folder / HTML}")
+    return 2 if report["failed"] else 0

@@ -1,0 +1,92 @@
+"""`tinystories generate`: complete a prompt, streaming the text."""
+
+import argparse
+from typing import Any
+
+from ..runs.run_folder import require_run
+from ..utils.errors import UserError
+from ..utils.paths import expand_user
+from .arguments import number, seed
+
+
+ENGINES = ("transformers", "llama.cpp")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    preset = "default: the preset's"
+    parser.add_argument("model", type=expand_user, help="run folder, or model id on the Hub")
+    parser.add_argument("prompt", help='text to complete, such as "Once upon a time"')
+    parser.add_argument(
+        "--preset",
+        help="sampling preset: balanced, conservative, creative, plain or greedy (default: the model's "
+        "generation_config.json)",
+    )
+    parser.add_argument("--temperature", type=float, help=f"0 to 2; 0 is greedy decoding ({preset})")
+    parser.add_argument("--top-p", type=float, help=f"nucleus sampling, above 0 to 1; 1 disables it ({preset})")
+    parser.add_argument("--top-k", type=int, help=f"0 disables it ({preset})")
+    parser.add_argument("--repetition-penalty", type=float, help=f"1 to 2; 1 disables it ({preset})")
+    parser.add_argument("--seed", type=seed, help="makes sampling reproducible on the same machine")
+    parser.add_argument(
+        "--max-new-tokens", type=number(int, 1), help="tokens to generate at most (default: the remaining context)"
+    )
+    parser.add_argument(
+        "--post-process",
+        action="store_true",
+        help="clean up spacing, capitals and final punctuation; prints the text once it is complete",
+    )
+    parser.add_argument(
+        "--engine",
+        default="transformers",
+        help="transformers, or llama.cpp (needs the extra `llamacpp`) (default: transformers)",
+    )
+    parser.add_argument(
+        "--dtype",
+        help="transformers: int8 for faster decoding on a CPU (default: as saved); llama.cpp: f32, f16, bf16 or q8_0 "
+        "(default: f16)",
+    )
+
+
+def run(options: argparse.Namespace) -> None:
+    from ..generation.presets import SAMPLING, check_preset, check_sampling
+
+    if options.preset is not None:
+        check_preset(options.preset)
+    given = {name: getattr(options, name) for name in SAMPLING}
+    sampling = {name: value for name, value in given.items() if value is not None}
+    check_sampling(options.preset, sampling)
+    if options.engine not in ENGINES:
+        raise UserError(f"There is no engine {options.engine!r}; choose {' or '.join(ENGINES)}.")
+    require_run(options.model)
+    settings = {
+        "preset": options.preset,
+        "sampling": sampling,
+        "seed": options.seed,
+        "max_new_tokens": options.max_new_tokens,
+        "stream": not options.post_process,
+    }
+    generate = _with_llama_cpp if options.engine == "llama.cpp" else _with_transformers
+    text = generate(options, settings)
+    if options.post_process:
+        from ..generation.postprocess import post_process
+
+        print(post_process(text))
+
+
+def _with_transformers(options: argparse.Namespace, settings: dict[str, Any]) -> str:
+    from ..generation.presets import check_dtype
+
+    check_dtype(options.dtype)
+    from ..generation.generate import generate_story
+    from ..runs.loading import load_model
+
+    model, tokenizer = load_model(options.model, options.dtype)
+    return generate_story(model, tokenizer, options.prompt, **settings)
+
+
+def _with_llama_cpp(options: argparse.Namespace, settings: dict[str, Any]) -> str:
+    from ..export.gguf_cache import cached_gguf, model_folder
+    from ..generation.llamacpp import generate_story, require_packages
+
+    require_packages()
+    folder = model_folder(options.model)
+    return generate_story(folder, options.prompt, gguf=lambda: cached_gguf(folder, options.dtype or "f16"), **settings)

@@ -1,0 +1,78 @@
+"""`tinystories serve`: an HTTP server with an OpenAI-compatible API and a demo page."""
+
+import argparse
+
+from ..utils.errors import UserError
+from ..utils.paths import expand_user
+from .arguments import LARGEST_INT, number
+
+
+LARGEST_BATCH = 1024  # each completion has a cache of its own
+YEAR = 365 * 24 * 60 * 60
+PACKAGES = ("fastapi", "h11", "limits", "pydantic", "starlette", "uvicorn")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Serve a model: a demo page at /, POST /generate, and OpenAI's /v1/completions. The environment variables "
+        "CHECKPOINT_PATH, TOKENIZER_PATH, DEVICE and PORT replace options that are not given."
+    )
+    parser.add_argument(
+        "checkpoint", nargs="?", metavar="RUN", type=expand_user, help="run folder, or model id on the Hub"
+    )
+    parser.add_argument(
+        "--tokenizer", metavar="PATH", type=expand_user, help="tokenizer to use (default: the model's)"
+    )
+    parser.add_argument("--device", help="such as cpu or cuda:0 (default: a GPU if there is one)")
+    parser.add_argument("--dtype", help="int8 for faster decoding on a CPU (default: as saved)")
+    parser.add_argument("--host", help="address to listen on (default: 127.0.0.1; 0.0.0.0 for all interfaces)")
+    parser.add_argument(
+        "--port", type=number(int, 0, 65535), help="port to listen on (default: 7779; 0 for any free port)"
+    )
+    parser.add_argument(
+        "--max-batch", type=number(int, 1, LARGEST_BATCH), help="completions generated concurrently (default: 32)"
+    )
+    parser.add_argument(
+        "--max-queue", type=number(int, 0, LARGEST_INT), help="completions that may wait in the queue (default: 64)"
+    )
+    parser.add_argument(
+        "--time-limit",
+        type=number(float, 0.001, YEAR),
+        metavar="SECONDS",
+        help="for a request, time in the queue included (default: 120)",
+    )
+    parser.add_argument("--rate-limit", metavar="LIMIT", help="per client, or none (default: 60/minute)")
+    parser.add_argument(
+        "--drain-time",
+        type=number(float, 0, YEAR),
+        metavar="SECONDS",
+        help="how long running completions may continue after SIGTERM (default: 30)",
+    )
+    parser.add_argument(
+        "--trusted-proxy",
+        action="append",
+        dest="trusted_proxies",
+        metavar="ADDRESS",
+        help="trust X-Forwarded-For from this address or network; may be repeated",
+    )
+    parser.add_argument(
+        "--cors-origin",
+        action="append",
+        dest="cors_origins",
+        metavar="ORIGIN",
+        help="allow cross-origin requests from this origin, such as https://example.org; may be repeated",
+    )
+
+
+def run(options: argparse.Namespace) -> None:
+    try:
+        from ..serving.serve import serve
+    except ModuleNotFoundError as error:
+        if error.name.partition(".")[0] not in PACKAGES:
+            raise
+        raise UserError(
+            f"The server needs packages that are not installed ({error.name}): pip install 'tinyllama-stories[serve]'."
+        ) from None
+    from ..serving.settings import read_settings
+
+    serve(read_settings(vars(options)))
