@@ -12,6 +12,7 @@ from pathlib import Path
 from datasets import Dataset
 
 from tinystories.data.corpus import load_corpus
+from tinystories.utils.console import print_any_character
 
 
 TRAIN, VALIDATION = 16_054, 3_613
@@ -38,4 +39,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    print_any_character()
     main()

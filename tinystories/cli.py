@@ -19,7 +19,7 @@ VERBS = {
     "train": "train a model from a recipe",
     "tokenizer": "train a tokenizer, or prune one to its most frequent tokens",
     "generate": "complete a prompt",
-    "export": "write a model as a stock transformers architecture, GGUF or ONNX",
+    "export": "convert a model to a stock Llama or Phi-3, GGUF or ONNX",
     "import": "convert a model trained with other code",
     "doctor": "check stories, a recipe, a run or a model, and explain what is wrong",
     "push": "publish a run on the Hub, with a model card",

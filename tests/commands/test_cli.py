@@ -147,7 +147,7 @@ def test_tokenizer_is_trained_reported_and_loads(tmp_path):
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
     again = tinystories("tokenizer", "sample", tmp_path / "cut", "--max-stories", 500)
-    fails_with_one_line(again, "holds a tokenizer already")
+    fails_with_one_line(again, "already holds a tokenizer")
     cut = AutoTokenizer.from_pretrained(tmp_path / "cut")
     assert len(cut) == 600 and cut.model_max_length == 64
     assert cut.decode(cut("A purple xylophone!")["input_ids"], skip_special_tokens=True) == "A purple xylophone!"

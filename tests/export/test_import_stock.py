@@ -316,5 +316,5 @@ def test_mistakes_on_the_command_line_are_one_line(folder, tokenizer, tmp_path, 
         file.unlink()
     assert main(["import", str(source), str(out), "--tokenizer", str(tmp_path / "words")]) == 0
     said = capsys.readouterr()
-    assert "LlamaForCausalLM" in said.out and "largest difference of a logit" in said.out
+    assert "LlamaForCausalLM" in said.out and "largest logit difference" in said.out
     assert AutoTokenizer.from_pretrained(out).pad_token_id == 1

@@ -34,9 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=expand_user,
         help="folder for the report (default: the run folder of a single run, otherwise `evaluation`)",
     )
-    parser.add_argument(
-        "--limit", type=number(int, 1), help="at most this many stories, pairs per kind, and prompts"
-    )
+    parser.add_argument("--limit", type=number(int, 1), help="at most this many stories, pairs per kind, and prompts")
     parser.add_argument(
         "--quick", action="store_true", help="a quick look: 100 stories, 50 pairs, 5 prompts, the model's own preset"
     )

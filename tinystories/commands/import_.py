@@ -8,8 +8,8 @@ from ..utils.paths import expand_user
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
-        "Convert a WikiMini checkpoint (.pth), a llama2.c model (.bin), or a transformers Llama or Phi-3 to TinyLlama. "
-        "The result is loaded again and its logits are compared with the source's before it is put in place."
+        "Convert a WikiMini checkpoint (.pth), a llama2.c model (.bin), or a stock Llama or Phi-3 to TinyLlama. The "
+        "result is loaded again and its logits are compared with the source's before it is put in place."
     )
     parser.add_argument("source", type=expand_user, help="file, folder, or model id on the Hub")
     parser.add_argument("out", type=expand_user, help="new or empty folder to write to")
