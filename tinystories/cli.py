@@ -35,7 +35,7 @@ def main(arguments: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
         with _log_to_stderr():
-            options = _parse(arguments)
+            options = parse(arguments)
             return options.run(options) or 0
     except ValueError as error:
         if not is_user_error(error):
@@ -64,7 +64,7 @@ class _Parser(argparse.ArgumentParser):
         raise UserError(f"{message} (see {self.prog} --help)")
 
 
-def _parse(arguments: list[str]) -> argparse.Namespace:
+def parse(arguments: list[str]) -> argparse.Namespace:
     """The options, with `run` of the verb's module. `train` takes any `--key value`: these are `overrides`.
 
     Raises:

@@ -26,6 +26,7 @@ from datasets import Dataset, IterableDataset
 
 import tinystories
 from tinystories import cli
+from tinystories.commands.arguments import reading_options
 from tinystories.data import corpus
 from tinystories.data.corpus import recipe_corpus
 from tinystories.data.sources import split_names
@@ -1107,9 +1108,9 @@ def test_every_path_option_expands_the_home_folder(monkeypatch, tmp_path):
         ],
         "serve ~/a --tokenizer=~/a": ["checkpoint", "tokenizer"],
     }.items():
-        options = cli._parser().parse_args(command.split())
+        options = cli.parse(command.split())
         assert {getattr(options, path) for path in paths} == {"/home/me/a"}, command
-    assert cli._parser().parse_args(["evaluate", "~/a", "~/a"]).models == ["/home/me/a"] * 2
+    assert cli.parse(["evaluate", "~/a", "~/a"]).models == ["/home/me/a"] * 2
     settings = read_settings({}, {"CHECKPOINT_PATH": "~/a", "TOKENIZER_PATH": "~/a"})
     assert settings.checkpoint == settings.tokenizer == "/home/me/a"
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -1145,8 +1146,8 @@ def test_reading_options_of_evaluate(write, tmp_path):
     write("in/b.txt", b"C")
     name, stories = held_out_stories([], str(tmp_path / "in"), text_split="file")
     assert (name, stories) == ("in", ["A\n\nB", "C"])
-    options = cli._parser().parse_args("evaluate x --split line --skip-bad-rows --text-column body".split())
-    assert cli._reading_options(options) == {"text_column": "body", "split": "line", "skip_bad_rows": True}
+    options = cli.parse("evaluate x --split line --skip-bad-rows --text-column body".split())
+    assert reading_options(options) == {"text_column": "body", "split": "line", "skip_bad_rows": True}
     with pytest.raises(UserError, match="a.jsonl, line 1: not JSON"):
         evaluate_models(["x"], corpus=write("a.jsonl", b"broken\n"), split="file", progress=False)
 
