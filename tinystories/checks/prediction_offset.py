@@ -10,13 +10,13 @@ Design decisions:
 """
 
 import math
-from collections.abc import Iterator
 
 import numpy as np
 import torch
 from torch.nn.functional import cross_entropy, log_softmax
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from ..evaluation.likelihood import context_length, encode, score_sequences, start_tokens, total_loss
 from ..generation.generate import eos_token_ids
 from ..generation.prompts import added_tokens
 from .batches import START_ADVICE
@@ -24,15 +24,9 @@ from .findings import Finding
 
 
 HORIZONS = (1, 2, 0)
-LOGITS_AT_ONCE = 40_000_000  # of one forward pass: 160 MB in fp32
 TRAINED = 0.1  # nats by which a model must be better than a uniform distribution
 COPIES = 0.5  # nats at t itself; an untrained model with tied embeddings favours its input, too, but less
 UNUSED_START = 0.5  # nats per token on the first words from which a missing start token is an error
-
-
-def encode(tokenizer: PreTrainedTokenizerBase, stories: list[str]) -> list[list[int]]:
-    """Token ids of stories, nothing in front or behind; the name of a special token in a story is ordinary text."""
-    return tokenizer(stories, add_special_tokens=False, split_special_tokens=True, verbose=False)["input_ids"]
 
 
 def beginning_of_text(tokenizer: PreTrainedTokenizerBase) -> list[int]:
@@ -42,25 +36,8 @@ def beginning_of_text(tokenizer: PreTrainedTokenizerBase) -> list[int]:
 
 
 def context_of(model: PreTrainedModel) -> int:
-    """Positions that the model has, or 512 where it does not say."""
-    return min(getattr(model.config, "max_position_embeddings", None) or 512, 2048)
-
-
-@torch.no_grad()
-def logits_of(model: PreTrainedModel, stories: list[list[int]]) -> Iterator[torch.Tensor]:
-    """Logits `[tokens, vocabulary]`, float32 on the CPU, for each story `[tokens]`, each alone in its context."""
-    model.eval()
-    size = model.get_output_embeddings().weight.shape[0] if model.get_output_embeddings() is not None else 50_000
-    longest = max(map(len, stories), default=1)
-    together = max(1, min(16, LOGITS_AT_ONCE // (longest * size)))
-    for begin in range(0, len(stories), together):
-        some = stories[begin : begin + together]
-        width = max(map(len, some))
-        # What stands behind a story cannot be seen from it, so any token will do, and no mask is needed.
-        ids = torch.tensor([story + story[-1:] * (width - len(story)) for story in some], device=model.device)
-        logits = model(input_ids=ids, use_cache=False).logits
-        for number, story in enumerate(some):
-            yield logits[number, : len(story)].float().cpu()
+    """Tokens of a story that are scored: the context of the model, 512 if it has no limit, and at most 2,048."""
+    return min(context_length(model) or 512, 2048)
 
 
 def check_objective(
@@ -69,7 +46,7 @@ def check_objective(
     """Findings on held-out stories, and whether the model is trained well enough for further checks."""
     check = "objective"
     context = context_of(model)
-    begin = beginning_of_text(tokenizer)
+    begin = start_tokens(model, tokenizer)
     end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
     # llama2.c's models end a story with the token that begins the next one.
     stops = eos_token_ids(model, tokenizer)
@@ -88,21 +65,25 @@ def check_objective(
             )
         ], False
 
-    losses: dict[int, list[float]] = {horizon: [] for horizon in HORIZONS}
-    weights, targets, ends = [], [], []
-    for ids, full, logits in zip(rows, (ids for ids in whole if len(ids) > 8), logits_of(model, rows), strict=True):
-        tokens = torch.tensor(ids)
-        for horizon in HORIZONS:
-            nats = cross_entropy(logits[2 - horizon : len(ids) - horizon], tokens[2:])
-            losses[horizon].append(float(nats))
-        weights.append(len(ids) - 2)
-        targets += ids[2:]
-        if end and len(full) <= context:
-            ends.append(-float(log_softmax(logits[-2], -1)[stops].logsumexp(0)))
+    def score(index: int, logits: torch.Tensor) -> tuple[dict[int, float], float]:
+        ids = rows[index]
+        return {
+            horizon: total_loss(logits[2 - horizon : len(ids) - horizon], ids[2:]) / (len(ids) - 2)
+            for horizon in HORIZONS
+        }, loss_of_eos(index, logits)
+
+    def loss_of_eos(_: int, logits: torch.Tensor) -> float:
+        return -float(log_softmax(logits[-2].float(), -1)[stops].logsumexp(0))
+
+    scores = score_sequences(model, rows, score)
+    losses = {horizon: [nats[horizon] for nats, _ in scores] for horizon in HORIZONS}
+    weights = [len(ids) - 2 for ids in rows]
+    targets = [token for ids in rows for token in ids[2:]]
+    whole = [ids for ids in whole if len(ids) > 8]
+    ends = [nats for ids, (_, nats) in zip(whole, scores, strict=True) if end and len(ids) <= context]
     if end and len(ends) < 10:
         # Of stories longer than the context, the last part.
-        tails = [ids[-context:] for ids in whole if len(ids) > context]
-        ends += [-float(log_softmax(logits[-2], -1)[stops].logsumexp(0)) for logits in logits_of(model, tails)]
+        ends += score_sequences(model, [ids[-context:] for ids in whole if len(ids) > context], loss_of_eos)
 
     mean = {horizon: float(np.average(losses[horizon], weights=weights)) for horizon in HORIZONS}
     blind = math.log(vocabulary)
@@ -209,16 +190,14 @@ def check_beginning(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, 
         )
 
     def nats(prefix: list[int]) -> float:
+        # Without a prefix nothing precedes the first token, so it is left out in both.
         at = len(prefix)
-        return float(
-            np.mean(
-                [
-                    # The first token has nothing before it without a prefix, so it is left out in both.
-                    float(cross_entropy(logits[at:-1], torch.tensor(ids[1:])))
-                    for ids, logits in zip(openings, logits_of(model, [prefix + ids for ids in openings]), strict=True)
-                ]
-            )
+        losses = score_sequences(
+            model,
+            [prefix + ids[:-1] for ids in openings],
+            lambda index, logits: total_loss(logits[at:], openings[index][1:]) / (len(openings[index]) - 1),
         )
+        return float(np.mean(losses))
 
     without, with_it = nats([]), nats(begin)
     adds = added_tokens(tokenizer)[0][:1] == begin
