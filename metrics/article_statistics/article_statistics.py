@@ -1,4 +1,4 @@
-"""Do stories use "a", "an" and "the" as English does?"""
+"""Use of "a", "an" and "the" in English stories."""
 
 import datasets
 import evaluate
@@ -8,22 +8,22 @@ from tinystories.evaluation.intervals import flatten  # From: tinyllama-stories
 
 
 _DESCRIPTION = """
-Use of articles in English children's stories: whether there are any, how many, and how often one is missing before a
-countable singular noun or has the wrong form. Made for small language models, which may lose these words.
+Use of articles in English children's stories: how many there are, and how often one is missing before a countable
+singular noun or has the wrong form. Small language models that went wrong in training lose these words first.
 """
 
 _KWARGS_DESCRIPTION = """
 Args:
     data (`list` of `str`): the texts.
-    confidence (`float`): of the intervals; 0.95 by default.
-    resamples (`int`): of the bootstrap; 1000 by default.
-    seed (`int`): the same seed gives the same intervals; 0 by default.
+    confidence (`float`): confidence level of the intervals; 0.95 by default.
+    resamples (`int`): number of bootstrap resamples; 1000 by default.
+    seed (`int`): seed of the bootstrap; 0 by default.
 
 Returns (each with the ends of its interval under the same name with `_low` and `_high`; nan where nothing is counted):
-    article_omission (`float`): share of countable singular nouns without any determiner. About 0.014 in real stories.
+    article_omission (`float`): fraction of countable singular nouns without a determiner. About 0.014 in real stories.
     articles_per_100_words (`float`): about 9.5 in real stories.
-    wrong_a_or_an (`float`): share of "a" and "an" that should be the other one. Below 0.001 in real stories.
-    stories_with_article (`float`): share of texts with any article. It says little: word salad has them, too.
+    wrong_a_or_an (`float`): fraction of "a" and "an" that should be the other one. Below 0.001 in real stories.
+    stories_with_article (`float`): fraction of texts with any article; word salad has them, too.
 
 Examples:
     >>> import evaluate

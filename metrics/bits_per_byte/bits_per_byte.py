@@ -9,17 +9,17 @@ from tinystories.evaluation.intervals import bits_per_byte_interval, flatten  # 
 
 _DESCRIPTION = """
 Bits per byte: the cross-entropy of all tokens of a text in bits, divided by the UTF-8 bytes of the text. Unlike loss
-per token and perplexity it compares models with different tokenizers. With it comes a bootstrap interval over texts.
+per token and perplexity it compares models with different tokenizers. The interval is a bootstrap over texts.
 """
 
 _KWARGS_DESCRIPTION = """
 Args:
     predictions (`list` of `float`): for each text, the sum of the losses of its tokens in nats (natural logarithm, not
         negative). Leave out the end-of-text token, which has no bytes.
-    references (`list` of `str`, or of `int`): the texts themselves, or how many bytes each has in UTF-8.
-    confidence (`float`): of the interval; 0.95 by default.
-    resamples (`int`): of the bootstrap; 1000 by default.
-    seed (`int`): the same seed gives the same interval; 0 by default.
+    references (`list` of `str`, or of `int`): the texts, or the UTF-8 bytes of each.
+    confidence (`float`): confidence level of the interval; 0.95 by default.
+    resamples (`int`): number of bootstrap resamples; 1000 by default.
+    seed (`int`): seed of the bootstrap; 0 by default.
 
 Returns:
     bits_per_byte (`float`): lower is better.

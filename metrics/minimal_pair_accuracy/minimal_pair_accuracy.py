@@ -1,4 +1,4 @@
-"""How often a language model finds the correct one of two sentences the likelier."""
+"""How often a language model gives the correct one of two sentences the higher likelihood."""
 
 import datasets
 import evaluate
@@ -8,9 +8,9 @@ from tinystories.evaluation.intervals import flatten, wilson_interval  # From: t
 
 
 _DESCRIPTION = """
-Minimal-pair accuracy: of pairs of sentences that differ in one point of grammar, the share in which the model gives
+Minimal-pair accuracy: of pairs of sentences that differ in one point of grammar, the fraction in which the model gives
 the correct sentence the higher likelihood. A tie counts as a half, so that a model that knows nothing gets 0.5 and not
-1. With it comes the score interval of Wilson.
+1. The interval is Wilson's score interval.
 """
 
 _KWARGS_DESCRIPTION = """
@@ -18,7 +18,7 @@ Args:
     predictions (`list` of pairs of `float`): for each pair, the log-likelihoods of the correct and of the wrong
         sentence (sums over their tokens, in any one unit).
     kinds (`list` of `str`, optional): what each pair is about, such as "article" or "agreement".
-    confidence (`float`): of the intervals; 0.95 by default.
+    confidence (`float`): confidence level of the intervals; 0.95 by default.
 
 Returns:
     accuracy, accuracy_low, accuracy_high (`float`): higher is better, 0.5 is chance. nan where there is no pair.

@@ -1,4 +1,4 @@
-"""How much texts say again, within themselves and among each other."""
+"""How much texts repeat, within themselves and among each other."""
 
 import datasets
 import evaluate
@@ -8,25 +8,25 @@ from tinystories.evaluation.text_statistics import repetition  # From: tinyllama
 
 
 _DESCRIPTION = """
-Repetition in generated texts: the share of different n-grams among all texts, the share of 4-grams that a text says
-again, and the longest run of words that stands twice in a text.
+Repetition in generated texts: distinct n-grams over all texts, the fraction of 4-grams that a text repeats, and the
+longest sequence of words that occurs twice in a text.
 """
 
 _KWARGS_DESCRIPTION = """
 Args:
     data (`list` of `str`): the texts.
-    confidence (`float`): of the intervals; 0.95 by default.
-    resamples (`int`): of the bootstrap; 1000 by default.
-    seed (`int`): the same seed gives the same intervals; 0 by default.
+    confidence (`float`): confidence level of the intervals; 0.95 by default.
+    resamples (`int`): number of bootstrap resamples; 1000 by default.
+    seed (`int`): seed of the bootstrap; 0 by default.
 
 Returns (nan where nothing is counted; words are compared in lower case and without punctuation):
-    distinct_1, distinct_2, distinct_3 (`float`): different n-grams of all texts over all their n-grams. They fall with
+    distinct_1, distinct_2, distinct_3 (`float`): distinct n-grams of all texts over all their n-grams. They fall with
         the amount of text: compare equal amounts only.
-    repeated_4grams, repeated_4grams_low, repeated_4grams_high (`float`): share of 4-grams that have stood earlier in
+    repeated_4grams, repeated_4grams_low, repeated_4grams_high (`float`): fraction of 4-grams that occurred earlier in
         the same text.
-    longest_repeated_run, longest_repeated_run_low, longest_repeated_run_high (`float`): words of the longest run that
-        occurs twice in a text, as mean over texts.
-    longest_repeated_run_max (`float`): that of the worst text.
+    longest_repeated_run, longest_repeated_run_low, longest_repeated_run_high (`float`): words of the longest sequence
+        that occurs twice in a text, as a mean over texts.
+    longest_repeated_run_max (`float`): the same of the worst text.
 
 Examples:
     >>> import evaluate
