@@ -1,4 +1,4 @@
-"""What the rules leave out because the sentence with the change could be English, or the good one doubtful."""
+"""What the rules leave out, because the changed sentence could be English or the good one is doubtful."""
 
 from typing import NamedTuple
 
@@ -79,7 +79,7 @@ EXCLUSIONS: dict[str, tuple[Exclusion, ...]] = {
     ),
     "tense": (
         Exclusion(
-            "past instead of present and the like: a story may be told in both",
+            "past instead of present and the like: a story may use both",
             "They played in the garden.",
             "She played in the garden.",
         ),

@@ -112,7 +112,7 @@ def measured(report, models) -> dict[str, dict]:
 # What each figure must see
 
 
-def test_models_that_are_not_sound_cost_more_bits(measured, report):
+def test_broken_models_have_more_bits_per_byte(measured, report):
     value = {name: entry["bits_per_byte"] for name, entry in measured.items()}
     assert value["tiny"]["high"] < value["untrained"]["low"]
     assert value["tiny"]["high"] < value["shifted-twice"]["low"]
@@ -121,7 +121,7 @@ def test_models_that_are_not_sound_cost_more_bits(measured, report):
     assert order == sorted(order)
 
 
-def test_word_salad_costs_more_bits_than_the_stories_it_is_made_of(models, corpus):
+def test_shuffled_words_have_more_bits_per_byte_than_the_stories(models, corpus):
     model, tokenizer = load_model(str(models["tiny"]))
     real, salad = (
         bits_per_byte(score_stories(model, tokenizer, texts, progress=False))
@@ -130,7 +130,7 @@ def test_word_salad_costs_more_bits_than_the_stories_it_is_made_of(models, corpu
     assert real.high < salad.low
 
 
-def test_minimal_pairs_see_labels_that_were_shifted_twice(measured):
+def test_minimal_pairs_detect_labels_that_were_shifted_twice(measured):
     sound, shifted = measured["tiny"]["minimal_pairs"], measured["shifted-twice"]["minimal_pairs"]
     for kind in ("article_deleted", "article_moved", "word_order"):
         assert sound[kind]["low"] > shifted[kind]["high"], kind
@@ -143,14 +143,14 @@ def test_minimal_pairs_see_labels_that_were_shifted_twice(measured):
     assert means["tiny"] == pytest.approx(sum(accuracies) / len(accuracies), abs=1e-5)
 
 
-def test_told_stories_of_a_model_that_knows_nothing_have_no_articles(measured):
+def test_an_untrained_model_generates_fewer_articles(measured):
     sound, untrained = (measured[name]["generation"]["plain"] for name in ("tiny", "untrained"))
     assert sound["raw"]["articles_per_100_words_low"] > untrained["raw"]["articles_per_100_words_high"]
     ended = [sample["ended"] for sample in sound["samples"]]
     assert sound["raw"]["finished"] == pytest.approx(sum(ended) / len(PROMPTS), abs=1e-5) and 0 < sum(ended)
 
 
-def test_shuffled_words_are_seen_by_articles_and_not_by_the_legacy_columns(corpus):
+def test_article_statistics_detect_shuffled_words_and_legacy_figures_do_not(corpus):
     real, salad = text_figures(corpus[1]), text_figures(shuffled_words(corpus[1]))
     assert real["article_omission_high"] < 0.1 < 0.6 < salad["article_omission_low"]
     assert real["wrong_a_or_an"] < 0.01 and salad["wrong_a_or_an_low"] > 0.1
@@ -160,14 +160,14 @@ def test_shuffled_words_are_seen_by_articles_and_not_by_the_legacy_columns(corpu
     assert legacy["has_articles"] == 1 and legacy["grammar_of_10"] > 9.8
 
 
-def test_stories_without_articles_are_seen(corpus):
+def test_article_statistics_detect_deleted_articles(corpus):
     bare = [re.sub(r"\b(?:a|an|the) ", "", story, flags=re.IGNORECASE) for story in corpus[1]]
     real, without = text_figures(corpus[1]), text_figures(bare)
     assert without["article_omission_low"] > 0.5 > real["article_omission_high"]
     assert without["articles_per_100_words"] == 0 and without["stories_with_article"] == 0
 
 
-def test_one_story_over_and_over_is_seen_by_distinct_ngrams_and_by_copying(corpus):
+def test_distinct_ngrams_and_copied_runs_detect_one_story_many_times(corpus):
     training, held_out = corpus
     same = [training[0]] * len(held_out)
     real, copies = text_figures(held_out), text_figures(same)
@@ -181,14 +181,14 @@ def test_one_story_over_and_over_is_seen_by_distinct_ngrams_and_by_copying(corpu
     assert words(copied["longest_copied_words"]) == words(training[0])
 
 
-def test_a_story_that_repeats_itself_is_seen(corpus):
+def test_repetition_detects_loops(corpus):
     loops = [" ".join([slice_words(story, 0, 12)] * 10) for story in corpus[1]]
     real, looping = text_figures(corpus[1]), text_figures(loops)
     assert looping["repeated_4grams_low"] > 0.5 > real["repeated_4grams_high"]
     assert looping["longest_repeated_run"] > 100 and real["longest_repeated_run_max"] < 30
 
 
-def test_made_up_words_are_seen(corpus):
+def test_outside_vocabulary_detects_made_up_words(corpus):
     training, held_out = corpus
     made_up = [re.sub(r"\b(\w+)(\w{3})\b", r"\2\1", story) for story in held_out]
     known = vocabulary(training)
@@ -196,32 +196,32 @@ def test_made_up_words_are_seen(corpus):
     assert strange["outside_vocabulary_low"] > 0.2 > fresh["outside_vocabulary_high"]
 
 
-def test_post_processing_hides_nothing_in_the_raw_figures():
-    told = GeneratedStory("Once there was", "Once there was a cat.it ran home. the end", True, 9)
-    figures = generated_figures([told] * 2, seed=0)
+def test_raw_figures_are_before_post_processing():
+    story = GeneratedStory("Once there was", "Once there was a cat.it ran home. the end", True, 9)
+    figures = generated_figures([story] * 2, seed=0)
     assert figures["raw"]["capitals"] == 0 and figures["raw"]["final_punctuation"] == 0
     assert figures["post_processed"] | {"mean_words": 0} == {
         "changed": 1, "capitals": 1, "final_punctuation": 1, "mean_words": 0,
     }  # fmt: skip
     assert "article_omission" not in figures["post_processed"]
-    assert figures["samples"][0] == {"prompt": told.prompt, "text": told.text, "ended": True}
+    assert figures["samples"][0] == {"prompt": story.prompt, "text": story.text, "ended": True}
     assert figures["raw"]["mean_words"] == 7 and figures["legacy"]["mean_words"] == 10
 
 
 # What the report says
 
 
-def test_bits_per_byte_is_what_training_said(measured, tiny_run):
+def test_bits_per_byte_is_that_of_the_training_log(measured, tiny_run):
     said = json.loads((tiny_run / "eval_results.json").read_text())
     assert measured["tiny"]["bits_per_byte"]["value"] == pytest.approx(said["eval_bits_per_byte"], abs=2e-3)
 
 
-def test_the_default_stories_are_those_that_the_run_held_out(report, corpus):
+def test_the_default_stories_are_the_held_out_ones_of_the_run(report, corpus):
     assert report["corpus"]["stories"] == 40 and report["corpus"]["bytes"] == len("".join(corpus[1]).encode())
     assert report["corpus"]["name"].startswith("sample")
 
 
-def test_a_model_of_another_kind_and_tokenizer_is_measured_beside_ours(measured):
+def test_another_architecture_and_tokenizer(measured):
     other = measured["gpt2"]
     assert other["architecture"] == "GPT2LMHeadModel" and other["vocab_size"] != measured["tiny"]["vocab_size"]
     assert other["context"] == 64 and other["step"] is None and other["run"] is None
@@ -233,20 +233,20 @@ def test_a_model_of_another_kind_and_tokenizer_is_measured_beside_ours(measured)
 def test_training_stories_are_those_of_the_recipe(measured):
     sound = measured["tiny"]
     assert sound["training_stories"] == {"name": "sample", "stories": 600, "shared_with_held_out": 0}
-    told = sound["generation"]["plain"]
-    assert told["raw"]["outside_vocabulary"] > told["real_same_length"]["outside_vocabulary"]
-    assert told["raw"]["longest_copied_run"] < told["real_same_length"]["longest_copied_run"]
+    generated = sound["generation"]["plain"]
+    assert generated["raw"]["outside_vocabulary"] > generated["real_same_length"]["outside_vocabulary"]
+    assert generated["raw"]["longest_copied_run"] < generated["real_same_length"]["longest_copied_run"]
     assert sound["notes"] == []
 
 
-def test_real_stories_stand_beside_told_ones_at_the_same_length(measured):
+def test_real_stories_have_the_length_of_the_generated_ones(measured):
     for entry in measured.values():
-        told = entry["generation"]["plain"]
-        assert told["real_same_length"]["mean_words"] == pytest.approx(told["raw"]["mean_words"], rel=0.02)
-        assert told["real_same_length"]["stories"] == told["raw"]["stories"]
+        generated = entry["generation"]["plain"]
+        assert generated["real_same_length"]["mean_words"] == pytest.approx(generated["raw"]["mean_words"], rel=0.02)
+        assert generated["real_same_length"]["stories"] == generated["raw"]["stories"]
 
 
-def test_what_cannot_be_measured_is_named_and_the_rest_is_measured(report, broken, models):
+def test_models_that_fail_are_listed_and_the_others_evaluated(report, broken, models):
     reasons = {failed["model"]: failed["reason"] for failed in report["failed"]}
     assert set(reasons) == {str(path) for path in broken.values()}
     assert "cannot be loaded" in reasons[str(broken["empty"])] and "damaged" in reasons[str(broken["nan"])]
@@ -254,7 +254,7 @@ def test_what_cannot_be_measured_is_named_and_the_rest_is_measured(report, broke
     assert {str(path) for path in models.values()} <= {entry["model"] for entry in report["models"]}
 
 
-def test_checkpoints_know_their_run_and_step(report, tiny_run, tmp_path):
+def test_checkpoints_are_reported_with_run_and_step(report, tiny_run, tmp_path):
     steps = {entry["step"]: entry["name"] for entry in report["models"] if "checkpoint-" in entry["model"]}
     assert steps == {60: "tiny step 60", 120: "tiny step 120"}
     assert {entry["run"] for entry in report["models"] if entry["step"]} == {str(tiny_run)}
@@ -276,8 +276,8 @@ def without_times(report: dict) -> str:
     copy = json.loads(json.dumps(report))
     for entry in copy["models"]:
         entry.pop("seconds")
-        for told in entry["generation"].values():
-            told.pop("stories_per_second")
+        for generated in entry["generation"].values():
+            generated.pop("stories_per_second")
     return json.dumps(copy)
 
 
@@ -294,7 +294,7 @@ def test_the_same_seed_gives_the_same_report(tiny_run):
     assert max(kind["pairs"] for kind in first["models"][0]["minimal_pairs"].values()) <= 6
 
 
-def test_stories_that_were_trained_on_are_named_and_each_model_is_saved(models, corpus, tmp_path, caplog):
+def test_training_stories_among_the_held_out_are_noted_and_each_model_is_saved(models, corpus, tmp_path, caplog):
     held_out = tmp_path / "mine.jsonl"
     lines = [json.dumps({"story": story}) for story in [*corpus[1][:4], *corpus[0][:3]]]
     held_out.write_text("\n".join(lines), "utf-8")
@@ -316,7 +316,7 @@ def test_stories_that_were_trained_on_are_named_and_each_model_is_saved(models, 
     assert "3 of the 7 stories" in terminal_table(report) and "3 of the 7 stories" in html_report(report)
 
 
-def test_a_judge_grades_real_and_told_stories(tiny_run, tmp_path, monkeypatch):
+def test_a_judge_grades_real_and_generated_stories(tiny_run, tmp_path, monkeypatch):
     asked = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -366,7 +366,7 @@ def test_real_stories_of_the_same_length(corpus):
     assert real_stories_of_same_length(["a b c"], ["x"], ["x y z"]) == ["b c"]  # none is long enough
 
 
-def test_slices_of_words():
+def test_slice_words():
     text = '"Hi!" said Zoë\'s cat, and ran... home.'
     assert slice_words(text, 0, 2) == 'Hi!" said'
     assert slice_words(text, 2, 4) == "Zoë's cat"

@@ -158,7 +158,7 @@ def test_every_token_is_scored_once_and_every_byte_counted_once(kind, make_model
     assert bool(scores.notes) == (not unscored), scores.notes
 
 
-def test_one_byte_more_is_one_byte_more():
+def test_bytes_are_those_of_utf8():
     tokenizer = byte_level(bos=END, eos=END)
     model = gpt2(tokenizer)
     plain, longer = (score(model, tokenizer, [text]) for text in ("a cafe", "a café"))
@@ -166,7 +166,7 @@ def test_one_byte_more_is_one_byte_more():
     assert longer.nats[0] != pytest.approx(plain.nats[0])
 
 
-def test_neither_beginning_nor_end_of_text_is_scored():
+def test_neither_start_tokens_nor_eos_are_scored():
     """A scorer that counted one of them would be off by far more than the tolerance."""
     tokenizer = byte_level(bos="<s>", eos="</s>", post="<s> $A </s>")
     model = llama(tokenizer)
@@ -193,7 +193,7 @@ def test_the_first_token_is_never_free():
 
 
 @pytest.mark.parametrize("kind", ["no special tokens", "end of text added in front", "sentencepiece"])
-def test_a_model_that_knows_nothing_pays_the_vocabulary_for_each_token(kind):
+def test_a_uniform_model_costs_ln_of_the_vocabulary_per_token(kind):
     tokenizer = TOKENIZERS[kind][0]()
     model = gpt2(tokenizer)
     torch.nn.init.zeros_(model.lm_head.weight)
@@ -206,7 +206,7 @@ def test_a_model_that_knows_nothing_pays_the_vocabulary_for_each_token(kind):
 
 
 @pytest.mark.parametrize("kind", ["end of text added in front", "prefix space"])
-def test_a_special_token_in_a_story_is_spelt_out(kind):
+def test_the_name_of_a_special_token_in_a_story_is_ordinary_text(kind):
     tokenizer = TOKENIZERS[kind][0]()
     model = gpt2(tokenizer)
     story = f"He wrote {END} on the wall."
@@ -215,7 +215,7 @@ def test_a_special_token_in_a_story_is_spelt_out(kind):
     assert scores.tokens[0] >= len(tokenizer(story, add_special_tokens=False)["input_ids"]) + 3, "it was parsed"
 
 
-def test_a_special_token_that_cannot_be_spelt_out_is_told():
+def test_a_special_token_that_cannot_be_ordinary_text_is_noted():
     tokenizer = sentencepiece(add_bos=True)
     scores = score(llama(tokenizer), tokenizer, ["the fox ran home", "the fox ran </s> home"])
     assert scores.lossy.tolist() == [False, True] and "1 of 2 stories" in scores.notes[0]
@@ -224,7 +224,7 @@ def test_a_special_token_that_cannot_be_spelt_out_is_told():
 # ---- what is in front
 
 
-def test_what_stands_in_front_of_a_story():
+def test_start_tokens():
     same, other = byte_level(bos=END, eos=END), byte_level(bos="<s>", eos="</s>")
     named = byte_level(eos=END)
     assert start_tokens(gpt2(same), same) == [same.bos_token_id]
@@ -260,7 +260,7 @@ def test_truncation_and_padding_in_the_tokenizer_file_change_nothing():
         (normalizers.Replace("\n", " "), "the fox\nran.", "the fox ran."),
     ],
 )
-def test_a_tokenizer_that_changes_the_text_is_told(normalizer, changed, kept, caplog):
+def test_a_tokenizer_that_changes_the_text_is_noted(normalizer, changed, kept, caplog):
     tokenizer = byte_level(normalizer=normalizer, bos=END, eos=END)
     scores = score(gpt2(tokenizer), tokenizer, [changed, kept])
     assert scores.lossy.tolist() == [True, False]
@@ -269,14 +269,14 @@ def test_a_tokenizer_that_changes_the_text_is_told(normalizer, changed, kept, ca
     assert not score(gpt2(tokenizer), tokenizer, [kept]).notes
 
 
-def test_a_leading_space_is_kept_or_told():
+def test_a_lost_leading_space_is_noted():
     """Sentencepiece's dummy space makes " the fox" and "the fox" the same tokens."""
     stories = [" the fox ran.", "the fox ran."]
     for tokenizer, lossy in ((byte_level(), [False, False]), (sentencepiece(add_bos=True), [True, False])):
         assert score(gpt2(tokenizer), tokenizer, stories).lossy.tolist() == lossy
 
 
-def test_unknown_tokens_are_counted_and_told():
+def test_unknown_tokens_are_counted_and_noted():
     tokenizer = whole_words()
     scores = score(gpt2(tokenizer), tokenizer, ["the fox ran home", "the dog ran home and the crab ran."])
     assert scores.unk_tokens.tolist() == [0, 3]
@@ -307,7 +307,7 @@ def test_windows(kind, context, stride):
         assert nats == pytest.approx(reference(model, sequence, unscored, context, stride).sum(), rel=1e-5)
 
 
-def test_more_context_than_half_of_it_is_used_where_asked_for():
+def test_a_smaller_stride_gives_more_context():
     tokenizer = byte_level(bos=END, eos=END)
     model = gpt2(tokenizer)
     half, most = (score(model, tokenizer, STORIES, stride=stride) for stride in (None, 1))
@@ -379,7 +379,7 @@ def test_other_architectures(model_class, config_class, context, shape):
         assert nats == pytest.approx(expected, rel=1e-5)
 
 
-def test_context_is_read_under_its_many_names():
+def test_context_length_is_read_from_all_config_fields():
     tokenizer = byte_level()
     assert context_length(gpt2(tokenizer)) == context_length(llama(tokenizer)) == CONTEXT
     assert context_length(tiny_model()) == 64
@@ -387,7 +387,7 @@ def test_context_is_read_under_its_many_names():
     assert context_length(model) == 77
 
 
-def test_the_model_is_left_as_it_was_and_autocast_is_kept_out(capsys):
+def test_the_model_is_unchanged_and_autocast_is_off(capsys):
     tokenizer = byte_level(bos=END, eos=END)
     model = llama(tokenizer)
     expected = score(model, tokenizer, STORIES).nats
@@ -426,7 +426,7 @@ def test_the_interval_holds_the_value_and_narrows_with_more_stories():
 # ---- training
 
 
-def test_it_agrees_with_what_training_reports(tiny_run):
+def test_bits_per_byte_agrees_with_training(tiny_run):
     """Training may compute in bf16, so to a thousandth. Stories longer than the context are cut alike."""
     model, tokenizer = AutoModelForCausalLM.from_pretrained(tiny_run), AutoTokenizer.from_pretrained(tiny_run)
     stories = load_corpus("sample", max_stories=600, max_validation_stories=40).validation["text"]
@@ -456,13 +456,13 @@ def test_it_agrees_with_what_training_reports(tiny_run):
         (["One day"], {"batch_size": 0}, "`batch_size` \\(0\\)"),
     ],
 )
-def test_mistakes_are_named(stories, options, message):
+def test_bad_input_is_refused(stories, options, message):
     tokenizer = byte_level(bos=END, eos=END)
     with pytest.raises(UserError, match=message):
         score(gpt2(tokenizer), tokenizer, stories, **options)
 
 
-def test_a_model_that_does_not_fit_is_named():
+def test_models_that_cannot_be_scored_are_refused():
     tokenizer = byte_level(bos=END, eos=END)
     other = gpt2(whole_words())
     with pytest.raises(UserError, match="the model has 6: they do not belong together"):

@@ -1,4 +1,4 @@
-"""Pairs: made where the fault is certain and nowhere else, and scored so that no model gains without grammar."""
+"""Minimal pairs: made only where the error is certain, and scored so that no model gains without grammar."""
 
 import json
 import logging
@@ -105,30 +105,30 @@ def test_a_rule_makes_these_errors_and_no_others(kind, story, expected):
     [(kind, exclusion) for kind, exclusions in EXCLUSIONS.items() for exclusion in exclusions],
     ids=lambda value: getattr(value, "reason", value),
 )
-def test_each_published_exclusion_holds_and_is_as_narrow_as_it_says(kind, exclusion):
+def test_each_exclusion_holds_and_is_no_wider_than_stated(kind, exclusion):
     kind = "article_doubled" if kind == EVERY_KIND else kind
     assert not changes(kind, exclusion.left_out)
     assert changes(kind, exclusion.taken)
 
 
-def test_exclusions_are_published_for_every_kind():
+def test_every_kind_has_exclusions():
     assert set(EXCLUSIONS) == {EVERY_KIND, *KINDS}
 
 
-def test_a_sentence_is_cut_at_its_end_and_not_at_a_title():
+def test_sentences_do_not_end_at_a_title():
     story = 'Mr. Fox had a hat. "I see a dog! It is big." Then the dog ran off.\n\nIt ran to the sea.'
     found = list(plain_sentences(story))
     assert [str(sentence) for sentence in found] == ["Then the dog ran off.", "It ran to the sea."]
     assert all(story.startswith(sentence.before + str(sentence)) for sentence in found)
 
 
-def test_every_kind_is_made_of_the_sample_corpus(pairs):
+def test_the_sample_corpus_gives_pairs_of_every_kind(pairs):
     counts = Counter(pair.kind for pair in pairs)
     assert list(counts) == list(KINDS)
     assert min(counts.values()) >= 20
 
 
-def test_good_stands_in_its_story_and_bad_in_none(pairs, stories):
+def test_good_sentences_are_from_their_story_and_bad_ones_from_none(pairs, stories):
     known = {sentence for story in stories for sentence in all_sentences(story)}
     for pair in pairs:
         assert pair.good in stories[pair.story] and normalized(pair.good) in known
@@ -140,7 +140,7 @@ def test_good_stands_in_its_story_and_bad_in_none(pairs, stories):
             assert pair.good.split()[0] == pair.bad.split()[0]
 
 
-def test_each_pair_differs_as_its_kind_says(pairs):
+def test_each_pair_has_the_error_of_its_kind(pairs):
     articles = {"a", "an", "the"}
     for pair in pairs:
         good, bad = ([word.strip(",.!?").lower() for word in text.split()] for text in (pair.good, pair.bad))
@@ -155,7 +155,7 @@ def test_each_pair_differs_as_its_kind_says(pairs):
             assert good != bad and not gone and not new
 
 
-def test_pairs_are_spread(pairs):
+def test_pairs_are_spread_over_stories(pairs):
     for kind in KINDS:
         of_kind = [pair for pair in pairs if pair.kind == kind]
         assert len({pair.good for pair in of_kind}) == len(of_kind)
@@ -163,7 +163,7 @@ def test_pairs_are_spread(pairs):
 
 
 @pytest.mark.parametrize("kind", SWAPPED)
-def test_each_word_is_as_often_right_as_the_one_that_replaces_it(pairs, kind):
+def test_swapped_words_are_balanced(pairs, kind):
     swaps = Counter()
     for pair in pairs:
         if pair.kind == kind:
@@ -179,7 +179,7 @@ def test_the_same_seed_gives_the_same_pairs_whatever_else_is_asked_for(stories, 
     assert make_pairs(stories, per_kind=40, kinds=["tense"], seed=1, progress=False) != alone
 
 
-def test_what_a_story_says_is_not_called_bad():
+def test_a_sentence_of_the_stories_is_never_bad():
     story, quoted = "Then the dog ran home.", 'Tim wrote:  "Then dog ran home."'
     wanted = {"kinds": ["article_deleted"], "progress": False}
     assert [pair.bad for pair in make_pairs([story], **wanted)] == ["Then dog ran home."]
@@ -193,7 +193,7 @@ def test_one_story_gives_three_pairs_of_a_kind_at_most(caplog):
     assert "article_doubled 3" in caplog.text
 
 
-def test_the_rarer_of_two_words_is_found_among_many():
+def test_rare_swaps_are_found_among_many_frequent_ones():
     stories = ["Then Tim saw a dog."] * 500 + ["Then Tim saw an owl."]
     made = make_pairs(stories, per_kind=2, kinds=["article_swapped"], progress=False)
     assert {pair.good for pair in made} == set(stories)
@@ -214,7 +214,7 @@ def test_bad_input_gets_one_clear_line(arguments, message):
         make_pairs(**{"stories": ["Then the dog ran."], "progress": False, **arguments})
 
 
-def test_pairs_are_written_for_a_person_to_read(tmp_path):
+def test_pairs_are_written_as_tsv_and_jsonl(tmp_path):
     written = [
         Pair("article_swapped", "She had an egg.", "She had a egg.", 7),
         Pair("pronoun_gender", "She ran.", "He ran.", 8, "Mia\thad a hat.\n\n"),
@@ -302,7 +302,7 @@ def by_hand(model, tokenizer, text: str, start: bool) -> float:
         return -model(input_ids=ids, labels=ids).loss.double().item() * (ids.shape[1] - 1)
 
 
-def test_a_likelihood_is_that_of_the_whole_text(model, tokenizer, start):
+def test_log_likelihood_of_the_whole_text(model, tokenizer, start):
     scores = text_log_likelihoods(model, tokenizer, TEXTS, progress=False)
     assert scores.log_likelihood == pytest.approx([by_hand(model, tokenizer, text, start) for text in TEXTS], abs=1e-3)
     counts = [len(tokenizer(text)["input_ids"]) - 1 for text in TEXTS]
@@ -329,7 +329,7 @@ def test_padding_changes_nothing(model, tokenizer):
     assert np.abs(alone.log_likelihood - together.log_likelihood).max() > 1e-2
 
 
-def test_a_text_after_its_context_is_the_whole_less_the_context(model, tokenizer):
+def test_log_likelihood_after_a_context(model, tokenizer):
     context, text = "Once there was a cat.", " She had a hat."
     after = text_log_likelihoods(model, tokenizer, [text], [context], progress=False)
     whole, first = text_log_likelihoods(model, tokenizer, [context + text, context], progress=False).log_likelihood
@@ -338,7 +338,7 @@ def test_a_text_after_its_context_is_the_whole_less_the_context(model, tokenizer
     assert moved.log_likelihood == pytest.approx(after.log_likelihood, abs=1e-4)
 
 
-def test_a_context_that_does_not_fit_loses_its_beginning(stories):
+def test_a_long_context_is_truncated_on_the_left(stories):
     tokenizer = byte_level(stories, start=True)
     model = tiny_model(vocab_size=len(tokenizer), max_position_embeddings=32)
     long, text = " and then the dog ran home" * 20, " to the park."
@@ -350,7 +350,7 @@ def test_a_context_that_does_not_fit_loses_its_beginning(stories):
         text_log_likelihoods(model, tokenizer, [long], progress=False)
 
 
-def test_each_text_is_scored_once_and_the_model_left_as_it_was(stories):
+def test_each_text_is_scored_once_and_the_model_is_unchanged(stories):
     tokenizer = byte_level(stories, start=True)
     model = tiny_model(vocab_size=len(tokenizer)).train()
     rows = []
@@ -361,7 +361,7 @@ def test_each_text_is_scored_once_and_the_model_left_as_it_was(stories):
     assert scores.log_likelihood[0] == scores.log_likelihood[2] != scores.log_likelihood[1]
 
 
-def test_what_cannot_be_scored_gets_one_clear_line(stories):
+def test_texts_that_cannot_be_scored_are_refused(stories):
     tokenizer, without = byte_level(stories, start=True), byte_level(stories, start=False)
     model = tiny_model(vocab_size=len(tokenizer))
     initial = Pair("pronoun_gender", "She ran.", "He ran.", 0)
@@ -423,7 +423,7 @@ def test_an_untrained_model_scores_about_chance(pairs, stories):
     assert 0.35 < mean_accuracy(score_pairs(model, tokenizer, pairs, batch_size=64, progress=False)) < 0.65
 
 
-def test_a_trained_model_knows_good_from_bad_and_its_opposite_the_contrary(tiny_run, pairs):
+def test_a_trained_model_prefers_good_sentences_and_its_inverse_bad_ones(tiny_run, pairs):
     model = AutoModelForCausalLM.from_pretrained(tiny_run)
     tokenizer = AutoTokenizer.from_pretrained(tiny_run)
     results = score_pairs(model, tokenizer, pairs, batch_size=64, progress=False)

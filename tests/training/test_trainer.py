@@ -21,7 +21,7 @@ from transformers import TrainingArguments
 
 from tinystories.commands.train import train
 from tinystories.data.corpus import recipe_corpus
-from tinystories.evaluation.token_classes import ARTICLE, FUNCTION_WORD, OTHER, TokenClassifier, word_class
+from tinystories.evaluation.token_classes import ARTICLE, TokenClassifier
 from tinystories.recipe import build_recipe, load_recipe
 from tinystories.runs.loading import load_model
 from tinystories.sizes import SIZES
@@ -310,25 +310,6 @@ def test_a_longer_run_would_restart_the_rate_and_is_refused(one_by_eight, tmp_pa
 
 
 # Word classes
-
-
-def test_kinds_of_words():
-    assert [word_class(word) for word in ("The", "an", "and", "Didn’t", "dog")] == [
-        ARTICLE, ARTICLE, FUNCTION_WORD, FUNCTION_WORD, OTHER,
-    ]  # fmt: skip
-
-
-def test_a_token_is_an_article_only_where_the_word_is_one():
-    from tinystories.tokenization import train_bpe
-
-    tokenizer = train_bpe(["the cat and a theme, an apple", "a the an"] * 30, 300, progress=False)
-    text = "A cat saw the theme and an anthill.\nThe end: a"
-    ids = tokenizer(text)["input_ids"] + [tokenizer.eos_token_id] + tokenizer("the")["input_ids"][1:]
-    kinds = TokenClassifier(tokenizer)(ids)
-    pieces = [tokenizer.decode([index]).strip() for index in ids]
-    of_kind = {kind: [piece for piece, k in zip(pieces, kinds, strict=True) if k == kind] for kind in range(3)}
-    assert "".join(of_kind[ARTICLE]) == "AtheanTheathe" and "".join(of_kind[FUNCTION_WORD]) == "and"
-    assert "".join(of_kind[OTHER]) == "<|endoftext|>catsawthemeanthill.end:<|endoftext|>"
 
 
 def test_the_kinds_add_up_to_the_whole(one_by_eight):

@@ -171,7 +171,7 @@ def evaluate_models(
             report["failed"].append({"model": path, "reason": problem})
             if progress:
                 print(f"{path} failed: {problem}", file=sys.stderr, flush=True)
-        _free_memory()
+            _free_memory()
         _set_names(report["models"])
         report["models"].sort(key=lambda model: model["bits_per_byte"]["value"])
         report = _json_values(report)
