@@ -578,7 +578,7 @@ import json, sys
 from pathlib import Path
 from huggingface_hub import HfApi, get_token
 from tinystories.utils.errors import UserError
-from tinystories.hub import _create, _publish
+from tinystories.hub.upload import _create, _publish
 
 api, said = HfApi(token=get_token()), []
 for folder, repo_id in zip(sys.argv[1::2], sys.argv[2::2]):
