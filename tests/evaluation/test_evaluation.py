@@ -325,6 +325,7 @@ def test_a_judge_grades_real_and_generated_stories(tiny_run, tmp_path, monkeypat
             grades = json.dumps({"grammar": 8, "creativity": 5, "consistency": 7})
             body = json.dumps({"choices": [{"message": {"role": "assistant", "content": grades}}]}).encode()
             self.send_response(200)
+            self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             self.wfile.write(body)
@@ -335,7 +336,8 @@ def test_a_judge_grades_real_and_generated_stories(tiny_run, tmp_path, monkeypat
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
-    judge = Judge(f"http://127.0.0.1:{server.server_port}/v1", "teacher", cache_dir=tmp_path)
+    url = f"http://127.0.0.1:{server.server_port}/v1"
+    judge = Judge(url, "teacher", cache_dir=tmp_path)
     options = {"limit": 3, "presets": ["plain"], "progress": False, "judge": judge}
     report = evaluate_models([tiny_run], **options)
     grades = report["models"][0]["judge"]
@@ -346,10 +348,10 @@ def test_a_judge_grades_real_and_generated_stories(tiny_run, tmp_path, monkeypat
     server.server_close()
 
     # An endpoint that is gone is found out before any model is measured.
-    monkeypatch.setattr("tinystories.evaluation.judge.FIRST_WAIT", 0.01)
+    monkeypatch.setattr("openai._base_client.INITIAL_RETRY_DELAY", 0.01)
     monkeypatch.setattr(evaluation, "load_model", lambda path: pytest.fail("a model was loaded"))
     with pytest.raises(UserError, match="does not answer"):
-        evaluate_models([tiny_run], **options | {"judge": Judge(str(judge._endpoint), "other", cache_dir=tmp_path)})
+        evaluate_models([tiny_run], **options | {"judge": Judge(url, "other", cache_dir=tmp_path)})
 
 
 def test_real_stories_of_the_same_length(corpus):

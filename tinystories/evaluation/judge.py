@@ -1,27 +1,17 @@
-"""Grades from a large language model, by any endpoint that speaks OpenAI's chat completions. Optional: it costs money.
+"""Grades from a large language model, at any endpoint that speaks OpenAI's chat completions. It may cost money.
 
-The scheme is that of the TinyStories paper (R. Eldan and Y. Li, arXiv 2305.07759, "GPT-Eval"): a student was given the
-beginning of a story, which may stop in the middle of a sentence; a teacher sees beginning and completion apart, says
-what they think, and grades the completion from 1 to 10 for grammar, creativity and consistency.
+The scheme is that of the TinyStories paper (R. Eldan and Y. Li, arXiv 2305.07759, "GPT-Eval"): the judge sees the
+beginning of a story and its completion, and grades the completion from 1 to 10 for grammar, creativity, consistency.
 
-Design decisions
-- **A grade is read or missing, never guessed.** Where grades cannot be read in an answer, or can be read in two ways,
-  the judge is asked again, and then they count as missing.
-- **What it will cost comes first.** `judge_stories` prints the number of requests and tokens before it sends one.
-- **Nothing is paid for twice.** An answer is kept on disk as soon as it is there, under a hash of all that it depends
-  on. Files are put in place whole, so a run can be killed and several can share a folder.
-- **A story cannot speak to the judge.** It stands between markers with a hash of the story itself, which no story can
-  contain, and the judge is told that what is between them is never an instruction.
-- **Plain requests.** `response_format` and `temperature` are left out where an endpoint refuses them; no limit of
-  tokens is sent, since endpoints disagree about its name and reasoning would use it up.
-- **The HTTP library is huggingface_hub's**, so that there is no other to install.
+- Grades that are missing from an answer, or ambiguous, are asked for again and never guessed.
+- `judge_stories` prints the number of requests and tokens before it sends the first request.
+- Each answer is cached under a hash of everything it depends on: a run can be stopped, and resumed at no cost.
+- A story stands between markers with a hash of the story, which it cannot contain, so it cannot instruct the judge.
 """
 
 import hashlib
 import json
 import os
-import random
-import re
 import sys
 import tempfile
 import threading
@@ -29,22 +19,21 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import numpy as np
 from huggingface_hub import cached_assets_path
-from huggingface_hub.utils import httpx
 from tqdm.auto import tqdm
 
 from ..utils.errors import UserError, first_line
 from ..utils.paths import output_folder
+from ..utils.random_state import preserved_random_state
+from .grades import CRITERIA, read_grades
 from .intervals import Interval, ratio_interval
 
 
-CRITERIA = ("grammar", "creativity", "consistency")
-SCHEME = 1  # to be raised with any change of the questions below
+SCHEME = 1  # raised with any change of the question, which makes cached answers invalid
 
 _QUESTION = """\
 A student was given the beginning of a short story for small children and wrote how it goes on. You are the teacher \
@@ -71,28 +60,23 @@ Grade the student's part only. Answer with one JSON object and nothing else:
 <grade>}}"""
 _AGAIN = "I cannot read the three grades in that. Answer with the one JSON object that was asked for and nothing else."
 
-FIRST_WAIT, LONGEST_WAIT = 1.0, 60.0  # seconds before a request is sent again, doubled each time
-_JITTER = random.Random()  # of its own, so that no seed of the user's is touched
-_LONGEST_RETRY_AFTER = 300.0  # seconds; a server that asks for more is not waited for
-_UNREADABLE_RETRIES = 2
-_FAILURES_IN_A_ROW = 3
-_RETRIED = {408, 409, 425, 429}
-_ONE_STORY = {400, 413, 422}  # what an endpoint says of a text that it does not take
-_CHARACTERS_A_TOKEN, _TOKENS_OUT = 4, 100  # of English in the vocabularies of today's large models; of an answer
+MAX_ATTEMPTS = 3  # to get an answer with grades
+MAX_FAILURES_IN_A_ROW = 3
+CHARACTERS_PER_TOKEN, TOKENS_PER_ANSWER = 4, 100  # for the estimate
+_BAD_REQUEST = {400, 413, 422}  # an option or a story that the endpoint does not accept
 
 
 @dataclass(frozen=True)
 class Grade:
-    """What became of one story: grades of 1 to 10 by criterion, or why they are missing.
+    """Grades of one story, from 1 to 10 by criterion, or the reason why they are missing.
 
-    `requests`, `tokens_in` and `tokens_out` are what it took this time, as the endpoint counts them.
+    `requests` counts the requests that were answered; the tokens are those that the endpoint reports.
     """
 
     scores: dict[str, float] | None
     problem: str | None = None
     answer: str | None = None
     cached: bool = False
-    reached: bool = True
     requests: int = 0
     tokens_in: int = 0
     tokens_out: int = 0
@@ -100,7 +84,7 @@ class Grade:
 
 @dataclass(frozen=True)
 class Estimate:
-    """What judging will take, by the length of the questions; without retries and a model's reasoning."""
+    """Expected requests, tokens and price of grading, without retries and the reasoning of the judge."""
 
     requests: int
     cached: int
@@ -119,15 +103,15 @@ class Estimate:
 
 @dataclass(frozen=True)
 class JudgeReport:
-    """Grades of a set of stories; `criteria` is empty where none could be graded.
+    """Grades of a set of stories.
 
     Attributes:
         judge: name of the model that graded.
-        criteria: mean of each criterion over the stories that have grades, with its 95 % bootstrap interval. That is
-            about the choice of stories; what the judge would say another time is not in it.
-        grades: one for each story, in their order.
-        missing: stories without grades, and `problems` says why, with how many each.
-        requests, tokens_in, tokens_out: what it took this time, as the endpoint counts.
+        criteria: mean of each criterion over the graded stories, with a 95 % bootstrap interval over the choice of
+            stories, not over repeated answers of the judge; empty if no story was graded.
+        grades: one for each story, in order.
+        missing: number of stories without grades; `problems` counts the reasons.
+        requests, tokens_in, tokens_out: totals of the answered requests, without the cache.
     """
 
     judge: str
@@ -144,32 +128,30 @@ class JudgeReport:
             f"{name:<12} {mean:.2f} of 10  (95 %: {low:.2f} to {high:.2f})"
             for name, (mean, low, high) in self.criteria.items()
         ]
-        why = "".join(f"; {number:,}: {problem}" for problem, number in self.problems.items())
-        lines.append(f"{'graded':<12} {len(self.grades) - self.missing:,} of {len(self.grades):,} stories{why}")
+        reasons = "".join(f"; {number:,}: {problem}" for problem, number in self.problems.items())
+        lines.append(f"{'graded':<12} {len(self.grades) - self.missing:,} of {len(self.grades):,} stories{reasons}")
         return "\n".join(lines)
 
 
 class _NoReply(Exception):
-    """Nothing that can be read came from the endpoint."""
+    """The endpoint sent nothing for one story; the message is the reason."""
 
 
 class Judge:
-    """An endpoint and a model that grade stories.
+    """A model at an endpoint that grades stories.
 
     Args:
-        url: where the endpoint's paths begin, such as `https://api.openai.com/v1` or `http://127.0.0.1:8000/v1`.
-        model: name by which the endpoint knows the model.
-        api_key: by default the environment's `OPENAI_API_KEY`; a local endpoint may need none. It goes into the
-            header of the requests and nowhere else.
-        timeout: seconds without a sign of the endpoint, after which a request is sent again.
-        retries: how often a request is sent again after 429, 5xx, timeouts and lost connections; an answer without
-            grades is asked for again twice at most.
-        cache_dir: where answers are kept; by default with huggingface_hub's other files (`HF_ASSETS_CACHE`).
-        concurrency: requests under way at once.
+        url: base URL of the endpoint, such as `https://api.openai.com/v1` or `http://127.0.0.1:8000/v1`.
+        model: name of the model at the endpoint.
+        api_key: by default `OPENAI_API_KEY` of the environment; a local endpoint may need none.
+        timeout: seconds without data from the endpoint, after which a request is sent again.
+        retries: times that a request is sent again after rate limits, server errors, timeouts and lost connections.
+        cache_dir: folder for answers; by default with the other assets of huggingface_hub (`HF_ASSETS_CACHE`).
+        concurrency: requests at the same time.
         price_in, price_out: price of a million tokens, in any currency, for the estimate.
 
     Raises:
-        UserError: for an argument that cannot work.
+        UserError: for an invalid argument, or if the package `openai` is not installed.
     """
 
     def __init__(
@@ -185,184 +167,158 @@ class Judge:
         price_in: float | None = None,
         price_out: float | None = None,
     ):
+        try:
+            from openai import Omit, OpenAI
+        except ImportError:
+            raise UserError("The judge needs one more package: pip install 'tinyllama-stories[judge]'") from None
         if not model:
-            raise UserError("The judge needs the name of a model, as its endpoint knows it.")
+            raise UserError("The judge needs the name of a model at its endpoint.")
         if timeout <= 0 or retries < 0 or concurrency < 1:
             raise UserError(
                 "The judge's timeout must be above 0, its retries at least 0 and its concurrency at least 1."
             )
-        self._endpoint = _endpoint(url)
-        self.model = model
-        self.host = self._endpoint.netloc.decode("ascii")
-        self.retries, self.concurrency, self.timeout = retries, concurrency, timeout
+        base_url, self.host, self._identity = _endpoint(url)
+        self.model, self.timeout, self.concurrency = model, timeout, concurrency
         self.price_in, self.price_out = price_in, price_out
-        self._key = _checked_key(os.environ.get("OPENAI_API_KEY") if api_key is None else api_key)
-        self._cache = cached_assets_path("tinystories", "judge") if cache_dir is None else output_folder(cache_dir)
+        self._key = (os.environ.get("OPENAI_API_KEY", "") if api_key is None else api_key).strip()
+        if not (self._key.isascii() and self._key.isprintable()):
+            raise UserError("The API key contains invalid characters; check how it was copied.")
+        self._cache = cached_assets_path("tinystories", "judge") if cache_dir is None else Path(cache_dir)
+        output_folder(self._cache, probe=False).mkdir(parents=True, exist_ok=True)
         self._options = {"response_format": {"type": "json_object"}, "temperature": 0}
-        self.stopped = threading.Event()
-        self._client = httpx.Client(
-            timeout=timeout, headers={"Authorization": f"Bearer {self._key}"} if self._key else {}
-        )
+        self._headers = {} if self._key else {"Authorization": Omit()}
+        self._client = OpenAI(base_url=base_url, api_key=self._key or "none", timeout=timeout, max_retries=retries)
 
     def close(self) -> None:
-        """Close the connections; a judge that is closed can no longer ask."""
+        """Close the connections; a closed judge can send no more requests."""
         self._client.close()
 
     def estimate(self, pairs: Iterable[tuple[str, str]]) -> Estimate:
-        """What it will take to grade these (beginning, completion) pairs; equal ones are asked for once."""
+        """What grading these (beginning, completion) pairs will take; equal pairs are graded once."""
         questions = {_question(*pair) for pair in pairs}
-        open_questions = [question for question in questions if self._cached(question) is None]
-        tokens_in = sum(-(-len(question) // _CHARACTERS_A_TOKEN) for question in open_questions)
-        tokens_out = _TOKENS_OUT * len(open_questions)
+        to_send = [question for question in questions if self._cached_answer(question) is None]
+        tokens_in = sum(-(-len(question) // CHARACTERS_PER_TOKEN) for question in to_send)
+        tokens_out = TOKENS_PER_ANSWER * len(to_send)
         price = None
         if self.price_in is not None or self.price_out is not None:
             price = (tokens_in * (self.price_in or 0) + tokens_out * (self.price_out or 0)) / 1e6
-        return Estimate(len(open_questions), len(questions) - len(open_questions), tokens_in, tokens_out, price)
+        return Estimate(len(to_send), len(questions) - len(to_send), tokens_in, tokens_out, price)
 
     def grade(self, beginning: str, completion: str) -> Grade:
-        """The grades of one story, from the cache or by asking.
+        """The grades of one story, from the cache or from the endpoint.
 
         Raises:
-            UserError: where no story can be graded: a wrong key, URL or model.
+            UserError: if the endpoint can grade no story at all: a wrong key, URL or model.
         """
         question = _question(beginning, completion)
-        if (answer := self._cached(question)) is not None:
+        if (answer := self._cached_answer(question)) is not None:
             return Grade(read_grades(answer), answer=answer, cached=True)
-        first = {"role": "user", "content": question}
-        messages, spent, answer = [first], Counter(), ""
-        for _ in range(1 + min(self.retries, _UNREADABLE_RETRIES)):
+        messages, spent, answer = [{"role": "user", "content": question}], Counter(), ""
+        for _ in range(MAX_ATTEMPTS):
             try:
-                reply = self._ask(messages, spent)
+                reply = self._reply(messages)
             except _NoReply as problem:
-                return Grade(None, str(problem), answer or None, reached=bool(answer), **spent)
+                return Grade(None, str(problem), answer or None, **spent)
             answer = _content(reply)
-            usage = reply.get("usage")
-            for name, key in (("tokens_in", "prompt_tokens"), ("tokens_out", "completion_tokens")):
-                count = usage.get(key) if isinstance(usage, dict) else None
-                spent[name] += count if isinstance(count, int) else 0
+            usage = getattr(reply, "usage", None)
+            spent["requests"] += 1
+            spent["tokens_in"] += getattr(usage, "prompt_tokens", None) or 0
+            spent["tokens_out"] += getattr(usage, "completion_tokens", None) or 0
             if (scores := read_grades(answer)) is not None:
                 self._keep(question, answer)
                 return Grade(scores, answer=answer, **spent)
             if answer:
-                messages = [
-                    first,
-                    {"role": "assistant", "content": answer[:2000]},
-                    {"role": "user", "content": _AGAIN},
-                ]
-        problem = "no grades in the answer" if answer else f"no text in the answer{self._message(reply)}"
+                again = [{"role": "assistant", "content": answer[:2000]}, {"role": "user", "content": _AGAIN}]
+                messages = [messages[0], *again]
+        problem = "no grades in the answer" if answer else f"no text in the answer{self._reason(reply)}"
         return Grade(None, problem, answer or None, **spent)
 
-    def _ask(self, messages: list[dict], spent: Counter) -> dict:
-        """The endpoint's reply, asked for again where that can help; counted in `spent["requests"]`."""
-        failures, options = 0, self._options
-        while not self.stopped.is_set():
-            spent["requests"] += 1
-            wait = min(FIRST_WAIT * 2**failures, LONGEST_WAIT) * _JITTER.uniform(0.75, 1.25)
+    def _reply(self, messages: list[dict]):
+        """A chat completion, asked for without options that the endpoint refuses."""
+        from openai import APIConnectionError, APIStatusError, APITimeoutError
+
+        options = self._options
+        while True:
             try:
-                response = self._client.post(
-                    self._endpoint, json={"model": self.model, "messages": messages, **options}
+                reply = self._client.chat.completions.create(
+                    model=self.model, messages=messages, extra_headers=self._headers, **options
                 )
-            except httpx.TimeoutException:
-                problem = f"no answer within {self.timeout:g} s"
-            except httpx.RequestError as error:
-                problem = f"no connection: {self._safe(first_line(error))}"
-            else:
-                if response.is_success:
-                    self._options = options
-                    reply = _json(response)
-                    return reply if isinstance(reply, dict) else {}
-                problem = f"status {response.status_code}{self._said(response)}"
-                if response.status_code in _ONE_STORY:
-                    if not options:
-                        raise _NoReply(problem)
-                    refused = [name for name in options if name in response.text] or list(options)
+            except APITimeoutError:
+                raise _NoReply(f"no answer within {self.timeout:g} s") from None
+            except APIConnectionError as error:
+                raise _NoReply(f"no connection: {self._safe(first_line(error.__cause__ or error))}") from None
+            except APIStatusError as error:
+                status = error.status_code
+                said = f"status {status}{self._reason(error.body)}"
+                if status in _BAD_REQUEST and options:
+                    refused = [name for name in options if name in str(error.body)] or list(options)
                     options = {name: value for name, value in options.items() if name not in refused}
-                    continue
-                if response.status_code < 500 and response.status_code not in _RETRIED:
-                    raise UserError(self._hopeless(response))
-                wait = _retry_after(response) or wait
-            failures += 1
-            if failures > self.retries:
-                raise _NoReply(problem)
-            if wait > _LONGEST_RETRY_AFTER:
-                raise UserError(
-                    f"The judge at {self.host} asks to be left alone for {wait:,.0f} s. What it graded is kept: the "
-                    f"same command goes on from there later."
-                )
-            self.stopped.wait(wait)
-        raise _NoReply("not asked")
+                elif status in (401, 403):
+                    what = "does not accept this API key" if self._key else "needs an API key"
+                    raise UserError(f"The judge at {self.host} {what} ({said}). Set OPENAI_API_KEY.") from None
+                elif status == 404:
+                    raise UserError(
+                        f"The judge at {self.host} does not know the model {self.model!r} or the URL ({said}). Check "
+                        f"both; most URLs end in /v1."
+                    ) from None
+                elif status in (*_BAD_REQUEST, 408, 409, 429) or status >= 500:
+                    raise _NoReply(said) from None
+                else:
+                    raise UserError(f"The judge at {self.host} refuses the request ({said}).") from None
+            else:
+                self._options = options
+                return reply
 
-    def _hopeless(self, response: httpx.Response) -> str:
-        """What the user can do about an answer that will not change."""
-        said, status = self._said(response), response.status_code
-        if status in (401, 403):
-            what = "does not take this API key" if self._key else "wants an API key"
-            return f"The judge at {self.host} {what} (status {status}{said}). Give one, or set OPENAI_API_KEY."
-        if status == 404:
-            return (
-                f"The judge at {self.host} has no model {self.model!r}, or nothing at {self._endpoint.path} (status "
-                f"404{said}). Check the model's name and the URL, which mostly ends in /v1."
-            )
-        if response.is_redirect:
-            return f"The judge at {self.host} has moved (status {status}). Give the new URL."
-        return f"The judge at {self.host} refuses the request (status {status}{said})."
-
-    def _said(self, response: httpx.Response) -> str:
-        """What the endpoint says of an error, to be put behind a status, in one line; empty where it says nothing."""
-        body = _json(response)
-        if body is None and not response.text.lstrip().startswith("<"):
-            body = response.text
-        return self._message(body)
-
-    def _message(self, body) -> str:
+    def _reason(self, body) -> str:
+        """The error message in the body of a reply, as the end of a line; empty if there is none."""
         for key in ("error", "message", "detail"):
-            body = body.get(key, body) if isinstance(body, dict) else body
-        text = self._safe(body) if isinstance(body, str) else ""
+            inner = body.get(key) if isinstance(body, dict) else getattr(body, key, None)
+            body = body if inner is None else inner
+        text = self._safe(body) if isinstance(body, str) and not body.lstrip().startswith("<") else ""
         return f": {text}" if text else ""
 
     def _safe(self, text: str) -> str:
-        """One printable line of at most 200 characters that does not hold the key."""
+        """One printable line of at most 200 characters without the key."""
         text = text.replace(self._key, "***") if self._key else text
         text = " ".join("".join(c if c.isprintable() else " " for c in text).split()).rstrip(".!")
         return text if len(text) <= 200 else text[:200] + "..."
 
-    def _place(self, question: str) -> Path:
-        identity = json.dumps([SCHEME, str(self._endpoint.copy_with(userinfo=b"")), self.model, question])
+    def _cache_file(self, question: str) -> Path:
+        identity = json.dumps([SCHEME, self._identity, self.model, question])
         name = hashlib.sha256(identity.encode()).hexdigest()
         return self._cache / name[:2] / f"{name}.json"
 
-    def _cached(self, question: str) -> str | None:
-        """The answer that is kept, if its grades can be read."""
+    def _cached_answer(self, question: str) -> str | None:
         try:
-            answer = json.loads(self._place(question).read_text(encoding="utf-8"))["answer"]
+            answer = json.loads(self._cache_file(question).read_text(encoding="utf-8"))["answer"]
         except (OSError, ValueError, KeyError, TypeError):
             return None
         return answer if isinstance(answer, str) and read_grades(answer) is not None else None
 
     def _keep(self, question: str, answer: str) -> None:
-        place = self._place(question)
-        place.parent.mkdir(parents=True, exist_ok=True)
+        """Write to the cache; other processes see the complete file or none."""
+        path = self._cache_file(question)
+        path.parent.mkdir(parents=True, exist_ok=True)
         content = json.dumps({"scheme": SCHEME, "model": self.model, "question": question, "answer": answer}, indent=1)
-        with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=place.parent, suffix=".new", delete=False) as file:
+        with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=path.parent, suffix=".new", delete=False) as file:
             file.write(content)
-        os.replace(file.name, place)
+        os.replace(file.name, path)
 
 
 def judge_stories(judge: Judge, stories: Iterable, progress: bool = True) -> JudgeReport:
     """Grade stories, given as `GeneratedStory` or as (beginning, completion) pairs.
 
-    What it will take is printed first, on stderr. Stopped with Ctrl-C, it waits for the answers that are under way and
-    keeps them; called again, it goes on from there.
+    The estimate is printed first, on stderr. After Ctrl-C, the answers to requests already sent are cached.
 
     Raises:
-        UserError: where there are no stories, or the endpoint cannot be used: at once for a wrong key, URL or model,
-            and when three stories in a row, or all there are, got no reply in spite of retries.
+        UserError: if there are no stories, the endpoint cannot be used, or three stories in a row got no reply.
     """
     pairs = [(story.prompt, story.completion) if hasattr(story, "prompt") else tuple(story) for story in stories]
     if not pairs:
         raise UserError("There are no stories to judge.")
     print(f"judge        {judge.model} at {judge.host}: {judge.estimate(pairs)}", file=sys.stderr, flush=True)
-    grades = dict(_graded(judge, list(dict.fromkeys(pairs)), progress))
+    with preserved_random_state():  # the client draws its waiting times from the global generator
+        grades = dict(_graded(judge, list(dict.fromkeys(pairs)), progress))
     in_order = [grades[pair] for pair in pairs]
     scored = [grade.scores for grade in in_order if grade.scores is not None]
     spent = {name: sum(getattr(g, name) for g in grades.values()) for name in ("requests", "tokens_in", "tokens_out")}
@@ -377,111 +333,37 @@ def judge_stories(judge: Judge, stories: Iterable, progress: bool = True) -> Jud
 
 
 def _graded(judge: Judge, pairs: list[tuple[str, str]], progress: bool) -> Iterator[tuple[tuple[str, str], Grade]]:
-    def grade(pair: tuple[str, str]) -> Grade:
+    stopped = threading.Event()
+
+    def grade(pair: tuple[str, str]) -> Grade | None:
+        if stopped.is_set():
+            return None
         try:
             return judge.grade(*pair)
         except UserError:
-            judge.stopped.set()  # here, before this thread takes the next story
+            stopped.set()  # before this thread takes the next story
             raise
 
     seconds = 0.2 if sys.stderr.isatty() else 30.0
     bar = tqdm(total=len(pairs), desc="judging", unit=" stories", mininterval=seconds, disable=not progress)
-    in_a_row = 0
+    failures = 0
     with bar, ThreadPoolExecutor(judge.concurrency) as pool:
         futures = {pool.submit(grade, pair): pair for pair in pairs}
         try:
             for done in as_completed(futures):
-                result = done.result()
-                in_a_row = 0 if result.reached or judge.stopped.is_set() else in_a_row + 1
-                if in_a_row == min(_FAILURES_IN_A_ROW, len(pairs)):
+                if (result := done.result()) is None:
+                    continue  # the error of another thread comes next
+                failures = 0 if result.cached or result.requests else failures + 1
+                if failures == min(MAX_FAILURES_IN_A_ROW, len(pairs)):
                     raise UserError(
-                        f"The judge at {judge.host} does not answer ({result.problem}). What it graded is kept: the "
-                        f"same command goes on from there."
+                        f"The judge at {judge.host} does not answer ({result.problem}). All grades so far are cached; "
+                        f"run the same command again to continue."
                     )
                 bar.update()
                 yield futures[done], result
         finally:
-            judge.stopped.set()
+            stopped.set()
             pool.shutdown(cancel_futures=True)
-            judge.stopped.clear()
-
-
-def read_grades(answer: str) -> dict[str, float] | None:
-    """The three grades in a judge's answer, each from 1 to 10; None where they are not there or not clear.
-
-    Read are a JSON object anywhere in the answer, and else a number right beside each criterion's name ("Grammar:
-    8/10", "a 7 for creativity"). Where an answer holds two different ones, none is taken: one of them may come from
-    the story. Reasoning before `</think>` is left out.
-    """
-    answer = re.split(r"</think(?:ing)?>", answer)[-1]
-    if re.search(r"<think(?:ing)?>", answer):
-        return None
-    objects = [found for found in map(_grades_in_object, _json_objects(answer)) if found]
-    found = objects if objects else [_grades_in_prose(answer)]
-    grades = found[0]
-    if any(other != grades for other in found) or any(len(grades[name]) != 1 for name in CRITERIA):
-        return None
-    grades = {name: grades[name].pop() for name in CRITERIA}
-    return None if None in grades.values() else grades
-
-
-def _json_objects(text: str) -> Iterator[dict]:
-    """The outermost JSON objects in a text."""
-    decoder, place = json.JSONDecoder(), text.find("{")
-    while place >= 0:
-        try:
-            value, end = decoder.raw_decode(text, place)
-        except (ValueError, RecursionError):
-            end = place + 1
-        else:
-            yield value
-        place = text.find("{", end)
-
-
-def _grades_in_object(value: dict) -> dict[str, set[float | None]] | None:
-    """Values of each criterion anywhere in a JSON object (None for what is no grade); None where it names none."""
-    grades: dict[str, set] = {name: set() for name in CRITERIA}
-    rest = [value]
-    while rest:
-        for key, inner in rest.pop().items():
-            name = re.sub(r"[\W_]*(?:score|grade|rating)$", "", key.strip().lower())
-            if name in grades:
-                if isinstance(inner, dict):
-                    inner = next((inner[key] for key in ("score", "grade", "rating", "value") if key in inner), None)
-                grades[name].add(_number(inner))
-            elif isinstance(inner, dict):
-                rest.append(inner)
-    return grades if any(grades.values()) else None
-
-
-def _number(value) -> float | None:
-    """A grade as a number; None for what is none from 1 to 10."""
-    if isinstance(value, str):
-        match = re.fullmatch(r"\s*(\d{1,2}(?:\.\d+)?)\s*(?:(?:/|out of)\s*10\s*)?", value)
-        value = float(match[1]) if match else None
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 1 <= value <= 10:
-        return None
-    return float(value)
-
-
-# A grade of ten: not "4/5", "8-9", "80 %" nor the beginning of a longer number.
-_PROSE_NUMBER = r"(\d+(?:\.\d+)?)(?![\d%])(?![.,]\d)(?!\s*%)(?!\s*[-–—]\s*\d)(?!\s*(?:/|out\s+of)\s*(?!10\b)\d)"
-_GAP = r"[\s\"'*_`|]{0,4}"
-_PROSE = {
-    name: re.compile(
-        rf"\b{name}\b{_GAP}(?:score|grade|rating)?{_GAP}(?:\(1\s?(?:-|–|to)\s?10\)|\(out of 10\))?"
-        rf"{_GAP}(?::|=|-|–|—|is|of|gets)?{_GAP}{_PROSE_NUMBER}"
-        rf"|{_PROSE_NUMBER}(?:\s?(?:/|out\s+of)\s?10)?\s+(?:for|in|on)\s+(?:the\s+)?{name}\b",
-        re.IGNORECASE,
-    )
-    for name in CRITERIA
-}
-
-
-def _grades_in_prose(text: str) -> dict[str, set[float | None]]:
-    return {
-        name: {_number(match[1] or match[2]) for match in pattern.finditer(text)} for name, pattern in _PROSE.items()
-    }
 
 
 def _question(beginning: str, completion: str) -> str:
@@ -490,56 +372,27 @@ def _question(beginning: str, completion: str) -> str:
     return question.encode("utf-8", "replace").decode("utf-8")  # half of a surrogate pair cannot be sent
 
 
-def _json(response: httpx.Response):
-    """The body as JSON; None where it is none."""
+def _content(reply) -> str:
+    """The text of a chat completion; empty if there is none."""
     try:
-        return response.json()
-    except ValueError:
-        return None
-
-
-def _content(reply: dict) -> str:
-    """The text of a chat completion; empty where the reply is none, or a refusal."""
-    try:
-        content = reply["choices"][0]["message"]["content"]
-        if isinstance(content, list):
-            content = "".join(part.get("text") or "" for part in content)
-    except (KeyError, IndexError, TypeError, AttributeError):
+        content = reply.choices[0].message.content
+    except (AttributeError, IndexError, TypeError):
         return ""
     return content if isinstance(content, str) else ""
 
 
-def _endpoint(url: str) -> httpx.URL:
+def _endpoint(url: str) -> tuple[str, str, str]:
+    """Base URL, host with port, and the URL without a password, which names the endpoint in the cache."""
+    base = url.strip().rstrip("/").removesuffix("/chat/completions")
     try:
-        parsed = httpx.URL(url.strip())
-    except httpx.InvalidURL:
-        parsed = None
-    usable = parsed is not None and parsed.scheme in ("http", "https") and parsed.host and "%" not in parsed.host
-    if not usable or (parsed.port or 0) > 65_535:
+        parts = urlsplit(base)
+        valid = parts.scheme in ("http", "https") and parts.hostname and (parts.port or 1)
+    except ValueError:
+        valid = False
+    if not valid:
         raise UserError("The judge's URL must be one such as https://api.openai.com/v1 or http://127.0.0.1:8000/v1.")
-    path = parsed.path.rstrip("/")
-    return parsed.copy_with(path=path if path.endswith("/chat/completions") else path + "/chat/completions")
-
-
-def _checked_key(key: str | None) -> str:
-    key = (key or "").strip()
-    if not (key.isascii() and key.isprintable()):
-        raise UserError("The API key holds characters that no key has; check how it was copied.")
-    return key
-
-
-def _retry_after(response: httpx.Response) -> float | None:
-    """Seconds that the endpoint asks to wait, given as a number or as a date (RFC 9110, section 10.2.3)."""
-    value = response.headers.get("retry-after", "").strip()
-    try:
-        return max(0.0, float(value))
-    except ValueError:
-        pass
-    try:
-        date = parsedate_to_datetime(value)
-    except ValueError:
-        return None
-    return max(0.0, (date.replace(tzinfo=date.tzinfo or UTC) - datetime.now(UTC)).total_seconds())
+    host = parts.netloc.rpartition("@")[2]
+    return base, host, parts._replace(netloc=host).geturl() + "/chat/completions"
 
 
 def _mean(values: list[float]) -> Interval:
