@@ -8,7 +8,6 @@
 """
 
 import errno
-import inspect
 import math
 import shutil
 from collections.abc import Callable, Iterator
@@ -32,15 +31,16 @@ from transformers import (
 from ..data.packing import IGNORE_INDEX, PackedStories
 from ..data.streaming import PackedStream
 from ..evaluation.token_classes import ARTICLE, TokenClassifier
-from ..generation.native.attention import use_native_attention
 from ..runs import checkpoints
 from ..utils.errors import UserError, first_line
 from .arguments import user_errors
 from .callbacks import EMACallback, TrainingProgressCallback
 from .hub_push import CheckpointPushTrainer
+from .kernels.head_loss import head_loss, supports_head_loss
 from .lr_schedules import lr_lambda, timed_lr_lambda
 from .metrics import PackedMetrics, token_losses
 from .optimizers import BatchedMuon, MuonWithAdamW, hidden_matrices
+from .packed_attention import packed_attention
 from .throughput import ThroughputCallback, logged_seconds, rows_per_step
 from .time_limit import TimeLimitCallback
 
@@ -93,8 +93,6 @@ class StoryTrainer(CheckpointPushTrainer):
         max_minutes: float | None = None,
         write_model_card: Callable[["StoryTrainer"], None] | None = None,
     ):
-        if args.device.type == "cpu":
-            use_native_attention()
         self.use_muon = use_muon
         self.write_model_card = write_model_card
         classify = TokenClassifier(processing_class)
@@ -110,10 +108,21 @@ class StoryTrainer(CheckpointPushTrainer):
             compute_metrics=PackedMetrics(eval_dataset, processing_class.eos_token_id, classify),
             preprocess_logits_for_metrics=token_losses,
         )
-        self._takes_skip_logits = "skip_logits" in inspect.signature(model.forward).parameters
         if (use_muon or ema_decay is not None) and (self.is_fsdp_enabled or self.is_deepspeed_enabled):
             name = "optimizer: muon" if use_muon else "ema_decay"
             raise UserError(f"`{name}` needs unsharded weights: leave it out with FSDP or DeepSpeed.")
+        # Outside of the forward pass, FSDP and DeepSpeed do not have the weight of the head on every process.
+        self._uses_head_loss = (
+            supports_head_loss(model)
+            and self.label_smoother is None
+            and args.n_gpu <= 1
+            and not (self.is_fsdp_enabled or self.is_deepspeed_enabled)
+        )
+        self._head_loss = head_loss
+        if args.torch_compile:
+            self._head_loss = torch.compile(
+                head_loss, backend=args.torch_compile_backend, mode=args.torch_compile_mode
+            )
         if model.config.tie_word_embeddings:
             # Otherwise `Trainer` warns that the head is missing in the best checkpoint, which stores it once.
             model._keys_to_ignore_on_save = list(model._tied_weights_keys)
@@ -131,15 +140,21 @@ class StoryTrainer(CheckpointPushTrainer):
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         weights = inputs.pop("loss_weights", None)
-        if weights is None or not model.training:
-            if model.training and not return_outputs and self._takes_skip_logits:
-                inputs = {**inputs, "skip_logits": True}
-            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        inputs = dict(inputs)
-        labels = inputs.pop("labels")
-        outputs = model(**inputs)
-        scored = (labels != IGNORE_INDEX).sum() if num_items_in_batch is None else num_items_in_batch
-        loss = (token_losses(outputs.logits, labels) * weights).sum() / scored
+        uses_head_loss = self._uses_head_loss and not return_outputs
+        with packed_attention(self.model):
+            if not model.training or (weights is None and not uses_head_loss):
+                return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+            labels = inputs["labels"]
+            inputs = {name: value for name, value in inputs.items() if name != "labels"}
+            if uses_head_loss:
+                none = torch.empty(0, dtype=torch.long, device=labels.device)
+                outputs = model(**inputs, output_hidden_states=True, logits_to_keep=none)
+                total = self._head_loss(outputs.hidden_states[-1], self.model.get_output_embeddings(), labels, weights)
+            else:
+                outputs = model(**inputs)
+                total = (token_losses(outputs.logits, labels) * weights).sum()
+        scored = (labels[:, 1:] != IGNORE_INDEX).sum() if num_items_in_batch is None else num_items_in_batch
+        loss = total / scored
         if self.args.average_tokens_across_devices and num_items_in_batch is not None:
             loss = loss * self.accelerator.num_processes
         return (loss, outputs) if return_outputs else loss
@@ -182,7 +197,9 @@ class StoryTrainer(CheckpointPushTrainer):
         super()._run_epoch(*args, **kwargs)
 
     def training_step(self, model, inputs, num_items_in_batch=None) -> torch.Tensor:
-        loss = super().training_step(model, inputs, num_items_in_batch)
+        # Around the backward pass too, where gradient checkpointing runs the layers again.
+        with packed_attention(self.model):
+            loss = super().training_step(model, inputs, num_items_in_batch)
         if self.args.device.type == "cpu" and not torch.isfinite(loss):
             # On a GPU this test would wait for the device; there the logged loss is tested.
             self._stop_on_divergence()

@@ -25,7 +25,10 @@ from pathlib import Path
 from ...utils.errors import UserError, first_line
 
 
-SOURCES = [Path(__file__).with_name(name) for name in ("step.c", "top_p.c", "memory.c", "attention.c")]
+SOURCES = [
+    *(Path(__file__).with_name(name) for name in ("step.c", "top_p.c", "memory.c")),
+    Path(__file__).parents[2] / "training" / "kernels" / "attention.c",
+]
 HEADERS = [Path(__file__).with_name("vectors.h")]
 FLAGS = ["-std=gnu11", "-O3", "-ffp-contract=off", "-fPIC", "-shared", "-pthread"]
 # The names that compilers have for "this processor"; the first that is taken is used.
@@ -168,6 +171,6 @@ def _open(file: Path) -> ctypes.CDLL:
     opened.tinystories_top_p.restype = None
     opened.tinystories_attention_scratch.argtypes = [ctypes.c_int64, ctypes.c_int64]
     opened.tinystories_attention_scratch.restype = ctypes.c_int64
-    opened.tinystories_attention_takes.argtypes = [ctypes.c_int64]
-    opened.tinystories_attention_takes.restype = ctypes.c_int
+    opened.tinystories_attention_supports.argtypes = [ctypes.c_int64]
+    opened.tinystories_attention_supports.restype = ctypes.c_int
     return opened

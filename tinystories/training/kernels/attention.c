@@ -1,45 +1,44 @@
-/* Causal attention of packed stories for training on a CPU, forward and backward, in float32.
+/* Causal attention over packed documents on a CPU, forward and backward, in float32.
 
-   Design decisions
-   - A task is one head of one story: keys, values and scores of a story lie in the caches while it is worked on, and
-     what a mask would hide is computed only within the last block of a row of scores.
-   - All products are one kernel that adds up a tile of 6 rows by two vectors in registers. What it reads again and
+   - A task is one head of one document: its keys, values and scores stay in the caches, and what a mask would hide is
+     computed only within the last block of a row of scores.
+   - All products are one kernel that accumulates a tile of 6 rows by two vectors in registers. What it reads again and
      again is packed first into panels as wide as a tile, because rows that are heads * head_dim floats apart fall onto
      few lines of a cache.
-   - Threads are those of the caller's own team (see attention.py), each of which runs `tinystories_attention` and claims
-     one task after the other. Each task writes to places of its own, so the result does not depend on their number. */
+   - The threads are those of the caller's OpenMP team (see attention.py). Each runs `tinystories_attention` and claims
+     one task after the other. Each task writes to its own memory, so the result does not depend on their number. */
 
 #include <stdatomic.h>
 
-#include "vectors.h"
+#include "../../generation/native/vectors.h"
 
 #define TILE_ROWS 6
 #define TILE_WIDTH (2 * LANES)
 #define BLOCK 24 /* rows of scores at once; a multiple of TILE_ROWS */
 
 typedef struct {
-    int64_t stories, length, heads, head_dim, threads, backward;
+    int64_t documents, tokens, heads, head_dim, threads, backward;
     float scaling;
-    const int32_t *offsets;                     /* [stories + 1], into tokens of all rows */
-    const float *query, *key, *value;           /* [tokens][heads][head_dim] */
-    float *attended;                            /* the same */
-    float *log_sums;                            /* [rows][heads][length] */
-    const float *gradient;                      /* of `attended`, for the backward pass */
+    const int32_t *cu_seqlens;        /* [documents + 1] */
+    const float *query, *key, *value; /* [tokens][heads][head_dim] */
+    float *output;                    /* the same */
+    float *log_sums;                  /* [heads][tokens]: log-sum-exp of the scores */
+    const float *gradient;            /* of `output`, for the backward pass */
     float *query_gradient, *key_gradient, *value_gradient;
-    float *scratch;                             /* [threads][scratch_size] */
+    float *scratch;                   /* [threads][scratch_size] */
     int64_t scratch_size;
     _Atomic int64_t next, started;
 } Attention;
 
 static int64_t rounded(int64_t count) { return (count + TILE_WIDTH - 1) / TILE_WIDTH * TILE_WIDTH; }
 
-/* Floats that a thread needs for stories of up to `longest` tokens. */
+/* Floats of scratch memory per thread, for documents of up to `longest` tokens. */
 int64_t tinystories_attention_scratch(int64_t longest, int64_t head_dim) {
     return 4 * rounded(longest) * head_dim + 2 * BLOCK * rounded(longest) + longest;
 }
 
-/* Whether heads of this size are computed here. */
-int tinystories_attention_takes(int64_t head_dim) { return head_dim % TILE_WIDTH == 0; }
+/* Whether this kernel supports heads of this size. */
+int tinystories_attention_supports(int64_t head_dim) { return head_dim % TILE_WIDTH == 0; }
 
 /* One tile: c[rows][TILE_WIDTH] = or += a[rows][depth] * b[depth][TILE_WIDTH]. */
 ALWAYS void tile(int rows, int64_t depth, const float *a, int64_t a_row, int64_t a_depth, const float *b,
@@ -115,20 +114,20 @@ static float exponentials(float *scores, int64_t count, int64_t padded, float sc
     vec sum = {0};
     for (int64_t i = count; i < padded; i++) scores[i] = 0;
     for (int64_t i = 0; i < count; i += LANES) {
-        vec share = exp_of(fused(load(scores + i), all(scaling), all(-shift)));
+        vec weight = exp_of(fused(load(scores + i), all(scaling), all(-shift)));
         if (i + LANES > count) {
             int64_t here = count - i;
             float some[LANES];
-            store(some, share);
-            share = load_some(some, here);
+            store(some, weight);
+            weight = load_some(some, here);
         }
-        store(scores + i, share);
-        sum += share;
+        store(scores + i, weight);
+        sum += weight;
     }
     return sum_of(sum);
 }
 
-typedef struct { const float *query, *key, *value; float *attended, *log_sums; int64_t count, stride; } Head;
+typedef struct { const float *query, *key, *value; float *output, *log_sums; int64_t count, stride; } Head;
 
 static void forward(const Attention *task, Head head, float *scratch) {
     int64_t dim = task->head_dim, padded = rounded(head.count);
@@ -147,7 +146,7 @@ static void forward(const Attention *task, Head head, float *scratch) {
             for (int64_t i = 0; i < width; i += LANES) store(row + i, load(row + i) * inverse);
             head.log_sums[first + r] = shift + logf(sum);
         }
-        product(rows, dim, seen, (Left){scores, padded, 1}, values, head.attended + first * head.stride, head.stride,
+        product(rows, dim, seen, (Left){scores, padded, 1}, values, head.output + first * head.stride, head.stride,
                 0);
     }
 }
@@ -158,7 +157,7 @@ static void backward(const Attention *task, Head head, const float *gradient, fl
     Right keys_across = packed_across(head.key, stride, head.count, dim, scratch);
     Right values_across = packed_across(head.value, stride, head.count, dim, scratch + padded * dim);
     Right keys = packed(head.key, stride, head.count, dim, scratch + 2 * padded * dim);
-    float *shares = scratch + 4 * padded * dim, *changes = shares + BLOCK * padded;
+    float *weights = scratch + 4 * padded * dim, *score_gradients = weights + BLOCK * padded;
     for (int64_t i = 0; i < head.count; i++) {
         memset(key_gradient + i * stride, 0, dim * sizeof(float));
         memset(value_gradient + i * stride, 0, dim * sizeof(float));
@@ -167,23 +166,23 @@ static void backward(const Attention *task, Head head, const float *gradient, fl
         int64_t rows = head.count - first < BLOCK ? head.count - first : BLOCK, seen = first + rows;
         int64_t width = rounded(seen);
         const float *query = head.query + first * stride, *given = gradient + first * stride;
-        product(rows, width, dim, (Left){query, stride, 1}, keys_across, shares, padded, 0);
-        product(rows, width, dim, (Left){given, stride, 1}, values_across, changes, padded, 0);
+        product(rows, width, dim, (Left){query, stride, 1}, keys_across, weights, padded, 0);
+        product(rows, width, dim, (Left){given, stride, 1}, values_across, score_gradients, padded, 0);
         for (int64_t r = 0; r < rows; r++) {
-            float *share = shares + r * padded, *change = changes + r * padded;
-            const float *attended = head.attended + (first + r) * stride, *wanted = given + r * stride;
-            vec moved = {0};
-            for (int64_t k = 0; k < dim; k += LANES) moved = fused(load(attended + k), load(wanted + k), moved);
-            vec mean = all(sum_of(moved));
-            exponentials(share, first + r + 1, width, task->scaling, head.log_sums[first + r]);
+            float *weight = weights + r * padded, *score_gradient = score_gradients + r * padded;
+            const float *output = head.output + (first + r) * stride, *output_gradient = given + r * stride;
+            vec sums = {0};
+            for (int64_t k = 0; k < dim; k += LANES) sums = fused(load(output + k), load(output_gradient + k), sums);
+            vec delta = all(sum_of(sums));
+            exponentials(weight, first + r + 1, width, task->scaling, head.log_sums[first + r]);
             for (int64_t i = 0; i < width; i += LANES)
-                store(change + i, (load(change + i) - mean) * load(share + i) * task->scaling);
+                store(score_gradient + i, (load(score_gradient + i) - delta) * load(weight + i) * task->scaling);
         }
-        product(rows, dim, seen, (Left){changes, padded, 1}, keys, query_gradient + first * stride, stride, 0);
-        product(seen, dim, rows, (Left){shares, 1, padded}, (Right){given, TILE_WIDTH, stride}, value_gradient, stride,
-                1);
-        product(seen, dim, rows, (Left){changes, 1, padded}, (Right){query, TILE_WIDTH, stride}, key_gradient, stride,
-                1);
+        product(rows, dim, seen, (Left){score_gradients, padded, 1}, keys, query_gradient + first * stride, stride, 0);
+        product(seen, dim, rows, (Left){weights, 1, padded}, (Right){given, TILE_WIDTH, stride}, value_gradient,
+                stride, 1);
+        product(seen, dim, rows, (Left){score_gradients, 1, padded}, (Right){query, TILE_WIDTH, stride}, key_gradient,
+                stride, 1);
     }
 }
 
@@ -195,13 +194,13 @@ void tinystories_attention(void *given) {
     float *scratch = task->scratch + thread * task->scratch_size;
     for (;;) {
         int64_t claimed = atomic_fetch_add(&task->next, 1);
-        if (claimed >= task->stories * task->heads) return;
-        int64_t story = claimed / task->heads, of_head = claimed % task->heads;
-        int64_t begin = task->offsets[story], count = task->offsets[story + 1] - begin;
-        int64_t row = begin / task->length, at = begin * stride + of_head * task->head_dim;
+        if (claimed >= task->documents * task->heads) return;
+        int64_t document = claimed / task->heads, which = claimed % task->heads;
+        int64_t begin = task->cu_seqlens[document], count = task->cu_seqlens[document + 1] - begin;
+        int64_t at = begin * stride + which * task->head_dim;
         Head head = {
-            task->query + at, task->key + at, task->value + at, task->attended + at,
-            task->log_sums + (row * task->heads + of_head) * task->length + begin % task->length, count, stride,
+            task->query + at, task->key + at, task->value + at, task->output + at,
+            task->log_sums + which * task->tokens + begin, count, stride,
         };
         if (task->backward)
             backward(task, head, task->gradient + at, task->query_gradient + at, task->key_gradient + at,
