@@ -11,7 +11,6 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
 from modeling_tinyllama import TinyLlamaForCausalLM
 from tinystories.data.corpus import recipe_corpus
 from tinystories.data.packing import PackedStories
-from tinystories.generation.native.attention import use_native_attention
 from tinystories.recipe import load_recipe
 from tinystories.training.build import model_config, pack_corpus, recipe_tokenizer
 from tinystories.training.throughput import peak_flops, training_flops_per_token
@@ -75,8 +74,6 @@ class Contenders:
         stock = LlamaForCausalLM(LlamaConfig(**{name: getattr(config, name) for name in SHARED_FIELDS}))
         stock.load_state_dict(ours.state_dict())
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        if device.type == "cpu":
-            use_native_attention()  # as `StoryTrainer` does
         bf16 = computes_in_bf16(use_cpu=device.type == "cpu")
         return cls(
             tokenizer=tokenizer,
@@ -93,12 +90,6 @@ class Contenders:
     def look_at_peak(self) -> None:
         """Before and after what is measured: on a shared machine one look may fall into a slow moment."""
         self.peak = max(self.peak, peak_flops(self.device, torch.bfloat16 if self.bf16 else torch.float32))
-
-    def keep_apart(self, by_mask: bool) -> None:
-        """Have our model tell the stories of a row apart by a mask, or in its own way."""
-        self.ours.model.__dict__.pop("_attends_within_stories", None)
-        if by_mask:
-            self.ours.model._attends_within_stories = lambda embeddings: False
 
     def report(self, heading: str, speeds: dict[str, list[float]], json_file: str | None) -> None:
         """Print story tokens per second by variant, beside those of the last one, and keep them."""

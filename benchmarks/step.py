@@ -5,10 +5,10 @@ clipping and fused AdamW, without `Trainer` and without feeding.
     python benchmarks/step.py --recipe configs/quickstart.yaml --rows 4 --stories 16          # for a CPU
 
 - `stock`: `LlamaForCausalLM`, one story a row, padded by `DataCollatorForLanguageModeling`.
-- `stock-packed`: the same on packed rows, whose stories transformers keeps apart by a mask.
-- `ours`: the recipe's model on packed rows, with attention story by story.
-- `ours-masked`, `ours-joined`: the same under a mask, and with stories that see those before them. Beside `ours` they
-  are the price of keeping stories apart.
+- `stock-packed`: the same on packed rows, with a document mask.
+- `ours`: the recipe's model on packed rows, with `story_varlen` attention and the loss that holds no logits.
+- `ours-masked`, `ours-joined`: the same with a document mask, and without document masking. Beside `ours` they are the
+  price of document masking.
 - `-compiled` behind any of them: with `torch.compile`.
 
 Each has its turn in each round; what counts is story tokens per second, since padding teaches nothing.
@@ -17,11 +17,14 @@ Each has its turn in each round; what counts is story tokens per second, since p
 import argparse
 import random
 import statistics
+from contextlib import nullcontext
 
 import torch
 from contenders import Contenders, now
 from transformers import DataCollatorForLanguageModeling, default_data_collator
 
+from tinystories.training.kernels.head_loss import head_loss
+from tinystories.training.packed_attention import packed_attention
 from tinystories.utils.console import print_any_character
 
 
@@ -36,29 +39,38 @@ class Step:
         kind, *how = variant.split("-")
         self.there = there
         self.model = there.ours if kind == "ours" else there.stock
-        self.by_mask = "masked" in how
+        self.ours, self.by_mask = kind == "ours", "masked" in how
         packed = kind == "ours" or "packed" in how
         self.batch = dict(batches["packed" if packed else "padded"])
         if "joined" in how:
             del self.batch["position_ids"]
         self.tokens = int((self.batch["input_ids"] != there.tokenizer.pad_token_id).sum())
-        self.extra = {"use_cache": False} | ({"skip_logits": True} if kind == "ours" else {})
-        self.forward = torch.compile(self.model) if "compiled" in how else self.model
+        compiled = torch.compile if "compiled" in how else lambda function: function
+        self.forward, self.head_loss = compiled(self.model), compiled(head_loss)
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-4, fused=True)
 
     def __call__(self, times: int = 1) -> float:
         """Seconds that so many steps take."""
         device = self.there.device
-        self.there.keep_apart(self.by_mask)
         began = now(device)
         for _ in range(times):
-            with torch.autocast(device.type, torch.bfloat16, enabled=self.there.bf16):
-                loss = self.forward(**self.batch, **self.extra).loss
-            loss.backward()
+            with packed_attention(self.model) if self.ours and not self.by_mask else nullcontext():
+                with torch.autocast(device.type, torch.bfloat16, enabled=self.there.bf16):
+                    loss = self.loss()
+                loss.backward()
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
             self.optimizer.step()
             self.optimizer.zero_grad()
         return now(device) - began
+
+    def loss(self) -> torch.Tensor:
+        """As `StoryTrainer` or the model computes it."""
+        if not self.ours:
+            return self.forward(**self.batch, use_cache=False).loss
+        inputs = {name: value for name, value in self.batch.items() if name != "labels"}
+        labels, none = self.batch["labels"], torch.empty(0, dtype=torch.long, device=self.there.device)
+        states = self.forward(**inputs, use_cache=False, output_hidden_states=True, logits_to_keep=none).hidden_states
+        return self.head_loss(states[-1], self.model.lm_head, labels) / (labels[:, 1:] != -100).sum()
 
 
 def main() -> None:

@@ -5,28 +5,23 @@ import math
 
 import pytest
 import torch
-from helpers import random_ids, sharpen, tiny_config
+from helpers import random_ids, sharpen
+from packed_rows import MODELS, ROWS, both_losses
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from modeling_tinyllama import TinyLlamaForCausalLM, TinyLlamaModel
 from tinystories.commands.train import train
 from tinystories.data.corpus import load_corpus
 from tinystories.evaluation.likelihood import bits_per_byte, score_stories
+from tinystories.training import packed_attention as packed
 from tinystories.training.arguments import training_arguments
+from tinystories.training.kernels.head_loss import head_loss
+from tinystories.training.packed_attention import packed_attention
 
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
-PACKED = torch.stack(
-    [
-        torch.arange(40),
-        torch.cat([torch.arange(n) for n in (1, 9, 30)]),
-        torch.cat([torch.arange(7, 20), torch.arange(26), torch.arange(1)]),
-    ]
-)
 
-
-def a_step(model, run=None, **inputs):
+def training_step(model, run=None, **inputs):
     """Loss and gradients under bf16 autocast."""
     model.zero_grad()
     with torch.autocast("cuda", dtype=torch.bfloat16):
@@ -35,53 +30,66 @@ def a_step(model, run=None, **inputs):
     return loss.detach(), [weight.grad.clone() for weight in model.parameters()]
 
 
-@pytest.mark.parametrize("heads", [4, 2], ids=["", "grouped"])
-def test_packed_rows_attend_story_by_story_as_under_a_mask(heads, monkeypatch):
-    model = sharpen(TinyLlamaForCausalLM(tiny_config(num_attention_heads=4, num_key_value_heads=heads))).cuda().train()
-    inputs = {"input_ids": random_ids(3, 40).cuda(), "position_ids": PACKED.cuda()}
-    asked = TinyLlamaModel._attends_within_stories
-    seen = []
-    monkeypatch.setattr(
-        TinyLlamaModel, "_attends_within_stories", lambda self, states: seen.append(asked(self, states)) or seen[-1]
-    )
-    by_story = a_step(model, **inputs)
-    assert seen == [True], "flash attention was there, and was not used"
-    monkeypatch.setattr(TinyLlamaModel, "_attends_within_stories", lambda self, states: False)
-    torch.testing.assert_close(by_story, a_step(model, **inputs), atol=3e-2, rtol=3e-2)
-    monkeypatch.undo()
-    with torch.no_grad(), torch.autocast("cuda", dtype=torch.bfloat16):
+def on_gpu(name, **changes):
+    return sharpen(MODELS[name](**changes)).cuda().train()
+
+
+def packed_inputs():
+    return {"input_ids": random_ids(*ROWS.shape).cuda(), "position_ids": ROWS.cuda()}
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """The number of documents of each call of `varlen_attn`."""
+    calls, attend = [], packed.varlen_attn
+
+    def counted(query, key, value, cu_seqlens, *others, **options):
+        calls.append(len(cu_seqlens) - 1)
+        return attend(query, key, value, cu_seqlens, *others, **options)
+
+    monkeypatch.setattr(packed, "varlen_attn", counted)
+    return calls
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("key_value_heads", [4, 2], ids=["", "grouped"])
+def test_packed_attention_equals_a_document_mask(name, key_value_heads, calls):
+    model, inputs = on_gpu(name, num_key_value_heads=key_value_heads), packed_inputs()
+    expected = training_step(model, **inputs)
+    with packed_attention(model):
+        found = training_step(model, **inputs)
+    assert calls == [7, 7]
+    torch.testing.assert_close(found, expected, atol=3e-2, rtol=3e-2)
+    with torch.no_grad(), torch.autocast("cuda", dtype=torch.bfloat16), packed_attention(model):
         joined = model(inputs["input_ids"], use_cache=False).logits
         apart = model(**inputs, use_cache=False).logits
-    assert (joined - apart)[1:].abs().max() > 0.1, "the bounds of the stories must count"
+    assert (joined - apart)[1:].abs().max() > 0.1, "documents must not attend to each other"
 
 
-def test_float32_has_no_flash_attention_and_takes_the_mask():
-    model = sharpen(TinyLlamaForCausalLM(tiny_config())).train()
-    inputs = {"input_ids": random_ids(3, 40), "position_ids": PACKED, "use_cache": False}
-    with torch.no_grad():
-        on_cpu = model(**inputs).logits
-        inputs = {name: value.cuda() if torch.is_tensor(value) else value for name, value in inputs.items()}
-        torch.testing.assert_close(model.cuda()(**inputs).logits.cpu(), on_cpu, atol=1e-3, rtol=1e-3)
+def test_in_float32_there_is_no_flash_attention_and_the_mask_is_used(calls):
+    model, inputs = sharpen(MODELS["TinyLlama"]()), {"input_ids": random_ids(*ROWS.shape), "position_ids": ROWS}
+    with torch.no_grad(), packed_attention(model):
+        on_cpu = model(**inputs, use_cache=False).logits
+    with torch.no_grad(), packed_attention(model.cuda()):
+        found = model(**packed_inputs(), use_cache=False).logits.cpu()
+    assert not calls
+    torch.testing.assert_close(found, on_cpu, atol=1e-3, rtol=1e-3)
 
 
-def test_a_compiled_step_is_one_graph_and_the_same_step():
+@pytest.mark.parametrize("name", MODELS)
+def test_a_compiled_step_is_one_graph_and_the_same_step(name):
     torch.compiler.reset()
-    model = sharpen(TinyLlamaForCausalLM(tiny_config())).cuda().train()
-    inputs = {"input_ids": random_ids(3, 40).cuda(), "position_ids": PACKED.cuda(), "skip_logits": True}
-    compiled = torch.compile(model, fullgraph=True)
-    torch.testing.assert_close(a_step(model, compiled, **inputs), a_step(model, **inputs), atol=3e-2, rtol=3e-2)
+    model, inputs = on_gpu(name), packed_inputs()
+    with packed_attention(model):
+        found = training_step(model, torch.compile(model, fullgraph=True), **inputs)
+        torch.testing.assert_close(found, training_step(model, **inputs), atol=3e-2, rtol=3e-2)
 
 
-def test_the_loss_without_logits_is_the_standard_one():
-    model = sharpen(TinyLlamaForCausalLM(tiny_config())).cuda().train()
-    ids = random_ids(3, 50).cuda()
-    found = []
-    for skip_logits in (True, False):
-        model.zero_grad()
-        loss = model(ids, labels=ids, skip_logits=skip_logits).loss
-        loss.backward()
-        found.append((loss.detach(), [weight.grad for weight in model.parameters()]))
-    torch.testing.assert_close(*found, atol=1e-5, rtol=1e-4)
+@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
+def test_the_head_loss_is_the_loss_of_the_model(compiled):
+    model, ids = on_gpu("TinyLlama"), random_ids(3, 50).cuda()
+    loss = torch.compile(head_loss, fullgraph=True) if compiled else head_loss
+    torch.testing.assert_close(*both_losses(model, ids, ids, torch.tensor(147), loss), atol=1e-5, rtol=1e-4)
 
 
 def test_a_run_on_a_gpu_is_measured_as_on_a_cpu(tiny_recipe):

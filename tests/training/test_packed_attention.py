@@ -1,54 +1,183 @@
-"""Attention of packed stories by the native library: what torch computes, whatever the lengths and threads."""
+"""`story_varlen` equals SDPA with a document mask in every model that uses the attention interface."""
 
 import pytest
 import torch
-from helpers import random_ids, sharpen, tiny_config
+from helpers import random_ids, sharpen
+from packed_rows import MODELS, ROWS, SHAPE, position_ids_of
+from transformers import DynamicCache, Phi3Config
+from transformers.masking_utils import create_causal_mask
 
-from modeling_tinyllama import TinyLlamaForCausalLM, modeling_tinyllama
-from modeling_tinyllama.modeling_tinyllama import attend_within_stories, story_offsets
-from tinystories.generation.native import attention
-from tinystories.generation.native.attention import NativeAttention, use_native_attention
+from tinystories.training import packed_attention as packed
+from tinystories.training.kernels import attention as kernels
+from tinystories.training.packed_attention import is_supported, kernel_name, packed_attention, unsupported_reason
 from tinystories.utils.errors import UserError
 
 
-@pytest.fixture(autouse=True)
-def native(monkeypatch):
-    monkeypatch.setattr(modeling_tinyllama, "native_attention", None)
-    assert use_native_attention() and modeling_tinyllama.native_attention is NativeAttention
+FORWARD, BACKWARD = "forward", "backward"
+
+
+def training_step(model, run=None, position_ids=ROWS):
+    """Loss and gradients."""
+    ids = random_ids(*position_ids.shape)
+    model.zero_grad()
+    loss = (model if run is None else run)(ids, labels=ids, position_ids=position_ids, use_cache=False).loss
+    loss.backward()
+    return loss.detach(), [weight.grad.clone() for weight in model.parameters()]
 
 
 @pytest.fixture
-def computed(monkeypatch):
-    """How often the library was asked."""
-    calls, run = [], attention._run
-    monkeypatch.setattr(attention, "_run", lambda *given: calls.append(len(given)) or run(*given))
+def calls(monkeypatch):
+    """The calls of the C kernel."""
+    calls, run = [], kernels._run
+
+    def counted(states, *others):
+        calls.append(FORWARD if len(others) == 4 else BACKWARD)
+        run(states, *others)
+
+    monkeypatch.setattr(kernels, "_run", counted)
     return calls
 
 
-def rows_of(*rows):
-    """`position_ids` of rows of stories of so many tokens."""
-    return torch.stack([torch.cat([torch.arange(length) for length in row]) for row in rows])
+# ---- models
 
 
-def attend(position_ids, heads=2, head_dim=32, dtype=torch.float32, seed=0, scaling=0.2):
-    """What is attended to and three gradients."""
-    generator = torch.Generator().manual_seed(seed)
-    shape = (*position_ids.shape, heads, head_dim)
+@pytest.mark.parametrize("autocast", [False, True], ids=["float32", "bf16"])
+@pytest.mark.parametrize("name", MODELS)
+def test_training_equals_that_with_a_document_mask(name, autocast, calls):
+    model = sharpen(MODELS[name]()).train()
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
+        expected = training_step(model)
+        with packed_attention(model):
+            assert model.config._attn_implementation == "story_varlen"
+            found = training_step(model)
+    assert model.config._attn_implementation == "sdpa"
+    assert calls == ([] if autocast else [FORWARD, FORWARD, BACKWARD, BACKWARD])
+    tolerance = 3e-2 if autocast else 1e-5
+    torch.testing.assert_close(found, expected, atol=tolerance, rtol=tolerance)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_evaluation_equals_that_with_a_document_mask(name, calls):
+    model, ids = sharpen(MODELS[name]()), random_ids(*ROWS.shape)
+    with torch.no_grad():
+        expected = model(ids, position_ids=ROWS, use_cache=False).logits
+        joined = model(ids, use_cache=False).logits
+        with packed_attention(model):
+            found = model(ids, position_ids=ROWS, use_cache=False).logits
+    assert calls == [FORWARD, FORWARD]
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    assert (found - joined)[1:].abs().max() > 0.1, "documents must not attend to each other"
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_gradient_checkpointing_recomputes_with_the_same_attention(name, calls):
+    model = sharpen(MODELS[name]()).train()
+    expected = training_step(model)
+    model.gradient_checkpointing_enable()
+    with packed_attention(model):
+        torch.testing.assert_close(training_step(model), expected, atol=1e-5, rtol=1e-5)
+    assert calls == [FORWARD, FORWARD, FORWARD, BACKWARD, FORWARD, BACKWARD]
+
+
+@pytest.mark.parametrize(
+    ("name", "backend"),
+    [
+        *((name, "aot_eager") for name in MODELS),
+        *(pytest.param(name, "inductor", marks=pytest.mark.slow) for name in MODELS),
+    ],
+)
+def test_a_compiled_step_is_one_graph(name, backend):
+    torch.compiler.reset()
+    model = sharpen(MODELS[name]()).train()
+    compiled = torch.compile(model, fullgraph=True, backend=backend)
+    # Another number of documents must not need another graph.
+    for rows in (ROWS, position_ids_of([10, 30], [5, 5, 30], [40])):
+        with torch.compiler.set_stance("default" if rows is ROWS else "fail_on_recompile"):
+            expected = training_step(model, position_ids=rows)
+            with packed_attention(model):
+                found = training_step(model, compiled, rows)
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+
+
+def test_padding_masks_and_caches_are_computed_by_sdpa():
+    model, ids = sharpen(MODELS["TinyLlama"]()), random_ids(2, 12)
+    padding = torch.ones_like(ids)
+    padding[0, :4] = 0
+
+    def logits():
+        cache = DynamicCache(config=model.config)
+        return (
+            model(ids, attention_mask=padding).logits[padding.bool()],
+            model(ids[:, :7], past_key_values=cache).logits,
+            model(ids[:, 7:10], past_key_values=cache).logits,
+            model(ids[:, 10:11], past_key_values=cache).logits,
+        )
+
+    with torch.no_grad():
+        expected = logits()
+        with packed_attention(model):
+            torch.testing.assert_close(logits(), expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "reason"),
+    [
+        ("TinyLlama", {"attention_dropout": 0.1}, "dropout"),
+        ("Llama", {"attn_implementation": "eager"}, "eager"),
+        ("Phi3", {"sliding_window": 8}, "sliding window"),
+    ],
+)
+def test_what_is_not_supported_keeps_its_attention(name, changes, reason):
+    model = MODELS[name](**changes)
+    assert reason in unsupported_reason(model) and not is_supported(model)
+    before = model.config._attn_implementation
+    with packed_attention(model):
+        assert model.config._attn_implementation == before == packed.active_implementation(model)
+
+
+def test_with_dropout_or_a_sliding_window_the_mask_is_dense():
+    """Also where someone sets `story_varlen` by hand."""
+    embeddings = torch.zeros(3, 40, 64)
+    for changes in ({"attention_dropout": 0.1}, {"sliding_window": 8}):
+        config = Phi3Config(**{**SHAPE, **changes}, attn_implementation="story_varlen")
+        mask = create_causal_mask(config, embeddings, None, None, position_ids=ROWS)
+        assert mask.shape == (3, 1, 40, 40)
+
+
+def test_a_saved_configuration_does_not_name_it(tmp_path):
+    model = MODELS["TinyLlama"]()
+    with packed_attention(model):
+        model.save_pretrained(tmp_path)
+    assert "story_varlen" not in (tmp_path / "config.json").read_text()
+
+
+def test_the_kernel_that_runs_is_named():
+    cpu = torch.device("cpu")
+    assert kernel_name(cpu, torch.float32, 64) == "the native CPU kernel of this package"
+    assert kernel_name(cpu, torch.bfloat16, 64) == "torch's flash attention for CPUs"
+    assert kernel_name(torch.device("cuda"), torch.bfloat16, 64) == "flash attention with cu_seqlens"
+
+
+# ---- kernels
+
+
+def attend(position_ids, heads=2, head_dim=32, dtype=torch.float32, scaling=0.2):
+    """The output and three gradients."""
+    generator = torch.Generator().manual_seed(0)
+    shape = (position_ids.numel(), heads, head_dim)
     states = [torch.randn(shape, generator=generator).to(dtype).requires_grad_() for _ in range(3)]
-    wanted = torch.randn(shape, generator=generator).to(dtype)
-    attended, _ = attend_within_stories(*states, *story_offsets(position_ids), scaling)
-    attended.backward(wanted)
-    return [attended.detach(), *(state.grad for state in states)]
+    offsets = kernels.cu_seqlens(position_ids == 0)
+    output, _ = kernels.varlen_attention(*states, offsets, scaling)
+    output.backward(torch.randn(shape, generator=generator).to(dtype))
+    return [output.detach(), *(state.grad for state in states)]
 
 
-def by_torch(monkeypatch, *given, **options):
-    with monkeypatch.context() as patched:
-        patched.setattr(modeling_tinyllama, "native_attention", None)
-        return attend(*given, **options)
+def test_cu_seqlens_are_where_documents_start():
+    assert kernels.cu_seqlens(ROWS == 0).tolist() == [0, 40, 41, 50, 80, 93, 119, 120]
 
 
 LENGTHS = {
-    "one story": [[97]],
+    "one document": [[97]],
     "of one token": [[1] * 40],
     "around a block": [[23, 24, 25, 48, 49, 31]],
     "around a vector": [[7, 8, 9, 15, 16, 17, 31, 32, 33]],
@@ -59,22 +188,24 @@ LENGTHS = {
 
 @pytest.mark.parametrize("rows", LENGTHS.values(), ids=LENGTHS)
 @pytest.mark.parametrize(("heads", "head_dim"), [(1, 64), (3, 32), (2, 96)])
-def test_it_is_what_torch_computes(rows, heads, head_dim, computed, monkeypatch):
-    position_ids = rows_of(*rows)
+def test_the_c_kernel_equals_torch(rows, heads, head_dim, calls, monkeypatch):
+    position_ids = position_ids_of(*rows)
     found = attend(position_ids, heads, head_dim)
-    assert len(computed) == 2
-    torch.testing.assert_close(found, by_torch(monkeypatch, position_ids, heads, head_dim), atol=1e-5, rtol=1e-4)
+    assert calls == [FORWARD, BACKWARD]
+    monkeypatch.setattr(kernels, "_native_available", lambda: False)
+    torch.testing.assert_close(found, attend(position_ids, heads, head_dim), atol=1e-5, rtol=1e-4)
 
 
-def test_large_scores_neither_overflow_nor_vanish(computed, monkeypatch):
-    position_ids = rows_of([50, 30])
+def test_large_scores_neither_overflow_nor_vanish(calls, monkeypatch):
+    position_ids = position_ids_of([50, 30])
     found = attend(position_ids, scaling=40.0)
-    assert computed and all(bool(torch.isfinite(each).all()) for each in found)
-    torch.testing.assert_close(found, by_torch(monkeypatch, position_ids, scaling=40.0), atol=1e-2, rtol=1e-3)
+    assert calls and all(bool(torch.isfinite(each).all()) for each in found)
+    monkeypatch.setattr(kernels, "_native_available", lambda: False)
+    torch.testing.assert_close(found, attend(position_ids, scaling=40.0), atol=1e-2, rtol=1e-3)
 
 
-def test_the_bits_do_not_depend_on_the_threads(computed):
-    position_ids, before = rows_of([60, 40, 28], [128]), torch.get_num_threads()
+def test_the_result_does_not_depend_on_the_number_of_threads():
+    position_ids, before = position_ids_of([60, 40, 28], [128]), torch.get_num_threads()
     results = []
     try:
         for threads in (1, 2, 3):
@@ -86,44 +217,27 @@ def test_the_bits_do_not_depend_on_the_threads(computed):
         assert all(map(torch.equal, results[0], other))
 
 
-def test_what_is_no_number_stays_in_its_story():
-    position_ids = rows_of([30, 20, 14])
-    states = [torch.randn(1, 64, 2, 32) for _ in range(3)]
-    states[0][0, 35] = torch.nan
-    attended, _ = attend_within_stories(*states, *story_offsets(position_ids), 0.2)
-    assert attended[0, 35].isnan().all() and not attended[0, :35].isnan().any() and not attended[0, 50:].isnan().any()
+def test_nan_stays_in_its_document():
+    states = [torch.randn(64, 2, 32) for _ in range(3)]
+    states[0][35] = torch.nan
+    output, _ = kernels.varlen_attention(*states, kernels.cu_seqlens(position_ids_of([30, 20, 14]) == 0), 0.2)
+    assert output[35].isnan().all() and not output[:35].isnan().any() and not output[50:].isnan().any()
 
 
 @pytest.mark.parametrize("options", [{"dtype": torch.float64}, {"dtype": torch.bfloat16}, {"head_dim": 12}])
-def test_what_is_not_taken_is_left_to_torch(options, computed, monkeypatch):
-    position_ids = rows_of([20, 12])
-    found = attend(position_ids, **options)
-    assert not computed
-    assert all(map(torch.equal, found, by_torch(monkeypatch, position_ids, **options)))
+def test_other_dtypes_and_head_sizes_are_computed_by_torch(options, calls):
+    found = attend(position_ids_of([20, 12]), **options)
+    assert not calls and all(bool(torch.isfinite(each).all()) for each in found)
 
 
-def test_a_model_is_trained_by_it(computed, monkeypatch):
-    model = sharpen(TinyLlamaForCausalLM(tiny_config(hidden_size=64, num_key_value_heads=2, head_dim=32))).train()
-    ids, position_ids = random_ids(2, 60), rows_of([31, 29], [60])
-
-    def gradients():
-        model.zero_grad()
-        model(ids, labels=ids, position_ids=position_ids, use_cache=False, skip_logits=True).loss.backward()
-        return [weight.grad.clone() for weight in model.parameters()]
-
-    found = gradients()
-    assert len(computed) == 2 * model.config.num_hidden_layers
-    monkeypatch.setattr(modeling_tinyllama, "native_attention", None)
-    torch.testing.assert_close(found, gradients(), atol=1e-6, rtol=1e-4)
-
-
-def test_without_a_compiler_or_the_right_threads_torch_goes_on(monkeypatch):
+@pytest.mark.parametrize("missing", ["library", "_openmp"], ids=["compiler", "OpenMP"])
+def test_without_a_compiler_or_openmp_torch_computes(missing, calls, monkeypatch):
     def no_library():
         raise UserError("there is no C compiler")
 
-    for name, nothing in (("library", no_library), ("_openmp", lambda: None)):
-        with monkeypatch.context() as patched:
-            patched.setattr(modeling_tinyllama, "native_attention", None)
-            patched.setattr(attention, name, nothing)
-            assert not use_native_attention() and modeling_tinyllama.native_attention is None
-            assert len(attend(rows_of([5, 7]))) == 4
+    monkeypatch.setattr(kernels, missing, no_library if missing == "library" else lambda: None)
+    kernels._native_available.cache_clear()
+    try:
+        assert len(attend(position_ids_of([5, 7]))) == 4 and not calls
+    finally:
+        kernels._native_available.cache_clear()

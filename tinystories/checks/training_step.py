@@ -9,9 +9,9 @@ Design decisions:
 - Evaluation is measured, too: it holds the logits of a whole batch, which the training step of this package does not.
 """
 
-import sys
 import weakref
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import psutil
@@ -19,6 +19,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from ..training.packed_attention import kernel_name
 from .batches import Rows
 from .findings import Finding
 
@@ -30,7 +31,7 @@ GIB = 2**30
 OVERHEAD = {"cpu": 1.3}
 OTHER_OVERHEAD = 1.1
 
-PER_DOCUMENT = "attend_within_stories"  # the operator of modeling_tinyllama for packed rows
+PER_DOCUMENT = ("varlen_attention", "_varlen_attn")  # the operators of training/packed_attention.py
 KERNELS = {
     "_scaled_dot_product_flash_attention_for_cpu": "torch's flash attention for CPUs",
     "_scaled_dot_product_flash_attention": "flash attention",
@@ -78,7 +79,7 @@ class Recorder(TorchDispatchMode):
             # Of attention, the softmax is over `[batch, heads, length, length]`; a loss has no such shape.
             if results.ndim != 4 or results.shape[-1] != results.shape[-2] or results.shape[-1] == 1:
                 return
-        elif "attention" not in short and "attn" not in short and short != PER_DOCUMENT:
+        elif "attention" not in short and "attn" not in short:
             return
         schema = getattr(func, "_schema", None)
         names = [argument.name for argument in schema.arguments] if schema is not None else []
@@ -111,7 +112,7 @@ def forward_and_backward(trainer, inputs: dict) -> None:
     """A training step on these inputs, without the optimizer; no gradient is left in the model."""
     trainer.model.train()
     weights = [weight for weight in trainer.model.parameters() if weight.requires_grad]
-    with torch.enable_grad():
+    with torch.enable_grad(), getattr(trainer, "attention_context", nullcontext)():
         with trainer.accelerator.autocast(), trainer.compute_loss_context_manager():
             # As training calls it: where the outputs are not asked for, some models hold no logits.
             loss = trainer.compute_loss(trainer.model, trainer._prepare_inputs(dict(inputs)))
@@ -149,9 +150,12 @@ def check_attention(trainer, rows: Rows) -> Finding:
     if short in WRITTEN_OUT:
         return _written_out(check, trainer, implementation, results)
     query = next((value for value in arguments.values() if isinstance(value, torch.Tensor) and value.ndim >= 3), None)
-    if short == PER_DOCUMENT:
-        kernel, masked = _per_document(name, query.device, arguments), f"each document by itself ({_documents(rows)})"
-        heads = query.shape[2]
+    if short in PER_DOCUMENT:
+        kernel, masked = (
+            kernel_name(query.device, query.dtype, query.shape[-1]),
+            f"each document by itself ({_documents(rows)})",
+        )
+        heads = query.shape[1]
     else:
         kernel = KERNELS.get(short, name)
         heads = query.shape[1] if query is not None and query.ndim == 4 else None
@@ -176,25 +180,6 @@ def _written_out(check: str, trainer, implementation: str | None, scores: torch.
         "A fused kernel is faster and holds no scores: use attn_implementation sdpa, no attention dropout, and on a "
         "GPU bf16.",
     )
-
-
-def _per_document(name: str, device: torch.device, arguments: dict) -> str:
-    if device.type == "cuda":
-        return "flash attention with cu_seqlens"
-    namespace = name.partition(".")[0]
-    module = next((each for each in list(sys.modules.values()) if _names_operators(each, namespace)), None)
-    native = getattr(module, "native_attention", None)
-    names = ("query", "key", "value", "offsets", "count", "scaling")
-    if native is not None and native.forward(*(arguments[each] for each in names)) is not None:
-        return "the native CPU kernel of this package"
-    return "torch's flash attention for CPUs"
-
-
-def _names_operators(module, namespace: str) -> bool:
-    try:
-        return getattr(module, "_OPERATORS", None) == namespace
-    except Exception:  # some modules compute their attributes
-        return False
 
 
 def _documents(rows: Rows) -> str:

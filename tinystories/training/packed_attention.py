@@ -60,8 +60,12 @@ def active_implementation(model: nn.Module) -> str:
 def kernel_name(device: torch.device, dtype: torch.dtype, head_dim: int) -> str:
     """What `story_varlen` runs for heads of this dtype (under autocast, the lower one) and size."""
     if device.type == "cuda":
-        return "varlen_attn (flash attention)" if dtype in (torch.bfloat16, torch.float16) else "SDPA with a mask"
-    return "attention.c" if kernels.uses_native_kernel(dtype, head_dim) else "torch's flash attention for CPUs"
+        return "flash attention with cu_seqlens" if dtype in (torch.bfloat16, torch.float16) else "SDPA with a mask"
+    return (
+        "the native CPU kernel of this package"
+        if kernels.uses_native_kernel(dtype, head_dim)
+        else "torch's flash attention for CPUs"
+    )
 
 
 def _unsupported_setting(config: PreTrainedConfig, device: torch.device) -> str | None:

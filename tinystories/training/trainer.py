@@ -138,10 +138,14 @@ class StoryTrainer(CheckpointPushTrainer):
 
     # Training
 
+    def attention_context(self):
+        """A context in which the model attends document by document, where [`packed_attention`] supports it."""
+        return packed_attention(self.model)
+
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         weights = inputs.pop("loss_weights", None)
         uses_head_loss = self._uses_head_loss and not return_outputs
-        with packed_attention(self.model):
+        with self.attention_context():
             if not model.training or (weights is None and not uses_head_loss):
                 return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
             labels = inputs["labels"]
@@ -198,7 +202,7 @@ class StoryTrainer(CheckpointPushTrainer):
 
     def training_step(self, model, inputs, num_items_in_batch=None) -> torch.Tensor:
         # Around the backward pass too, where gradient checkpointing runs the layers again.
-        with packed_attention(self.model):
+        with self.attention_context():
             loss = super().training_step(model, inputs, num_items_in_batch)
         if self.args.device.type == "cpu" and not torch.isfinite(loss):
             # On a GPU this test would wait for the device; there the logged loss is tested.
