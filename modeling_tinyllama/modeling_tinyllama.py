@@ -256,12 +256,8 @@ def flash_attention_kwargs(position_ids: torch.LongTensor) -> dict:
         return {}
     cu_seqlens = nn.functional.pad(starts, (0, 1), value=position_ids.numel()).to(torch.int32)
     longest = cu_seqlens.diff().max().item()
-    return {
-        "cu_seq_lens_q": cu_seqlens,
-        "cu_seq_lens_k": cu_seqlens,
-        "max_length_q": longest,
-        "max_length_k": longest,
-    }
+    lengths = {"max_length_q": longest, "max_length_k": longest}
+    return {"cu_seq_lens_q": cu_seqlens, "cu_seq_lens_k": cu_seqlens, **lengths}
 
 
 @auto_docstring

@@ -11,7 +11,8 @@ from modeling_tinyllama import TinyLlamaForCausalLM
 from tinystories.recipe import load_recipe
 from tinystories.runs.loading import load_model
 from tinystories.training import trainer as trainers
-from tinystories.training.build import story_trainer, training_arguments
+from tinystories.training.arguments import training_arguments
+from tinystories.training.build import build_trainer
 from tinystories.training.kernels import head_loss as kernel
 from tinystories.training.kernels.head_loss import head_loss, supports_head_loss
 
@@ -89,7 +90,7 @@ def trainer_of(run, tmp_path, model, **settings):
     recipe.trainer |= {"output_dir": str(tmp_path), "use_cpu": True, "bf16": False, **settings}
     _, tokenizer = load_model(str(run))
     rows = Rows()
-    return story_trainer(recipe, training_arguments(recipe), model.train(), tokenizer, rows, rows)
+    return build_trainer(recipe, training_arguments(recipe), model.train(), tokenizer, rows, rows)
 
 
 class Rows(torch.utils.data.Dataset):
