@@ -15,7 +15,7 @@ from tinystories.checks.examine import expected_rate, is_corpus
 from tinystories.checks.findings import tried
 from tinystories.data.corpus import load_corpus
 from tinystories.tokenization import train_bpe
-from tinystories.training import build as training
+from tinystories.training.arguments import TRAINER_DEFAULTS
 from tinystories.utils.errors import UserError
 
 
@@ -214,7 +214,7 @@ def compared(tmp_path, run=None, optimizer=None, **arguments):
 
 
 def test_published_settings_are_ok_and_distant_ones_a_note(tmp_path):
-    usual = dict(training.TRAINER_DEFAULTS)
+    usual = dict(TRAINER_DEFAULTS)
     usual = {name: usual[name] for name in ("learning_rate", "adam_beta2", "weight_decay", "max_grad_norm")}
     run = settings.Run(steps=10_000, epochs=3, tokens_per_step=131_072)
     found = compared(tmp_path, run, **usual, warmup_steps=500, lr_scheduler_type="cosine")
