@@ -37,7 +37,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from tinystories.data.corpus import load_texts
 from tinystories.data.packing import PackedStories, tokenize_stories
 from tinystories.tokenization import bpe, train_bpe
-from tinystories.tokenization.words import BYTE_LETTERS
+from tinystories.tokenization.pretokenizer import BYTE_LETTERS
 from tinystories.utils.console import print_any_character
 from tinystories.utils.errors import UserError
 

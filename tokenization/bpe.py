@@ -1,33 +1,19 @@
-"""Train a byte-level BPE on stories, and save it so that every tool of the Hugging Face kind reads it.
+"""Train a byte-level BPE on stories, and save it in a form that transformers 4 and 5 and other tools load.
 
-Design decisions
-- **Layout.** Ids 0, 1, 2 are `<|endoftext|>` (begins and ends a story), `<|padding|>`, `<unk>`; ids 3..258 are the
-  256 bytes in the order of GPT-2's alphabet, whether the corpus has them or not; merges follow. So every string
-  has an encoding, `<unk>` never occurs in one (it is there for tools that insist on such a token), and padding is
-  never mistaken for the end of a story.
-- **Pre-tokenizer: GPT-2's.** On 2.9 MB of held-out TinyStories a 10,000-entry vocabulary gives 4.12 bytes a token
-  with GPT-2's regex, 4.12 with newline runs kept whole, 4.21 with Llama-3's regex. The 2 % is bought with second
-  copies of words (`"I` beside `I`), and GPT-2's is the one that every loader knows (`tokenizer.ggml.pre = "gpt-2"`).
-- **No normalizer, no prefix space, no clean-up of spaces**: decode(encode(text)) == text.
-- **One `<|endoftext|>` in front, nothing behind.** A story is trained as `<|endoftext|> story <|endoftext|>`, so a
-  prompt must begin as stories do. `add_special_tokens=False` leaves it out.
-- **Special tokens in raw text are special**, as with GPT-2: `tokenizer("<|endoftext|>")` is the real token. Encode
-  text from strangers with `tokenizer(text, split_special_tokens=True)`: then it is spelt out in ordinary pieces
-  that decode to the same characters. Training drops these strings, so that no merge is spent on them.
-- **A chat is a story that someone began.** Chat tools (`transformers chat`, `/v1/chat/completions`) ask for a chat
-  template. Ours renders the last message of the user as the beginning of a story, and the answer is how it goes on.
-  What was said before is another story and left out, as are system messages: the model follows no instructions.
-- **Left padding**, since a decoder-only model writes on from the right edge of a batch of prompts.
-- **The class** is transformers' own under its transformers-4 name: see `PreTrainedTokenizerFast` below.
-- **Memory** grows with the number of distinct words, not with the corpus: texts are read once, in order, and
-  the `tokenizers` library keeps word counts only.
+- Ids 0, 1, 2 are `<|endoftext|>` (BOS and EOS), `<|padding|>` and `<unk>`, which never occurs in an encoding; 3 to 258
+  are the 256 bytes in the order of GPT-2's alphabet, so every string can be encoded; the merges follow.
+- The pre-tokenizer is GPT-2's, which every loader knows: 4.12 bytes per token with 10,000 entries on held-out stories.
+  Llama-3's gives 4.21, but duplicates words (`"I` beside `I`).
+- No normalizer, no prefix space, no clean-up: decode(encode(text)) == text. A prompt gets BOS, as in training.
+- The name of a special token in a text becomes that token, as with GPT-2; `split_special_tokens=True` prevents it.
+- The chat template takes the last user message as the beginning of a story; the answer continues it.
 """
 
 import logging
 import re
 import sys
 from collections.abc import Iterable, Iterator
-from itertools import chain, islice
+from itertools import islice
 
 import numpy as np
 import pyarrow as pa
@@ -36,7 +22,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from tqdm.auto import tqdm
 
 from .errors import TokenizerError
-from .words import slices, spell_words, text_encoder, word_encoder
+from .pretokenizer import byte_level_words, slices, text_encoder, word_encoder
 
 
 logger = logging.getLogger(__name__)
@@ -45,9 +31,8 @@ BOS = EOS = "<|endoftext|>"
 PAD = "<|padding|>"
 UNK = "<unk>"
 SPECIAL_TOKENS = [EOS, PAD, UNK]
-# Sorted, as GPT-2 and the trainer order it: printable ASCII first, stand-ins for the other bytes last.
+# Sorted as by GPT-2 and the trainer: printable ASCII first.
 BYTE_ALPHABET = sorted(pre_tokenizers.ByteLevel.alphabet())
-# As stories are trained: the end of text follows an answer that is complete, and no other.
 CHAT_TEMPLATE = """\
 {%- set story = namespace(begin=0) -%}
 {%- for message in messages -%}
@@ -69,24 +54,20 @@ _SPECIAL_PATTERN = re.compile("|".join(map(re.escape, SPECIAL_TOKENS)))
 
 
 class PreTrainedTokenizerFast(transformers.PreTrainedTokenizerFast):
-    """transformers' fast tokenizer, which saves a folder that transformers 4 and other tools read too.
+    """transformers' fast tokenizer, saved so that transformers 4 and other tools load it too.
 
-    In transformers 5 the name `PreTrainedTokenizerFast` is an alias of `TokenizersBackend`, and that name is what it
-    writes as `tokenizer_class`: transformers 4 does not know it. It also writes the padding and the truncation of the
-    last call into tokenizer.json, where every other reader of that file would apply them. This class does neither.
-
-    `AutoTokenizer.from_pretrained(folder)` gives transformers' class, which behaves the same until it is saved again;
-    `tinystories.tokenization.PreTrainedTokenizerFast.from_pretrained(folder)` gives this one: use it where the
-    tokenizer will be saved, for example as the `processing_class` of a Trainer.
+    transformers 5 saves its class as `TokenizersBackend`, which transformers 4 does not know, and with it the padding
+    and truncation of the last call, which other tools would apply. This class does neither. Load a tokenizer with this
+    class if it will be saved again, for example as the `processing_class` of a Trainer.
     """
 
-    can_save_slow_tokenizer = False  # else `save_pretrained` may cut "Fast" off the name
+    can_save_slow_tokenizer = False  # otherwise `save_pretrained` may remove "Fast" from the name
 
     def save_pretrained(self, save_directory, *args, **kwargs):
         self.backend_tokenizer.no_truncation()
         self.backend_tokenizer.no_padding()
-        for where_it_was_loaded_from in ("is_local", "local_files_only"):
-            self.init_kwargs.pop(where_it_was_loaded_from, None)
+        for loading_option in ("is_local", "local_files_only"):
+            self.init_kwargs.pop(loading_option, None)
         return super().save_pretrained(save_directory, *args, **kwargs)
 
 
@@ -98,15 +79,18 @@ def train_bpe(
     total: int | None = None,
     progress: bool = True,
 ) -> PreTrainedTokenizerFast:
-    """Learn a byte-level BPE of `vocab_size` entries (special tokens and bytes included) from `texts`.
+    """Train a byte-level BPE of `vocab_size` entries, special tokens and bytes included.
 
-    texts: strings, or lists of strings, in any iterable; a generator is read once and never held in memory.
-    model_max_length: in tokens; what `truncation=True` cuts to.
-    total: how many strings will come, if known, for the progress bar. progress: whether to draw one (on stderr).
+    The tokenizer is smaller, with a warning, if no more pairs of tokens occur twice in the corpus. Memory grows with
+    the number of distinct words, not with the corpus.
 
-    The same texts in the same order give the same tokenizer. Where the corpus has too few pairs that occur twice to
-    fill the vocabulary, the tokenizer is smaller, and a warning says so.
-    Raises TokenizerError for a vocabulary without room for a merge, or a corpus without text.
+    Args:
+        texts: an iterable of strings or lists of strings, read once.
+        model_max_length: in tokens, for `truncation=True`.
+        total: number of strings, if known, for the progress bar on stderr.
+
+    Raises:
+        TokenizerError: if the vocabulary leaves no room for a merge, or the corpus has no text.
     """
     if vocab_size < BASE_SIZE + 1:
         raise TokenizerError(
@@ -114,19 +98,19 @@ def train_bpe(
             f"give {BASE_SIZE + 1} or more (10000 suits children's stories)"
         )
     backend = Tokenizer(models.BPE())
-    # Counting words is nine tenths of the work, so they come cut and spelt (see `words.py`); the counts are the same.
+    # Pre-tokenizing takes nine tenths of the time in the library; `pretokenizer.py` does it faster and equally.
     backend.pre_tokenizer = pre_tokenizers.CharDelimiterSplit(" ")
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
-        min_frequency=2,  # a pair seen once is a spelling of one place, not a habit of the language
-        show_progress=False,  # its bar draws nothing in a log file; ours does
+        min_frequency=2,
+        show_progress=False,  # its bar draws nothing in a log file
         special_tokens=SPECIAL_TOKENS,
         initial_alphabet=BYTE_ALPHABET,
     )
 
     def corpus() -> Iterator[str]:
         stream = read_texts(texts, total=total, progress=progress, label="counting words")
-        yield from _spelt(stream)
+        yield from _byte_level(stream)
         if progress:
             print(f"learning {vocab_size - BASE_SIZE:,} merges", file=sys.stderr, flush=True)
 
@@ -141,30 +125,24 @@ def train_bpe(
     return build_tokenizer(backend, model_max_length)
 
 
-def _spelt(texts: Iterator[str]) -> Iterator[str]:
-    """The words of `texts`, cut and spelt many at a time, and given out few at a time: the library, which holds some
-    hundred of what it is given, is to hold little."""
-    batch, size = [], 0
-    for text in chain(texts, [None]):
-        if batch and (text is None or size > 1 << 16):
-            for part in slices(pa.chunked_array([batch])):
-                words, begin = spell_words(part), 0
-                while begin < len(words):
-                    end = words.find(" ", begin + 4_000)
-                    end = len(words) if end < 0 else end
-                    yield words[begin:end]
-                    begin = end
-            batch, size = [], 0
-        if text:
-            batch.append(text)
-            size += len(text)
+def _byte_level(texts: Iterator[str]) -> Iterator[str]:
+    """The pre-tokenized words of `texts` in strings of about 4,000 characters; the library buffers hundreds."""
+    while batch := list(islice(texts, 50)):
+        for part in slices(pa.chunked_array([batch])):
+            words, begin = byte_level_words(part), 0
+            while begin < len(words):
+                end = words.find(" ", begin + 4_000)
+                end = len(words) if end < 0 else end
+                yield words[begin:end]
+                begin = end
 
 
 def build_tokenizer(backend: Tokenizer, model_max_length: int) -> PreTrainedTokenizerFast:
-    """Put the special tokens, the template and the settings of this project on a byte-level BPE.
+    """Add the special tokens, the template and the settings of this project to a byte-level BPE.
 
-    backend: holds `SPECIAL_TOKENS` as ids 0, 1, 2; it is changed in place, then copied into the result.
-    model_max_length: in tokens.
+    Args:
+        backend: has `SPECIAL_TOKENS` as ids 0, 1, 2; it is changed in place.
+        model_max_length: in tokens.
     """
     found = [backend.token_to_id(token) for token in SPECIAL_TOKENS]
     if found != [0, 1, 2]:
@@ -185,20 +163,22 @@ def build_tokenizer(backend: Tokenizer, model_max_length: int) -> PreTrainedToke
         padding_side="left",
         clean_up_tokenization_spaces=False,
         chat_template=CHAT_TEMPLATE,
-        # token_type_ids are nothing to a decoder, and transformers 4 adds them to a generic tokenizer unless told.
+        # transformers 4 would add token_type_ids
         model_input_names=["input_ids", "attention_mask"],
     )
 
 
 def tokenizer_report(tokenizer: transformers.PreTrainedTokenizerBase, texts: Iterable[str]) -> dict:
-    """What a tokenizer makes of `texts`; works for any tokenizer of transformers, to compare with.
+    """Statistics of any tokenizer of transformers on `texts`.
 
-    Returns `bytes_per_token` (UTF-8 bytes of the texts over their tokens, none added in front or behind), `tokens`,
-    `bytes`, `vocab_size`, `single_token` (is each of " a", " an", " the" one token?) and `unused_tokens` (ids other
-    than the special ones that these texts never need). A special token's name in a text counts as ordinary text.
-    Raises TokenizerError where there is no text.
+    Returns:
+        `bytes_per_token` (UTF-8 bytes per token, without special tokens), `tokens`, `bytes`, `vocab_size`,
+        `single_token` (whether " a", " an" and " the" are one token each) and `unused_tokens` (the number of ids that
+        do not occur, except those of special tokens).
+
+    Raises:
+        TokenizerError: if there is no text.
     """
-
     encode = word_encoder(tokenizer) or text_encoder(tokenizer)
     n_tokens = n_bytes = 0
     used: set[int] = set()
@@ -228,10 +208,12 @@ def read_texts(
     label: str = "reading",
     keep_special: bool = False,
 ) -> Iterator[str]:
-    """Yield the strings in `texts` (lists are flattened), checked, with a progress bar that suits a log file too.
+    """Yield the strings in `texts` (lists are flattened), with a progress bar.
 
-    Unless `keep_special`, the names of special tokens are left out and what stands between them is yielded apart.
-    Raises TokenizerError for something that is no string, for a string that UTF-8 cannot hold, and for no text at all.
+    Unless `keep_special`, texts are split at the names of special tokens, which are left out.
+
+    Raises:
+        TokenizerError: for something that is no string or cannot be UTF-8, and if there is no text at all.
     """
     if isinstance(texts, (str, bytes)):
         raise TokenizerError("texts is one string; give a list (or any iterable) of texts")
@@ -255,3 +237,11 @@ def read_texts(
                 bar.update()
     if empty:
         raise TokenizerError("the corpus has no text; check the path and the name of the text column")
+
+
+def vocabulary_size(tokenizer: transformers.PreTrainedTokenizerBase) -> int:
+    """The number of embeddings a tokenizer needs: its largest id plus one.
+
+    `len(tokenizer)` is the number of entries; it is smaller if there are gaps between the ids.
+    """
+    return 1 + max(tokenizer.get_vocab().values(), default=-1)

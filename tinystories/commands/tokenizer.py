@@ -40,7 +40,7 @@ def run(options: argparse.Namespace) -> None:
         raise UserError(f"{options.out} already holds a tokenizer, which a model may need; choose another folder.")
     hub_dataset(options.corpus)
     # These imports take seconds; the checks above come first.
-    from tinystories.tokenization import cut_to_top_k, tokenizer_report, train_bpe
+    from tinystories.tokenization import prune_to_top_k, tokenizer_report, train_bpe
 
     from ..data.corpus import load_texts
     from ..runs.loading import load_tokenizer
@@ -54,7 +54,7 @@ def run(options: argparse.Namespace) -> None:
 
     shape = {"model_max_length": options.model_max_length, "total": len(stories)}
     if pruned is not None:
-        tokenizer = cut_to_top_k(pruned, texts(), options.vocab_size, **shape)
+        tokenizer = prune_to_top_k(pruned, texts(), options.vocab_size, **shape)
     else:
         tokenizer = train_bpe(texts(), options.vocab_size, **shape)
     tokenizer.save_pretrained(options.out)

@@ -25,7 +25,7 @@ from datasets.fingerprint import Hasher
 from transformers import PreTrainedTokenizerBase
 
 from tinystories.tokenization import vocabulary_size
-from tinystories.tokenization.words import text_encoder, word_encoder
+from tinystories.tokenization.pretokenizer import text_encoder, word_encoder
 
 
 IGNORE_INDEX = -100

@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerFast
 from tinystories.data import synthetic as sample
 from tinystories.data.packing import tokenize_stories
 from tinystories.tokenization import train_bpe
-from tinystories.tokenization.words import slices, spell_words, split_words, text_encoder, word_encoder
+from tinystories.tokenization.pretokenizer import byte_level_words, slices, split_words, text_encoder, word_encoder
 
 
 GPT2 = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -92,8 +92,8 @@ def test_texts_do_not_touch_each_other(texts):
 def test_words_are_spelt_as_the_library_spells_them():
     texts = [*odd_texts(2_000, seed=2), "", " ".join(chr(point) for point in range(0x800))]
     spelt = [word for text in texts for word, _ in GPT2.pre_tokenize_str(text)]
-    assert spell_words(pa.array(texts)).split(" ") == ["", *spelt]
-    assert spell_words(pa.array(["", ""])) == spell_words(pa.array([], pa.string())) == ""
+    assert byte_level_words(pa.array(texts)).split(" ") == ["", *spelt]
+    assert byte_level_words(pa.array(["", ""])) == byte_level_words(pa.array([], pa.string())) == ""
 
 
 @pytest.mark.parametrize("text", ["stories", "odd"])
@@ -123,7 +123,7 @@ def test_a_slice_of_a_larger_array_is_read_as_such():
 
 
 def test_slices_are_the_texts_again(monkeypatch):
-    monkeypatch.setattr("tinystories.tokenization.words.SLICE_BYTES", 10)
+    monkeypatch.setattr("tinystories.tokenization.pretokenizer.SLICE_BYTES", 10)
     texts = ["a" * size for size in (3, 0, 7, 30, 1, 9, 1, 0)]
     parts = [part.to_pylist() for part in slices(pa.chunked_array([texts[:5], texts[5:]]))]
     assert sum(parts, []) == texts and all(len("".join(part)) <= 10 or len(part) == 1 for part in parts)
@@ -131,15 +131,15 @@ def test_slices_are_the_texts_again(monkeypatch):
 
 
 def test_ids_are_those_of_the_tokenizer(tokenizer, monkeypatch):
-    monkeypatch.setattr("tinystories.tokenization.words.SLICE_BYTES", 5_000)
+    monkeypatch.setattr("tinystories.tokenization.pretokenizer.SLICE_BYTES", 5_000)
     texts = [*sample.sample_stories(100, 1), *odd_texts(3_000, seed=1), ""]
     (ids, counts), (expected, expected_counts) = encode_both_ways(tokenizer, texts)
     assert np.array_equal(ids, expected) and np.array_equal(counts, expected_counts)
 
 
 def test_ids_stay_right_when_words_are_forgotten(tokenizer, monkeypatch):
-    monkeypatch.setattr("tinystories.tokenization.words.MAX_WORDS", 20)
-    monkeypatch.setattr("tinystories.tokenization.words.SLICE_BYTES", 500)
+    monkeypatch.setattr("tinystories.tokenization.pretokenizer.MAX_WORDS", 20)
+    monkeypatch.setattr("tinystories.tokenization.pretokenizer.SLICE_BYTES", 500)
     (ids, _), (expected, _) = encode_both_ways(tokenizer, list(sample.sample_stories(20, 2)))
     assert np.array_equal(ids, expected)
 

@@ -1,16 +1,9 @@
-"""Words of many texts at once, exactly as GPT-2's pre-tokenizer cuts them, and their ids, each word encoded once.
+"""GPT-2's pre-tokenizer for many texts at once, and an encoder that encodes each distinct word once.
 
-Design decisions:
-
-- A corpus of stories has millions of words and few different ones, so that a byte-level BPE need only see each once.
-  What is left is cutting text into words, and there a regular expression that reads character by character is the
-  slowest part. GPT-2's expression needs no search: where a word begins follows from the kinds of two or three
-  neighbouring characters, which numpy compares for a whole batch at a time.
-- Its kinds of characters are those of the `tokenizers` library itself: it is asked once for each character beyond
-  ASCII, so that no second edition of Unicode can disagree with it.
-- Each word is encoded by the library. `WordEncoder` is only for tokenizers whose ids are decided word by word;
-  for all others, `word_encoder` gives None and the tokenizer itself does the work.
-- Words and ids are Arrow and numpy arrays throughout: Python sees the different words of a batch, never the text.
+- Where a word begins follows from the classes of two or three adjacent characters, which numpy compares for a whole
+  batch: several times as fast as the regular expression of `tokenizers`.
+- The class of a character beyond ASCII is that of `tokenizers`, which is asked once, so both have one Unicode version.
+- Distinct words are encoded by `tokenizers`, once each.
 """
 
 import json
@@ -23,8 +16,8 @@ from tokenizers import Tokenizer, pre_tokenizers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 
-SLICE_BYTES = 1 << 20  # of text looked at together, if a single text is not longer: what stays in a CPU's cache
-MAX_WORDS = 200_000  # remembered, some 40 MB; the words of all TinyStories are fewer
+SLICE_BYTES = 1 << 20  # of text processed together, which fits into a CPU's cache
+MAX_WORDS = 200_000  # cached, about 40 MB; all TinyStories have fewer
 
 SPACE, LETTER, NUMBER, OTHER, UNKNOWN = range(5)
 _REFERENCE = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -33,14 +26,14 @@ _KIND[:0x80] = OTHER
 _KIND[[*b" \t\n\v\f\r"]] = SPACE
 _KIND[[*b"0123456789"]] = NUMBER
 _KIND[[*b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"]] = LETTER
-# GPT-2's letter for each byte, in UTF-8: itself where it can be printed, else the next of those from U+0100 on.
+# GPT-2's letter for each byte: itself if it is printable, otherwise the next one from U+0100 on.
 _PRINTED = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
 _OTHERS = iter(range(0x100, 0x200))
 BYTE_LETTERS = [chr(byte if byte in _PRINTED else next(_OTHERS)) for byte in range(256)]
-_SPELT = [letter.encode() for letter in BYTE_LETTERS]
-_SPELT_WIDTH = np.array([len(letter) for letter in _SPELT], dtype=np.uint8)
-_SPELT_FIRST, _SPELT_LAST = (np.array([letter[at] for letter in _SPELT], dtype=np.uint8) for at in (0, -1))
-_ODD_TEXTS = [
+_LETTER = [letter.encode() for letter in BYTE_LETTERS]
+_LETTER_WIDTH = np.array([len(letter) for letter in _LETTER], dtype=np.uint8)
+_LETTER_FIRST, _LETTER_LAST = (np.array([letter[at] for letter in _LETTER], dtype=np.uint8) for at in (0, -1))
+_TEST_TEXTS = [
     "Once upon a time, there was a cat.\n\n\"I'll go,\" she said; 'tis 3:05pm  now.\t \n They've they're it'd I'm",
     " 's ''s 's\n's x'll'll'd l'l r'e don't \r\n  \u00a0 caf\u00e9 na\u00efve \u201cquoted\u201d \u2019s",
     "\u4e2d\u6587 \u0660\u0661\u00b2 \U0001f600\U0001f600 e\u0301 \u200b\u3000\u3000a  ",
@@ -49,32 +42,21 @@ _ODD_TEXTS = [
 
 
 def slices(texts: pa.ChunkedArray) -> Iterator[pa.Array]:
-    """`texts` in parts of about `SLICE_BYTES`, at least one text each, whatever their chunks: rows that were picked
-    from a dataset are a chunk each."""
-    gathered, size = [], 0
-    for chunk in texts.chunks:
-        begin, offsets = 0, _offsets(chunk).astype(np.int64)
-        while begin < len(chunk):
-            end = max(begin + 1, int(np.searchsorted(offsets, offsets[begin] + SLICE_BYTES, "right")) - 1)
-            more = int(offsets[end] - offsets[begin])
-            if gathered and size + more > SLICE_BYTES:
-                yield pa.concat_arrays(gathered)
-                gathered, size = [], 0
-            gathered.append(chunk.slice(begin, end - begin))
-            begin, size = end, size + more
-    if gathered:
-        yield pa.concat_arrays(gathered)
+    """`texts` in arrays of about `SLICE_BYTES`, at least one text each."""
+    texts = pa.concat_arrays(texts.chunks) if texts.num_chunks else pa.array([], texts.type)
+    begin, offsets = 0, _offsets(texts).astype(np.int64)
+    while begin < len(texts):
+        end = max(begin + 1, int(np.searchsorted(offsets, offsets[begin] + SLICE_BYTES, "right")) - 1)
+        yield texts.slice(begin, end - begin)
+        begin = end
 
 
 def split_words(texts: pa.Array) -> tuple[pa.Array, np.ndarray]:
-    """Cut texts into words.
-
-    Args:
-        texts: strings, without nulls.
+    """Split strings (no nulls) into words.
 
     Returns:
-        All words in order, as Arrow binaries, and the index of each text's first word, `[texts + 1]` with the number
-        of words at its end.
+        All words in order, as Arrow binaries, and the index of each text's first word `[texts + 1]`, which ends with
+        the number of words.
     """
     offsets = _offsets(texts)
     size, starts = int(offsets[-1] - offsets[0]), (offsets - offsets[0]).astype(np.int64)
@@ -91,20 +73,20 @@ def split_words(texts: pa.Array) -> tuple[pa.Array, np.ndarray]:
     return words, np.searchsorted(begins, starts)
 
 
-def spell_words(texts: pa.Array) -> str:
-    """All words of `texts` in the spelling of byte-level tokens (a blank is "Ġ"), with a blank in front of each."""
+def byte_level_words(texts: pa.Array) -> str:
+    """All words of `texts` in the byte-level alphabet (a space is "Ġ"), with a space in front of each."""
     words, _ = split_words(texts)
     if not len(words):
         return ""
     text = np.frombuffer(words.buffers()[2], np.uint8)
-    width = _SPELT_WIDTH[text]
+    width = _LETTER_WIDTH[text]
     two = np.flatnonzero(width == 2)
     width[_offsets(words)[:-1]] += 1
     last = np.cumsum(width, dtype=np.int64) - 1
-    spelt = np.full(last[-1] + 1, ord(" "), dtype=np.uint8)
-    spelt[last] = _SPELT_LAST[text]
-    spelt[last[two] - 1] = _SPELT_FIRST[text[two]]
-    return spelt.tobytes().decode()
+    letters = np.full(last[-1] + 1, ord(" "), dtype=np.uint8)
+    letters[last] = _LETTER_LAST[text]
+    letters[last[two] - 1] = _LETTER_FIRST[text[two]]
+    return letters.tobytes().decode()
 
 
 def _offsets(texts: pa.Array) -> np.ndarray:
@@ -112,33 +94,21 @@ def _offsets(texts: pa.Array) -> np.ndarray:
 
 
 def _characters(text: np.ndarray) -> tuple[np.ndarray | None, np.ndarray, np.ndarray]:
-    """Where each character of UTF-8 `text` `[bytes]` begins (None if each byte is one), its first byte, its kind."""
+    """The offset of each character of UTF-8 `text` `[bytes]` (None for ASCII), its first byte, and its class."""
     if text.max() < 0x80:
         return None, text, _KIND[text]
     at = np.flatnonzero((text & 0xC0) != 0x80)
     lead = text[at]
     kind = _KIND[lead]
-    long = np.flatnonzero(lead >= 0x80)
-    first = lead[long].astype(np.int64)
-    padded = np.append(text, [0, 0, 0]).astype(np.uint8)
-    second, third, fourth = (padded[at[long] + i].astype(np.int64) & 0x3F for i in (1, 2, 3))
-    point = np.where(
-        first < 0xE0,
-        (first & 0x1F) << 6 | second,
-        np.where(
-            first < 0xF0,
-            (first & 0x0F) << 12 | second << 6 | third,
-            (first & 0x07) << 18 | second << 12 | third << 6 | fourth,
-        ),
-    )
-    for new in np.unique(point[_KIND[point] == UNKNOWN]):
-        _KIND[new] = _ask_kind(chr(new))
-    kind[long] = _KIND[point]
+    points = np.frombuffer(text[text >= 0x80].tobytes().decode().encode("utf-32-le"), np.uint32)
+    for new in np.unique(points[_KIND[points] == UNKNOWN]):
+        _KIND[new] = _reference_kind(chr(new))
+    kind[lead >= 0x80] = _KIND[points]
     return at, lead, kind
 
 
-def _ask_kind(character: str) -> int:
-    """The library puts a character into one word with those of its kind."""
+def _reference_kind(character: str) -> int:
+    """The class of a character: `tokenizers` keeps it in one word with others of its class."""
     for kind, example in ((LETTER, "a"), (NUMBER, "1"), (OTHER, "!")):
         if len(_REFERENCE.pre_tokenize_str(example + character)) == 1:
             return kind
@@ -150,8 +120,8 @@ def _word_begins(lead: np.ndarray, kind: np.ndarray, starts: np.ndarray) -> np.n
 
     Args:
         lead: first bytes `[characters]`.
-        kind: kinds `[characters]`.
-        starts: where each text begins; may be `len(lead)` for empty ones at the end.
+        kind: classes `[characters]`.
+        starts: index of the first character of each text; `len(lead)` for empty ones at the end.
     """
     count = len(lead)
     new_text = np.zeros(count + 3, dtype=bool)
@@ -159,14 +129,14 @@ def _word_begins(lead: np.ndarray, kind: np.ndarray, starts: np.ndarray) -> np.n
     begins = np.ones(count, dtype=bool)
     is_space = kind == SPACE
     before_word = is_space[:-1] & ~is_space[1:]
-    # Words are runs of one kind ...
+    # A word is a run of one class ...
     np.not_equal(kind[1:], kind[:-1], out=begins[1:])
-    # ... with one blank in front ...
+    # ... with one space in front ...
     begins[1:] &= ~(before_word & (lead[:-1] == ord(" ")))
-    # ... which a longer run of spaces leaves to it; it leaves any other space to itself, too.
+    # ... which is separated from a longer run of whitespace; any other last whitespace is a word of its own.
     begins[:-1] |= before_word & ~new_text[1:count]
     begins |= new_text[:count]
-    # An apostrophe that begins a word ends it after s, t, m, d, ll, re or ve.
+    # A word that begins with an apostrophe ends after s, t, m, d, ll, re or ve.
     quotes = np.flatnonzero(lead == ord("'"))
     quotes = quotes[new_text[quotes] | ((kind[quotes - 1] != OTHER) & (lead[quotes - 1] != ord(" ")))]
     padded = np.append(lead, [0, 0, 0])
@@ -181,14 +151,14 @@ def _word_begins(lead: np.ndarray, kind: np.ndarray, starts: np.ndarray) -> np.n
 
 
 class WordEncoder:
-    """Ids of texts without special tokens; the name of a special token in a text is spelt out. See `word_encoder`."""
+    """Encodes texts without special tokens; the name of one in a text is ordinary text. See `word_encoder`."""
 
     def __init__(self, backend: Tokenizer):
         self._backend = backend
         self._known: dict[bytes, list[int]] = {}
 
     def __call__(self, texts: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
-        """`texts`, strings without nulls, to the ids of all of them `[tokens]` and the tokens of each `[texts]`."""
+        """The ids of all `texts` (no nulls) `[tokens]`, and the number of tokens of each `[texts]`."""
         parts = [self._encode(part) for part in slices(texts)]
         if not parts:
             return np.empty(0, dtype=np.int32), np.empty(0, dtype=np.int64)
@@ -203,7 +173,7 @@ class WordEncoder:
         word = coded.indices.to_numpy()
         ends = np.append(0, np.cumsum(counts[word]))
         per_text = np.diff(ends[first])
-        if len(ids) == len(counts):  # each word is one token
+        if len(ids) == len(counts):  # one token per word
             return ids[word], per_text
         begin = np.cumsum(counts) - counts
         return ids[np.repeat(begin[word] - ends[:-1], counts[word]) + np.arange(ends[-1])], per_text
@@ -218,7 +188,7 @@ class WordEncoder:
 
 
 def text_encoder(tokenizer: PreTrainedTokenizerBase) -> Callable[[pa.ChunkedArray], tuple[np.ndarray, np.ndarray]]:
-    """What a `WordEncoder` does, by the tokenizer itself, whichever it is."""
+    """Like a `WordEncoder`, for any tokenizer."""
 
     def encode(texts: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
         ids = tokenizer(
@@ -235,10 +205,10 @@ def text_encoder(tokenizer: PreTrainedTokenizerBase) -> Callable[[pa.ChunkedArra
 
 
 def word_encoder(tokenizer: PreTrainedTokenizerBase) -> WordEncoder | None:
-    """An encoder with the ids of `tokenizer(text, add_special_tokens=False, split_special_tokens=True)`.
+    """An encoder that gives the ids of `tokenizer(text, add_special_tokens=False, split_special_tokens=True)`.
 
-    None where words may not decide them: another pre-tokenizer than GPT-2's, a normalizer, added tokens that are not
-    special, dropout, or a class with an encoding of its own.
+    None if they may not be decided word by word: for another pre-tokenizer than GPT-2's, a normalizer, added tokens
+    that are not special, dropout, or a class that overrides the encoding.
     """
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None or type(tokenizer)._encode_plus is not PreTrainedTokenizerFast._encode_plus:
@@ -253,10 +223,10 @@ def word_encoder(tokenizer: PreTrainedTokenizerBase) -> WordEncoder | None:
         or not all(token["special"] for token in spec["added_tokens"])
     ):
         return None
-    own = type(backend).from_str(backend.to_str())  # calls with padding or truncation leave it alone
+    own = type(backend).from_str(backend.to_str())  # a copy, since calls may set padding and truncation
     own.no_padding()
     own.no_truncation()
     own.encode_special_tokens = True
     encoder = WordEncoder(own)
-    texts = pa.chunked_array([_ODD_TEXTS])
+    texts = pa.chunked_array([_TEST_TEXTS])
     return encoder if all(map(np.array_equal, encoder(texts), text_encoder(tokenizer)(texts))) else None
