@@ -162,7 +162,8 @@ class WordEncoder:
         parts = [self._encode(part) for part in slices(texts)]
         if not parts:
             return np.empty(0, dtype=np.int32), np.empty(0, dtype=np.int64)
-        return tuple(np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+        ids, counts = zip(*parts, strict=True)
+        return np.concatenate(ids), np.concatenate(counts)
 
     def _encode(self, texts: pa.Array) -> tuple[np.ndarray, np.ndarray]:
         words, first = split_words(texts)

@@ -17,6 +17,7 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Iterable
+from typing import Any
 
 import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers
@@ -81,8 +82,7 @@ def prune_to_top_k(
 
 
 def _prune(halves: dict[str, Merge], usage: Counter[str], size: int) -> list[str]:
-    """Remove the least used leaf until `size` tokens are left; returns them in merge order. A leaf is a token that no
-    other is made from."""
+    """Remove the least used token that no other is made from until `size` are left; returns them in merge order."""
     usage = usage.copy()
     rank = {token: i for i, token in enumerate(halves)}
     needed_by = Counter(half for pair in halves.values() for half in set(pair))
@@ -143,9 +143,11 @@ def _usage(model: models.BPE, words: Counter[str]) -> Counter[str]:
 def _byte_level_parts(tokenizer) -> tuple[list[Merge], pre_tokenizers.PreTokenizer]:
     """The merges, in order and without those that make special tokens, and the pre-tokenizer of a byte-level BPE."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
-    spec = json.loads(backend.to_str()) if backend is not None else {"model": {"type": "slow"}, "pre_tokenizer": None}
-    model, steps = spec["model"], _flat(spec["pre_tokenizer"])
-    byte_level = [step for step in steps if step["type"] == "ByteLevel"]
+    spec: dict[str, Any] = {"model": {"type": None}, "pre_tokenizer": None}
+    if backend is not None:
+        spec = json.loads(backend.to_str())
+    model = spec["model"]
+    byte_level = [step for step in _flat(spec["pre_tokenizer"]) if step["type"] == "ByteLevel"]
     marks = ("byte_fallback", "end_of_word_suffix", "continuing_subword_prefix")  # SentencePiece's, CLIP's
     if (
         model["type"] != "BPE"
@@ -153,9 +155,10 @@ def _byte_level_parts(tokenizer) -> tuple[list[Merge], pre_tokenizers.PreTokeniz
         or any(map(model.get, marks))
         or not set(BYTE_ALPHABET) <= set(model["vocab"])
     ):
+        kind = model["type"] or "not a fast tokenizer"
         raise TokenizerError(
-            f"This is a {type(tokenizer).__name__} of type {model['type']}, and only a byte-level BPE with all 256 "
-            "bytes can be pruned (such as GPT-2's: vocab.json and merges.txt)."
+            f"{type(tokenizer).__name__} ({kind}) cannot be pruned: only a fast tokenizer with a byte-level BPE of "
+            "all 256 bytes can (such as GPT-2's: vocab.json and merges.txt)"
         )
     for step in byte_level:
         step["add_prefix_space"] = False  # otherwise decode(encode(text)) != text

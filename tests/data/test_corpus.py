@@ -22,6 +22,7 @@ from urllib.parse import unquote, urlsplit
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import yaml
 from datasets import Dataset, IterableDataset
 
 import tinystories
@@ -1077,15 +1078,17 @@ def test_reading_options_in_a_recipe(write, tmp_path, monkeypatch):
     assert {*found.train["text"], *found.validation["text"]} == {"A", "C"}
 
 
-@pytest.mark.parametrize("marker", ["***", "[SEP]", "a: b", "# # #", "{x}", "~", "<|endoftext|>"])
+@pytest.mark.parametrize("marker", ["***", "[SEP]", "a: b", "# # #", "{x}", "~", "null", "5e3", "<|endoftext|>"])
 def test_a_marker_is_not_parsed_as_yaml(marker):
-    if marker == "~":  # null, in YAML and on a command line
-        with pytest.raises(UserError, match="`--split` needs a value"):
-            build_recipe({}, parse_overrides(["--split", marker]))
-    else:
-        assert build_recipe({}, parse_overrides(["--split", marker])).split == marker
+    assert build_recipe({}, parse_overrides(["--split", marker])).split == marker
+    assert build_recipe(yaml.safe_load(f"split: '{marker}'")).split == marker
+
+
+def test_an_empty_split_is_an_error():
     with pytest.raises(UserError, match="`split` needs a value: auto, file, line"):
         build_recipe({}, parse_overrides(["--split"]))
+    with pytest.raises(UserError, match="`split` needs a value"):
+        build_recipe(yaml.safe_load("split: ~"))
 
 
 def test_every_path_option_expands_the_home_folder(monkeypatch, tmp_path):
