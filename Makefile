@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: quickstart test test-all lint bench clean
+.PHONY: quickstart test test-all lint docs bench clean
 
 # What `make bench` trains and measures on; a corpus of your own: make bench CORPUS=my_stories/
 CORPUS ?= sample
@@ -15,21 +15,26 @@ AT_ONCE := -n auto --dist loadfile --no-loadscope-reorder
 quickstart: $(READY)
 	$(BIN)/python train_hf.py configs/quickstart.yaml --overwrite_output_dir
 
-test: $(READY)
+test: lint
 	$(BIN)/python -m pytest $(AT_ONCE) -m "not slow" --durations=10
 
-test-all: $(READY)
+test-all: lint
 	$(BIN)/python -m pytest $(AT_ONCE) --durations=20
 
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+	$(BIN)/mypy
+
+docs: $(READY)
+	$(BIN)/mkdocs build --strict --quiet
 
 bench: $(READY)
 	$(BIN)/python benchmarks/run_all.py --corpus $(CORPUS)
 
 clean:
-	rm -rf $(VENV) *.egg-info .pytest_cache .ruff_cache
+	rm -rf $(VENV) site *.egg-info .pytest_cache .ruff_cache .mypy_cache .import_linter_cache
 
 $(READY): setup.cfg constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 ...")'

@@ -16,7 +16,7 @@ def on_files(files, config):
 
 def recipe_reference() -> str:
     """The keys of a recipe as tables, from the dataclass that reads them."""
-    from tinystories.recipe import describe_settings
+    from tinystories.recipe import recipe_reference as settings
 
     lines = [
         "# Recipe reference",
@@ -28,7 +28,7 @@ def recipe_reference() -> str:
         "| key | type | default | meaning |",
         "|---|---|---|---|",
     ]
-    for name, kind, default, text in describe_settings():
+    for name, kind, default, text in settings():
         cells = (f"`{name}`", f"`{kind}`".replace("|", "\\|"), f"`{default}`", text.replace("|", "\\|"))
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
