@@ -18,7 +18,7 @@ PAGES = {page.name: page.read_text("utf-8") for page in [ROOT / "README.md", *so
 
 def blocks(language):
     for name, text in PAGES.items():
-        for number, block in enumerate(re.findall(rf"^```{language}\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)):
+        for number, block in enumerate(re.findall(rf"(?ms)^```{language}\n(.*?)^```", text)):
             yield f"{name}-{number}", block
 
 
@@ -75,8 +75,10 @@ def test_links_lead_somewhere():
 
 
 def test_named_options_exist():
-    commands_source = "".join(path.read_text("utf-8") for path in (ROOT / "tinystories").rglob("*.py"))
-    options = re.findall(r'"--([\w-]+)"', commands_source)
+    sources = [
+        path.read_text("utf-8") for folder in ("tinystories", "benchmarks") for path in (ROOT / folder).rglob("*.py")
+    ]
+    options = re.findall(r'"--([\w-]+)"', "".join(sources))
     for page, text in PAGES.items():
         for name in re.findall(r"`--([\w-]+)", text):
             if name not in options:
