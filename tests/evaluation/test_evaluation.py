@@ -1,8 +1,10 @@
 """The report on models: figures that a broken model or broken text must spoil, and a page that people can read."""
 
+import importlib
 import json
 import re
 import shutil
+import sys
 import threading
 from html.parser import HTMLParser
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -22,7 +24,8 @@ from tinystories.evaluation import evaluate as evaluation
 from tinystories.evaluation.evaluate import evaluate_models
 from tinystories.evaluation.judge import Judge
 from tinystories.evaluation.likelihood import bits_per_byte, score_stories
-from tinystories.evaluation.report import html_report, report_folder, terminal_table, write_report
+from tinystories.evaluation.report import report_folder, terminal_table, write_report
+from tinystories.evaluation.report.page import html_report
 from tinystories.evaluation.stories import real_stories_of_same_length, shuffled_words
 from tinystories.evaluation.story_figures import (
     capitals,
@@ -384,73 +387,140 @@ def test_capitals_of_sentences():
 # The page
 
 
-LOADS = {"script", "link", "img", "iframe", "object", "embed", "video", "audio", "source", "base", "form", "use"}
+LOADING_TAGS = {"script", "link", "img", "iframe", "object", "embed", "video", "audio", "source", "base", "form"}
+ADDRESSES = {"src", "href", "xlink:href", "srcset", "data", "action", "poster"}
 
 
-class Page(HTMLParser):
-    def __init__(self, text: str):
+class TagReader(HTMLParser):
+    def __init__(self, page: str):
         super().__init__()
-        self.tags, self.attributes, self.text = [], [], []
-        self.feed(text)
+        self.tags: set[str] = set()
+        self.attributes: list[tuple[str, str | None]] = []
+        self.feed(page)
 
     def handle_starttag(self, tag, attributes):
-        self.tags.append(tag)
+        self.tags.add(tag)
         self.attributes += attributes
 
-    def handle_data(self, data):
-        self.text.append(data)
+
+def is_self_contained(page: str) -> bool:
+    """Whether a page has no scripts, and no addresses except of its own elements."""
+    read = TagReader(page)
+    addresses = [value for name, value in read.attributes if name in ADDRESSES and not value.startswith("#")]
+    handlers = [name for name, _ in read.attributes if name.startswith("on")]
+    styles = re.findall(r"url\((?!#)|@import|https?:", page)
+    return not (LOADING_TAGS & read.tags or addresses or handlers or styles)
 
 
-def loads_nothing(page: str) -> bool:
-    parsed = Page(page)
-    addressed = [name for name, _ in parsed.attributes if name in ("src", "href", "srcset", "data", "action", "style")]
-    handlers = [name for name, _ in parsed.attributes if name.startswith("on")]
-    styles = re.findall(r"url\(|@import|https?:", page)
-    return not (LOADS.intersection(parsed.tags) or addressed or handlers or styles)
+def parse(page: str) -> ElementTree.Element:
+    return ElementTree.fromstring(page.removeprefix("<!DOCTYPE html>\n"))
 
 
-def test_the_page_loads_nothing_and_is_well_formed(report):
-    page = html_report(report)
-    assert loads_nothing(page)
-    for bad in ('<img src="x.png"/>', '<script src="https://cdn/x.js"></script>', "<style>@import 'x'</style>"):
-        assert not loads_nothing(page.replace("</main>", bad + "</main>"))
-    root = ElementTree.fromstring(page.removeprefix("<!DOCTYPE html>\n"))
-    assert len(root.findall(".//svg")) > 30 and root.find(".//meta[@name='viewport']") is not None
-    text = " ".join(root.itertext())
+def section_of(page: str, heading: str) -> ElementTree.Element:
+    return next(section for section in parse(page).iter("section") if section.findtext("h2") == heading)
+
+
+def dots(element: ElementTree.Element) -> list[tuple[str, float, float]]:
+    """Class and position of each dot in the plots."""
+    return [
+        (group.get("class"), float(dot.get("x")), float(dot.get("y")))
+        for group in element.iter("g")
+        if (group.get("class") or "").startswith("dot ")
+        for dot in group.iter("use")
+    ]
+
+
+@pytest.fixture(scope="module")
+def page(report) -> str:
+    return html_report(report)
+
+
+def test_the_page_is_self_contained_and_well_formed(report, page):
+    assert is_self_contained(page)
+    for bad in (
+        '<img src="x.png"/>',
+        '<script src="https://cdn/x.js"></script>',
+        "<style>@import 'x'</style>",
+        '<svg><use href="x.svg#a"/></svg>',
+        '<p style="background: url(x.png)"></p>',
+        '<p onclick="f()"></p>',
+    ):
+        assert not is_self_contained(page.replace("</main>", bad + "</main>"))
+    text = " ".join(parse(page).itertext())
     for entry in report["models"]:
         assert entry["name"] in text and f"{entry['bits_per_byte']['value']:.3f}" in text
-    for words_ in ("real stories", "words shuffled", "Over training", "Columns that cannot fail", "cannot be loaded"):
-        assert words_ in text
-    assert "prefers-color-scheme:dark" in page and "max-width:640px" in page
+    for phrase in ("real stories", "shuffled words", "Over training", "Legacy metrics", "cannot be loaded"):
+        assert phrase in text
 
 
-def test_positions_in_the_plots_are_on_the_page_and_in_the_order_of_the_values(report):
-    root = ElementTree.fromstring(html_report(report).removeprefix("<!DOCTYPE html>\n"))
-    percent = [
-        float(element.get(name).rstrip("%"))
-        for tag, names in (("circle", ("cx", "cy")), ("line", ("x1", "x2", "y1", "y2")))
-        for element in root.iter(tag)
-        for name in names
-        if element.get(name).endswith("%")
-    ]
-    assert len(percent) > 500 and 0 <= min(percent) and max(percent) <= 100
-    section = next(each for each in root.iter("section") if each.findtext("h2") == "Bits per byte")
-    dots = [float(circle.get("cx").rstrip("%")) for circle in section.iter("circle")]
-    assert dots == sorted(dots) and len(dots) == len(report["models"]) and dots[0] < dots[-1]
+def test_the_page_is_accessible(page):
+    root = parse(page)
+    assert root.get("lang") == "en" and root.findtext("head/title")
+    levels = [int(element.tag[1]) for element in root.iter() if re.fullmatch("h[1-6]", element.tag)]
+    assert levels[0] == 1 and levels.count(1) == 1
+    assert all(level <= before + 1 for before, level in zip(levels, levels[1:], strict=False))
+    plots = list(root.iter("svg"))
+    assert len(plots) > 30 and all(plot.get("role") == "img" and plot.get("aria-label") for plot in plots)
+    assert any("tiny 2." in plot.get("aria-label") for plot in section_of(page, "Bits per byte").iter("svg"))
+    for table in root.iter("table"):
+        assert all(header.get("scope") for header in table.iter("th"))
+        assert all(row[0].get("scope") == "row" for row in table.findall("tbody/tr"))
+    regions = [element for element in root.iter() if element.get("role") == "region"]
+    assert regions and all(region.get("aria-label") and region.get("tabindex") == "0" for region in regions)
+    ids = [element.get("id") for element in root.iter() if element.get("id")]
+    assert len(ids) == len(set(ids))
 
 
-def test_what_a_model_writes_cannot_change_the_page(report):
+def test_the_page_has_styles_for_dark_mode_phones_and_print(page):
+    assert section_of(page, "Summary") is not None and parse(page).find(".//meta[@name='viewport']") is not None
+    for query in ("screen and (prefers-color-scheme: dark)", "(max-width: 640px)", "print"):
+        assert f"@media {query} {{" in page
+    colours = re.findall(r"(?:fill|stroke): (#\w+)", "".join(re.findall(r'style="([^"]*)"', page)))
+    assert set(colours) <= {"#ffffff"}, "plots take their colours from the style sheet"
+
+
+def test_dots_are_inside_the_plots_and_in_the_order_of_the_values(report, page):
+    for plot in parse(page).iter("svg"):
+        left, top, right, bottom = map(float, plot.get("viewBox").split())
+        assert all(left <= x <= right and top <= y <= bottom for _, x, y in dots(plot))
+    positions = [x for _, x, _ in dots(section_of(page, "Bits per byte"))]
+    assert positions == sorted(positions) and len(positions) == len(report["models"]) and positions[0] < positions[-1]
+
+
+def test_text_of_a_model_cannot_change_the_page(report):
     report = json.loads(json.dumps(report))
-    nasty = '<script>alert("1")</script>\x00\x0b & <img src=x onerror=alert(1)> \ud800'
-    report["models"][0]["name"] = report["corpus"]["name"] = nasty
-    report["models"][0]["generation"]["plain"]["samples"][0] = {"prompt": "", "text": nasty, "ended": False}
+    hostile = """<script>alert("1")</script>\x00\x0b & <img src=x onerror=alert(1)> {{ 7 * 7 }} $x^2$ ]]> --> ' """
+    hostile += "\uffff \ud800"
+    entry = report["models"][0]
+    entry["name"] = entry["model"] = entry["architecture"] = report["corpus"]["name"] = report["command"] = hostile
+    entry["notes"], entry["run"] = [hostile], hostile
+    report["failed"] = [{"model": hostile, "reason": hostile}]
+    for sample in entry["generation"]["plain"]["samples"]:
+        sample |= {"prompt": hostile, "text": hostile + hostile}
+    entry["generation"]["plain"]["raw"]["longest_copied_words"] = hostile
     page = html_report(report).encode("utf-8", "replace").decode()
-    assert loads_nothing(page) and "&lt;script&gt;" in page
-    ElementTree.fromstring(page.removeprefix("<!DOCTYPE html>\n"))
+    assert is_self_contained(page)
+    for literal in ("&lt;script&gt;", "{{ 7 * 7 }}", "]]&gt;", "$x^2$"):
+        assert literal in page
+    parse(page)
 
 
-def test_curves_only_where_a_run_has_several_checkpoints(report):
-    assert "Over training" in html_report(report)
+def test_matplotlib_and_jinja_are_imported_for_the_page_only(monkeypatch):
+    for name in [name for name in sys.modules if name.startswith("tinystories.evaluation.report")]:
+        monkeypatch.delitem(sys.modules, name)
+    for name in ("matplotlib", "jinja2"):
+        monkeypatch.setitem(sys.modules, name, None)  # an import of it fails
+    importlib.import_module("tinystories.evaluation.report")
+    with pytest.raises(ImportError):
+        importlib.import_module("tinystories.evaluation.report.page")
+
+
+def test_the_same_report_gives_the_same_page(report, page):
+    assert html_report(json.loads(json.dumps(report))) == page
+
+
+def test_curves_only_where_a_run_has_several_checkpoints(report, page):
+    assert "Over training" in page
     alone = report | {"models": [entry for entry in report["models"] if entry["step"] in (None, 60)]}
     assert "Over training" not in html_report(alone)
 
@@ -461,17 +531,16 @@ def test_many_models_and_presets_keep_the_plots_short(report):
     for entry in several["models"]:
         entry["generation"] |= dict.fromkeys(("balanced", "greedy"), entry["generation"]["plain"])
     few = several | {"models": several["models"][:2]}
-    assert "Shown is" in html_report(several) and "Shown is" not in html_report(few)
+    note = "The plots show the preset"
+    assert note in html_report(several) and note not in html_report(few)
 
 
-def test_checkpoints_have_the_colour_of_their_curve(report):
-    root = ElementTree.fromstring(html_report(report).removeprefix("<!DOCTYPE html>\n"))
-    sections = {section.findtext("h2"): section for section in root.iter("section")}
-    of_curves = {circle.get("class") for circle in sections["Over training"].iter("circle")}
-    dots = [circle.get("class") for circle in sections["Bits per byte"].iter("circle")]
+def test_checkpoints_have_the_colour_of_their_curve(report, page):
+    of_curves = {colour for colour, *_ in dots(section_of(page, "Over training"))}
+    colours = [colour for colour, *_ in dots(section_of(page, "Bits per byte"))]
     ours = [entry["step"] is not None for entry in report["models"]]
-    assert {dot for dot, mine in zip(dots, ours, strict=True) if mine} == of_curves and len(of_curves) == 1
-    assert len(set(dots)) == 1 + ours.count(False)
+    assert {colour for colour, mine in zip(colours, ours, strict=True) if mine} == of_curves and len(of_curves) == 1
+    assert len(set(colours)) == 1 + ours.count(False)
 
 
 def test_the_terminal_table(report):
@@ -550,7 +619,7 @@ def test_a_file_that_is_no_report_of_ours_is_left_alone(tiny_run, tmp_path, caps
                           ("report.json", "[1]"), ("report.json", "not json")):  # fmt: skip
         write_report(report, folder)
         (folder / name).write_text(content)
-        fails_with_one_line(capsys, [tiny_run, "--out", folder], name, "no report of ours", "--out")
+        fails_with_one_line(capsys, [tiny_run, "--out", folder], name, "was not written by", "--out")
         assert (folder / name).read_text() == content
     pairs = tmp_path / "pairs.tsv"
     pairs.write_text("mine")

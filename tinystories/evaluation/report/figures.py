@@ -1,11 +1,15 @@
-"""The figures of a report: their names, how they are written, and what is better."""
+"""The figures of a report: their titles, what they mean, and how they are formatted."""
 
+import re
 from collections.abc import Callable
-from html import escape
 from typing import NamedTuple
 
 
-def share(value: float) -> str:
+Format = Callable[[float], str]
+DASH = "–"
+
+
+def percent(value: float) -> str:
     return f"{100 * value:.1f}\N{NO-BREAK SPACE}%"
 
 
@@ -24,52 +28,86 @@ def count(value: float) -> str:
     return f"{value:.0f}"
 
 
-def or_dash(value: float | None, style: Callable[[float], str]) -> str:
-    return "–" if value is None else style(value)
+def or_dash(value: float | None, style: Format) -> str:
+    return DASH if value is None else style(value)
 
 
 class Figure(NamedTuple):
-    """A figure of told stories, and which figures of real ones stand beside it."""
+    """A figure of generated stories. `real` names the real stories to compare with: "whole", "same_length" or none."""
 
     key: str
     title: str
     text: str
-    style: Callable[[float], str]
+    style: Format
     real: str | None = "whole"
 
 
 FIGURES = (
-    Figure("article_omission", "Articles left out", "Of the countable singular nouns (“dog”, “ball”), those without "
-           "an article or another determiner.", share),
-    Figure("wrong_a_or_an", "Wrong “a” or “an”", "Of all “a” and “an”, those that should be the other one.", share),
-    Figure("articles_per_100_words", "Articles per 100 words", "Near the real stories is right; too many are as wrong "
-           "as too few.", number),
-    Figure("finished", "Ends by itself", "Stories that the model ended, and that were not cut off at the most tokens "
-           "it was given.", share, None),
-    Figure("mean_words", "Words in a story", "The prompt is not counted.", number),
-    Figure("repeated_4grams", "Says it again", "Of all runs of four words, those that stood in the same story before.",
-           share, "same_length"),
-    Figure("longest_repeated_run", "Longest run said twice", "In words, mean over stories.", number, "same_length"),
-    Figure("distinct_2", "Different pairs of words", "Of all pairs in all stories together. Far below the real "
-           "stories it tells one story over and over; far above, its words have no order.", share, "same_length"),
-    Figure("outside_vocabulary", "Words of its own", "Words that no training story and no prompt has: mostly made up.",
-           share, "same_length"),
-    Figure("longest_copied_run", "Longest run copied", "Longest run of a story that stands in a training story, in "
-           "words, mean over stories.", number, "same_length"),
-)  # fmt: skip
+    Figure(
+        "article_omission",
+        "Omitted articles",
+        "Rate of countable singular nouns (“dog”, “ball”) without an article or another determiner.",
+        percent,
+    ),
+    Figure("wrong_a_or_an", "Wrong “a” or “an”", "Rate of “a” and “an” that should be the other.", percent),
+    Figure("articles_per_100_words", "Articles per 100 words", "Best near the rate of the real stories.", number),
+    Figure("finished", "EOS rate", "Rate of stories that end with EOS within the token limit.", percent, None),
+    Figure("mean_words", "Words per story", "Without the prompt.", number),
+    Figure(
+        "repeated_4grams",
+        "Repeated 4-grams",
+        "Rate of four-word sequences that occur earlier in the same story.",
+        percent,
+        "same_length",
+    ),
+    Figure(
+        "longest_repeated_run",
+        "Longest repetition",
+        "Words in the longest sequence that occurs twice in a story, mean over stories.",
+        number,
+        "same_length",
+    ),
+    Figure(
+        "distinct_2",
+        "Distinct 2-grams",
+        "Rate of distinct word pairs over all stories. Far below the real stories, the stories are all alike; far "
+        "above, their words have no order.",
+        percent,
+        "same_length",
+    ),
+    Figure(
+        "outside_vocabulary",
+        "Unknown words",
+        "Rate of words that occur in no training story and no prompt. Most of them are made up.",
+        percent,
+        "same_length",
+    ),
+    Figure(
+        "longest_copied_run",
+        "Longest copy",
+        "Words in the longest sequence that also occurs in a training story, mean over stories.",
+        number,
+        "same_length",
+    ),
+)
+TITLES = {figure.key: figure.title for figure in FIGURES}
 TABLE_FIGURES = ("article_omission", "wrong_a_or_an", "repeated_4grams", "finished")
-YARDSTICKS = (("real stories", "real_stories"), ("their words shuffled", "shuffled_stories"))
+BASELINES = (("real stories", "real_stories"), ("shuffled words", "shuffled_stories"))
 LEGACY = (
-    ("has_articles", "has articles", share),
-    ("grammar_of_10", "“grammar” of 10", number),
-    ("articles_per_story", "articles a story", number),
-    ("unique_words", "different words", share),
+    ("has_articles", "has articles", percent),
+    ("grammar_of_10", "“grammar” out of 10", number),
+    ("articles_per_story", "articles per story", number),
+    ("unique_words", "unique words", percent),
     ("mean_words", "mean words", number),
 )
+RATES = {
+    "final_punctuation", "finished", "stories_with_article", "article_omission", "wrong_a_or_an", "distinct_1",
+    "distinct_2", "distinct_3", "repeated_4grams", "capitals", "outside_vocabulary", "changed",
+}  # fmt: skip
 KIND_NAMES = {
-    "article_deleted": "article left out",
+    "article_deleted": "article deleted",
     "article_swapped": "a / an",
-    "article_doubled": "article twice",
+    "article_doubled": "article doubled",
     "article_moved": "article moved",
     "subject_verb_agreement": "agreement",
     "tense": "tense",
@@ -82,6 +120,9 @@ def kind_name(kind: str) -> str:
     return KIND_NAMES.get(kind, kind.replace("_", " "))
 
 
-def escaped(content: str) -> str:
-    """Text of others as text of ours: escaped, and without the control characters that no document may hold."""
-    return escape("".join(c if c >= " " or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in str(content)))
+_NOT_IN_XML = re.compile(r"[^\t\n\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+
+
+def printable(text: str) -> str:
+    """`text` with a replacement character for each character that XML does not allow (XML 1.0, production 2)."""
+    return _NOT_IN_XML.sub("\N{REPLACEMENT CHARACTER}", text)

@@ -1,4 +1,4 @@
-"""Where a report is written, and that nothing else is lost by it."""
+"""The files of a report. A file of another origin is never replaced, and that is checked before any work."""
 
 import json
 import os
@@ -8,25 +8,27 @@ from pathlib import Path
 from ...runs.run_folder import is_run_folder
 from ...utils.errors import UserError
 from ...utils.paths import output_folder
-from .page import HTML, JSON, html_report, meta_generator
 
 
+JSON, HTML = "report.json", "report.html"
+GENERATOR = "tinystories evaluate"  # of the HTML page, by which we recognise our own
 DEFAULT_FOLDER = "evaluation"
 
 
 def report_folder(out: str | Path | None, models: Sequence[str | Path]) -> Path:
-    """Where a report of `models` goes: `out`, or else the run folder where there is one and no other model, or
-    `evaluation` in the working directory. It is not made yet.
+    """The folder for a report on `models`: `out`, by default the run folder of a single run, otherwise `evaluation`.
+
+    The folder is not created yet.
 
     Raises:
-        UserError: where it cannot be written to, or has a file of the report's name that is no report of ours.
+        UserError: if the folder is not writable, or holds a `report.json` or `report.html` of another origin.
     """
     if out is None:
         out = models[0] if len(models) == 1 and is_run_folder(models[0]) else DEFAULT_FOLDER
     folder = output_folder(out)
     for path in (folder / JSON, folder / HTML):
         if path.exists() and not _is_ours(path):
-            raise UserError(f"{path} is no report of ours and is left alone; name another folder with --out.")
+            raise UserError(f"{path} was not written by `tinystories evaluate`; choose another folder with --out.")
     return folder
 
 
@@ -35,7 +37,7 @@ def _is_ours(path: Path) -> bool:
         return False
     text = path.read_text("utf-8", errors="replace")
     if path.name == HTML:
-        return meta_generator() in text[:1000]
+        return f'<meta name="generator" content="{GENERATOR}"' in text[:1000]
     try:
         content = json.loads(text)
     except ValueError:
@@ -44,7 +46,9 @@ def _is_ours(path: Path) -> bool:
 
 
 def write_report(report: dict, folder: Path) -> None:
-    """Write `report.json` and `report.html`, each put in place whole."""
+    """Write `report.json` and `report.html`; a reader sees each complete or not at all."""
+    from .page import html_report  # imports matplotlib
+
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(report, ensure_ascii=False, indent=2, allow_nan=False) + "\n"
     for name, content in ((JSON, text), (HTML, html_report(report))):

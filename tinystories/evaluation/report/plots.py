@@ -1,15 +1,41 @@
-"""Plots as rows of HTML with small drawings in percentages."""
+"""Plots as SVG that takes its fonts and its colours, in light and dark, from the style of the page."""
 
-import itertools
-import math
-from collections.abc import Callable, Iterable, Sequence
+import io
+import re
+import warnings
+from collections.abc import Sequence
 from typing import NamedTuple
 
-from .figures import count, escaped, share
+import matplotlib
+from markupsafe import Markup
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.transforms import blended_transform_factory
+
+from .figures import Format, count, percent, printable
+
+
+COLOURS = 8
+# matplotlib writes these colours, and `_svg` replaces them with variables of the style sheet.
+_COLOURS = [f"#a0000{i}" for i in range(COLOURS)]
+_INK, _RULE, _SOFT = "#a0000a", "#a0000b", "#a0000c"
+_VARIABLES = dict(
+    zip((*_COLOURS, _INK, _RULE, _SOFT), (*(f"k{i}" for i in range(COLOURS)), "ink", "rule", "soft"), strict=True)
+)
+_MAX_LABEL = 24  # characters that fit
+_SETTINGS = {
+    "svg.fonttype": "none", "text.parse_math": False, "font.size": 9, "font.family": "DejaVu Sans",
+    "axes.spines.top": False, "axes.spines.right": False, "axes.spines.left": False, "axes.spines.bottom": False,
+    "axes.grid": True, "axes.axisbelow": True, "grid.color": _RULE, "grid.linewidth": 0.8, "text.color": _INK,
+    "xtick.color": _SOFT, "ytick.color": _SOFT, "xtick.major.size": 0, "ytick.major.size": 0,
+    "xtick.labelsize": 8.5, "ytick.labelsize": 8.5,
+}  # fmt: skip
 
 
 class Mark(NamedTuple):
-    """One value of a plot: whose it is, and the ends of its interval where it has one."""
+    """A value with its interval, if it has one."""
 
     name: str
     value: float
@@ -19,117 +45,74 @@ class Mark(NamedTuple):
 
 
 class Group(NamedTuple):
-    """Lines of a plot that belong together, and what stands on their scale beside them."""
+    """Marks with a common heading, and the value of real stories or of chance."""
 
     label: str
     marks: list[Mark]
     reference: float | None = None
 
 
-def dot_plot(
-    groups: Iterable[Group],
-    style: Callable[[float], str],
-    *,
-    domain: tuple[float, float] | None = None,
-    reference: str = "real stories",
-) -> str:
-    """Dots with intervals on one scale; a group with one mark takes one line, another a line for each and a head."""
-    groups = [group for group in groups if group.marks]
-    low, high = domain or domain_of(groups)
-    ticks = _ticks(low, high)
-
-    def place(value: float) -> str:
-        return f"{2 + 96 * (value - low) / ((high - low) or 1):.2f}%"
-
-    grid = "".join(f'<line class="grid" x1="{place(tick)}" x2="{place(tick)}" y1="0" y2="100%"/>' for tick in ticks)
-    lines = []
+def dot_plot(title: str, groups: Sequence[Group], style: Format, domain: tuple[float, float] | None = None) -> Markup:
+    """A row for each mark: name, dot with interval, value. A group of several marks gets a heading."""
+    rows: list[tuple[str, Mark | None]] = []
+    references = []  # (value, first row, last row)
     for group in groups:
-        named = len(group.marks) > 1
-        if named:
-            lines.append(f'<div class="row group">{escaped(group.label)}</div>')
-        beside = ""
-        if group.reference is not None and low <= group.reference <= high:
-            at = place(group.reference)
-            beside = (
-                f'<line class="reference" x1="{at}" x2="{at}" y1="0" y2="100%"><title>{escaped(reference)}: '
-                f"{style(group.reference)}</title></line>"
-            )
-        for mark in group.marks:
-            label = mark.name if named else group.label
-            said = f"{label}: {style(mark.value)}"
-            whisker = ""
-            if mark.low is not None:
-                said += f", interval {style(mark.low)} to {style(mark.high)}"
-                whisker = (
-                    f'<line class="whisker k{mark.colour}" x1="{place(max(low, mark.low))}" '
-                    f'x2="{place(min(high, mark.high))}" y1="50%" y2="50%"/>'
-                )
-            lines.append(
-                f'<div class="row"><span class="label">{escaped(label)}</span>'
-                f'<svg class="track" role="img" aria-label="{escaped(said)}"><title>{escaped(said)}</title>'
-                f"{grid}{beside}"
-                f'{whisker}<circle class="dot k{mark.colour}" cx="{place(mark.value)}" cy="50%" r="5"/></svg>'
-                f'<span class="value">{style(mark.value)}</span></div>'
-            )
-    axis = "".join(
-        f'<text x="{place(tick)}" y="13" text-anchor="middle">{_tick_label(tick, style)}</text>' for tick in ticks
-    )
-    lines.append(
-        f'<div class="row axis"><span class="label"></span><svg class="track" aria-hidden="true">{axis}</svg>'
-        f'<span class="value"></span></div>'
-    )
-    return f'<div class="plot">{"".join(lines)}</div>'
+        single = len(group.marks) == 1
+        if group.label and not single:
+            rows.append((group.label, None))
+        references.append((group.reference, len(rows) - 0.5, len(rows) + len(group.marks) - 0.5))
+        rows += [(group.label or mark.name if single else mark.name, mark) for mark in group.marks]
+    low, high = domain or domain_of(groups)
+    height = 0.24 * len(rows) + 0.3
+    with matplotlib.rc_context(_SETTINGS):
+        figure = Figure(figsize=(4.4, height))
+        axes = figure.add_axes((0.37, 0.28 / height, 0.47, 1 - 0.3 / height))
+        axes.set(xlim=(low, high), ylim=(len(rows) - 0.5, -0.5), yticks=[])
+        for reference, *ends in references:
+            if reference is not None and low <= reference <= high:
+                axes.plot([reference] * 2, ends, color=_INK, linewidth=1.5, alpha=0.7, clip_on=False)
+        margin = blended_transform_factory(figure.transFigure, axes.transData)
+        for row, (label, mark) in enumerate(rows):
+            axes.text(0, row, _shortened(label), transform=margin, va="center", weight="normal" if mark else "bold")
+            if mark is None:
+                continue
+            if mark.low is not None and mark.high is not None:
+                _interval(axes, (max(low, mark.low), min(high, mark.high)), (row, row), mark.colour)
+            _dots(axes, [mark.value], [row], mark.colour)
+            axes.text(1, row, style(mark.value), transform=margin, va="center", ha="right")
+        _ticks(axes.xaxis, style, 5)
+        values = "; ".join(f"{label} {style(mark.value)}" for label, mark in rows if mark)
+        return _svg(figure, f"{title}: {values}")
 
 
 def curve(
-    title: str,
-    series: list[dict[int, Mark]],
-    style: Callable[[float], str],
-    domain: tuple[float, float] | None = None,
-) -> str:
-    """One figure over optimizer steps; a series is one run, its marks by their steps."""
-    low, high = domain or domain_of([Group(title, list(marks.values())) for marks in series], zero=False)
-    steps = [step for marks in series for step in marks]
-    first, last = min(steps), max(steps)
-
-    def x(step: float) -> str:
-        return f"{18 + 78 * (step - first) / ((last - first) or 1):.2f}%"
-
-    def y(value: float) -> str:
-        return f"{84 - 78 * (min(high, max(low, value)) - low) / ((high - low) or 1):.2f}%"
-
-    drawn = []
-    for tick in _ticks(low, high, 4):
-        drawn.append(f'<line class="grid" x1="16%" x2="98%" y1="{y(tick)}" y2="{y(tick)}"/>')
-        drawn.append(f'<text x="14.5%" y="{y(tick)}" dy="4" text-anchor="end">{_tick_label(tick, style)}</text>')
-    for tick in _ticks(first, last, 4):
-        drawn.append(f'<text x="{x(tick)}" y="98%" text-anchor="middle">{count(tick)}</text>')
-    for marks in series:
-        for (one, before), (other, after) in itertools.pairwise(marks.items()):
-            drawn.append(
-                f'<line class="path k{after.colour}" x1="{x(one)}" y1="{y(before.value)}" x2="{x(other)}" '
-                f'y2="{y(after.value)}"/>'
+    title: str, series: Sequence[dict[int, Mark]], style: Format, domain: tuple[float, float] | None = None
+) -> Markup:
+    """A figure over optimizer steps; each of `series` is one run, with a mark for each step in order."""
+    with matplotlib.rc_context(_SETTINGS):
+        figure = Figure(figsize=(3.3, 1.9))
+        axes = figure.add_axes((0.17, 0.13, 0.81, 0.83))
+        axes.set_ylim(domain or domain_of([Group(title, list(marks.values())) for marks in series], zero=False))
+        changes = []
+        for marks in series:
+            steps = list(marks)
+            first, last = marks[steps[0]], marks[steps[-1]]
+            changes.append(
+                f"{first.name} from {style(first.value)} at step {steps[0]:,} to {style(last.value)} at {steps[-1]:,}"
             )
-        for step, mark in marks.items():
-            said, at = f"{mark.name}, step {step:,}: {style(mark.value)}", x(step)
-            if mark.low is not None:
-                drawn.append(
-                    f'<line class="whisker k{mark.colour}" x1="{at}" x2="{at}" y1="{y(mark.low)}" '
-                    f'y2="{y(mark.high)}"/>'
-                )
-            drawn.append(
-                f'<circle class="dot k{mark.colour}" cx="{at}" cy="{y(mark.value)}" r="4">'
-                f"<title>{escaped(said)}</title>"
-                "</circle>"
-            )
-    return (
-        f'<figure class="curve"><figcaption>{escaped(title)}</figcaption><svg role="img" aria-label="{escaped(title)} '
-        f'over optimizer steps">{"".join(drawn)}</svg></figure>'
-    )
+            values = [mark.value for mark in marks.values()]
+            axes.plot(steps, values, color=_COLOURS[first.colour], linewidth=1.5, clip_on=False)
+            for step, mark in marks.items():
+                if mark.low is not None and mark.high is not None:
+                    _interval(axes, (step, step), (mark.low, mark.high), mark.colour)
+            _dots(axes, steps, values, first.colour)
+        _ticks(axes.xaxis, count, 4)
+        _ticks(axes.yaxis, style, 4)
+        return _svg(figure, f"{title} over training: {'; '.join(changes)}")
 
 
 def domain_of(groups: Sequence[Group], *, zero: bool = True) -> tuple[float, float]:
-    """A scale on which all of it has room, from zero or from a little below the lowest; no figure is below zero."""
+    """The ends of a scale for all marks and references, from zero or from a little below the lowest."""
     values = [
         value
         for group in groups
@@ -141,15 +124,39 @@ def domain_of(groups: Sequence[Group], *, zero: bool = True) -> tuple[float, flo
     return (0.0 if zero else max(0.0, low - margin)), high + margin
 
 
-def _ticks(low: float, high: float, most: int = 5) -> list[float]:
-    if high <= low:
-        return [low]
-    rough = (high - low) / most
-    size = 10.0 ** math.floor(math.log10(rough))
-    step = next(size * factor for factor in (1, 2, 5, 10) if size * factor >= rough * 0.999)
-    first = math.ceil(low / step - 1e-9)
-    return [index * step for index in range(first, math.floor(high / step + 1e-9) + 1)]
+def _dots(axes: Axes, x: Sequence[float], y: Sequence[float], colour: int) -> None:
+    axes.plot(x, y, "o", color=_COLOURS[colour], markersize=6, clip_on=False, gid=f"dot k{colour}")
 
 
-def _tick_label(tick: float, style: Callable[[float], str]) -> str:
-    return f"{100 * tick:.3g}\N{NO-BREAK SPACE}%" if style is share else f"{tick:.6g}"
+def _interval(axes: Axes, x: Sequence[float], y: Sequence[float], colour: int) -> None:
+    axes.plot(x, y, color=_COLOURS[colour], linewidth=4.5, alpha=0.3, solid_capstyle="round", clip_on=False)
+
+
+def _ticks(axis: Axis, style: Format, most: int) -> None:
+    axis.set_major_locator(MaxNLocator(most, steps=[1, 2, 2.5, 5, 10]))
+    for gridline in axis.get_gridlines():
+        gridline.set_clip_on(False)
+    labels = {percent: lambda value, _: f"{100 * value:.3g}\N{NO-BREAK SPACE}%", count: lambda value, _: count(value)}
+    axis.set_major_formatter(FuncFormatter(labels.get(style, lambda value, _: f"{value:.6g}")))
+
+
+def _shortened(label: str) -> str:
+    label = printable(label)
+    return label if len(label) <= _MAX_LABEL else label[: _MAX_LABEL - 1] + "…"
+
+
+def _svg(figure: Figure, description: str) -> Markup:
+    """The figure as an element of the page, the same for the same figure."""
+    description = printable(description)
+    file = io.StringIO()
+    with warnings.catch_warnings(), matplotlib.rc_context({"svg.hashsalt": description}):
+        warnings.simplefilter("ignore")  # of glyphs that matplotlib's font lacks and the reader's has
+        metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+        figure.savefig(file, format="svg", transparent=True, metadata=metadata)
+    svg = file.getvalue()
+    svg = svg[svg.index("<svg") :].replace("xlink:href", "href")
+    svg = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r' xmlns(:xlink)?="[^"]*"| id="[\w.]+_\d+"', "", svg)
+    svg = re.sub(r' id="(dot k\d)"', r' class="\1"', svg)
+    svg = re.sub("|".join(_VARIABLES), lambda match: f"var(--{_VARIABLES[match[0]]})", svg)
+    return Markup('<svg role="img" aria-label="{}"').format(description) + Markup(svg.removeprefix("<svg"))

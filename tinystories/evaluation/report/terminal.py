@@ -1,18 +1,18 @@
 """The report as a table for the terminal."""
 
 from ..minimal_pairs import KINDS
-from .figures import TABLE_FIGURES, YARDSTICKS, bits, count, kind_name, or_dash, share
+from .figures import BASELINES, TABLE_FIGURES, bits, count, kind_name, or_dash, percent
 
 
 def terminal_table(report: dict) -> str:
-    """What the report says in a few lines, models sorted by bits per byte."""
+    """A summary of the report, models sorted by bits per byte."""
     corpus, preset = report["corpus"], report["settings"]["presets"][0]
     stories = f"{corpus['stories']:,} held-out stories of {corpus['name']} ({corpus['bytes']:,} bytes)"
     blocks = [f"{stories}, seed {report['seed']}"]
-    head = ["", "parameters", "bits per byte", "nats/token", "pairs", "omitted", "a/an", "repeated", "ends"]
+    head = ["", "parameters", "bits per byte", "nats/token", "pairs", "omitted", "a/an", "repeated", "EOS"]
     rows = []
     for model in report["models"]:
-        told = model["generation"][preset]["raw"]
+        generated = model["generation"][preset]["raw"]
         value = model["bits_per_byte"]
         rows.append(
             [
@@ -20,23 +20,24 @@ def terminal_table(report: dict) -> str:
                 count(model["parameters"]),
                 f"{bits(value['value'])} ({bits(value['low'])}-{bits(value['high'])})",
                 bits(model["nats_per_token"]),
-                or_dash(model["minimal_pair_accuracy"], share),
-                *(or_dash(told.get(key), share) for key in TABLE_FIGURES),
+                or_dash(model["minimal_pair_accuracy"], percent),
+                *(or_dash(generated.get(key), percent) for key in TABLE_FIGURES),
             ]
         )
-    for name, key in YARDSTICKS:
+    for name, key in BASELINES:
         texts = report[key]
-        rows.append([name, *[""] * 4, *(or_dash(texts.get(key), share) for key in TABLE_FIGURES[:3]), ""])
+        rows.append([name, *[""] * 4, *(or_dash(texts.get(key), percent) for key in TABLE_FIGURES[:3]), ""])
     blocks.append(_columns([head, *rows]))
     blocks.append(
-        f"pairs: minimal pairs won, mean over kinds (chance 50 %). omitted, a/an, repeated, ends: of stories told as "
-        f"{preset}:\nnouns without their article, wrong a or an, four words said before, stories that end by "
-        f"themselves."
+        "pairs: accuracy on minimal pairs, mean over kinds (chance is 50 %).\n"
+        f"omitted, a/an, repeated, EOS: omitted articles, wrong a or an, repeated 4-grams and EOS rate of stories "
+        f"generated with {preset}."
     )
     kinds = [kind for kind in KINDS if any(kind in model["minimal_pairs"] for model in report["models"])]
     if kinds:
         won = [
-            [model["name"]] + [or_dash(model["minimal_pairs"].get(kind, {}).get("accuracy"), share) for kind in kinds]
+            [model["name"]]
+            + [or_dash(model["minimal_pairs"].get(kind, {}).get("accuracy"), percent) for kind in kinds]
             for model in report["models"]
         ]
         blocks.append(_columns([["minimal pairs", *map(kind_name, kinds)], *won]))
