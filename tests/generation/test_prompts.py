@@ -154,13 +154,13 @@ def test_the_server_and_llama_cpp_read_the_same_prompt(appending, tiny_run):
     from types import SimpleNamespace
 
     from tinystories.generation.llamacpp import prompt_ids
-    from tinystories.serving.served_model import Teller
+    from tinystories.serving.served_model import ServedModel
 
     framed = AutoTokenizer.from_pretrained(appending)
     expected = framed(PROMPT)["input_ids"][:-1]
     engine = SimpleNamespace(tokenizer=framed)
     config = json.loads((appending / "config.json").read_text())
-    assert Teller(engine, None, "framed").read(PROMPT) == expected == prompt_ids(appending, config, PROMPT)
+    assert ServedModel(engine, None, "framed").encode(PROMPT) == expected == prompt_ids(appending, config, PROMPT)
     assert load_tokenizer(str(tiny_run))(PROMPT)["input_ids"] == expected
 
 

@@ -33,15 +33,15 @@ from test_server_engine import make_slow
 from tinystories.cli import main
 from tinystories.generation.generate import generate_story
 from tinystories.generation.postprocess import post_process
+from tinystories.generation.presets import SamplingSettings
 from tinystories.runs.loading import load_model
 from tinystories.serving.app import create_app
-from tinystories.serving.engine import Engine, Order
-from tinystories.serving.requests import Stories
-from tinystories.serving.sampling import Sampling
-from tinystories.serving.serve import StoryServer, load, server_config
+from tinystories.serving.engine import Engine, GenerationRequest
+from tinystories.serving.serve import Server, load, server_config
 from tinystories.serving.serve import _report as report
 from tinystories.serving.served_model import event_stream
-from tinystories.serving.settings import Settings
+from tinystories.serving.settings import ServerSettings
+from tinystories.serving.stream import CompletionStream
 
 
 ROOT = Path(__file__).parents[2]
@@ -126,7 +126,7 @@ def running(run, slow=0.0, wait=True, loader=load, send_buffer=None, **changes):
     With `slow`, each forward pass takes at least so many seconds, and no story ends by itself; with `send_buffer` the
     system takes no more bytes than about that for a client that does not read.
     """
-    settings = Settings(str(run), **{"rate_limit": "none", "device": "cpu", "drain_time": 5, **changes})
+    settings = ServerSettings(str(run), **{"rate_limit": "none", "device": "cpu", "drain_time": 5, **changes})
 
     def load_slowly():
         model, tokenizer = loader(settings)
@@ -135,7 +135,7 @@ def running(run, slow=0.0, wait=True, loader=load, send_buffer=None, **changes):
         return model, tokenizer
 
     engine = Engine(load_slowly, max_batch=settings.max_batch, max_queue=settings.max_queue)
-    server = StoryServer(engine, settings, server_config(create_app(engine, settings, "tiny"), settings))
+    server = Server(engine, settings, server_config(create_app(engine, settings, "tiny"), settings))
     listener = socket.create_server(("127.0.0.1", 0))
     if send_buffer:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
@@ -161,13 +161,13 @@ def server(tiny_run):
 
 
 @pytest.fixture(scope="module")
-def told(tiny_run):
+def model_and_tokenizer(tiny_run):
     """Model and tokenizer of the tiny run."""
     return load_model(str(tiny_run))
 
 
-def greedy(told, prompt, max_new_tokens):
-    return generate_story(*told, prompt, preset="greedy", max_new_tokens=max_new_tokens)
+def greedy(model_and_tokenizer, prompt, max_new_tokens):
+    return generate_story(*model_and_tokenizer, prompt, preset="greedy", max_new_tokens=max_new_tokens)
 
 
 # ---- health
@@ -207,18 +207,18 @@ def test_the_api_describes_itself(server, recwarn):
 # ---- generate
 
 
-def test_a_story_comes_in_pieces_and_is_that_of_the_command_line(server, told):
+def test_a_story_is_streamed_and_is_that_of_the_command(server, model_and_tokenizer):
     answer = server.generate(seed=5, max_tokens=60)
     assert answer.status == 200 and answer.headers["Content-Type"].startswith("text/event-stream")
     text, done = answer.story()
-    assert PROMPT + text == generate_story(*told, PROMPT, seed=5, max_new_tokens=60)
+    assert PROMPT + text == generate_story(*model_and_tokenizer, PROMPT, seed=5, max_new_tokens=60)
     assert len(answer.events()) > 10
-    used = len(told[1](PROMPT)["input_ids"])
+    used = len(model_and_tokenizer[1](PROMPT)["input_ids"])
     assert (done["prompt_tokens"], done["seed"]) == (used, 5) and done["tokens_per_second"] > 1
     assert done["finish_reason"] == ("length" if done["completion_tokens"] == 60 else "stop")
 
 
-def test_the_first_piece_comes_before_the_last_is_written(tiny_run):
+def test_the_first_piece_is_sent_before_the_last_is_generated(tiny_run):
     with running(tiny_run, slow=0.02) as client:
         _, response = client.open("/generate", {"prompt": PROMPT, "max_tokens": 50})
         began = time.monotonic()
@@ -228,13 +228,13 @@ def test_the_first_piece_comes_before_the_last_is_written(tiny_run):
 
 
 @pytest.mark.parametrize("preset", ["balanced", "conservative", "creative", "plain", "greedy"])
-def test_presets(preset, server, told):
+def test_presets(preset, server, model_and_tokenizer):
     text, done = server.generate(preset=preset, seed=9).story()
-    assert PROMPT + text == generate_story(*told, PROMPT, preset=preset, seed=9, max_new_tokens=100)
+    assert PROMPT + text == generate_story(*model_and_tokenizer, PROMPT, preset=preset, seed=9, max_new_tokens=100)
     assert done["completion_tokens"] <= 100
 
 
-def test_every_setting_counts(server):
+def test_every_setting_has_an_effect(server):
     stories = [
         server.generate(**{"seed": 1, "max_tokens": 40, **options}).story()[0]
         for options in (
@@ -252,20 +252,20 @@ def test_every_setting_counts(server):
     assert len(set(stories)) == len(stories)
 
 
-def test_without_a_seed_stories_differ_and_their_seed_tells_them_again(server):
+def test_without_a_seed_stories_differ_and_their_seed_repeats_them(server):
     (first, done), (second, _) = (server.generate().story() for _ in range(2))
     assert first != second
     assert server.generate(seed=done["seed"]).story()[0] == first
 
 
-def test_prompts_may_be_any_text(server, told):
+def test_prompts_may_be_any_text(server, model_and_tokenizer):
     prompt = "A fox 🦊 said: “café, naïve 日本” \u0000\n🦊"
     text, done = server.generate(prompt, preset="creative", seed=3, max_tokens=20).story()
-    assert prompt + text == generate_story(*told, prompt, preset="creative", seed=3, max_new_tokens=20)
-    assert done["prompt_tokens"] == len(told[1](prompt)["input_ids"])
+    assert prompt + text == generate_story(*model_and_tokenizer, prompt, preset="creative", seed=3, max_new_tokens=20)
+    assert done["prompt_tokens"] == len(model_and_tokenizer[1](prompt)["input_ids"])
 
 
-def test_a_stream_can_be_cut_at_line_ends_of_any_kind(server):
+def test_a_stream_can_be_split_at_line_ends_of_any_kind(server):
     prompt = "a\u2028b\x85c\u2029d\r\ne\x0bf"
     answer = server.complete(prompt=prompt, echo=True, stream=True, max_tokens=1)
     lines = [line for line in answer.body.decode().splitlines() if line]
@@ -273,7 +273,7 @@ def test_a_stream_can_be_cut_at_line_ends_of_any_kind(server):
     assert json.loads(lines[0][6:])["choices"][0]["text"] == prompt
 
 
-def test_post_process_mends_the_whole_story(server):
+def test_post_process_cleans_the_whole_story(server):
     raw, _ = server.generate("once there  was", seed=4, max_tokens=30).story()
     text, done = server.generate("once there  was", seed=4, max_tokens=30, post_process=True).story()
     assert text == raw and done["text"] == post_process("once there  was" + raw) != "once there  was" + raw
@@ -305,27 +305,27 @@ def test_post_process_mends_the_whole_story(server):
         ("tempature", {"prompt": "a", "tempature": 1.0}),
     ],
 )
-def test_wrong_input_names_its_field(field, body, server):
+def test_invalid_input_names_its_field(field, body, server):
     answer = server.ask("/generate", body)
     assert answer.status == 422
     assert answer.json()["error"]["param"] == field and field in answer.json()["error"]["message"]
     assert answer.json()["detail"][0]["loc"] == ["body", field]
 
 
-def test_lengths_are_told(server, told):
+def test_errors_contain_the_lengths(server, model_and_tokenizer):
     long = "zq" * 300
     error = server.generate(long)
     assert error.status == 400
-    error, used = error.json()["error"], len(told[1](long)["input_ids"])
+    error, used = error.json()["error"], len(model_and_tokenizer[1](long)["input_ids"])
     assert (error["prompt_tokens"], error["context"]) == (used, 128)
     assert str(used) in error["message"] and "128" in error["message"]
     error = server.generate("a" * 3_000).json()["error"]
     assert "2048" in error["message"] and "3000" in error["message"]
     error = server.generate(max_tokens=127).json()["error"]
-    assert error["maximum"] == 128 - len(told[1](PROMPT)["input_ids"])
+    assert error["maximum"] == 128 - len(model_and_tokenizer[1](PROMPT)["input_ids"])
     assert server.generate(max_tokens=error["maximum"], preset="greedy").status == 200
     nearly = "zq" * 58
-    left = 128 - len(told[1](nearly)["input_ids"])
+    left = 128 - len(model_and_tokenizer[1](nearly)["input_ids"])
     assert 0 < left < 100 and server.generate(nearly).story()[1]["completion_tokens"] <= left
 
 
@@ -342,16 +342,16 @@ def test_streams_at_once_are_those_of_streams_alone(server):
         assert list(together) == alone
 
 
-def test_a_client_that_leaves_stops_its_story(tiny_run):
+def test_a_client_that_disconnects_stops_its_story(tiny_run):
     with running(tiny_run, slow=0.02) as client:
         for path, more in (("/generate", {}), ("/v1/completions", {"model": "tiny", "stream": True})):
             connection, response = client.open(path, {"prompt": PROMPT, "max_tokens": 110, **more})
             response.readline()
-            written = client.engine.tokens_written
+            written = client.engine.tokens_generated
             response.close()
             connection.close()
             client.until(lambda report: report["running"] == 0, seconds=0.8)
-            assert client.engine.tokens_written - written < 15
+            assert client.engine.tokens_generated - written < 15
         quiet = client.socket()  # and one that waits for the whole
         body = json.dumps({"model": "tiny", "prompt": PROMPT, "max_tokens": 110, "n": 4}).encode()
         quiet.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
@@ -361,7 +361,7 @@ def test_a_client_that_leaves_stops_its_story(tiny_run):
         client.until(lambda report: report["running"] == 0, seconds=0.8)
 
 
-def test_a_full_queue_is_told_at_once(tiny_run):
+def test_a_full_queue_is_refused_immediately(tiny_run):
     with running(tiny_run, slow=0.03, max_batch=2, max_queue=2) as client:
         streams = [client.open("/generate", {"prompt": PROMPT, "max_tokens": 100}) for _ in range(2)]
         with ThreadPoolExecutor(2) as pool:
@@ -391,7 +391,7 @@ def test_requests_have_a_time_limit(tiny_run):
         assert waited.status == 503 and waited.headers["Retry-After"]
 
 
-def test_a_client_has_a_rate(tiny_run):
+def test_the_rate_of_a_client_is_limited(tiny_run):
     with running(tiny_run, rate_limit="3/minute") as client:
         statuses = [client.generate(max_tokens=1).status for _ in range(3)] + [client.complete(max_tokens=1).status]
         assert statuses == [200, 200, 200, 429]
@@ -403,7 +403,7 @@ def test_a_client_has_a_rate(tiny_run):
         assert client.ask("/health").status == 200
 
 
-def test_named_proxies_are_believed(tiny_run):
+def test_trusted_proxies(tiny_run):
     with running(tiny_run, rate_limit="1/minute", trusted_proxies=("127.0.0.1",)) as client:
 
         def ask(forwarded):
@@ -418,19 +418,19 @@ def test_named_proxies_are_believed(tiny_run):
 # ---- OpenAI's API
 
 
-def test_completions_have_openais_shape(server, told):
+def test_completions_have_the_shape_of_openai(server, model_and_tokenizer):
     answer = server.complete(max_tokens=12, temperature=0)
     assert answer.status == 200
     body = answer.json()
     assert body["object"] == "text_completion" and body["model"] == "tiny" and body["id"].startswith("cmpl-")
-    assert PROMPT + body["choices"][0]["text"] == greedy(told, PROMPT, 12)
-    used, written = len(told[1](PROMPT)["input_ids"]), body["usage"]["completion_tokens"]
+    assert PROMPT + body["choices"][0]["text"] == greedy(model_and_tokenizer, PROMPT, 12)
+    used, written = len(model_and_tokenizer[1](PROMPT)["input_ids"]), body["usage"]["completion_tokens"]
     assert body["choices"][0]["finish_reason"] == ("length" if written == 12 else "stop")
     assert body["choices"][0]["logprobs"] is None and 0 < written <= 12
     assert body["usage"] == {"prompt_tokens": used, "completion_tokens": written, "total_tokens": used + written}
 
 
-def test_completions_stream_what_they_are(server):
+def test_streamed_completions_equal_complete_ones(server):
     options = {"max_tokens": 30, "seed": 8, "n": 2, "stop": [".", "zzz"], "logprobs": 1}
     whole = server.complete(**options).json()
     events = server.complete(**options, stream=True, stream_options={"include_usage": True}).events()
@@ -461,8 +461,8 @@ def test_several_prompts_and_choices(server):
     assert usage["prompt_tokens"] == one + two
 
 
-def test_echo_with_logprobs_scores_a_text(server, told):
-    tokenizer = told[1]
+def test_echo_with_logprobs_scores_a_text(server, model_and_tokenizer):
+    tokenizer = model_and_tokenizer[1]
     ids = tokenizer(PROMPT)["input_ids"]
     for prompt in (PROMPT, ids):
         choice = server.complete(prompt=prompt, echo=True, max_tokens=0, logprobs=1).json()["choices"][0]
@@ -473,7 +473,7 @@ def test_echo_with_logprobs_scores_a_text(server, told):
         for token, offset in list(zip(logprobs["tokens"], logprobs["text_offset"], strict=True))[1:]:
             assert PROMPT.startswith(token, offset)
     story = server.complete(echo=True, max_tokens=4, logprobs=0, temperature=0).json()["choices"][0]
-    assert story["text"] == greedy(told, PROMPT, 4)
+    assert story["text"] == greedy(model_and_tokenizer, PROMPT, 4)
     assert "".join(story["logprobs"]["tokens"][1:]) == story["text"]
 
 
@@ -535,7 +535,7 @@ def test_wrong_completions_name_their_field(status, field, change, server):
         ({"min_p": 0.1}, "not supported here"),
     ],
 )
-def test_wrong_completions_say_what_is_wrong(change, words, server):
+def test_invalid_completions_say_what_is_wrong(change, words, server):
     assert words in server.complete(**change).json()["error"]["message"]
 
 
@@ -553,7 +553,7 @@ def test_seed_minus_one_is_random(server):
     assert len(set(choices)) > 1
 
 
-def test_what_asks_for_nothing_is_taken(server):
+def test_neutral_values_are_accepted(server):
     nothing = {
         "best_of": 1,
         "frequency_penalty": 0,
@@ -587,12 +587,12 @@ def test_what_asks_for_nothing_is_taken(server):
     assert server.complete(**nothing, **options).json()["choices"] == server.complete(**options).json()["choices"]
 
 
-def test_the_official_client(server, told):
+def test_the_official_client(server, model_and_tokenizer):
     openai = pytest.importorskip("openai")
     client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0)
     assert [model.id for model in client.models.list()] == ["tiny"] and client.models.retrieve("tiny").id == "tiny"
     whole = client.completions.create(model="tiny", prompt=PROMPT, max_tokens=20, temperature=0)
-    assert PROMPT + whole.choices[0].text == greedy(told, PROMPT, 20)
+    assert PROMPT + whole.choices[0].text == greedy(model_and_tokenizer, PROMPT, 20)
     chunks = list(
         client.completions.create(
             model="tiny", prompt=PROMPT, max_tokens=20, temperature=0, stream=True,
@@ -609,7 +609,7 @@ def test_the_official_client(server, told):
         client.completions.create(model="gpt-4", prompt="a")
 
 
-def test_a_stream_that_nobody_began_to_read(tiny_run, told):
+def test_a_client_that_disconnects_before_the_response(tiny_run, model_and_tokenizer):
     """Its client left after the first token, when the answer had not begun."""
 
     async def receive():
@@ -619,8 +619,14 @@ def test_a_stream_that_nobody_began_to_read(tiny_run, told):
         pass
 
     async def scenario(engine):
-        order = Order(told[1](PROMPT)["input_ids"], 110, Sampling(), seed=1, deadline=time.monotonic() + 60)
-        stories = Stories(engine, [order])
+        request = GenerationRequest(
+            model_and_tokenizer[1](PROMPT)["input_ids"],
+            110,
+            SamplingSettings(),
+            seed=1,
+            deadline=time.monotonic() + 60,
+        )
+        stories = CompletionStream(engine, [request])
         response = event_stream((b"" async for _ in stories.events()), stories)
         await response({"type": "http", "asgi": {"spec_version": "2.3"}}, receive, send)
         await asyncio.sleep(0.3)
@@ -631,11 +637,11 @@ def test_a_stream_that_nobody_began_to_read(tiny_run, told):
 
 
 @pytest.mark.slow
-def test_lm_eval_through_the_server(server, told, tiny_run, tmp_path):
+def test_lm_eval_through_the_server(server, model_and_tokenizer, tiny_run, tmp_path):
     """lm-evaluation-harness scores stories through `/v1/completions` as the model itself does."""
     for package in ("lm_eval", "tenacity"):
         pytest.importorskip(package)
-    model, tokenizer = told
+    model, tokenizer = model_and_tokenizer
     subprocess.run(
         [
             *(sys.executable, "-m", "lm_eval", "run", "--model", "local-completions", "--model_args"),
@@ -663,7 +669,7 @@ def test_lm_eval_through_the_server(server, told, tiny_run, tmp_path):
 # ---- headers
 
 
-def test_browsers_are_told_to_be_careful(server):
+def test_security_headers(server):
     for answer in (server.ask("/"), server.ask("/health"), server.generate(max_tokens=1), server.ask("/nowhere")):
         assert answer.headers["X-Content-Type-Options"] == "nosniff"
         assert answer.headers["X-Frame-Options"] == "DENY" and answer.headers["Referrer-Policy"] == "no-referrer"
@@ -672,7 +678,7 @@ def test_browsers_are_told_to_be_careful(server):
     assert server.ask("/nowhere").status == 404 and server.ask("/generate").status == 405
 
 
-def test_other_origins_are_let_in_only_where_named(tiny_run, server):
+def test_other_origins_are_allowed_only_where_named(tiny_run, server):
     asking = {"Origin": "https://example.org", "Access-Control-Request-Method": "POST"}
     assert server.ask("/generate", headers=asking, method="OPTIONS").status == 405
     # A form or a script of another page can send this without asking first; it is no JSON to the server.
@@ -780,10 +786,10 @@ def test_a_signal_while_the_model_loads_ends_the_server(sent, after, tiny_run):
     assert sent.name in written and "ready" not in written and "Traceback" not in written
 
 
-def test_a_model_that_is_loaded_after_the_signal_is_not_said_to_be_ready(tiny_run, capsys):
+def test_a_model_loaded_after_the_signal_is_not_reported_as_ready(tiny_run, capsys):
     def loading():
         engine.drain(0.1)  # what a signal does
-        return load(Settings(str(tiny_run)))
+        return load(ServerSettings(str(tiny_run)))
 
     engine = Engine(loading, max_batch=2, on_state=lambda: (report(engine, None), said.set()))
     said = threading.Event()
@@ -793,7 +799,7 @@ def test_a_model_that_is_loaded_after_the_signal_is_not_said_to_be_ready(tiny_ru
     assert engine.error is None and capsys.readouterr().out == ""
 
 
-def test_a_port_that_is_taken_is_told_before_the_model_is_loaded(tiny_run, tmp_path, capsys):
+def test_a_port_in_use_is_reported_before_the_model_is_loaded(tiny_run, tmp_path, capsys):
     broken = tmp_path / "run"
     broken.mkdir()
     (broken / "config.json").write_text("{}")
@@ -838,7 +844,7 @@ def test_mistakes_are_one_line(tiny_run, tmp_path, monkeypatch, capsys):
     # These are found where the model is loaded, after the server has begun to answer.
     assert "warp:1" in one_line(tiny_run, "--port", 0, "--device", "warp:1")
     assert "tokenizer" in one_line(tiny_run, "--port", 0, TOKENIZER_PATH=str(tmp_path))
-    for name in ("run", "api", "guards"):
+    for name in ("serve", "app", "middleware"):
         monkeypatch.delitem(sys.modules, f"tinystories.serving.{name}")
     monkeypatch.setitem(sys.modules, "limits", None)
     assert "tinyllama-stories[serve]" in one_line(tiny_run)

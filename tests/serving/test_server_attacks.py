@@ -22,7 +22,7 @@ from test_server import PROMPT, running
 
 @pytest.fixture(scope="module")
 def server(tiny_run):
-    with running(tiny_run, patience=1.0, max_connections=60) as client:
+    with running(tiny_run, client_timeout=1.0, max_connections=60) as client:
         yield client
 
 
@@ -82,7 +82,7 @@ def status(received):
     ids=lambda body: repr(body[:16]),
 )
 @pytest.mark.parametrize("path", [b"/generate", b"/v1/completions"])
-def test_garbage_bodies_are_wrong_input(path, body, server):
+def test_garbage_bodies_are_invalid_input(path, body, server):
     with server.socket() as connection:
         connection.sendall(post(body, b"Connection: close\r\n", path))
         received = answer(connection)
@@ -99,7 +99,7 @@ def test_random_bytes_instead_of_http(server):
 
 
 @pytest.mark.parametrize("chunked", [False, True])
-def test_ten_megabytes_are_too_much(chunked, server):
+def test_a_body_of_ten_megabytes_is_refused(chunked, server):
     big = json.dumps({"prompt": "a" * 10_000_000}).encode()
     with server.socket() as connection:
         if chunked:
@@ -118,7 +118,7 @@ def test_ten_megabytes_are_too_much(chunked, server):
     assert status(received) == 413
 
 
-def test_half_requests_are_given_up(server):
+def test_incomplete_requests_time_out(server):
     beginnings = [
         b"",
         b"GET / HT",
@@ -136,7 +136,7 @@ def test_half_requests_are_given_up(server):
     assert 0.7 < time.monotonic() - began < 5
 
 
-def test_a_request_in_drops_is_given_up(server):
+def test_a_request_sent_byte_by_byte_times_out(server):
     with server.socket() as connection:
         began = time.monotonic()
         with pytest.raises(OSError):
@@ -146,9 +146,9 @@ def test_a_request_in_drops_is_given_up(server):
         assert 0.7 < time.monotonic() - began < 5
 
 
-def test_patience_does_not_end_a_story_or_a_second_request(tiny_run):
-    """The control: what is longer than `patience`, but not the client's fault, is left alone."""
-    with running(tiny_run, slow=0.03, patience=0.4) as client:
+def test_the_client_timeout_does_not_end_a_story_or_a_second_request(tiny_run):
+    """The control: what is longer than `client_timeout`, but not the client's fault, is left alone."""
+    with running(tiny_run, slow=0.03, client_timeout=0.4) as client:
         assert client.generate(max_tokens=60).story()[1]["completion_tokens"] == 60
         connection = http.client.HTTPConnection("127.0.0.1", client.port)
         for _ in range(3):
@@ -164,10 +164,10 @@ LONG = {"model": "tiny", "prompt": PROMPT, "max_tokens": 110, "n": 16, "logprobs
 END = b"data: [DONE]\n\n\r\n0\r\n\r\n"
 
 
-def test_a_reader_that_takes_nothing(tiny_run):
+def test_a_client_that_reads_nothing(tiny_run):
     """Its stories are written and forgotten, and its connection is closed when its time is over."""
     request = post(json.dumps(LONG).encode(), path=b"/v1/completions")
-    with running(tiny_run, slow=1e-4, patience=0.7, send_buffer=4_096) as client:
+    with running(tiny_run, slow=1e-4, client_timeout=0.7, send_buffer=4_096) as client:
         connections = [client.socket(receive_buffer=4_096) for _ in range(3)]
         for connection in connections:
             connection.sendall(request)
@@ -180,10 +180,10 @@ def test_a_reader_that_takes_nothing(tiny_run):
             connection.close()
 
 
-def test_a_slow_reader_gets_it_all(tiny_run):
-    """The control: it takes something now and then, and far longer than `patience` in all."""
+def test_a_slow_client_gets_everything(tiny_run):
+    """The control: it takes something now and then, and far longer than `client_timeout` in all."""
     request = post(json.dumps(LONG).encode(), b"Connection: close\r\n", b"/v1/completions")
-    with running(tiny_run, slow=1e-4, patience=0.7, send_buffer=4_096) as client:
+    with running(tiny_run, slow=1e-4, client_timeout=0.7, send_buffer=4_096) as client:
         with client.socket(receive_buffer=4_096) as connection:
             connection.sendall(request)
             began, received = time.monotonic(), b""
@@ -193,7 +193,7 @@ def test_a_slow_reader_gets_it_all(tiny_run):
     assert received.endswith(END) and time.monotonic() - began > 1.4
 
 
-def test_more_connections_than_there_may_be(server):
+def test_too_many_connections(server):
     connections = [server.socket() for _ in range(80)]
     try:
         refused = server.socket()
@@ -206,7 +206,7 @@ def test_more_connections_than_there_may_be(server):
             connection.close()
 
 
-def test_connections_that_break_off(server):
+def test_broken_connections(server):
     body = post(json.dumps({"prompt": PROMPT, "max_tokens": 100}).encode())
     rng = random.Random(1)
     for _ in range(40):
@@ -219,7 +219,7 @@ def test_connections_that_break_off(server):
 
 
 @pytest.mark.parametrize("count", [60, pytest.param(1_000, marks=pytest.mark.slow)])
-def test_memory_stays(count, server):
+def test_memory_does_not_grow(count, server):
     """Stories of all kinds, a third of them left before their end."""
 
     def one(number):

@@ -1,4 +1,4 @@
-"""The engine behind the server: batches in which nobody feels a neighbour, how stories end, what is refused."""
+"""The engine behind the server: batches in which nobody feels a neighbour, how stories end, what is refusal."""
 
 import queue
 import random
@@ -14,14 +14,13 @@ from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralFo
 
 from tinystories.generation.generate import generate_story
 from tinystories.generation.native import use_native_decoding
-from tinystories.generation.presets import GREEDY, PRESETS
+from tinystories.generation.presets import GREEDY, PRESETS, SamplingSettings
 from tinystories.runs.loading import load_model
 from tinystories.serving import batch as batches
-from tinystories.serving.batch import StoryBatch
-from tinystories.serving.detokenizer import StoryText, token_name
-from tinystories.serving.engine import Engine, Finished, Order, Refused
-from tinystories.serving.sampling import Sampling
-from tinystories.serving.settings import Settings, read_settings
+from tinystories.serving.batch import ContinuousBatch
+from tinystories.serving.detokenizer import Detokenizer, token_text
+from tinystories.serving.engine import Engine, Finished, GenerationRequest, ServiceUnavailable, unsupported_settings
+from tinystories.serving.settings import ServerSettings, read_settings
 from tinystories.utils.errors import UserError
 
 
@@ -42,7 +41,7 @@ SHAPE = {
 PROMPTS = [random_ids(1, length, seed=length)[0].tolist() for length in (3, 21, 9, 1, 14, 30, 5, 12, 7, 2)]
 
 
-def written_alone(batch, prompts, steps):
+def decoded_alone(batch, prompts, steps):
     """For each prompt the logits `[steps, vocab]` of a greedy story that is alone in the batch."""
     alone = []
     for prompt in prompts:
@@ -54,7 +53,7 @@ def written_alone(batch, prompts, steps):
     return alone
 
 
-def written_together(batch, prompts, steps):
+def decoded_together(batch, prompts, steps):
     """The same, where a story joins at every second step, and leaves when it is written."""
     rows, running, coming = [[] for _ in prompts], [], list(range(len(prompts)))
     for turn in range(1_000):
@@ -82,29 +81,29 @@ def step(request, monkeypatch):
 
 
 @pytest.mark.parametrize("kind", ["ours", "stock"])
-def test_a_story_has_the_same_bits_alone_and_in_a_crowd(kind, step):
+def test_logits_have_the_same_bits_alone_and_in_a_batch(kind, step):
     model = tiny_model() if kind == "ours" else sharpen(LlamaForCausalLM(LlamaConfig(**SHAPE)))
-    batch = StoryBatch(model, 8, 64)
+    batch = ContinuousBatch(model, 8, 64)
     assert batch.native == (step == "native")
     assert batch.exact_sizes == list(range(1, 9)) if batch.native else batch.exact_sizes[-1] == 8
-    for alone, together in zip(written_alone(batch, PROMPTS, 12), written_together(batch, PROMPTS, 12), strict=True):
+    for alone, together in zip(decoded_alone(batch, PROMPTS, 12), decoded_together(batch, PROMPTS, 12), strict=True):
         assert torch.equal(alone, together)
 
 
-def test_where_the_longest_row_decides_for_all_it_is_not_the_native_step():
+def test_a_rope_that_depends_on_the_longest_row_is_not_decoded_natively():
     """A rope that changes with the length of the text, which among rows is that of the longest."""
-    batch = StoryBatch(tiny_model(rope_parameters={"rope_type": "dynamic", "factor": 2.0}), 8, 64)
+    batch = ContinuousBatch(tiny_model(rope_parameters={"rope_type": "dynamic", "factor": 2.0}), 8, 64)
     assert not batch.native and batch.exact_sizes != list(range(1, 9))
-    for alone, together in zip(written_alone(batch, PROMPTS, 8), written_together(batch, PROMPTS, 8), strict=True):
+    for alone, together in zip(decoded_alone(batch, PROMPTS, 8), decoded_together(batch, PROMPTS, 8), strict=True):
         assert torch.equal(alone, together)
 
 
 def test_the_logits_are_those_of_generate(step):
     """And with the native step, which `generate` then has, too, they are so bit for bit."""
     model = tiny_model()
-    own = written_alone(StoryBatch(model, 8, 64), PROMPTS, 12)
+    own = decoded_alone(ContinuousBatch(model, 8, 64), PROMPTS, 12)
     if step == "native":
-        together = written_together(StoryBatch(model, 8, 64), PROMPTS, 12)
+        together = decoded_together(ContinuousBatch(model, 8, 64), PROMPTS, 12)
     for prompt, logits in zip(PROMPTS, own, strict=True):
         output = model.generate(
             torch.tensor([prompt]), max_new_tokens=12, do_sample=False, eos_token_id=None, pad_token_id=0,
@@ -117,17 +116,17 @@ def test_the_logits_are_those_of_generate(step):
 
 def test_with_int8_weights_the_logits_are_those_of_generate():
     model = use_native_decoding(tiny_model(), "int8")
-    (together,) = written_together(StoryBatch(model, 8, 64), PROMPTS[:1], 12)
+    (together,) = decoded_together(ContinuousBatch(model, 8, 64), PROMPTS[:1], 12)
     config = {"max_new_tokens": 12, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
     output = model.generate(torch.tensor(PROMPTS[:1]), **config, output_logits=True, return_dict_in_generate=True)
     assert torch.equal(together, torch.cat(output.logits))
-    (exact,) = written_alone(StoryBatch(tiny_model(), 8, 64), PROMPTS[:1], 1)
+    (exact,) = decoded_alone(ContinuousBatch(tiny_model(), 8, 64), PROMPTS[:1], 1)
     assert not torch.equal(together[:1], exact)
 
 
-def test_hooks_of_the_model_are_not_passed_by():
+def test_hooks_of_the_model_are_called():
     model, calls = tiny_model(), []
-    batch = StoryBatch(model, 4, 64)
+    batch = ContinuousBatch(model, 4, 64)
     hook = model.register_forward_hook(lambda *_: calls.append(1))
     batch.add(PROMPTS[0])
     batch.step([3])
@@ -135,52 +134,52 @@ def test_hooks_of_the_model_are_not_passed_by():
     assert batch.native and len(calls) == 2
 
 
-def test_where_rows_feel_each_other_each_is_decoded_by_itself():
-    """The control: a model whose logits depend on the row is caught, and told right all the same."""
+def test_dependent_rows_are_decoded_one_at_a_time():
+    """The control: a model whose logits depend on the row is caught, and model_and_tokenizer right all the same."""
     model = tiny_model()
 
     def favour_rows(module, inputs, logits):
         return logits + 0.5 * torch.arange(len(logits))[:, None, None] * torch.arange(logits.shape[-1])
 
-    alone = written_alone(StoryBatch(model, 8, 64), PROMPTS[:5], 6)
+    alone = decoded_alone(ContinuousBatch(model, 8, 64), PROMPTS[:5], 6)
     hook = model.lm_head.register_forward_hook(favour_rows)
-    batch = StoryBatch(model, 8, 64)
-    together = written_together(batch, PROMPTS[:5], 6)
+    batch = ContinuousBatch(model, 8, 64)
+    together = decoded_together(batch, PROMPTS[:5], 6)
     hook.remove()
     assert batch.exact_sizes == []
     for one, other in zip(alone, together, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
 
 
-def test_what_is_no_number_stays_in_its_own_row(step):
+def test_nan_stays_in_its_own_row(step):
     model = tiny_model()
-    batch = StoryBatch(model, 4, 64)
-    clean = written_alone(batch, PROMPTS[:1], 8)[0]
+    batch = ContinuousBatch(model, 4, 64)
+    clean = decoded_alone(batch, PROMPTS[:1], 8)[0]
     batch.add(PROMPTS[1])
     with torch.inference_mode():
         for layer in batch.layers:
             layer.keys[0], layer.values[0] = torch.nan, torch.nan
     assert batch.step([3])[0].isnan().any()
     batch.remove(0)
-    assert torch.equal(written_alone(batch, PROMPTS[:1], 8)[0], clean)
+    assert torch.equal(decoded_alone(batch, PROMPTS[:1], 8)[0], clean)
 
 
-def test_a_model_that_forgets_is_refused():
+def test_a_model_with_a_sliding_window_is_refused():
     model = MistralForCausalLM(MistralConfig(**SHAPE, sliding_window=8))
-    with pytest.raises(UserError, match="keeps only part"):
-        StoryBatch(model, 4, 64)
+    with pytest.raises(UserError, match="only part of a text"):
+        ContinuousBatch(model, 4, 64)
 
 
 @pytest.mark.parametrize(
     ("seconds", "best"), [([1.0, 0.9, 0.88], 1), ([1.0, 0.6, 0.55], 2), ([1.0, 0.95, 0.3], 3), ([1.0, 2.0, 2.0], 1)]
 )
-def test_as_many_threads_as_help(seconds, best, monkeypatch):
+def test_the_number_of_threads_is_chosen_by_speed(seconds, best, monkeypatch):
     """With three threads, one, two and three are tried."""
-    monkeypatch.setattr(StoryBatch, "_step_time", lambda batch, threads: seconds[threads - 1])
+    monkeypatch.setattr(ContinuousBatch, "_step_time", lambda batch, threads: seconds[threads - 1])
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(3)
-        assert StoryBatch(tiny_model(), 4, 64).threads == torch.get_num_threads() == best
+        assert ContinuousBatch(tiny_model(), 4, 64).threads == torch.get_num_threads() == best
     finally:
         torch.set_num_threads(before)
 
@@ -189,7 +188,7 @@ def test_steps_are_timed():
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(2)
-        batch = StoryBatch(tiny_model(), 4, 64)
+        batch = ContinuousBatch(tiny_model(), 4, 64)
         assert batch.threads == torch.get_num_threads() and batch.threads in (1, 2)
         assert 0 < batch._step_time(1) < 1
     finally:
@@ -197,7 +196,7 @@ def test_steps_are_timed():
 
 
 @pytest.fixture(scope="module")
-def told(tiny_run):
+def model_and_tokenizer(tiny_run):
     """Model and tokenizer of the tiny run."""
     return load_model(str(tiny_run))
 
@@ -205,8 +204,8 @@ def told(tiny_run):
 # ---- text
 
 
-def test_pieces_are_whole_characters_and_the_whole_text(told):
-    _, tokenizer = told
+def test_pieces_are_complete_characters_and_the_complete_text(model_and_tokenizer):
+    _, tokenizer = model_and_tokenizer
     head = tokenizer(PROMPT)["input_ids"]
     rng = random.Random(0)
     broken = 0
@@ -215,7 +214,7 @@ def test_pieces_are_whole_characters_and_the_whole_text(told):
         ids = tokenizer("".join(words), add_special_tokens=False)["input_ids"]
         if rng.random() < 0.3:
             ids = [rng.randrange(3, 259) for _ in range(rng.randint(1, 12))]
-        text = StoryText(tokenizer, head)
+        text = Detokenizer(tokenizer, head)
         pieces = [text.push(token) for token in ids]
         rest = text.close()
         assert "".join(pieces) + rest == tokenizer.decode(head + ids)[len(tokenizer.decode(head)) :]
@@ -228,11 +227,11 @@ def test_pieces_are_whole_characters_and_the_whole_text(told):
 @pytest.mark.parametrize(
     "stop", [("day",), ("e d",), ("\n\n",), ("nothing like it", "fox ran"), ("x",), (" the end",)]
 )
-def test_nothing_of_a_stop_string_is_sent(stop, told):
-    _, tokenizer = told
+def test_nothing_of_a_stop_string_is_sent(stop, model_and_tokenizer):
+    _, tokenizer = model_and_tokenizer
     story = " was a fox. The fox ran all the day.\n\nThe end, the e"
     ids = tokenizer(story, add_special_tokens=False)["input_ids"]
-    text = StoryText(tokenizer, tokenizer("There")["input_ids"], stop)
+    text = Detokenizer(tokenizer, tokenizer("There")["input_ids"], stop)
     sent = ""
     for token in ids:
         sent += text.push(token)
@@ -245,25 +244,25 @@ def test_nothing_of_a_stop_string_is_sent(stop, told):
     assert sent == story[: min(places, default=len(story))]
 
 
-def test_tokens_have_names(told):
-    _, tokenizer = told
+def test_text_of_tokens(model_and_tokenizer):
+    _, tokenizer = model_and_tokenizer
     fox = tokenizer("🦊", add_special_tokens=False)["input_ids"]
-    names = [token_name(tokenizer, token) for token in fox]
+    names = [token_text(tokenizer, token) for token in fox]
     assert len(fox) > 1 and all(name and "\ufffd" not in name for name in names)
-    assert token_name(tokenizer, tokenizer(" the", add_special_tokens=False)["input_ids"][0]) == " the"
+    assert token_text(tokenizer, tokenizer(" the", add_special_tokens=False)["input_ids"][0]) == " the"
 
 
 # ---- the engine
 
 
-def order(prompt_ids, **changes):
+def request_for(prompt_ids, **changes):
     settings = {
         "max_tokens": 40,
-        "sampling": Sampling.of_preset("balanced"),
+        "sampling": SamplingSettings.from_preset("balanced"),
         "seed": 1,
         "deadline": time.monotonic() + 60,
     }
-    return Order(prompt_ids=prompt_ids, **{**settings, **changes})
+    return GenerationRequest(prompt_ids=prompt_ids, **{**settings, **changes})
 
 
 def make_slow(model, seconds, end):
@@ -314,9 +313,9 @@ class Reader:
         return "".join(event.text for event in events[:-1]), events[-1]
 
 
-def write(engine, *orders):
-    readers = [Reader() for _ in orders]
-    return readers, engine.submit(list(orders), [reader.events.put for reader in readers])
+def write(engine, *requests):
+    readers = [Reader() for _ in requests]
+    return readers, engine.submit(list(requests), [reader.events.put for reader in readers])
 
 
 @pytest.fixture(scope="module")
@@ -325,39 +324,50 @@ def engine(tiny_run):
         yield engine
 
 
+def test_unsupported_settings_are_named():
+    config = GenerationConfig(do_sample=True, temperature=0.7, min_p=0.1, no_repeat_ngram_size=3)
+    assert unsupported_settings(config) == ["min_p", "no_repeat_ngram_size"]
+    assert unsupported_settings(GenerationConfig(**PRESETS["balanced"], do_sample=True, eos_token_id=0)) == []
+
+
 @pytest.mark.parametrize("preset", [*PRESETS, GREEDY])
-def test_a_story_is_that_of_the_command_line(preset, engine, tiny_run, told):
+def test_a_completion_is_that_of_generate(preset, engine, tiny_run, model_and_tokenizer):
     """The same seed tells the same story as `tinystories generate`, whose text is that of `model.generate`."""
-    model, tokenizer = told
+    model, tokenizer = model_and_tokenizer
     ids = tokenizer(PROMPT)["input_ids"]
     for seed in range(3):
-        (reader,), _ = write(engine, order(ids, sampling=Sampling.of_preset(preset), seed=seed))
+        (reader,), _ = write(engine, request_for(ids, sampling=SamplingSettings.from_preset(preset), seed=seed))
         text, end = reader.all()
         assert PROMPT + text == generate_story(model, tokenizer, PROMPT, preset=preset, seed=seed, max_new_tokens=40)
         assert end.prompt_tokens == len(ids) and end.completion_tokens <= 40
 
 
-def test_a_story_is_the_same_whatever_else_is_told(engine, told):
-    _, tokenizer = told
+def test_a_completion_does_not_depend_on_the_others(engine, model_and_tokenizer):
+    _, tokenizer = model_and_tokenizer
     prompts = [PROMPT, "One day", "The happy cat found", "A", '"Look!" said']
-    orders = [
-        order(tokenizer(prompt)["input_ids"], seed=seed, sampling=Sampling.of_preset(preset), max_tokens=30 + seed)
+    requests = [
+        request_for(
+            tokenizer(prompt)["input_ids"],
+            seed=seed,
+            sampling=SamplingSettings.from_preset(preset),
+            max_tokens=30 + seed,
+        )
         for prompt in prompts
         for seed, preset in enumerate(("creative", "plain", GREEDY))
     ]
-    alone = [write(engine, one)[0][0].all()[0] for one in orders]
-    readers, _ = write(engine, *orders)
+    alone = [write(engine, one)[0][0].all()[0] for one in requests]
+    readers, _ = write(engine, *requests)
     assert [reader.all()[0] for reader in readers] == alone
     assert len(set(alone)) == len(alone)
 
 
-def test_logprobs_are_the_models(engine, told):
-    model, tokenizer = told
+def test_logprobs_are_those_of_the_model(engine, model_and_tokenizer):
+    model, tokenizer = model_and_tokenizer
     ids = tokenizer(PROMPT + " a dog. It saw the sea.")["input_ids"]
     with torch.inference_mode():
         want = model(torch.tensor([ids], device=model.device)).logits[0].log_softmax(-1)
-    greedy = Sampling.of_preset(GREEDY)
-    (reader,), _ = write(engine, order(ids, max_tokens=3, logprobs=2, prompt_logprobs=True, sampling=greedy))
+    greedy = SamplingSettings.from_preset(GREEDY)
+    (reader,), _ = write(engine, request_for(ids, max_tokens=3, logprobs=2, prompt_logprobs=True, sampling=greedy))
     prompt = reader.first()
     assert prompt.of_prompt and prompt.text == "" and len(prompt.tokens) == len(ids)
     assert prompt.tokens[0].logprob is None
@@ -369,16 +379,16 @@ def test_logprobs_are_the_models(engine, told):
             assert token.logprob == max(token.alternatives.values()) and token.text in event.text
 
 
-def test_ways_to_end(engine, told):
-    ids = told[1](PROMPT)["input_ids"]
-    whole = generate_story(*told, PROMPT, preset=GREEDY, max_new_tokens=40)[len(PROMPT) :]
+def test_finish_reasons(engine, model_and_tokenizer):
+    ids = model_and_tokenizer[1](PROMPT)["input_ids"]
+    whole = generate_story(*model_and_tokenizer, PROMPT, preset=GREEDY, max_new_tokens=40)[len(PROMPT) :]
     mark = whole[30:34]
     readers, _ = write(
         engine,
-        order(ids, max_tokens=3),
-        order(ids, max_tokens=0, prompt_logprobs=True, logprobs=0),
-        order(ids, stop=("zzz", mark), sampling=Sampling.of_preset(GREEDY)),
-        order(ids, deadline=time.monotonic() - 1),
+        request_for(ids, max_tokens=3),
+        request_for(ids, max_tokens=0, prompt_logprobs=True, logprobs=0),
+        request_for(ids, stop=("zzz", mark), sampling=SamplingSettings.from_preset(GREEDY)),
+        request_for(ids, deadline=time.monotonic() - 1),
     )
     (_, length), (nothing, none), (sentence, stop), (late, time_over) = (reader.all() for reader in readers)
     assert (length.reason, length.completion_tokens) == ("length", 3)
@@ -387,9 +397,9 @@ def test_ways_to_end(engine, told):
     assert (time_over.reason, late) == ("time", "")
 
 
-def test_a_story_ends_by_itself_where_generate_ends(tiny_run, told):
+def test_a_completion_ends_at_the_eos_tokens_of_generate(tiny_run, model_and_tokenizer):
     """Here at a word that the model's own settings name beside the end of text."""
-    model, tokenizer = told
+    model, tokenizer = model_and_tokenizer
     inputs, settings = (
         tokenizer(PROMPT, return_tensors="pt")["input_ids"],
         {"do_sample": False, "repetition_penalty": 1.0},
@@ -399,135 +409,137 @@ def test_a_story_ends_by_itself_where_generate_ends(tiny_run, told):
     output = model.generate(inputs, **settings, max_new_tokens=9, eos_token_id=ends)[0].tolist()
     with engine_of(tiny_run, eos_token_id=ends) as engine:
         ids = inputs[0].tolist()
-        (reader,), _ = write(engine, order(ids, sampling=Sampling.of_preset(GREEDY), max_tokens=100))
+        (reader,), _ = write(engine, request_for(ids, sampling=SamplingSettings.from_preset(GREEDY), max_tokens=100))
         text, end = reader.all()
     assert end.reason == "stop" and end.completion_tokens == len(output) - len(ids) - 1
     assert PROMPT + text == tokenizer.decode(output[:-1], skip_special_tokens=True)
 
 
-def test_who_leaves_gets_no_more(tiny_run, told):
-    ids = told[1](PROMPT)["input_ids"]
+def test_a_cancelled_request_gets_no_more_events(tiny_run, model_and_tokenizer):
+    ids = model_and_tokenizer[1](PROMPT)["input_ids"]
     with engine_of(tiny_run, slow=0.01, max_batch=2, max_queue=4) as engine:
-        readers, tickets = write(engine, *[order(ids, max_tokens=100, seed=seed) for seed in range(4)])
+        readers, states = write(engine, *[request_for(ids, max_tokens=100, seed=seed) for seed in range(4)])
         readers[0].first()
-        for ticket in tickets:
-            engine.cancel(ticket)
-        written = engine.tokens_written
+        for state in states:
+            engine.cancel(state)
+        written = engine.tokens_generated
         assert engine.queue_length == 0
         for _ in range(100):
             if not engine.running:
                 break
             time.sleep(0.01)
-        assert not engine.running and engine.tokens_written <= written + 4
-        (reader,), _ = write(engine, order(ids, max_tokens=2))
+        assert not engine.running and engine.tokens_generated <= written + 4
+        (reader,), _ = write(engine, request_for(ids, max_tokens=2))
         assert reader.all()[1].completion_tokens == 2
         assert readers[0].events.qsize() <= 4 and readers[3].events.empty()
 
 
-def test_more_than_there_is_room_for_is_refused(tiny_run, told):
-    ids = told[1](PROMPT)["input_ids"]
+def test_requests_beyond_the_queue_are_refused(tiny_run, model_and_tokenizer):
+    ids = model_and_tokenizer[1](PROMPT)["input_ids"]
     with engine_of(tiny_run, slow=0.02, max_batch=2, max_queue=3) as engine:
-        with pytest.raises(Refused):
-            write(engine, *[order(ids)] * 6)
-        readers, tickets = write(engine, *[order(ids, max_tokens=60)] * 5)
-        with pytest.raises(Refused) as refused:
-            write(engine, order(ids))
-        assert 1 <= refused.value.retry_after <= 60
-        for ticket in tickets[1:]:
-            engine.cancel(ticket)
-        (reader,), _ = write(engine, order(ids, max_tokens=1))
+        with pytest.raises(ServiceUnavailable):
+            write(engine, *[request_for(ids)] * 6)
+        readers, states = write(engine, *[request_for(ids, max_tokens=60)] * 5)
+        with pytest.raises(ServiceUnavailable) as refusal:
+            write(engine, request_for(ids))
+        assert 1 <= refusal.value.retry_after <= 60
+        for state in states[1:]:
+            engine.cancel(state)
+        (reader,), _ = write(engine, request_for(ids, max_tokens=1))
         assert reader.all()[1].reason == readers[0].all()[1].reason == "length"
 
 
-def test_waiting_has_an_end(tiny_run, told):
-    ids = told[1](PROMPT)["input_ids"]
+def test_a_queued_request_ends_by_its_deadline(tiny_run, model_and_tokenizer):
+    ids = model_and_tokenizer[1](PROMPT)["input_ids"]
     with engine_of(tiny_run, slow=0.02, max_batch=1, max_queue=3) as engine:
         soon = time.monotonic() + 0.3
-        readers, _ = write(engine, order(ids, max_tokens=100), order(ids), order(ids, deadline=soon))
+        readers, _ = write(engine, request_for(ids, max_tokens=100), request_for(ids), request_for(ids, deadline=soon))
         assert readers[2].all() == ("", Finished("time", len(ids), 0, 0.0))
         assert time.monotonic() < soon + 0.2 and engine.running == 1
 
 
-def test_after_drain_stories_finish_and_new_ones_are_refused(tiny_run, told):
-    ids = told[1](PROMPT)["input_ids"]
+def test_after_drain_completions_finish_and_new_requests_are_refused(tiny_run, model_and_tokenizer):
+    ids = model_and_tokenizer[1](PROMPT)["input_ids"]
     with engine_of(tiny_run, slow=0.02, max_batch=1) as engine:
-        readers, _ = write(engine, order(ids, max_tokens=10), order(ids, max_tokens=100))
+        readers, _ = write(engine, request_for(ids, max_tokens=10), request_for(ids, max_tokens=100))
         readers[0].first()
         engine.drain(0.6)
-        with pytest.raises(Refused, match="no new requests"):
-            write(engine, order(ids))
+        with pytest.raises(ServiceUnavailable, match="no new requests"):
+            write(engine, request_for(ids))
         assert readers[0].all()[1].reason == "length"
         text, end = readers[1].all()
         assert end.reason == "shutdown" and text and 0 < end.completion_tokens < 100
 
 
-def test_closing_ends_all_stories(tiny_run, told):
-    ids = told[1](PROMPT)["input_ids"]
+def test_closing_ends_all_completions(tiny_run, model_and_tokenizer):
+    ids = model_and_tokenizer[1](PROMPT)["input_ids"]
     with engine_of(tiny_run, slow=0.02, max_batch=1) as engine:
-        readers, _ = write(engine, order(ids, max_tokens=100), order(ids))
+        readers, _ = write(engine, request_for(ids, max_tokens=100), request_for(ids))
         readers[0].first()
     assert [reader.all()[1].reason for reader in readers] == ["shutdown", "shutdown"]
 
 
-def test_a_token_that_there_is_not_is_refused_before_the_model_is_asked():
+def test_an_unknown_token_is_refused_before_the_forward_pass():
     with pytest.raises(ValueError, match="no token 96"):
-        StoryBatch(tiny_model(), 2, 64).add([3, 96])
+        ContinuousBatch(tiny_model(), 2, 64).add([3, 96])
 
 
-@pytest.mark.parametrize("where", ["prompt", "settings", "step", "token"])
-def test_a_fault_ends_only_what_it_touches(where, tiny_run, told, monkeypatch):
-    ids = told[1](PROMPT)["input_ids"]
+@pytest.mark.parametrize("where", ["prompt", "seed", "step", "token"])
+def test_an_error_ends_only_the_completions_it_concerns(where, tiny_run, model_and_tokenizer, monkeypatch):
+    ids = model_and_tokenizer[1](PROMPT)["input_ids"]
     with engine_of(tiny_run, slow=0.01, max_batch=2) as engine:
-        (other,), _ = write(engine, order(ids, max_tokens=30))
+        (other,), _ = write(engine, request_for(ids, max_tokens=30))
         other.first()
         if where == "prompt":  # a token that there is not
-            bad = order([0, 10**6])
-        elif where == "settings":  # which transformers refuses
-            bad = order(ids, sampling=Sampling(top_k=-1))
+            bad = request_for([0, 10**6])
+        elif where == "seed":  # which torch refuses
+            bad = request_for(ids, seed=2**70)
         elif where == "token":  # no number comes out of this
-            bad = order(ids, sampling=Sampling(temperature=1e-45))
+            bad = request_for(ids, sampling=SamplingSettings(temperature=1e-45))
         else:
             monkeypatch.setattr(engine._batch, "_decode", None)
-            bad = order(ids)
+            bad = request_for(ids)
         (reader,), _ = write(engine, bad)
         assert reader.all()[1].reason == "error"
         assert other.all()[1].reason == ("error" if where == "step" else "length")
         monkeypatch.undo()
-        (again,), _ = write(engine, order(ids, max_tokens=5))
+        (again,), _ = write(engine, request_for(ids, max_tokens=5))
         assert again.all()[1].reason == "length"
 
 
-def test_a_listener_that_fails_harms_nobody(engine, told):
-    ids = told[1](PROMPT)["input_ids"]
+def test_a_failing_callback_affects_no_other_request(engine, model_and_tokenizer):
+    ids = model_and_tokenizer[1](PROMPT)["input_ids"]
 
     def closed(event):
         raise RuntimeError("Event loop is closed")
 
     reader = Reader()
-    engine.submit([order(ids), order(ids, max_tokens=5)], [closed, reader.events.put])
+    engine.submit([request_for(ids), request_for(ids, max_tokens=5)], [closed, reader.events.put])
     assert reader.all()[1].reason == "length"
 
 
-def test_a_model_that_cannot_be_loaded_is_told(tmp_path):
+def test_a_model_that_cannot_be_loaded(tmp_path):
     changed = threading.Event()
     engine = Engine(partial(load_model, str(tmp_path / "none")), on_state=changed.set)
-    with pytest.raises(Refused, match="still loading"):
+    with pytest.raises(ServiceUnavailable, match="still loading"):
         engine.submit([], [])
     engine.start()
     assert changed.wait(30) and engine.state == "failed" and isinstance(engine.error, UserError)
-    with pytest.raises(Refused):
+    with pytest.raises(ServiceUnavailable):
         engine.submit([], [])
 
 
 # ---- settings
 
 
-def test_options_win_over_the_environment():
+def test_options_take_precedence_over_the_environment():
     environment = {"CHECKPOINT_PATH": "runs/a", "TOKENIZER_PATH": "tok", "DEVICE": "cuda:1", "PORT": "8000"}
-    assert read_settings({}, environment) == Settings("runs/a", "tok", "cuda:1", port=8000)
+    assert read_settings({}, environment) == ServerSettings("runs/a", "tok", "cuda:1", port=8000)
     given = {"checkpoint": "runs/b", "device": "cpu", "port": 9000, "tokenizer": None, "verb": "serve"}
-    assert read_settings(given, environment) == Settings("runs/b", "tok", "cpu", port=9000)
-    assert read_settings({"checkpoint": "runs/b"}, {}) == Settings("runs/b") == Settings("runs/b", port=7779)
+    assert read_settings(given, environment) == ServerSettings("runs/b", "tok", "cpu", port=9000)
+    assert (
+        read_settings({"checkpoint": "runs/b"}, {}) == ServerSettings("runs/b") == ServerSettings("runs/b", port=7779)
+    )
 
 
 @pytest.mark.parametrize(
@@ -542,7 +554,7 @@ def test_options_win_over_the_environment():
         ({"checkpoint": "a", "dtype": "int8", "device": "cuda:0"}, "--device"),
     ],
 )
-def test_settings_that_cannot_be(given, word):
+def test_invalid_settings(given, word):
     with pytest.raises(UserError, match=word):
         read_settings(given, {})
 

@@ -20,7 +20,7 @@ from tinystories.generation.generate import generate_story
 from tinystories.hub.release import load_run
 from tinystories.runs.loading import load_model
 from tinystories.serving.serve import load
-from tinystories.serving.settings import Settings
+from tinystories.serving.settings import ServerSettings
 from tinystories.tokenization import train_bpe, vocabulary_size
 from tinystories.utils.errors import UserError
 
@@ -113,7 +113,7 @@ def test_a_model_is_trained_with_any_tokenizer_and_used_everywhere(kind, stories
     scores = score_stories(model, tokenizer, stories[:3], progress=False)
     assert np.isfinite(scores.nats).all() and scores.nats.min() > 0
     assert generate_story(*load_model(str(run)), "Once upon a time", seed=1, max_new_tokens=5)
-    load(Settings(checkpoint=str(run)))
+    load(ServerSettings(checkpoint=str(run)))
     export_stock(run, tmp_path / "stock")
     assert AutoModelForCausalLM.from_pretrained(tmp_path / "stock").config.vocab_size == size
 
@@ -144,7 +144,7 @@ def test_a_tokenizer_for_another_model_is_refused(tiny_run, stories, tmp_path):
     renumbered(stories, 900).save_pretrained(run)
     for use in (
         load_run,
-        lambda run: load(Settings(checkpoint=str(run))),
+        lambda run: load(ServerSettings(checkpoint=str(run))),
         lambda run: export_stock(run, tmp_path / "x"),
     ):
         with pytest.raises(UserError, match="901"):

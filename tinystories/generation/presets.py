@@ -51,8 +51,11 @@ class SamplingSettings:
         return cls(**{name: value for name, value in given.items() if value is not None})
 
     def replace(self, **changes: float | None) -> "SamplingSettings":
-        """A copy with the changes that are not None."""
-        return dataclasses.replace(self, **{name: value for name, value in changes.items() if value is not None})
+        """A copy with the changes that are not None; many clients write a `top_k` of -1 for 0."""
+        given = {name: value for name, value in changes.items() if value is not None}
+        if given.get("top_k") == -1:
+            given["top_k"] = 0
+        return dataclasses.replace(self, **given)
 
 
 def check_preset(preset: str) -> None:

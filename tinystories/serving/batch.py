@@ -1,23 +1,15 @@
-"""Many stories in one forward pass, each with the logits that it would have alone, bit for bit.
+"""Decoding of many sequences in one forward pass, each with bit-identical logits to those it has alone.
 
-Design decisions
-- **A row for each story, at its own length.** Keys and values of all stories lie in one tensor a layer; a story writes
-  its next token at its own place, and a mask hides what is behind it. Nothing is padded on the left, so a story's
-  positions are those of `generate`, and joining or leaving moves nobody else.
-- **The native step where there is one** (`tinystories.generation.native`). A row's bits there do not depend on the
-  number of rows, so a story is also, bit for bit, the one that `generate` tells. What follows is for other models and
-  machines.
-- **A row does not feel its neighbours.** torch's matrix products round differently for different numbers of rows: one
-  row goes through another kernel than four. That is enough to turn a story at a near tie. So only numbers of rows are
-  used that were found, with this model on this machine, to give the same bits wherever a row lies
-  (`find_exact_sizes`); what is left over is filled with rows that nobody reads. On an x86 CPU these are 4, 8, 16, ...;
-  where there are none, each row is decoded by itself.
-- **Attention written out** ("eager"). For one new token a row it is as fast as torch's fused kernel, whose bits depend
-  on the thread that a row falls to.
-- **As many threads as help.** A second one makes a small model slower, the more so where the machine has other work,
-  as this server's own. So before anything else a step is timed with one thread, two, four, ..., and the fewest are
-  kept that are nearly as fast as any (`settle_threads`).
-- **The prompt alone.** It is read in a forward pass of its own, so it cannot depend on others, either.
+- Each sequence has a row of the cache and its own length; a mask hides what is behind it. Nothing is padded, so
+  sequences join and leave without moving others.
+- The native step, where available, computes each row independently of the number of rows, so a completion is also
+  bit-identical to that of `generate`. The following is for other models and devices.
+- Matrix products of torch round differently for different numbers of rows. So only numbers of rows are used for which
+  this model, on this machine, gave the same bits for every row; unused rows are filled. On an x86 CPU these are
+  4, 8, 16, ...; where there are none, rows are decoded one at a time.
+- Attention is "eager": for one token per row as fast as torch's fused kernel, whose bits depend on the thread.
+- A second thread slows down a small model. So a step is timed with one, two, four, ... threads, and the smallest
+  number is used that is about as fast as any.
 """
 
 import time
@@ -31,45 +23,45 @@ from ..generation.native.model import NativeDecodingMixin, use_native_decoding
 from ..utils.errors import UserError
 
 
-EXTENT = 64  # the part of the cache that is looked at grows by so many positions
-WORTH = 0.85  # more threads are used where they take less than this share of the time
+EXTENT_STEP = 64  # positions by which the visible part of the cache grows
+MORE_THREADS_BELOW = 0.85  # more threads are used where they take less than this fraction of the time
 
 
-class StoryBatch:
-    """Up to `capacity` stories that are written at once; row i is the story that was added i-th, until one leaves.
+class ContinuousBatch:
+    """Up to `capacity` sequences; row i is the i-th that was added, until one is removed.
 
     Args:
-        model: a causal model of transformers with keys and values for every position; it is set to "eager" attention.
-        capacity: most stories at once.
-        context: most tokens of a story.
+        model: a causal model of transformers; it is set to "eager" attention.
+        capacity: maximum number of sequences.
+        context: maximum length of a sequence.
 
     Raises:
-        UserError: for a model whose cache keeps only part of a story.
+        UserError: for a model whose cache keeps only part of a sequence.
     """
 
     def __init__(self, model: PreTrainedModel, capacity: int, context: int):
         model.set_attn_implementation("eager")
         self.model, self.capacity, self.context = model, capacity, context
         self.lengths: list[int] = []
-        self.layers = [_RowsLayer(self, layer.keys) for layer in self._probe().layers]
+        self.layers = [_RowsLayer(self, layer.keys) for layer in self._example_cache().layers]
         if not isinstance(model, NativeDecodingMixin):
             use_native_decoding(model, warn=False)
         self.native = self._decode_natively([0], [0], slice(1)) is not None
         self._cache = Cache(layers=self.layers)
-        self.threads = self.settle_threads()
+        self.threads = self.choose_threads()
         self.exact_sizes = self.find_exact_sizes()
         if self.native and capacity in self.exact_sizes:
-            self.exact_sizes = list(range(1, capacity + 1))  # a row is summed by itself there
+            self.exact_sizes = list(range(1, capacity + 1))  # rows are independent there
 
     def __len__(self) -> int:
         return len(self.lengths)
 
     @torch.inference_mode()
-    def _probe(self) -> DynamicCache:
+    def _example_cache(self) -> DynamicCache:
         cache = DynamicCache(config=self.model.config)
         self._forward(torch.zeros(1, 1, dtype=torch.long, device=self.model.device), past_key_values=cache)
         if any(type(layer) not in (DynamicLayer, PreallocatedCacheLayer) for layer in cache.layers):
-            raise UserError("This model keeps only part of a text in its cache, which the server cannot batch.")
+            raise UserError("The server does not support models whose cache keeps only part of a text.")
         return cache
 
     def _forward(self, ids: torch.Tensor, **arguments) -> torch.Tensor:
@@ -77,25 +69,27 @@ class StoryBatch:
 
     @torch.inference_mode()
     def add(self, prompt_ids: list[int], all_logits: bool = False) -> torch.Tensor:
-        """Read a prompt and make it the last row. Returns the logits `[1, vocab]` after it, or with `all_logits`
-        those after each of its tokens `[length, vocab]`.
+        """Process a prompt, in a forward pass of its own, and make it the last row.
+
+        Returns:
+            the logits after the prompt `[1, vocab]`, or with `all_logits` after each of its tokens `[length, vocab]`.
 
         Raises:
-            ValueError: for a token that the model does not have: on a GPU, asking for it would end all stories.
+            ValueError: for a token that is not in the model's vocabulary; on a GPU, it would end all completions.
         """
         if max(prompt_ids) >= self.model.get_input_embeddings().num_embeddings:
             raise ValueError(f"The model has no token {max(prompt_ids)}: this is not its tokenizer.")
         cache = DynamicCache(config=self.model.config)
         ids = torch.tensor([prompt_ids], device=self.model.device)
         logits = self._forward(ids, past_key_values=cache, logits_to_keep=0 if all_logits else 1)[0]
-        for layer, read in zip(self.layers, cache.layers, strict=True):
-            layer.fill(len(self.lengths), read.keys[0], read.values[0])
+        for layer, prompt in zip(self.layers, cache.layers, strict=True):
+            layer.fill(len(self.lengths), prompt.keys[0], prompt.values[0])
         self.lengths.append(len(prompt_ids))
         return logits
 
     @torch.inference_mode()
     def remove(self, row: int) -> None:
-        """Take a story out; the last row takes its place."""
+        """Remove a sequence; the last row takes its place."""
         last = len(self.lengths) - 1
         if row != last:
             for layer in self.layers:
@@ -104,60 +98,59 @@ class StoryBatch:
         self.lengths.pop()
 
     def clear(self) -> None:
-        """Take all stories out."""
         self.lengths = []
 
     def step(self, tokens: list[int]) -> torch.Tensor:
-        """Append a token to each story: the logits `[stories, vocab]` after it."""
-        stories, places = len(self.lengths), self.lengths
+        """Append a token to each sequence and return the logits after it `[sequences, vocab]`."""
+        count, positions = len(self.lengths), self.lengths
         if self.exact_sizes:
-            fill = [0] * (min(size for size in self.exact_sizes if size >= stories) - stories)
-            logits = self._decode(0, tokens + fill, places + fill)[:stories]
+            fill = [0] * (min(size for size in self.exact_sizes if size >= count) - count)
+            logits = self._decode(0, tokens + fill, positions + fill)[:count]
         else:
-            logits = torch.cat([self._decode(row, [tokens[row]], [places[row]]) for row in range(stories)])
+            logits = torch.cat([self._decode(row, [tokens[row]], [positions[row]]) for row in range(count)])
         self.lengths = [length + 1 for length in self.lengths]
         return logits
 
     @torch.inference_mode()
-    def _decode(self, first: int, tokens: list[int], places: list[int]) -> torch.Tensor:
-        """Logits `[rows, vocab]` of the rows from `first`, whose `tokens` stand at `places`."""
+    def _decode(self, first: int, tokens: list[int], positions: list[int]) -> torch.Tensor:
+        """Logits `[rows, vocab]` of the rows from `first` on, after `tokens` at `positions`."""
         device = self.model.device
         rows = slice(first, first + len(tokens))
-        if self.native and (logits := self._decode_natively(tokens, places, rows)) is not None:
+        if self.native and (logits := self._decode_natively(tokens, positions, rows)) is not None:
             return logits
-        positions = torch.tensor(places, device=device)
-        extent = min(self.context, (max(places) // EXTENT + 1) * EXTENT)
+        extent = min(self.context, (max(positions) // EXTENT_STEP + 1) * EXTENT_STEP)
+        positions = torch.tensor(positions, device=device)
         self.rows = torch.arange(first, first + len(tokens), device=device)
-        self.places, self.seen = positions, (rows, slice(None), slice(extent))
-        visible = torch.arange(extent, device=device) <= positions[:, None]
+        self.positions, self.visible = positions, (rows, slice(None), slice(extent))
         mask = torch.zeros(len(tokens), 1, 1, extent, dtype=self.model.dtype, device=device)
-        mask.masked_fill_(~visible[:, None, None], float("-inf"))
+        behind = torch.arange(extent, device=device) > positions[:, None]
+        mask.masked_fill_(behind[:, None, None], float("-inf"))
         ids = torch.tensor(tokens, device=device)[:, None]
-        places = {"position_ids": positions[:, None], "past_key_values": self._cache}
-        return self._forward(ids, attention_mask=mask, **places)[:, -1]
+        options = {"position_ids": positions[:, None], "past_key_values": self._cache}
+        return self._forward(ids, attention_mask=mask, **options)[:, -1]
 
-    def _decode_natively(self, tokens: list[int], places: list[int], rows: slice) -> torch.Tensor | None:
-        """The same by the native step; None where there is none."""
+    def _decode_natively(self, tokens: list[int], positions: list[int], rows: slice) -> torch.Tensor | None:
+        """The same by the native step; None where it is not available."""
         if not isinstance(self.model, NativeDecodingMixin):
             return None
         keys, values = [layer.keys[rows] for layer in self.layers], [layer.values[rows] for layer in self.layers]
-        return self.model.row_logits(torch.tensor(tokens), torch.tensor(places), keys, values)
+        return self.model.row_logits(torch.tensor(tokens), torch.tensor(positions), keys, values)
 
-    def settle_threads(self) -> int:
-        """Let torch use as many threads as a step gains by, at most as many as it uses now; returns how many."""
+    def choose_threads(self) -> int:
+        """Set the number of torch's threads, at most the current one, and return it."""
         most = torch.get_num_threads()
         counts = sorted({2**power for power in range(most.bit_length())} | {most})
         if self.model.device.type != "cpu":
             return most
-        best, took = 1, self._step_time(1) if len(counts) > 1 else 0.0
+        best, fastest = 1, self._step_time(1) if len(counts) > 1 else 0.0
         for count in counts[1:]:
-            if (seconds := self._step_time(count)) < WORTH * took:
-                best, took = count, seconds
+            if (seconds := self._step_time(count)) < MORE_THREADS_BELOW * fastest:
+                best, fastest = count, seconds
         torch.set_num_threads(best)
         return best
 
     def _step_time(self, threads: int) -> float:
-        """Seconds of a step of one story and a step of a full batch, the shortest of some."""
+        """Seconds of a step of one row and a step of a full batch, each the shortest of several."""
         torch.set_num_threads(threads)
         shortest = []
         for rows in (1, self.capacity):
@@ -171,66 +164,61 @@ class StoryBatch:
 
     @torch.inference_mode()
     def find_exact_sizes(self) -> list[int]:
-        """Numbers of rows, ascending, for which a row's logits are the same bits, whatever its place and neighbours.
+        """Numbers of rows, ascending, for which a row has the same bits at any place and beside any other rows.
 
-        Looked for among the powers of two and the capacity, with this model and random caches. Empty: there are none.
+        Tried are the powers of two and the capacity, with random caches.
         """
-        if self.lengths:
-            raise RuntimeError("There are stories in the batch, whose caches this would overwrite.")
         generator = torch.Generator().manual_seed(0)
         sizes = sorted({2**power for power in range(self.capacity.bit_length())} | {self.capacity})
         for layer in self.layers:
             layer.randomize(generator)
-        for longest in {min(EXTENT, self.context), self.context}:
+        for longest in {min(EXTENT_STEP, self.context), self.context}:
             tokens = torch.randint(self.model.config.vocab_size, (self.capacity,), generator=generator).tolist()
-            places = torch.randint(longest, (self.capacity,), generator=generator).tolist()
-            places[0] = longest - 1
-            want = self._decode(0, tokens, places)
-            sizes = self._agreeing(sizes, want, tokens, places)
-            self._rotate()
-            rotated = self._decode(0, tokens[-1:] + tokens[:-1], places[-1:] + places[:-1])
+            positions = torch.randint(longest, (self.capacity,), generator=generator).tolist()
+            positions[0] = longest - 1
+            want = self._decode(0, tokens, positions)
+            sizes = [size for size in sizes if torch.equal(self._decode_in_parts(size, tokens, positions), want)]
+            for layer in self.layers:
+                layer.keys, layer.values = layer.keys.roll(1, 0), layer.values.roll(1, 0)
+            rotated = self._decode(0, tokens[-1:] + tokens[:-1], positions[-1:] + positions[:-1])
             if not torch.equal(rotated.roll(-1, 0), want):
                 sizes = []
         for layer in self.layers:
-            layer.clear()
+            layer.reset()
         return sizes
 
-    def _agreeing(self, sizes: list[int], want: torch.Tensor, tokens: list[int], places: list[int]) -> list[int]:
-        agreeing = []
-        for size in sizes:
-            starts = range(0, self.capacity - size + 1, size)
-            got = (self._decode(start, tokens[start : start + size], places[start : start + size]) for start in starts)
-            if all(torch.equal(logits, want[start : start + size]) for start, logits in zip(starts, got, strict=True)):
-                agreeing.append(size)
-        return agreeing
-
-    def _rotate(self) -> None:
-        for layer in self.layers:
-            layer.keys, layer.values = layer.keys.roll(1, 0), layer.values.roll(1, 0)
+    def _decode_in_parts(self, size: int, tokens: list[int], positions: list[int]) -> torch.Tensor:
+        """The logits of all rows, `size` at a time; a last part may overlap the one before it."""
+        logits = []
+        for start in range(0, self.capacity, size):
+            first = min(start, self.capacity - size)
+            part = self._decode(first, tokens[first : first + size], positions[first : first + size])
+            logits.append(part[start - first :])
+        return torch.cat(logits)
 
 
 class _RowsLayer(CacheLayerMixin):
-    """Keys and values `[capacity, heads, context, head_dim]` of a layer; the batch says which rows and places."""
+    """Keys and values of a layer `[capacity, heads, context, head_dim]`; the batch sets the rows and positions."""
 
     is_sliding = False
 
-    def __init__(self, batch: StoryBatch, example: torch.Tensor):
+    def __init__(self, batch: ContinuousBatch, example: torch.Tensor):
         super().__init__()
         self.batch = batch
-        _, heads, _, width = example.shape
-        shape = (batch.capacity, heads, batch.context, width)
+        _, heads, _, head_dim = example.shape
+        shape = (batch.capacity, heads, batch.context, head_dim)
         self.keys = torch.empty(shape, dtype=example.dtype, device=example.device)
         self.values = torch.empty_like(self.keys)
         self.is_initialized = True
 
     def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *args, **kwargs):
-        rows, places = self.batch.rows, self.batch.places
-        self.keys[rows, :, places] = key_states[:, :, 0]
-        self.values[rows, :, places] = value_states[:, :, 0]
-        return self.keys[self.batch.seen], self.values[self.batch.seen]
+        rows, positions = self.batch.rows, self.batch.positions
+        self.keys[rows, :, positions] = key_states[:, :, 0]
+        self.values[rows, :, positions] = value_states[:, :, 0]
+        return self.keys[self.batch.visible], self.values[self.batch.visible]
 
     def fill(self, row: int, keys: torch.Tensor, values: torch.Tensor) -> None:
-        """What is behind the prompt is cleared: a number there that is none would come through the mask."""
+        """Store a prompt `[heads, length, head_dim]`; the rest becomes 0, since NaN would pass through the mask."""
         for own, given in ((self.keys[row], keys), (self.values[row], values)):
             own[:, : given.shape[1]] = given
             own[:, given.shape[1] :] = 0
@@ -244,15 +232,15 @@ class _RowsLayer(CacheLayerMixin):
         for own in (self.keys, self.values):
             own.copy_(torch.randn(own.shape, generator=generator))
 
-    def clear(self) -> None:
-        """Fresh tensors, which on a CPU take no memory for rows that no story ever had."""
+    def reset(self) -> None:
+        """New tensors, which take no memory on a CPU for rows that are never used."""
         self.keys, self.values = torch.empty_like(self.keys), torch.empty_like(self.values)
 
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
         pass
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        return self.batch.seen[2].stop, 0
+        return self.batch.visible[2].stop, 0
 
     def get_seq_length(self) -> int:
         return 0

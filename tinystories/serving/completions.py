@@ -1,9 +1,8 @@
-"""OpenAI's `/v1/completions` and `/v1/models`, as its clients and lm-evaluation-harness use them.
+"""OpenAI's `/v1/completions` and `/v1/models`, as used by its clients and by lm-evaluation-harness.
 
-What the API has and this server does not do is taken only with the value that asks for nothing, and refused otherwise.
+Parameters of the API that this server does not support are accepted only with a value that changes nothing.
 """
 
-import dataclasses
 import secrets
 import time
 from collections.abc import AsyncIterator
@@ -13,16 +12,26 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationInfo, field_validator
 
-from ..generation.presets import GREEDY, MIN_TEMPERATURE
-from .engine import Event, Finished, Order, Piece, Token
-from .requests import Stories, while_connected
-from .responses import Invalid, refusal
-from .sampling import Sampling, chosen_seed
-from .served_model import MAX_PROMPT, UNFINISHED, Teller, event_stream, sse
+from ..generation.presets import GREEDY, MIN_TEMPERATURE, SamplingSettings
+from .engine import Event, Finished, GenerationRequest, TextDelta, TokenLogprob
+from .errors import InvalidInput, error_response
+from .served_model import MAX_PROMPT, UNFINISHED, ServedModel, event_stream, sse
+from .stream import CompletionStream, while_connected
 
 
 MAX_CHOICES = 16
-REASONS = {"stop": "stop", "length": "length", "time": "length", "shutdown": "length"}
+MAX_STOP_STRINGS, MAX_STOP_LENGTH = 4, 100
+FINISH_REASONS = {"stop": "stop", "length": "length", "time": "length", "shutdown": "length"}
+# Unsupported parameters, with the values that change nothing.
+UNSUPPORTED = {
+    "best_of": (None, 1),
+    "frequency_penalty": (None, 0),
+    "presence_penalty": (None, 0),
+    "logit_bias": (None, {}),
+    "suffix": (None, ""),
+    "service_tier": (None, "auto", "default"),
+    "store": (None, False),
+}
 
 
 def _kind(prompt) -> str:
@@ -41,17 +50,6 @@ Prompt = Annotated[
     | Annotated[list[Tokens], Several, Tag("lists of tokens")],
     Discriminator(_kind),
 ]
-MAX_STOP_STRINGS, MAX_STOP_LENGTH = 4, 100
-# What this server does not do, with the values that ask for nothing.
-NOT_SUPPORTED = {
-    "best_of": (None, 1),
-    "frequency_penalty": (None, 0),
-    "presence_penalty": (None, 0),
-    "logit_bias": (None, {}),
-    "suffix": (None, ""),
-    "service_tier": (None, "auto", "default"),
-    "store": (None, False),
-}
 
 
 class StreamOptions(BaseModel):
@@ -62,14 +60,13 @@ class StreamOptions(BaseModel):
 
     @field_validator("include_obfuscation")
     @classmethod
-    def _asks_for_nothing(cls, value: bool | None) -> None:
+    def _unsupported(cls, value: bool | None) -> None:
         if value:
             raise ValueError("include_obfuscation is not supported here")
 
 
 class CompletionRequest(BaseModel):
-    """OpenAI's parameters, and of generate's own `top_k` and `repetition_penalty`. What is left out is as the model's
-    folder says."""
+    """OpenAI's parameters, with `top_k` and `repetition_penalty`. Missing sampling settings are those of the model."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -82,7 +79,7 @@ class CompletionRequest(BaseModel):
     repetition_penalty: float | None = Field(None, ge=1.0, le=2.0)
     n: int | None = Field(None, ge=1, le=MAX_CHOICES)
     stop: str | list[str] | None = None
-    seed: int | None = Field(None, ge=-1, lt=2**32, description="-1: a random one, as where it is left out")
+    seed: int | None = Field(None, ge=-1, lt=2**32, description="-1: random, the default")
     logprobs: int | None = Field(None, ge=0, le=5)
     echo: bool | None = None
     stream: bool | None = None
@@ -99,21 +96,21 @@ class CompletionRequest(BaseModel):
     logit_bias: dict[str, float] | None = Field(None, description="only empty")
     suffix: str | None = Field(None, description="only empty")
 
-    @field_validator(*NOT_SUPPORTED, mode="before")
+    @field_validator(*UNSUPPORTED, mode="before")
     @classmethod
-    def _asks_for_nothing(cls, value, info: ValidationInfo):
+    def _unsupported(cls, value, info: ValidationInfo):
         if isinstance(value, dict) and not any(value.values()):
             value = {}
-        allowed = NOT_SUPPORTED[info.field_name]
-        if info.field_name == "best_of":  # of `n` completions the best `n` are all of them
-            allowed = (*allowed, info.data.get("n"))
-        if not any(value == one and isinstance(value, bool) == isinstance(one, bool) for one in allowed):
+        neutral = UNSUPPORTED[info.field_name]
+        if info.field_name == "best_of":  # the best `n` of `n` completions are all of them
+            neutral = (*neutral, info.data.get("n"))
+        if not any(value == one and isinstance(value, bool) == isinstance(one, bool) for one in neutral):
             raise ValueError("not supported here")
         return None
 
     @field_validator("stop", mode="before")
     @classmethod
-    def _within_limits(cls, stop):
+    def _stop_limits(cls, stop):
         given = [stop] if isinstance(stop, str) else stop or []
         if not isinstance(given, list) or not all(isinstance(text, str) for text in given):
             raise ValueError(f"must be a string or a list of at most {MAX_STOP_STRINGS} strings")
@@ -127,31 +124,28 @@ class CompletionRequest(BaseModel):
     def prompts(self) -> list[str] | list[list[int]]:
         return self.prompt if _kind(self.prompt) in ("texts", "lists of tokens") else [self.prompt]
 
-    def stop_strings(self) -> tuple[str, ...]:
-        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
-
-    def sampling(self, own: Sampling) -> Sampling:
+    def sampling(self, default: SamplingSettings) -> SamplingSettings:
         if self.temperature is not None and self.temperature < MIN_TEMPERATURE:
-            return dataclasses.replace(Sampling.of_preset(GREEDY), repetition_penalty=self.repetition_penalty or 1.0)
+            return SamplingSettings.from_preset(GREEDY).replace(repetition_penalty=self.repetition_penalty)
         names = ("temperature", "top_p", "top_k", "repetition_penalty")
-        return own.replace(**{name: getattr(self, name) for name in names})
+        return default.replace(**{name: getattr(self, name) for name in names})
 
 
-def completions_router(teller: Teller) -> APIRouter:
+def completions_router(model: ServedModel) -> APIRouter:
     router = APIRouter(prefix="/v1")
-    card = {"id": teller.name, "object": "model", "created": teller.started, "owned_by": "tinystories"}
+    card = {"id": model.name, "object": "model", "created": model.created, "owned_by": "tinystories"}
 
     def check_model(name: str) -> JSONResponse | None:
-        if name not in (teller.name, teller.settings.checkpoint):
-            message = f"There is no model {name!r} here; there is {teller.name!r}."
-            return refusal(404, message, field="model", code="model_not_found")
+        if name not in (model.name, model.settings.checkpoint):
+            message = f"There is no model {name!r} here; there is {model.name!r}."
+            return error_response(404, message, field="model", code="model_not_found")
 
     @router.get("/models")
-    async def models() -> dict:
+    async def list_models() -> dict:
         return {"object": "list", "data": [card]}
 
     @router.get("/models/{name:path}", response_class=Response)
-    async def model(name: str) -> Response:
+    async def retrieve_model(name: str) -> Response:
         return check_model(name) or JSONResponse(card)
 
     @router.post("/completions", response_class=Response)
@@ -159,74 +153,72 @@ def completions_router(teller: Teller) -> APIRouter:
         """OpenAI's completions: JSON, or with `stream` server-sent events that end with `[DONE]`."""
         if unknown := check_model(body.model):
             return unknown
-        teller.engine.check_ready()
-        orders, prompts = _orders(teller, body)
-        completion = _Completion(teller.name, body, orders, prompts)
-        stories = Stories(teller.engine, orders)
-        await stories.begin(request)
+        model.engine.check_ready()
+        requests, prompts = _generation_requests(model, body)
+        response = _CompletionResponse(model.name, body, requests, prompts)
+        stream = CompletionStream(model.engine, requests)
+        await stream.begin(request)
         if body.stream:
-            return event_stream(completion.chunks(stories), stories)
+            return event_stream(response.chunks(stream), stream)
         try:
-            return await while_connected(request, completion.whole(stories))
+            return await while_connected(request, response.complete(stream))
         finally:
-            stories.cancel()
+            stream.cancel()
 
     return router
 
 
-def _orders(teller: Teller, body: CompletionRequest) -> tuple[list[Order], list[str]]:
-    """An order for each choice, and the text of its prompt."""
+def _generation_requests(model: ServedModel, body: CompletionRequest) -> tuple[list[GenerationRequest], list[str]]:
+    """A request for each choice, and the text of its prompt."""
     if body.stream_options and not body.stream:
-        raise Invalid("stream_options", "stream_options can be given only with stream.")
+        raise InvalidInput("stream_options", "stream_options can be given only with stream.")
     if body.max_tokens == 0 and not body.echo:
-        raise Invalid("max_tokens", "max_tokens can be 0 only with echo.")
-    given, n = body.prompts(), body.n or 1
-    if len(given) * n > MAX_CHOICES:
-        raise Invalid("n", f"{len(given)} prompts with n = {n} are more than {MAX_CHOICES} choices.")
-    seed = chosen_seed(body.seed)
-    deadline, sampling = teller.deadline(), body.sampling(teller.own_sampling)
-    orders, texts = [], []
-    for prompt in given:
-        if isinstance(prompt, str):
-            ids, text = teller.read(prompt), prompt
-        else:
-            ids, text = prompt, teller.text(prompt)
+        raise InvalidInput("max_tokens", "max_tokens can be 0 only with echo.")
+    prompts, n = body.prompts(), body.n or 1
+    if len(prompts) * n > MAX_CHOICES:
+        raise InvalidInput("n", f"{len(prompts)} prompts with n = {n} are more than {MAX_CHOICES} choices.")
+    seed = model.seed(body.seed)
+    deadline, sampling = model.deadline(), body.sampling(model.default_sampling)
+    stop = (body.stop,) if isinstance(body.stop, str) else tuple(body.stop or ())
+    requests, texts = [], []
+    for prompt in prompts:
+        ids, text = (model.encode(prompt), prompt) if isinstance(prompt, str) else (prompt, model.decode(prompt))
         for _ in range(n):
-            orders.append(
-                Order(
+            requests.append(
+                GenerationRequest(
                     prompt_ids=ids,
-                    max_tokens=teller.max_tokens(ids, body.max_tokens, default=16),
+                    max_tokens=model.max_tokens(ids, body.max_tokens, default=16),
                     sampling=sampling,
-                    seed=(seed + len(orders)) % 2**32,
+                    seed=(seed + len(requests)) % 2**32,
                     deadline=deadline,
-                    stop=body.stop_strings(),
+                    stop=stop,
                     logprobs=body.logprobs,
                     prompt_logprobs=bool(body.echo) and body.logprobs is not None,
                 )
             )
             texts.append(text)
-    return orders, texts
+    return requests, texts
 
 
-class _Completion:
-    """One answer to `/v1/completions`, whole or in chunks."""
+class _CompletionResponse:
+    """The response of `/v1/completions`, complete or in chunks."""
 
-    def __init__(self, model: str, body: CompletionRequest, orders: list[Order], prompts: list[str]):
-        self._body, self._orders, self._prompts = body, orders, prompts
+    def __init__(self, model: str, body: CompletionRequest, requests: list[GenerationRequest], prompts: list[str]):
+        self._body, self._requests, self._prompts = body, requests, prompts
         self._head = {
             "id": f"cmpl-{secrets.token_hex(12)}",
             "object": "text_completion",
             "created": int(time.time()),
             "model": model,
         }
-        self._lengths = [0] * len(orders)  # characters that each choice has so far
+        self._lengths = [0] * len(requests)  # characters of each choice so far
         self._completion_tokens = 0
 
-    async def whole(self, stories: Stories) -> JSONResponse:
-        choices = [{"text": "", "index": index, "logprobs": None} for index in range(len(self._orders))]
-        async for index, event in stories.events():
+    async def complete(self, stream: CompletionStream) -> JSONResponse:
+        choices = [{"text": "", "index": index, "logprobs": None} for index in range(len(self._requests))]
+        async for index, event in stream.events():
             if isinstance(event, Finished) and event.reason == "error":
-                return refusal(500, UNFINISHED)
+                return error_response(500, UNFINISHED)
             for part in self._parts(index, event):
                 choice = choices[index]
                 choice["text"] += part["text"]
@@ -236,33 +228,33 @@ class _Completion:
                     choice["logprobs"].setdefault(name, []).extend(values)
         return JSONResponse({**self._head, "choices": choices, "usage": self._usage()})
 
-    async def chunks(self, stories: Stories) -> AsyncIterator[bytes]:
+    async def chunks(self, stream: CompletionStream) -> AsyncIterator[bytes]:
         with_usage = bool(self._body.stream_options and self._body.stream_options.include_usage)
-        nothing = {"usage": None} if with_usage else {}
-        async for index, event in stories.events():
+        no_usage = {"usage": None} if with_usage else {}
+        async for index, event in stream.events():
             if isinstance(event, Finished) and event.reason == "error":
                 yield sse({"error": {"message": UNFINISHED, "type": "server_error"}})
                 return
             for part in self._parts(index, event):
-                yield sse({**self._head, "choices": [part], **nothing})
+                yield sse({**self._head, "choices": [part], **no_usage})
         if with_usage:
             yield sse({**self._head, "choices": [], "usage": self._usage()})
         yield sse("[DONE]")
 
     def _parts(self, index: int, event: Event) -> list[dict]:
-        """What an event adds to a choice; before its first one with `echo` also the prompt."""
+        """What an event adds to a choice; with `echo`, the first one also adds the prompt."""
         parts = []
         if self._body.echo and not self._lengths[index]:
-            known = event.tokens if isinstance(event, Piece) and event.of_prompt else ()
-            parts.append(self._part(index, self._prompts[index], known))
+            tokens = event.tokens if isinstance(event, TextDelta) and event.of_prompt else ()
+            parts.append(self._part(index, self._prompts[index], tokens))
         if isinstance(event, Finished):
             self._completion_tokens += event.completion_tokens
-            parts.append({**self._part(index, "", ()), "finish_reason": REASONS[event.reason]})
+            parts.append({**self._part(index, "", ()), "finish_reason": FINISH_REASONS[event.reason]})
         elif not event.of_prompt:
             parts.append(self._part(index, event.text, event.tokens))
         return parts
 
-    def _part(self, index: int, text: str, tokens: tuple[Token, ...]) -> dict:
+    def _part(self, index: int, text: str, tokens: tuple[TokenLogprob, ...]) -> dict:
         logprobs = None
         if tokens:
             logprobs = {
@@ -275,8 +267,7 @@ class _Completion:
         return {"text": text, "index": index, "logprobs": logprobs, "finish_reason": None}
 
     def _usage(self) -> dict:
-        n = self._body.n or 1
-        prompt_tokens = sum(len(order.prompt_ids) for order in self._orders[::n])
+        prompt_tokens = sum(len(request.prompt_ids) for request in self._requests[:: self._body.n or 1])
         return {
             "prompt_tokens": prompt_tokens,
             "completion_tokens": self._completion_tokens,
@@ -284,8 +275,8 @@ class _Completion:
         }
 
 
-def _offsets(text: str, tokens: tuple[Token, ...], start: int) -> list[int]:
-    """Where in a choice's text each token begins; one that is no text, as a special token, where the next one does."""
+def _offsets(text: str, tokens: tuple[TokenLogprob, ...], start: int) -> list[int]:
+    """Where each token starts in a choice's text; a token without text starts where the next one does."""
     offsets, place = [], 0
     for token in tokens:
         offsets.append(start + place)

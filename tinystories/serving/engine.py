@@ -1,17 +1,12 @@
-"""Who is served when: one thread that owns the model, a bounded queue before it, and a story for each order.
+"""The engine: one thread that owns the model, a bounded queue, and a batch that requests join and leave.
 
-Design decisions
-- **One thread** loads the model and does all of its work; everybody else only puts orders into the queue and gets
-  events back, through a callback that must not block. So there is no lock around the model.
-- **Stories join and leave between two tokens.** In each round prompts are read for as long as the last token took,
-  one at least, then every story gets one token. So newcomers never make the others more than about twice as slow, and
-  many who come at once do not wait for one token each.
-- **Nobody waits for a slow reader.** Events of a story are at most as many as its tokens; they are kept for the
-  reader, and the story's place is free as soon as it is written.
-- **An order is taken or refused at once**, all of its stories or none. What is taken ends by its deadline, in the
-  queue as in the batch.
-- **transformers' own continuous batching** was tried first: on a CPU it takes 300 ms a token where this takes 10 to
-  40, its requests share one random state, and a penalty on repetition is left out.
+- Only the engine's thread uses the model. Other threads submit requests and get events through callbacks, which must
+  not block. A slow client delays nobody: its events wait in memory, at most one per token.
+- Each round processes queued prompts for as long as the previous token took, at least one, and then generates a token
+  for every running request. So new requests slow down the running ones at most by about a factor of two.
+- A request is accepted or refused immediately, and ends by its deadline, whether it is running or queued.
+- Continuous batching of transformers takes 300 ms per token on a CPU where this takes 10 to 40, shares one random
+  state between requests, and ignores the repetition penalty.
 """
 
 import logging
@@ -22,34 +17,33 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from .batch import StoryBatch
-from .detokenizer import StoryText, token_name
-from .sampling import Sampler, Sampling, unserved
+from ..generation.generate import eos_token_ids
+from ..generation.presets import SamplingSettings
+from ..generation.sampling import Sampler
+from .batch import ContinuousBatch
+from .detokenizer import Detokenizer, token_text
 
 
 logger = logging.getLogger("uvicorn.error")
 
 
 @dataclass(frozen=True)
-class Order:
-    """One story to be written.
+class GenerationRequest:
+    """A completion to generate.
 
     Attributes:
-        prompt_ids: how it begins.
-        max_tokens: most tokens after that; with 0 only the prompt is read.
-        sampling: how its tokens are drawn.
-        seed: of its own random numbers.
+        max_tokens: 0 only processes the prompt.
         deadline: when it must have ended, on the clock of `time.monotonic`.
-        stop: strings that end it.
-        logprobs: how many alternatives are told for each token; None: no log-probabilities at all.
-        prompt_logprobs: whether those of the prompt are told, too.
+        stop: strings that end the completion; they are not part of it.
+        logprobs: number of alternatives reported with each token; None: no log-probabilities.
+        prompt_logprobs: whether to report those of the prompt, too.
     """
 
     prompt_ids: list[int]
     max_tokens: int
-    sampling: Sampling
+    sampling: SamplingSettings
     seed: int
     deadline: float
     stop: tuple[str, ...] = ()
@@ -58,8 +52,8 @@ class Order:
 
 
 @dataclass(frozen=True)
-class Token:
-    """A token with its log-probability under the model, before anything of `Sampling`; None for the first one."""
+class TokenLogprob:
+    """A token with its log-probability under the model, before sampling settings; None for the first token."""
 
     text: str
     logprob: float | None
@@ -67,20 +61,20 @@ class Token:
 
 
 @dataclass(frozen=True)
-class Piece:
-    """Text that can be shown now, and what is known of its tokens where that was ordered."""
+class TextDelta:
+    """New text of a completion, with the log-probabilities of its tokens where they were requested."""
 
     text: str
-    tokens: tuple[Token, ...] = ()
+    tokens: tuple[TokenLogprob, ...] = ()
     of_prompt: bool = False
 
 
 @dataclass(frozen=True)
 class Finished:
-    """The last event of a story.
+    """The last event of a completion.
 
-    `reason` is "stop" (it ended by itself or by a stop string), "length" (`max_tokens`), "time" (its deadline),
-    "shutdown" (the server had to go) or "error". `seconds` counts from its first turn, so without the queue.
+    `reason` is "stop" (EOS or a stop string), "length" (`max_tokens`), "time" (the deadline), "shutdown" or "error".
+    `seconds` excludes the time in the queue.
     """
 
     reason: str
@@ -89,11 +83,11 @@ class Finished:
     seconds: float
 
 
-Event = Piece | Finished
+Event = TextDelta | Finished
 
 
-class Refused(Exception):
-    """An order that is not taken; `retry_after` seconds later it may be."""
+class ServiceUnavailable(Exception):
+    """A refused request, which may be accepted `retry_after` seconds later."""
 
     def __init__(self, message: str, retry_after: int):
         super().__init__(message)
@@ -101,31 +95,31 @@ class Refused(Exception):
 
 
 @dataclass(eq=False)
-class Ticket:
-    """A story that was ordered, until its `Finished` event."""
+class RequestState:
+    """A submitted request, until its `Finished` event."""
 
-    order: Order
+    request: GenerationRequest
     on_event: Callable[[Event], None]
     cancelled: bool = False
-    text: StoryText | None = None
-    written: int = 0
+    detokenizer: Detokenizer | None = None
+    completion_tokens: int = 0
     last_token: int = 0
-    began: float = 0.0
-    untold: list[Token] = field(default_factory=list)
+    started: float = 0.0
+    pending_logprobs: list[TokenLogprob] = field(default_factory=list)
 
 
 class Engine:
-    """Writes stories with one model. Every method may be called from any thread and returns at once.
+    """Generates completions with one model. Every method can be called from any thread and returns immediately.
 
     Args:
-        load: gives the model and its tokenizer; called in the engine's thread.
-        max_batch: most stories at once.
-        max_queue: most stories that wait for a place.
-        on_state: called in the engine's thread when `state` has changed to "ready" or "failed".
+        load: returns the model and its tokenizer; called in the engine's thread.
+        max_batch: maximum number of running completions.
+        max_queue: maximum number of queued completions.
+        on_state: called in the engine's thread when `state` becomes "ready" or "failed".
 
     Attributes:
         state: "loading", "ready", "failed" (see `error`), "draining" or "closed".
-        tokens_written: of all stories so far.
+        tokens_generated: over all requests.
     """
 
     def __init__(
@@ -140,13 +134,13 @@ class Engine:
         self.state, self.error = "loading", None
         self.model: PreTrainedModel | None = None
         self.tokenizer: PreTrainedTokenizerBase | None = None
-        self.tokens_written = 0
+        self.tokens_generated = 0
         self._load, self._on_state = load, on_state
-        self._waiting: deque[Ticket] = deque()
-        self._running: list[Ticket] = []  # in the order of the batch's rows
+        self._queued: deque[RequestState] = deque()
+        self._running: list[RequestState] = []  # in the order of the batch's rows
         self._changed = threading.Condition()
-        self._last_moment = float("inf")
-        self._seconds_a_story, self._seconds_a_token = 5.0, 0.0
+        self._shutdown_at = float("inf")
+        self._seconds_per_completion, self._seconds_per_token = 5.0, 0.0
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
 
     def start(self) -> None:
@@ -154,7 +148,7 @@ class Engine:
 
     @property
     def queue_length(self) -> int:
-        return len(self._waiting)
+        return len(self._queued)
 
     @property
     def running(self) -> int:
@@ -162,51 +156,52 @@ class Engine:
 
     @property
     def context(self) -> int:
-        """Most tokens of prompt and story together."""
+        """Context length of the model, in tokens."""
         return self.model.config.get_text_config(decoder=True).max_position_embeddings
 
-    def submit(self, orders: list[Order], on_events: list[Callable[[Event], None]]) -> list[Ticket]:
-        """Put stories into the queue, all of them or none.
+    def submit(
+        self, requests: list[GenerationRequest], on_events: list[Callable[[Event], None]]
+    ) -> list[RequestState]:
+        """Queue requests, all of them or none.
 
         Args:
-            on_events: for each order what is called, in the engine's thread, with its events.
+            on_events: for each request a callback for its events; called in the engine's thread.
 
         Raises:
-            Refused: while the model loads, when the server is about to stop, and where the queue is too full.
+            ServiceUnavailable: while the model loads, when the server is shutting down, or where the queue is full.
         """
-        tickets = [Ticket(order, on_event) for order, on_event in zip(orders, on_events, strict=True)]
+        states = [RequestState(request, on_event) for request, on_event in zip(requests, on_events, strict=True)]
         with self._changed:
             self.check_ready()
-            free = self.max_batch - len(self._running) + self.max_queue - len(self._waiting)
-            if len(tickets) > free:
-                rounds = len(self._waiting) / self.max_batch + 1
-                retry_after = min(60, max(1, round(rounds * self._seconds_a_story)))
-                raise Refused("Too many requests are waiting.", retry_after)
-            self._waiting.extend(tickets)
+            free = self.max_batch - len(self._running) + self.max_queue - len(self._queued)
+            if len(states) > free:
+                seconds = (len(self._queued) / self.max_batch + 1) * self._seconds_per_completion
+                raise ServiceUnavailable("Too many requests are queued.", min(60, max(1, round(seconds))))
+            self._queued.extend(states)
             self._changed.notify()
-        return tickets
+        return states
 
     def check_ready(self) -> None:
-        """Raises `Refused` unless the state is "ready"."""
+        """Raises `ServiceUnavailable` unless the state is "ready"."""
         if self.state != "ready":
             what = "is still loading" if self.state == "loading" else "accepts no new requests"
-            raise Refused(f"The model {what}.", retry_after=5)
+            raise ServiceUnavailable(f"The model {what}.", retry_after=5)
 
-    def cancel(self, ticket: Ticket) -> None:
-        """Write no more of a story; it gets no further event."""
-        ticket.cancelled = True
+    def cancel(self, state: RequestState) -> None:
+        """Stop generating a completion; it gets no further event."""
+        state.cancelled = True
         with self._changed:
-            if ticket in self._waiting:
-                self._waiting.remove(ticket)
+            if state in self._queued:
+                self._queued.remove(state)
 
     def drain(self, seconds: float) -> None:
-        """Take no more stories, and end those that are still written after so many seconds."""
-        # No lock here: a signal handler calls this, perhaps while its own thread holds the lock.
+        """Refuse new requests, and end accepted ones after this many seconds."""
+        # Called by a signal handler, so it must not wait for a lock that its own thread may hold.
         if self.state in ("loading", "ready"):
-            self.state, self._last_moment = "draining", time.monotonic() + seconds
+            self.state, self._shutdown_at = "draining", time.monotonic() + seconds
 
     def close(self) -> None:
-        """Stop the thread after the token it is at; stories end with the reason "shutdown"."""
+        """Stop the thread after the current token; completions end with the reason "shutdown"."""
         with self._changed:
             self.state = "closed"
             self._changed.notify()
@@ -218,174 +213,183 @@ class Engine:
     def _run(self) -> None:
         try:
             self.model, self.tokenizer = self._load()
-            self._batch = StoryBatch(self.model, self.max_batch, self.context)
+            self._batch = ContinuousBatch(self.model, self.max_batch, self.context)
             self._sampler = Sampler(self.max_batch, self.context, self.model.device)
-            self._ends = self._end_tokens()
+            self._eos = set(eos_token_ids(self.model, self.tokenizer))
         except BaseException as error:
             self.state, self.error = "failed", error
             self._on_state()
             return
-        if beyond := unserved(self.model.generation_config):
-            logger.warning("generation_config.json asks for %s, which the server does not do.", ", ".join(beyond))
+        if ignored := unsupported_settings(self.model.generation_config):
+            logger.warning("The server ignores these settings of generation_config.json: %s.", ", ".join(ignored))
         with self._changed:
             self.state = "ready" if self.state == "loading" else self.state
         self._on_state()
         while self.state != "closed":
             with self._changed:
-                while not (self._waiting or self._running or self.state == "closed"):
+                while not (self._queued or self._running or self.state == "closed"):
                     self._changed.wait()
             try:
                 self._round()
             except Exception:
-                logger.exception("A round of the engine failed; the completions in it end here.")
-                self._give_up("error")
-        self._give_up("shutdown")
-        while ticket := self._next_waiting():
-            self._tell(ticket, _ended(ticket, "shutdown"))
-
-    def _end_tokens(self) -> set[int]:
-        own = self.model.generation_config.eos_token_id
-        ends = {self.tokenizer.eos_token_id, *(own if isinstance(own, list) else [own])}
-        return ends - {None}
+                logger.exception("A generation step failed; the running completions end here.")
+                self._finish_all("error")
+        self._finish_all("shutdown")
+        while state := self._next_queued():
+            self._send(state, _finished(state, "shutdown"))
 
     def _round(self) -> None:
-        self._leave()
+        self._remove_ended()
         began = time.monotonic()
-        while len(self._running) < self.max_batch and (ticket := self._next_waiting()):
-            self._begin(ticket)
-            if time.monotonic() - began >= self._seconds_a_token:
+        while len(self._running) < self.max_batch and (state := self._next_queued()):
+            self._start(state)
+            if time.monotonic() - began >= self._seconds_per_token:
                 break
         if not self._running:
             return
         began = time.monotonic()
-        logits = self._batch.step([ticket.last_token for ticket in self._running])
-        tokens = self._sampler.pick(logits)
-        self._seconds_a_token = time.monotonic() - began
-        for ticket, token, row in zip(list(self._running), tokens, logits, strict=True):
-            self._advance(ticket, token, row)
+        logits = self._batch.step([state.last_token for state in self._running])
+        tokens = self._sampler.sample(logits)
+        self._seconds_per_token = time.monotonic() - began
+        for state, token, row in zip(list(self._running), tokens, logits, strict=True):
+            self._append(state, token, row)
 
-    def _leave(self) -> None:
-        """Stories whose reader has gone, or whose time is over."""
+    def _remove_ended(self) -> None:
+        """Remove requests whose client has disconnected or whose time is over."""
         now = time.monotonic()
-        for ticket in list(self._running):
-            if ticket.cancelled:
-                self._drop(ticket)
-            elif reason := self._over(ticket, now):
-                self._finish(ticket, reason)
+        for state in list(self._running):
+            if state.cancelled:
+                self._remove(state)
+            elif reason := self._time_over(state, now):
+                self._finish(state, reason)
         with self._changed:
-            late = [ticket for ticket in self._waiting if self._over(ticket, now)]
-            for ticket in late:
-                self._waiting.remove(ticket)
-        for ticket in late:
-            self._tell(ticket, _ended(ticket, self._over(ticket, now)))
+            late = [state for state in self._queued if self._time_over(state, now)]
+            for state in late:
+                self._queued.remove(state)
+        for state in late:
+            self._send(state, _finished(state, self._time_over(state, now)))
 
-    def _over(self, ticket: Ticket, now: float) -> str | None:
-        if now > ticket.order.deadline:
+    def _time_over(self, state: RequestState, now: float) -> str | None:
+        if now > state.request.deadline:
             return "time"
-        return "shutdown" if now > self._last_moment else None
+        return "shutdown" if now > self._shutdown_at else None
 
-    def _next_waiting(self) -> Ticket | None:
+    def _next_queued(self) -> RequestState | None:
         with self._changed:
-            return self._waiting.popleft() if self._waiting else None
+            return self._queued.popleft() if self._queued else None
 
-    def _begin(self, ticket: Ticket) -> None:
-        order = ticket.order
-        ticket.began = time.monotonic()
+    def _start(self, state: RequestState) -> None:
+        """Process the prompt of a request and generate its first token."""
+        request = state.request
+        state.started = time.monotonic()
         try:
-            ticket.text = StoryText(self.tokenizer, order.prompt_ids, order.stop)
-            logits = self._batch.add(order.prompt_ids, all_logits=order.prompt_logprobs)
+            state.detokenizer = Detokenizer(self.tokenizer, request.prompt_ids, request.stop)
+            logits = self._batch.add(request.prompt_ids, all_logits=request.prompt_logprobs)
             try:
-                self._sampler.add(order.sampling, order.prompt_ids, order.seed)
+                self._sampler.add(request.sampling, request.prompt_ids, request.seed)
             except Exception:
                 self._batch.remove(len(self._running))
                 raise
         except Exception:
             logger.exception("A completion could not be started.")
-            return self._tell(ticket, _ended(ticket, "error"))
-        self._running.append(ticket)
-        if order.prompt_logprobs:
-            known = zip(order.prompt_ids[1:], logits, strict=False)
-            tokens = [Token(token_name(self.tokenizer, order.prompt_ids[0]), None, None)]
-            tokens += [self._token(token, row, order.logprobs) for token, row in known]
-            self._tell(ticket, Piece("", tuple(tokens), of_prompt=True))
-        if order.max_tokens:
-            (token,) = self._sampler.pick(logits[-1:], first=len(self._running) - 1)
-            self._advance(ticket, token, logits[-1])
+            return self._send(state, _finished(state, "error"))
+        self._running.append(state)
+        if request.prompt_logprobs:
+            scored = zip(request.prompt_ids[1:], logits, strict=False)
+            tokens = [TokenLogprob(token_text(self.tokenizer, request.prompt_ids[0]), None, None)]
+            tokens += [self._logprob(token, row, request.logprobs) for token, row in scored]
+            self._send(state, TextDelta("", tuple(tokens), of_prompt=True))
+        if request.max_tokens:
+            (token,) = self._sampler.sample(logits[-1:], first=len(self._running) - 1)
+            self._append(state, token, logits[-1])
         else:
-            self._finish(ticket, "length")
+            self._finish(state, "length")
 
-    def _advance(self, ticket: Ticket, token: int | None, logits: torch.Tensor) -> None:
-        """Give a story its next token, which was drawn from logits `[vocab]`, or end it."""
+    def _append(self, state: RequestState, token: int | None, logits: torch.Tensor) -> None:
+        """Append a token, sampled from logits `[vocab]`, to a completion, or finish it."""
         try:
-            reason = self._write(ticket, token, logits)
+            reason = self._append_token(state, token, logits)
         except Exception:
             logger.exception("A completion could not be continued.")
             reason = "error"
         if reason:
-            self._finish(ticket, reason)
+            self._finish(state, reason)
 
-    def _write(self, ticket: Ticket, token: int | None, logits: torch.Tensor) -> str | None:
+    def _append_token(self, state: RequestState, token: int | None, logits: torch.Tensor) -> str | None:
+        request = state.request
         if token is None:
             logger.error("The model's logits are NaN or infinite; the completion ends here.")
             return "error"
-        if token in self._ends:
+        if token in self._eos:
             return "stop"
-        ticket.last_token = token
-        ticket.written += 1
-        self.tokens_written += 1
-        if ticket.order.logprobs is not None:
-            ticket.untold.append(self._token(token, logits, ticket.order.logprobs))
-        if text := ticket.text.push(token):
-            self._tell(ticket, Piece(text, tuple(ticket.untold)))
-            ticket.untold.clear()
-        if ticket.text.stopped:
+        state.last_token = token
+        state.completion_tokens += 1
+        self.tokens_generated += 1
+        if request.logprobs is not None:
+            state.pending_logprobs.append(self._logprob(token, logits, request.logprobs))
+        if text := state.detokenizer.push(token):
+            self._send(state, TextDelta(text, tuple(state.pending_logprobs)))
+            state.pending_logprobs.clear()
+        if state.detokenizer.stopped:
             return "stop"
-        return "length" if ticket.written == ticket.order.max_tokens else None
+        return "length" if state.completion_tokens == request.max_tokens else None
 
-    def _token(self, token: int, logits: torch.Tensor, alternatives: int) -> Token:
+    def _logprob(self, token: int, logits: torch.Tensor, alternatives: int) -> TokenLogprob:
         logprobs = logits.float().log_softmax(-1)
         best = logprobs.topk(alternatives)
-        names = {
-            token_name(self.tokenizer, index): value
-            for index, value in zip(best.indices.tolist(), best.values.tolist(), strict=True)
-        }
-        return Token(token_name(self.tokenizer, token), logprobs[token].item(), names)
+        texts = (token_text(self.tokenizer, index) for index in best.indices.tolist())
+        return TokenLogprob(
+            token_text(self.tokenizer, token),
+            logprobs[token].item(),
+            dict(zip(texts, best.values.tolist(), strict=True)),
+        )
 
-    def _finish(self, ticket: Ticket, reason: str) -> None:
-        rest = ticket.text.close()
-        if rest or ticket.untold:
-            self._tell(ticket, Piece(rest, tuple(ticket.untold)))
-        if ticket.text.stopped and reason == "length":
+    def _finish(self, state: RequestState, reason: str) -> None:
+        rest = state.detokenizer.close()
+        if rest or state.pending_logprobs:
+            self._send(state, TextDelta(rest, tuple(state.pending_logprobs)))
+        if state.detokenizer.stopped and reason == "length":
             reason = "stop"
-        seconds = time.monotonic() - ticket.began
-        self._seconds_a_story += 0.1 * (seconds - self._seconds_a_story)
-        self._drop(ticket)
-        self._tell(ticket, _ended(ticket, reason, seconds))
+        seconds = time.monotonic() - state.started
+        self._seconds_per_completion += 0.1 * (seconds - self._seconds_per_completion)
+        self._remove(state)
+        self._send(state, _finished(state, reason, seconds))
 
-    def _drop(self, ticket: Ticket) -> None:
-        """Take a story out of the batch, whose last row moves to its place."""
-        row = self._running.index(ticket)
+    def _remove(self, state: RequestState) -> None:
+        """Remove a request from the batch, whose last row moves to its place."""
+        row = self._running.index(state)
         self._batch.remove(row)
         self._sampler.remove(row)
         self._running[row] = self._running[-1]
         self._running.pop()
 
-    def _give_up(self, reason: str) -> None:
-        """End all stories of the batch at once, whatever state it is in."""
-        tickets, self._running = self._running, []
+    def _finish_all(self, reason: str) -> None:
+        """Finish all running completions, also where a failed step left the batch in an undefined state."""
+        states, self._running = self._running, []
         self._batch.clear()
         self._sampler.clear()
-        for ticket in tickets:
-            self._tell(ticket, _ended(ticket, reason))
+        for state in states:
+            self._send(state, _finished(state, reason))
 
-    def _tell(self, ticket: Ticket, event: Event) -> None:
-        if ticket.cancelled:
+    def _send(self, state: RequestState, event: Event) -> None:
+        if state.cancelled:
             return
         try:
-            ticket.on_event(event)
-        except Exception:  # the listener is gone, as an event loop that was closed
-            ticket.cancelled = True
+            state.on_event(event)
+        except Exception:  # the receiver has gone, such as an event loop that was closed
+            state.cancelled = True
 
 
-def _ended(ticket: Ticket, reason: str, seconds: float = 0.0) -> Finished:
-    return Finished(reason, len(ticket.order.prompt_ids), ticket.written, seconds)
+def _finished(state: RequestState, reason: str, seconds: float = 0.0) -> Finished:
+    return Finished(reason, len(state.request.prompt_ids), state.completion_tokens, seconds)
+
+
+def unsupported_settings(config: GenerationConfig) -> list[str]:
+    """Settings of a `generation_config.json` that `SamplingSettings` does not have."""
+    names = (
+        "bad_words_ids", "encoder_repetition_penalty", "epsilon_cutoff", "eta_cutoff", "guidance_scale",
+        "exponential_decay_length_penalty", "min_length", "min_new_tokens", "min_p", "no_repeat_ngram_size",
+        "num_beams", "penalty_alpha", "sequence_bias", "suppress_tokens", "top_h", "typical_p",
+    )  # fmt: skip
+    given = config.to_diff_dict()
+    return [name for name in names if given.get(name) not in (None, 0, 1, 1.0)]

@@ -1,7 +1,4 @@
-"""What stands before the app: headers that a browser obeys, a limit for each client, and patience that ends.
-
-Uvicorn waits for ever for a request that was begun, and for a reader that takes nothing; `PatientProtocol` does not.
-"""
+"""Security headers, a rate limit for each client, and timeouts of connections."""
 
 import asyncio
 import ipaddress
@@ -16,7 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from ..utils.errors import UserError
-from .responses import refusal
+from .errors import error_response
 
 
 HEADERS = {
@@ -32,7 +29,7 @@ HEADERS = {
 
 
 class SecurityHeaders:
-    """Adds `HEADERS` to each response that does not set them itself."""
+    """Adds `HEADERS` to each response that does not set them."""
 
     def __init__(self, app: ASGIApp):
         self.app = app
@@ -55,11 +52,11 @@ def parse_rate_limit(text: str) -> RateLimitItem | None:
     try:
         return parse(text)
     except ValueError:
-        raise UserError(f"--rate-limit takes such as 60/minute or 2/second, or none, not {text!r}.") from None
+        raise UserError(f"--rate-limit takes a limit such as 60/minute or 2/second, or none, not {text!r}.") from None
 
 
 class RateLimit:
-    """Answers 429 to a client that POSTs more often than it may, before its body is read."""
+    """Answers 429 to a client whose POST requests exceed the limit, before their body is read."""
 
     def __init__(self, app: ASGIApp, limit: RateLimitItem):
         self.app, self.limit = app, limit
@@ -72,21 +69,13 @@ class RateLimit:
         if self.limiter.hit(self.limit, client):
             return await self.app(scope, receive, send)
         free_at = self.limiter.get_window_stats(self.limit, client).reset_time
-        answer = refusal(
-            429,
-            f"Too many requests: the limit is {_spoken(self.limit)}.",
-            retry_after=max(1, round(free_at - time.time() + 0.5)),
-        )
-        await answer(scope, receive, send)
-
-
-def _spoken(limit: RateLimitItem) -> str:
-    unit = limit.GRANULARITY.name
-    return f"{limit.amount} in " + (f"a {unit}" if limit.multiples == 1 else f"{limit.multiples} {unit}s")
+        retry_after = max(1, round(free_at - time.time() + 0.5))
+        response = error_response(429, f"Too many requests: the limit is {self.limit}.", retry_after=retry_after)
+        await response(scope, receive, send)
 
 
 def client_key(scope: Scope) -> str:
-    """The client's address; of IPv6 the network of 64 bits, since who has one address there has all of them."""
+    """The client's address; for IPv6 its /64 network, all of which one client usually has."""
     host = scope["client"][0] if scope.get("client") else ""
     try:
         address = ipaddress.ip_address(host)
@@ -97,52 +86,46 @@ def client_key(scope: Scope) -> str:
     return host
 
 
-class PatientProtocol(H11Protocol):
-    """Uvicorn's HTTP/1.1 with an end to its patience.
+class TimeoutProtocol(H11Protocol):
+    """Uvicorn's HTTP/1.1 with a timeout for clients, which uvicorn does not have.
 
-    A connection is closed where a request was not sent whole within `patience` seconds, or where what was written
-    could not be sent in that time. A connection beyond `max_connections` gets 503 and is closed.
+    A connection is closed where a request is not received completely within `client_timeout` seconds, or where data
+    that was written cannot be sent for that time.
     """
 
-    patience = 20.0
-    max_connections = 512
+    client_timeout = 20.0
     _reading: asyncio.TimerHandle | None = None
     _writing: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:
         super().connection_made(transport)
-        if len(self.connections) > self.max_connections:
-            transport.write(
-                b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
-            )
-            return transport.close()
-        transport.set_write_buffer_limits(high=0)
-        self._reading = self._give_up_later()
+        transport.set_write_buffer_limits(high=0)  # so that `pause_writing` is called as soon as data waits
+        self._reading = self._start_timer()
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
         incomplete = self.conn.their_state in (h11.IDLE, h11.SEND_BODY)
         if incomplete and self._reading is None:
-            self._reading = self._give_up_later()
+            self._reading = self._start_timer()
         elif not incomplete:
-            self._reading = _cancelled(self._reading)
+            self._reading = _cancel(self._reading)
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        self._writing = self._writing or self._give_up_later()
+        self._writing = self._writing or self._start_timer()
 
     def resume_writing(self) -> None:
         super().resume_writing()
-        self._writing = _cancelled(self._writing)
+        self._writing = _cancel(self._writing)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._reading, self._writing = _cancelled(self._reading), _cancelled(self._writing)
+        self._reading, self._writing = _cancel(self._reading), _cancel(self._writing)
         super().connection_lost(exc)
 
-    def _give_up_later(self) -> asyncio.TimerHandle:
-        return self.loop.call_later(self.patience, self.transport.abort)
+    def _start_timer(self) -> asyncio.TimerHandle:
+        return self.loop.call_later(self.client_timeout, self.transport.abort)
 
 
-def _cancelled(timer: asyncio.TimerHandle | None) -> None:
+def _cancel(timer: asyncio.TimerHandle | None) -> None:
     if timer is not None:
         timer.cancel()

@@ -1,4 +1,4 @@
-"""The process behind `tinystories serve`: checks, a socket, the engine, and an end that lets stories finish."""
+"""`tinystories serve`: loads the model, listens, and lets completions finish at shutdown."""
 
 import errno
 import logging
@@ -20,18 +20,18 @@ from ..runs.run_folder import refuse_file
 from ..utils.errors import UserError, first_line
 from .app import create_app
 from .engine import Engine
-from .middleware import PatientProtocol
-from .settings import Settings
+from .middleware import TimeoutProtocol
+from .settings import ServerSettings
 
 
-GRACE = 5  # seconds for what is written to be sent, after the last story has ended
+SEND_TIME = 5  # seconds to send what has been generated, after the last completion has ended
 
 
-def serve(settings: Settings) -> None:
-    """Serve a model until a signal says to stop.
+def serve(settings: ServerSettings) -> None:
+    """Serve a model until SIGTERM or SIGINT.
 
     Raises:
-        UserError: where the model, the device or the port cannot be had.
+        UserError: where the model, the device or the port is not available.
     """
     disable_progress_bar()
     _check_checkpoint(settings.checkpoint)
@@ -45,7 +45,7 @@ def serve(settings: Settings) -> None:
         on_state=lambda: _report(engine, server),
     )
     app = create_app(engine, settings, model_name(settings.checkpoint))
-    server = StoryServer(engine, settings, server_config(app, settings))
+    server = Server(engine, settings, server_config(app, settings))
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)  # the state is printed below, in fewer words
     host, port = listener.getsockname()[:2]
     print(f"http://{f'[{host}]' if ':' in host else host}:{port}  (Ctrl-C to stop)", flush=True)
@@ -59,55 +59,52 @@ def serve(settings: Settings) -> None:
         raise engine.error
 
 
-def server_config(app, settings: Settings) -> uvicorn.Config:
-    """Uvicorn as this server needs it: `X-Forwarded-For` from named proxies only, and no patience without end."""
-    protocol = type(
-        "Protocol",
-        (PatientProtocol,),
-        {"patience": settings.patience, "max_connections": settings.max_connections},
-    )
+def server_config(app, settings: ServerSettings) -> uvicorn.Config:
     return uvicorn.Config(
         app,
-        http=protocol,
+        http=type("Protocol", (TimeoutProtocol,), {"client_timeout": settings.client_timeout}),
         ws="none",
         lifespan="on",
+        limit_concurrency=settings.max_connections + 1,  # uvicorn refuses the last one
         server_header=False,
         proxy_headers=bool(settings.trusted_proxies),
         forwarded_allow_ips=list(settings.trusted_proxies),
-        timeout_graceful_shutdown=round(settings.drain_time + GRACE),
+        timeout_graceful_shutdown=round(settings.drain_time + SEND_TIME),
     )
 
 
-class StoryServer(uvicorn.Server):
-    """A uvicorn server that tells the engine of a signal: no new stories, and a limit for those that run."""
+class Server(uvicorn.Server):
+    """A uvicorn server that drains the engine at a signal."""
 
-    def __init__(self, engine: Engine, settings: Settings, config: uvicorn.Config):
+    def __init__(self, engine: Engine, settings: ServerSettings, config: uvicorn.Config):
         super().__init__(config)
         self._engine, self._drain_time = engine, settings.drain_time
 
     def handle_exit(self, sig, frame) -> None:
         if not self.should_exit:
-            busy = self._engine.running + self._engine.queue_length
-            left = f": {busy} completions have {self._drain_time:g} seconds to end" if busy else ""
+            count = self._engine.running + self._engine.queue_length
+            left = f": {count} completions have {self._drain_time:g} seconds to end" if count else ""
             print(f"{signal.Signals(sig).name}{left}", flush=True)
         self._engine.drain(self._drain_time)
         super().handle_exit(sig, frame)
 
 
-def load(settings: Settings) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """The model and its tokenizer; of a model on the Hub nothing but text and safetensors is fetched.
+def load(settings: ServerSettings) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The model and its tokenizer; from the Hub, only text files and safetensors are downloaded.
 
     Raises:
-        UserError: where there is none, or the device cannot be used.
+        UserError: where they are missing or do not fit, or the device cannot be used.
     """
-    checkpoint = _fetched(settings.checkpoint, ["*.safetensors"])
+    checkpoint = _downloaded(settings.checkpoint, ["*.safetensors"])
     _check_checkpoint(checkpoint)
     model, tokenizer = load_model(checkpoint, settings.dtype)
     if settings.tokenizer:
-        tokenizer = load_tokenizer(_fetched(settings.tokenizer))
+        tokenizer = load_tokenizer(_downloaded(settings.tokenizer))
     entries = model.config.get_text_config(decoder=True).vocab_size
     if (needed := vocabulary_size(tokenizer)) > entries:
-        raise UserError(f"The tokenizer has {needed} entries, but the model knows {entries}: it is another's.")
+        raise UserError(
+            f"The tokenizer has {needed} entries, but the model's vocabulary has {entries}: they do not fit together."
+        )
     if settings.device not in (None, "auto"):
         try:
             model.to(settings.device)
@@ -117,16 +114,13 @@ def load(settings: Settings) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
 
 
 def model_name(checkpoint: str) -> str:
-    """What clients call the model: the folder's name, or the id on the Hub."""
+    """The model's name for clients: that of its folder, or its id on the Hub."""
     folder = Path(checkpoint)
     return folder.resolve().name if folder.exists() else checkpoint
 
 
 def _check_checkpoint(checkpoint: str) -> None:
-    """Refuse a folder whose weights are no safetensors: others are pickles, and a pickle can run what it likes.
-
-    These two names are where transformers looks first.
-    """
+    """Refuse a folder without safetensors, from which transformers would load a pickle, which can run code."""
     folder = Path(checkpoint)
     refuse_file(folder)
     if not folder.exists():
@@ -137,16 +131,16 @@ def _check_checkpoint(checkpoint: str) -> None:
             f"{checkpoint} is not a run folder: it has no config.json. Give the folder that training wrote."
         )
     elif not any((folder / name).exists() for name in (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME)):
-        raise UserError(f"{checkpoint} has no weights as safetensors, and the server loads no other kind.")
+        raise UserError(f"{checkpoint} has no weights as safetensors, and the server loads no other format.")
 
 
 def _may_be_on_the_hub(name: str) -> bool:
-    """Whether this is owner/name and no path: its first part is no folder here."""
+    """Whether this has the form owner/name, and there is no folder with the owner's name."""
     return name.count("/") == 1 and bool(name.partition("/")[2]) and not Path(name).parent.is_dir()
 
 
-def _fetched(name: str, weights: Sequence[str] = ()) -> str:
-    """The folder of that name, or where what the Hub has of it lies now."""
+def _downloaded(name: str, weights: Sequence[str] = ()) -> str:
+    """A folder, or the folder with the downloaded files of a repository on the Hub."""
     if Path(name).exists() or not _may_be_on_the_hub(name):
         return name
     from huggingface_hub import snapshot_download
@@ -154,7 +148,9 @@ def _fetched(name: str, weights: Sequence[str] = ()) -> str:
     try:
         return snapshot_download(name, allow_patterns=["*.json", "*.jinja", "*.txt", *weights])
     except (OSError, ValueError) as error:
-        raise UserError(f"There is no folder {name}, nor can it be had from the Hub: {first_line(error)}.") from None
+        raise UserError(
+            f"There is no folder {name}, and it cannot be loaded from the Hub: {first_line(error)}."
+        ) from None
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -165,7 +161,7 @@ def _listen(host: str, port: int) -> socket.socket:
         if error.errno == errno.EADDRINUSE:
             raise UserError(f"Port {port} at {host} is in use: choose another --port.") from None
         if error.errno == errno.EACCES:
-            raise UserError(f"Port {port} is not for everybody: choose a --port above 1023.") from None
+            raise UserError(f"Port {port} needs root permissions: choose a --port above 1023.") from None
         reason = (error.strerror or str(error)).partition(" (while")[0]
         raise UserError(f"Cannot listen at {host}: {reason}. Choose another --host.") from None
 
@@ -173,5 +169,5 @@ def _listen(host: str, port: int) -> socket.socket:
 def _report(engine: Engine, server: uvicorn.Server) -> None:
     if engine.state == "failed":
         server.should_exit = True
-    elif engine.state == "ready":  # a signal while it loaded has it draining by now
+    elif engine.state == "ready":  # not after a signal during loading
         print(f"ready: {engine.model.num_parameters():,} parameters on {engine.model.device}", flush=True)

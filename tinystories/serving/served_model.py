@@ -1,6 +1,7 @@
-"""What all endpoints share: one model's name, limits and tokenizer, and how an event is written."""
+"""What all endpoints share: the model's name, limits and tokenizer, and server-sent events."""
 
 import json
+import secrets
 import time
 from collections.abc import AsyncIterator
 from copy import deepcopy
@@ -11,64 +12,64 @@ from fastapi.sse import EventSourceResponse, format_sse_event
 from starlette.background import BackgroundTask
 from transformers import PreTrainedTokenizerBase
 
+from ..generation.presets import SamplingSettings
 from ..generation.prompts import encode_prompt
 from ..utils.errors import UserError
 from .engine import Engine
-from .requests import Stories
-from .responses import Invalid
-from .sampling import Sampling
-from .settings import Settings
+from .errors import InvalidInput
+from .settings import ServerSettings
+from .stream import CompletionStream
 
 
 MAX_PROMPT = 2_048  # characters
 UNFINISHED = "The completion could not be generated to its end."
-# Ends of lines to str.splitlines, by which some clients cut a stream, though not to server-sent events.
+# Line ends to str.splitlines, with which some clients split a stream, but not to server-sent events.
 LINE_ENDS = {ord(end): f"\\u{ord(end):04x}" for end in "\x85\u2028\u2029"}
 
 
-class Teller:
+class ServedModel:
     """
     Args:
-        name: what clients call the model.
+        name: of the model, for clients.
     """
 
-    def __init__(self, engine: Engine, settings: Settings, name: str):
+    def __init__(self, engine: Engine, settings: ServerSettings, name: str):
         self.engine, self.settings, self.name = engine, settings, name
-        self.started = int(time.time())
+        self.created = int(time.time())
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
-        """A copy: the engine's thread uses the engine's, and two threads must not use one."""
+        """A copy: two threads must not share a tokenizer, and the engine's thread uses the original."""
         return deepcopy(self.engine.tokenizer)
 
     @property
-    def own_sampling(self) -> Sampling:
-        return Sampling.of_model(self.engine.model.generation_config)
+    def default_sampling(self) -> SamplingSettings:
+        return SamplingSettings.from_generation_config(self.engine.model.generation_config.to_dict())
 
-    def read(self, prompt: str) -> list[int]:
-        """Ids of a prompt. Raises `Invalid` for an empty one where the tokenizer has no token to begin with."""
+    def encode(self, prompt: str) -> list[int]:
+        """Raises `InvalidInput` for an empty prompt where the tokenizer has no BOS token."""
         try:
             return encode_prompt(self.tokenizer, prompt)
         except UserError as error:
-            raise Invalid("prompt", str(error)) from None
+            raise InvalidInput("prompt", str(error)) from None
 
-    def text(self, prompt_ids: list[int]) -> str:
-        """Of a prompt that came as tokens. Raises `Invalid` for one that the model does not have."""
+    def decode(self, prompt_ids: list[int]) -> str:
+        """The text of a prompt of tokens. Raises `InvalidInput` for one that is not in the model's vocabulary."""
         entries = self.engine.model.config.get_text_config(decoder=True).vocab_size
         if max(prompt_ids) >= entries:
-            raise Invalid("prompt", f"There is no token {max(prompt_ids)}; the vocabulary has {entries}.")
+            raise InvalidInput("prompt", f"There is no token {max(prompt_ids)}; the vocabulary has {entries}.")
         return self.tokenizer.decode(prompt_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
-    def max_tokens(self, prompt_ids: list[int], asked: int | None, default: int) -> int:
-        """Tokens that a story may have after its prompt: what was asked for, or the default where there is room.
+    def max_tokens(self, prompt_ids: list[int], requested: int | None, default: int) -> int:
+        """The maximum length of a completion; by default at most the remaining context length.
 
         Raises:
-            Invalid: with status 400 for a prompt that fills the context, 422 where more was asked for than is left.
+            InvalidInput: with status 400 where the prompt fills the context, 422 where too many tokens are requested.
         """
         used, context = len(prompt_ids), self.engine.context
-        room = context - used
-        if room < 1:
-            raise Invalid(
+        remaining = context - used
+        if remaining < 1:
+            raise InvalidInput(
                 "prompt",
                 f"The prompt is {used} tokens long, but the model's context is {context}: shorten the prompt.",
                 status=400,
@@ -76,29 +77,34 @@ class Teller:
                 prompt_tokens=used,
                 context=context,
             )
-        if asked is not None and asked > room:
-            raise Invalid(
+        if requested is not None and requested > remaining:
+            raise InvalidInput(
                 "max_tokens",
-                f"The context is {context} tokens and the prompt takes {used}: max_tokens can be at most {room}.",
-                maximum=room,
+                f"The context is {context} tokens and the prompt takes {used}: max_tokens can be at most {remaining}.",
+                maximum=remaining,
             )
-        return min(default, room) if asked is None else asked
+        return min(default, remaining) if requested is None else requested
+
+    @staticmethod
+    def seed(requested: int | None) -> int:
+        """The requested seed, or a random one for None and for -1, which many clients send for it."""
+        return secrets.randbits(32) if requested in (None, -1) else requested
 
     def deadline(self) -> float:
         return time.monotonic() + self.settings.time_limit
 
 
 def sse(data: dict | str, event: str | None = None) -> bytes:
-    """A server-sent event with JSON, or with a word of a protocol such as `[DONE]`."""
+    """A server-sent event with JSON, or with a literal such as `[DONE]`."""
     text = data if isinstance(data, str) else json.dumps(data, ensure_ascii=False).translate(LINE_ENDS)
     return format_sse_event(data_str=text, event=event)
 
 
-def event_stream(events: AsyncIterator[bytes], stories: Stories) -> Response:
-    """A stream of `events`, with which the `stories` end, also where not one of them was sent."""
+def event_stream(events: AsyncIterator[bytes], completions: CompletionStream) -> Response:
+    """A response of server-sent events; when it ends, even before the first event, the completions are cancelled."""
 
     async def end() -> None:
-        stories.cancel()
+        completions.cancel()
 
-    # The header is for nginx, which would otherwise keep the events until there are many.
+    # The header stops nginx from buffering events.
     return EventSourceResponse(events, headers={"X-Accel-Buffering": "no"}, background=BackgroundTask(end))
