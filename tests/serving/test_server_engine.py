@@ -10,7 +10,7 @@ from functools import partial
 import pytest
 import torch
 from helpers import random_ids, sharpen, tiny_model
-from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
+from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
 from tinystories.generation.generate import generate_story
 from tinystories.generation.native import use_native_decoding

@@ -86,19 +86,26 @@ def client_key(scope: Scope) -> str:
     return host
 
 
-class TimeoutProtocol(H11Protocol):
-    """Uvicorn's HTTP/1.1 with a timeout for clients, which uvicorn does not have.
+class LimitedProtocol(H11Protocol):
+    """Uvicorn's HTTP/1.1 with a timeout for clients and a limit of open connections, idle ones included.
 
     A connection is closed where a request is not received completely within `client_timeout` seconds, or where data
-    that was written cannot be sent for that time.
+    that was written cannot be sent for that time. A connection beyond `max_connections` gets 503 and is closed;
+    uvicorn's `limit_concurrency` would wait for its request.
     """
 
     client_timeout = 20.0
+    max_connections = 512
     _reading: asyncio.TimerHandle | None = None
     _writing: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:
         super().connection_made(transport)
+        if len(self.connections) > self.max_connections:
+            transport.write(
+                b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+            )
+            return transport.close()
         transport.set_write_buffer_limits(high=0)  # so that `pause_writing` is called as soon as data waits
         self._reading = self._start_timer()
 

@@ -20,7 +20,7 @@ from ..runs.run_folder import refuse_file
 from ..utils.errors import UserError, first_line
 from .app import create_app
 from .engine import Engine
-from .middleware import TimeoutProtocol
+from .middleware import LimitedProtocol
 from .settings import ServerSettings
 
 
@@ -60,12 +60,12 @@ def serve(settings: ServerSettings) -> None:
 
 
 def server_config(app, settings: ServerSettings) -> uvicorn.Config:
+    limits = {"client_timeout": settings.client_timeout, "max_connections": settings.max_connections}
     return uvicorn.Config(
         app,
-        http=type("Protocol", (TimeoutProtocol,), {"client_timeout": settings.client_timeout}),
+        http=type("Protocol", (LimitedProtocol,), limits),
         ws="none",
         lifespan="on",
-        limit_concurrency=settings.max_connections + 1,  # uvicorn refuses the last one
         server_header=False,
         proxy_headers=bool(settings.trusted_proxies),
         forwarded_allow_ips=list(settings.trusted_proxies),
