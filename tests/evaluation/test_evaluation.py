@@ -314,9 +314,11 @@ def test_training_stories_among_the_held_out_are_noted_and_each_model_is_saved(m
     assert report["corpus"]["name"] == "mine.jsonl"
     tiny, untrained = report["models"]
     assert tiny["training_stories"]["shared_with_held_out"] == 3
-    assert tiny["notes"][0].startswith("3 of the 7 stories") and "3 of the 7" in caplog.text
+    assert tiny["notes"][0].startswith("3 of the 7 held-out stories") and "3 of the 7" in caplog.text
     assert untrained["training_stories"] is None
-    assert "3 of the 7 stories" in terminal_table(report) and "3 of the 7 stories" in html_report(report)
+    assert "3 of the 7 held-out stories" in terminal_table(report) and "3 of the 7 held-out stories" in html_report(
+        report
+    )
 
 
 def test_a_judge_grades_real_and_generated_stories(tiny_run, tmp_path, monkeypatch):
@@ -651,7 +653,7 @@ def test_runs_that_held_out_different_stories_need_a_corpus(tiny_run, tmp_path, 
     recipe = other / "recipe.yaml"
     recipe.write_text(recipe.read_text().replace("corpus: sample", "corpus: no/such-stories", 1))
     out = ["--out", tmp_path / "out"]
-    fails_with_one_line(capsys, [tiny_run, other, *out], "different stories", "--corpus", "no/such-stories")
+    fails_with_one_line(capsys, [tiny_run, other, *out], "different held-out stories", "--corpus", "no/such-stories")
     fails_with_one_line(capsys, [other, *out], "The held-out stories of", "cannot be loaded", "--corpus")
     assert evaluate(other, *out, "--corpus", "sample", "--limit", 3, "--presets", "greedy") == 0
     assert "(no/such-stories) are not on this machine" in capsys.readouterr().out

@@ -33,7 +33,7 @@ def test_the_bootstrap_of_few_stories():
     for mistake, message in (
         ({"confidence": 1}, "`confidence`"),
         ({"resamples": 0}, "`resamples`"),
-        ({"denominators": [1, 2, 3]}, "one length"),
+        ({"denominators": [1, 2, 3]}, "equal length"),
     ):
         with pytest.raises(ValueError, match=message):
             ratio_interval(**{"numerators": [1, 2], "denominators": [1, 2], **mistake})

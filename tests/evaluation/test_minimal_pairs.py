@@ -413,7 +413,7 @@ def test_a_model_without_context_scores_exactly_one_half(pairs, stories, make_to
     model.register_forward_hook(forget)
     results = score_pairs(model, tokenizer, pairs, batch_size=64, progress=False)
     assert {kind: row["accuracy"] for kind, row in accuracy(results).items()} == dict.fromkeys(KINDS, 0.5)
-    by_length = accuracy(results, head_start=True)
+    by_length = accuracy(results, correct_length=False)
     assert (by_length["article_deleted"]["accuracy"], by_length["article_doubled"]["accuracy"]) == (0, 1)
 
 

@@ -1,4 +1,4 @@
-"""Use of "a", "an" and "the" in English stories: how many there are, are missing or have the wrong form.
+"""Articles ("a", "an", "the") in English stories: how many there are, are missing or have the wrong form.
 
 A countable noun in the singular needs a determiner. Two word lists decide which words are such nouns and which may
 stand between determiner and noun; `metrics/article_statistics/word_lists.py` made them by rule from real stories. On
@@ -9,6 +9,8 @@ have "my", "this", "two" or the like).
 import re
 from collections.abc import Collection, Iterator, Sequence
 from typing import NamedTuple
+
+import numpy as np
 
 from .intervals import Interval, ratio_interval, wilson_interval
 from .text_statistics import check_texts, columns, words
@@ -52,17 +54,18 @@ class ArticleCounts(NamedTuple):
 def article_statistics(texts: Sequence[str], **options) -> dict[str, Interval]:
     """Rates of articles, missing articles and wrong forms over all `texts`.
 
-    options: those of [`ratio_interval`].
+    Args:
+        options: those of [`ratio_interval`].
 
-    Returns
-        `stories_with_article`: fraction of texts with any article (Wilson interval). Most word salad reaches 1, too.
+    Returns:
+        `stories_with_article`: fraction of texts with any article (Wilson interval). Shuffled words reach 1, too.
         `articles_per_100_words`.
         `article_omission`: fraction of countable singular nouns without a determiner (see [`count_articles`]).
         `wrong_a_or_an`: fraction of "a" and "an" that should be the other one.
     """
     check_texts(texts)
     counts = ArticleCounts(*columns([count_articles(text) for text in texts], len(ArticleCounts._fields)))
-    with_article = int((counts.articles > 0).sum())
+    with_article = int(np.count_nonzero(counts.articles))
     return {
         "stories_with_article": wilson_interval(with_article, len(texts), confidence=options.get("confidence", 0.95)),
         "articles_per_100_words": ratio_interval(100 * counts.articles, counts.words, **options),

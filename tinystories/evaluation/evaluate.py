@@ -1,13 +1,13 @@
-"""One report on any number of causal language models, of this package or not.
+"""One report on any number of causal language models, from this package or elsewhere.
 
     report = evaluate_models(["runs/quickstart", "openai-community/gpt2"], corpus="stories.jsonl")
 
-- Real held-out stories, and the same with their words shuffled, get the same figures as generated ones. Figures that
-  give shuffled words full marks stand apart, under "legacy".
-- Grammar is measured on completions alone: without the prompt, and before post-processing.
+- Held-out stories, also with their words shuffled, are measured like generated ones. Figures that give shuffled words
+  full marks are kept apart, under "legacy".
+- Grammar is measured on completions only: without the prompt, before post-processing.
 - Figures that depend on the amount of text are compared with real stories of the same length.
-- Models are loaded one at a time and evaluated on the same stories, pairs, prompts and seed. One that fails is listed
-  with the reason, and `save` gets the report after each model, so that nothing measured is lost.
+- Models are loaded one at a time and evaluated on the same stories, pairs, prompts and seed. A model that fails is
+  listed with the reason. `save` receives the report after each model, so that no result is lost.
 """
 
 import gc
@@ -23,7 +23,7 @@ from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -47,11 +47,11 @@ from .text_statistics import longest_copied_runs, slice_words, vocabulary
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 1  # of the report; raised when a key changes its meaning
-PAIRS_PER_KIND = 500
-STORY_TOKENS = 384  # longest generated story: three quarters of our context
-QUICK = {"stories": 100, "pairs": 50, "prompts": 5}
-FULL = {"stories": None, "pairs": PAIRS_PER_KIND, "prompts": len(PROMPTS)}
+FORMAT = 1  # of the report; to be increased when a key changes its meaning
+MAX_NEW_TOKENS = 384  # three quarters of our models' context
+# Stories, pairs of each kind, prompts
+QUICK = (100, 50, 5)
+FULL = (None, 500, len(PROMPTS))
 
 
 class _Task(NamedTuple):
@@ -90,16 +90,16 @@ def evaluate_models(
 
     Args:
         paths: run folders, `checkpoint-*` folders, folders of any causal model of transformers, ids on the Hub.
-        corpus: held-out stories, as [`load_texts`] takes them: the validation split, or everything where there are no
-            splits. By default what the models' own recipes held out, or `sample` where no model has a recipe.
+        corpus: held-out stories, in any form that [`load_texts`] reads: the validation split, or all if there are no
+            splits. By default the validation split of the models' recipes, or `sample` if no model has a recipe.
         text_column, split, skip_bad_rows: how `corpus` and `train_corpus` are read, as in a [`Recipe`].
-        train_corpus: training stories, to find copies and made-up words; by default those of each run's recipe, where
+        train_corpus: training stories, to find copies and made-up words; by default those of each run's recipe, if
             they are on this machine.
         limit: maximum number of stories, of pairs of each kind, and of prompts.
-        quick: 100 stories, 50 pairs of each kind, 5 prompts, and the models' own preset unless `presets` names others.
-        presets: sampling presets by name, that of the headline figures first; by default all of `PRESETS`, the models'
-            own first.
-        judge: grades the stories, too; real ones first, so that a wrong key costs nothing else.
+        quick: 100 stories, 50 pairs of each kind, 5 prompts, and the models' own preset unless `presets` is given.
+        presets: names of sampling presets, that of the headline figures first; by default all of `PRESETS`, the
+            models' own first.
+        judge: also grades the stories, real ones first, so that a wrong key is found before any other work.
         dump_pairs: .tsv or .jsonl file to write the minimal pairs to.
         progress: show progress bars and failures on stderr.
         command: the command line, for the report.
@@ -110,37 +110,37 @@ def evaluate_models(
         between 0 and 1; x_low and x_high are the ends of the 95 % interval of x.
 
     Raises:
-        UserError: for an argument that no model can be evaluated with; errors of single models are in `failed`.
+        UserError: for invalid arguments; errors of single models are in `failed`.
     """
     if not paths:
         raise UserError("Name at least one model: a run folder, a checkpoint folder or an id on the Hub.")
     if limit is not None and limit < 1:
         raise UserError(f"The limit must be at least 1, but is {limit}.")
-    paths = list(dict.fromkeys(os.path.normpath(path) if os.path.exists(path) else str(path) for path in paths))
+    models = list(dict.fromkeys(os.path.normpath(path) if os.path.exists(path) else str(path) for path in paths))
     if not presets:
-        own = _own_preset(paths)
+        own = _own_preset(models)
         presets = [own] if quick else [own, *PRESETS]
     presets = list(dict.fromkeys(presets))
     for preset in presets:
         check_preset(preset)
-    amounts = {name: smaller(most, limit) for name, most in (QUICK if quick else FULL).items()}
+    story_limit, pairs_per_kind, prompt_limit = (smaller(most, limit) for most in (QUICK if quick else FULL))
     if dump_pairs is not None:
         check_pairs_file(dump_pairs)
 
     reading = {"text_column": text_column, "text_split": split, "skip_bad_rows": skip_bad_rows}
-    name, stories = held_out_stories(paths, corpus, amounts["stories"], **reading)
+    name, stories = held_out_stories(models, corpus, story_limit, **reading)
     training = TrainingStories(train_corpus, reading)
-    pairs = make_pairs(stories, per_kind=amounts["pairs"], seed=seed, progress=progress)
+    pairs = make_pairs(stories, per_kind=pairs_per_kind or 0, seed=seed, progress=progress)
     if dump_pairs is not None:
         write_pairs(pairs, dump_pairs)
-    task = _Task(stories, pairs, PROMPTS[: amounts["prompts"]], presets, seed, judge, progress)
-    report = {
+    task = _Task(stories, pairs, PROMPTS[:prompt_limit], presets, seed, judge, progress)
+    report: dict[str, Any] = {
         "format": FORMAT,
         "tinystories_version": __version__,
         "versions": _versions(),
         "command": command,
         "seed": seed,
-        "settings": {"presets": presets, "prompts": len(task.prompts), "pairs_per_kind": amounts["pairs"]},
+        "settings": {"presets": presets, "prompts": len(task.prompts), "pairs_per_kind": pairs_per_kind},
         "corpus": {
             "name": name,
             "fingerprint": hashlib.sha256("\0".join(stories).encode()).hexdigest()[:16],
@@ -153,12 +153,12 @@ def evaluate_models(
         "failed": [],
     }
     if judge is not None:
-        count = (1 + len(paths) * len(presets)) * len(task.prompts)
+        count = (1 + len(models) * len(presets)) * len(task.prompts)
         print(f"judge        at most {count:,} stories in all", file=sys.stderr, flush=True)
         report["real_stories"]["judge"] = _grades(judge_stories(judge, _begun_stories(task), progress))
-    for number, path in enumerate(paths, 1):
-        if progress and len(paths) > 1:
-            print(f"model {number} of {len(paths)}: {path}", file=sys.stderr, flush=True)
+    for number, path in enumerate(models, 1):
+        if progress and len(models) > 1:
+            print(f"model {number} of {len(models)}: {path}", file=sys.stderr, flush=True)
         try:
             entry, problem = _evaluate_model(path, task, training)
             report["models"].append(entry)
@@ -193,13 +193,13 @@ def _own_preset(paths: Sequence[str]) -> str:
 
 
 def _evaluate_model(path: str, task: _Task, training: TrainingStories) -> tuple[dict, str | None]:
-    """The model's entry in the report, and what the judge failed at."""
+    """The model's entry in the report, and the error of the judge, if any."""
     started = time.perf_counter()
     model, tokenizer = load_model(path)
     run, step = run_and_step(path)
     scores = score_stories(model, tokenizer, task.stories, progress=task.progress)
     kinds = accuracy(score_pairs(model, tokenizer, task.pairs, progress=task.progress)) if task.pairs else {}
-    entry = {
+    entry: dict[str, Any] = {
         "model": path,
         "name": path,
         "run": run,
@@ -219,7 +219,7 @@ def _evaluate_model(path: str, task: _Task, training: TrainingStories) -> tuple[
         "minimal_pair_accuracy": float(np.mean([kind["accuracy"] for kind in kinds.values()])) if kinds else None,
         "generation": {},
     }
-    tokens = _story_tokens(model, tokenizer, task.prompts)
+    max_new_tokens = _max_new_tokens(model, tokenizer, task.prompts)
     generated: dict[str, list[GeneratedStory]] = {}
     for preset in task.presets:
         begun = time.perf_counter()
@@ -228,21 +228,22 @@ def _evaluate_model(path: str, task: _Task, training: TrainingStories) -> tuple[
             tokenizer,
             task.prompts,
             preset=preset,
-            max_new_tokens=tokens,
+            max_new_tokens=max_new_tokens,
             seed=task.seed,
             progress=task.progress,
         )
         speed = len(generated[preset]) / (time.perf_counter() - begun)
-        entry["generation"][preset] = {"max_new_tokens": tokens, "stories_per_second": speed}
+        entry["generation"][preset] = {"max_new_tokens": max_new_tokens, "stories_per_second": speed}
     del model
     _free_memory()
     real: dict[str, list[str] | None] = {}
     for preset, stories in generated.items():
         completions = [story.completion for story in stories]
-        real[preset] = real_stories_of_same_length(task.stories, task.prompts, completions, task.seed)
+        same_length = real_stories_of_same_length(task.stories, task.prompts, completions, task.seed)
+        real[preset] = same_length
         entry["generation"][preset] |= {
             **generated_figures(stories, task.seed),
-            "real_same_length": real[preset] and length_figures(real[preset], task.seed),
+            "real_same_length": length_figures(same_length, task.seed) if same_length else None,
         }
     try:
         entry["training_stories"] = _compare_with_training(entry, path, generated, real, task, training)
@@ -262,11 +263,11 @@ def _evaluate_model(path: str, task: _Task, training: TrainingStories) -> tuple[
     return entry, problem
 
 
-def _story_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str]) -> int:
-    """Maximum tokens of a story: the same for every model, unless its remaining context is shorter."""
+def _max_new_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str]) -> int:
+    """Maximum number of new tokens: the same for every model, unless its context is shorter."""
     context = context_length(model)
     longest = max(len(encode_prompt(tokenizer, prompt)) for prompt in prompts)
-    return max(1, STORY_TOKENS if context is None else min(STORY_TOKENS, context - longest))
+    return max(1, MAX_NEW_TOKENS if context is None else min(MAX_NEW_TOKENS, context - longest))
 
 
 def _compare_with_training(
@@ -282,22 +283,22 @@ def _compare_with_training(
     groups = []
     for preset, stories in generated.items():
         groups.append((entry["generation"][preset]["raw"], [story.completion for story in stories]))
-        if real[preset] is not None:
-            groups.append((entry["generation"][preset]["real_same_length"], real[preset]))
+        if same_length := real[preset]:
+            groups.append((entry["generation"][preset]["real_same_length"], same_length))
     known = vocabulary([*texts, *task.prompts])  # the model did not make up the words of the prompts
     copied = iter(longest_copied_runs([text for _, group in groups for text in group], texts))
     for figures, group in groups:
         figures |= training_figures(group, list(islice(copied, len(group))), known, task.seed)
     shared = len(set(texts).intersection(task.stories))
     if shared:
-        note = f"{shared:,} of the {len(task.stories):,} stories that it is evaluated on are training stories of it."
+        note = f"{shared:,} of the {len(task.stories):,} held-out stories are training stories of this model."
         entry["notes"].append(note)
         logger.warning("%s: %s", path, note)
     return {"name": name, "stories": len(texts), "shared_with_held_out": shared}
 
 
 def _begun_stories(task: _Task) -> list[tuple[str, str]]:
-    """Real stories in the form in which a judge gets generated ones: a beginning of six words, and the rest."""
+    """Real stories as (beginning of six words, completion), as a judge gets generated ones."""
     begun = [(slice_words(story, 0, 6), story) for story in task.stories[: len(task.prompts)]]
     return [(begin, story[story.index(begin) + len(begin) :]) for begin, story in begun]
 
@@ -328,8 +329,8 @@ def _versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{name: version(name) for name in libraries}}
 
 
-def _json_values(value):
-    """As JSON can hold it: six significant digits, and None for nan and infinity."""
+def _json_values(value: Any) -> Any:
+    """Values for JSON: floats with six significant digits, None for NaN and infinity."""
     if isinstance(value, dict):
         return {key: _json_values(inner) for key, inner in value.items()}
     if isinstance(value, list):

@@ -23,8 +23,8 @@ def read_grades(answer: str) -> dict[str, float] | None:
     grades = found[0]
     if any(other != grades for other in found) or any(len(grades[name]) != 1 for name in CRITERIA):
         return None
-    grades = {name: grades[name].pop() for name in CRITERIA}
-    return None if None in grades.values() else grades
+    values = {name: grades[name].pop() for name in CRITERIA}
+    return values if all(values.values()) else None
 
 
 def _json_objects(text: str) -> Iterator[dict]:
@@ -40,9 +40,9 @@ def _json_objects(text: str) -> Iterator[dict]:
         place = text.find("{", end)
 
 
-def _grades_in_object(value: dict) -> dict[str, set[float | None]] | None:
-    """Values of each criterion anywhere in a JSON object (None if invalid); None if it names no criterion."""
-    grades: dict[str, set] = {name: set() for name in CRITERIA}
+def _grades_in_object(value: dict) -> dict[str, set[float]] | None:
+    """Grades of each criterion anywhere in a JSON object, 0 for invalid ones; None if it names no criterion."""
+    grades: dict[str, set[float]] = {name: set() for name in CRITERIA}
     rest = [value]
     while rest:
         for key, inner in rest.pop().items():
@@ -56,13 +56,13 @@ def _grades_in_object(value: dict) -> dict[str, set[float | None]] | None:
     return grades if any(grades.values()) else None
 
 
-def _number(value) -> float | None:
-    """A grade as a number; None if it is not one from 1 to 10."""
+def _number(value: object) -> float:
+    """A grade as a number; 0 if it is not one from 1 to 10."""
     if isinstance(value, str):
         match = re.fullmatch(r"\s*(\d{1,2}(?:\.\d+)?)\s*(?:(?:/|out of)\s*10\s*)?", value)
         value = float(match[1]) if match else None
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 1 <= value <= 10:
-        return None
+        return 0.0
     return float(value)
 
 
@@ -80,7 +80,7 @@ _PROSE = {
 }
 
 
-def _grades_in_prose(text: str) -> dict[str, set[float | None]]:
+def _grades_in_prose(text: str) -> dict[str, set[float]]:
     return {
         name: {_number(match[1] or match[2]) for match in pattern.finditer(text)} for name, pattern in _PROSE.items()
     }

@@ -1,6 +1,7 @@
-"""Figures with the confidence interval that says how far they can be trusted."""
+"""Figures with their confidence intervals."""
 
 import math
+from collections.abc import Mapping
 from statistics import NormalDist
 from typing import NamedTuple
 
@@ -24,16 +25,16 @@ def ratio_interval(
 ) -> Interval:
     """Sum of `numerators` over sum of `denominators`, both `[stories]`, with a percentile bootstrap over stories.
 
-    Words of one story depend on each other, stories do not (B. Efron and R. Tibshirani, An Introduction to the
-    Bootstrap, 1993, chapter 13). A single story, or an event that never occurs, gives an interval of zero width. All
-    three values are nan where the denominators sum to 0.
+    Stories are resampled, not words, because words of one story depend on each other (B. Efron and R. Tibshirani, An
+    Introduction to the Bootstrap, 1993, chapter 13). A single story, or an event that never occurs, gives an interval
+    of zero width. All three values are NaN if the denominators sum to 0.
     """
     _check_confidence(confidence)
     if resamples < 1:
         raise ValueError(f"`resamples` ({resamples}) must be at least 1.")
     numerators, denominators = np.asarray(numerators, dtype=np.float64), np.asarray(denominators, dtype=np.float64)
     if numerators.ndim != 1 or numerators.shape != denominators.shape:
-        raise ValueError(f"Arrays of one length are needed, not {numerators.shape} and {denominators.shape}.")
+        raise ValueError(f"Two vectors of equal length are needed, not {numerators.shape} and {denominators.shape}.")
     if not denominators.sum():
         return NOT_MEASURED
     value = numerators.sum() / denominators.sum()
@@ -53,7 +54,7 @@ def ratio_interval(
 def bits_per_byte_interval(nats: ArrayLike, byte_counts: ArrayLike, **options) -> Interval:
     """Bits per byte of stories `[stories]`: total loss in nats / ln 2 / UTF-8 bytes.
 
-    Unlike nats per token, it compares across tokenizers. `options` are those of [`ratio_interval`].
+    Unlike nats per token, it compares models with different tokenizers. `options` are those of [`ratio_interval`].
     """
     return ratio_interval(np.asarray(nats, dtype=np.float64) / math.log(2), byte_counts, **options)
 
@@ -61,7 +62,7 @@ def bits_per_byte_interval(nats: ArrayLike, byte_counts: ArrayLike, **options) -
 def wilson_interval(successes: float, trials: int, *, confidence: float = 0.95) -> Interval:
     """Fraction of `successes` with Wilson's score interval (1927, doi.org/10.1080/01621459.1927.10502953).
 
-    It holds its coverage for few trials and for fractions of 0 and 1. A tie may count as half a success.
+    Its coverage holds for few trials, and for fractions of 0 and 1. A tie may count as half a success.
     """
     _check_confidence(confidence)
     if not 0 <= successes <= trials:
@@ -80,8 +81,8 @@ def _check_confidence(confidence: float) -> None:
         raise ValueError(f"`confidence` ({confidence}) must lie between 0 and 1.")
 
 
-def flatten(statistics: dict[str, "Interval | float"]) -> dict[str, float]:
-    """Plain numbers, as loggers and `evaluate` take them: an `Interval` x becomes x, x_low and x_high."""
+def flatten(statistics: Mapping[str, Interval | float]) -> dict[str, float]:
+    """Plain numbers for loggers and `evaluate`: an `Interval` x becomes x, x_low and x_high."""
     flat: dict[str, float] = {}
     for name, value in statistics.items():
         if isinstance(value, Interval):

@@ -1,12 +1,12 @@
-"""Grades from a large language model, at any endpoint that speaks OpenAI's chat completions. It may cost money.
+"""Grades from a large language model, at any endpoint with OpenAI's chat completions API. It may cost money.
 
 The scheme is that of the TinyStories paper (R. Eldan and Y. Li, arXiv 2305.07759, "GPT-Eval"): the judge sees the
 beginning of a story and its completion, and grades the completion from 1 to 10 for grammar, creativity, consistency.
 
-- Grades that are missing from an answer, or ambiguous, are asked for again and never guessed.
+- If grades are missing from an answer or ambiguous, the judge is asked again; grades are never guessed.
 - `judge_stories` prints the number of requests and tokens before it sends the first request.
-- Each answer is cached under a hash of everything it depends on: a run can be stopped, and resumed at no cost.
-- A story stands between markers with a hash of the story, which it cannot contain, so it cannot instruct the judge.
+- Each answer is cached under a hash of everything it depends on, so a stopped run resumes at no cost.
+- Each story is enclosed in markers with its hash, which it cannot contain. So no story can instruct the judge.
 """
 
 import hashlib
@@ -20,6 +20,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -33,7 +34,7 @@ from .grades import CRITERIA, read_grades
 from .intervals import Interval, ratio_interval
 
 
-SCHEME = 1  # raised with any change of the question, which makes cached answers invalid
+SCHEME = 1  # to be increased with each change of the question, which invalidates cached answers
 
 _QUESTION = """\
 A student was given the beginning of a short story for small children and wrote how it goes on. You are the teacher \
@@ -185,8 +186,8 @@ class Judge:
             raise UserError("The API key contains invalid characters; check how it was copied.")
         self._cache = cached_assets_path("tinystories", "judge") if cache_dir is None else Path(cache_dir)
         output_folder(self._cache, probe=False).mkdir(parents=True, exist_ok=True)
-        self._options = {"response_format": {"type": "json_object"}, "temperature": 0}
-        self._headers = {} if self._key else {"Authorization": Omit()}
+        self._options: dict[str, Any] = {"response_format": {"type": "json_object"}, "temperature": 0}
+        self._headers: dict[str, Any] = {} if self._key else {"Authorization": Omit()}
         self._client = OpenAI(base_url=base_url, api_key=self._key or "none", timeout=timeout, max_retries=retries)
 
     def close(self) -> None:
@@ -213,28 +214,29 @@ class Judge:
         question = _question(beginning, completion)
         if (answer := self._cached_answer(question)) is not None:
             return Grade(read_grades(answer), answer=answer, cached=True)
-        messages, spent, answer = [{"role": "user", "content": question}], Counter(), ""
+        messages, answer = [{"role": "user", "content": question}], ""
+        usage: dict[str, Any] = {"requests": 0, "tokens_in": 0, "tokens_out": 0}
         for _ in range(MAX_ATTEMPTS):
             try:
                 reply = self._reply(messages)
-            except _NoReply as problem:
-                return Grade(None, str(problem), answer or None, **spent)
+            except _NoReply as error:
+                return Grade(None, str(error), answer or None, **usage)
             answer = _content(reply)
-            usage = getattr(reply, "usage", None)
-            spent["requests"] += 1
-            spent["tokens_in"] += getattr(usage, "prompt_tokens", None) or 0
-            spent["tokens_out"] += getattr(usage, "completion_tokens", None) or 0
+            reported = getattr(reply, "usage", None)
+            usage["requests"] += 1
+            usage["tokens_in"] += getattr(reported, "prompt_tokens", None) or 0
+            usage["tokens_out"] += getattr(reported, "completion_tokens", None) or 0
             if (scores := read_grades(answer)) is not None:
-                self._keep(question, answer)
-                return Grade(scores, answer=answer, **spent)
+                self._cache_answer(question, answer)
+                return Grade(scores, answer=answer, **usage)
             if answer:
                 again = [{"role": "assistant", "content": answer[:2000]}, {"role": "user", "content": _AGAIN}]
                 messages = [messages[0], *again]
         problem = "no grades in the answer" if answer else f"no text in the answer{self._reason(reply)}"
-        return Grade(None, problem, answer or None, **spent)
+        return Grade(None, problem, answer or None, **usage)
 
-    def _reply(self, messages: list[dict]):
-        """A chat completion, asked for without options that the endpoint refuses."""
+    def _reply(self, messages: list[Any]) -> Any:
+        """A chat completion, requested without the options that the endpoint refuses."""
         from openai import APIConnectionError, APIStatusError, APITimeoutError
 
         options = self._options
@@ -249,27 +251,27 @@ class Judge:
                 raise _NoReply(f"no connection: {self._safe(first_line(error.__cause__ or error))}") from None
             except APIStatusError as error:
                 status = error.status_code
-                said = f"status {status}{self._reason(error.body)}"
+                reason = f"status {status}{self._reason(error.body)}"
                 if status in _BAD_REQUEST and options:
                     refused = [name for name in options if name in str(error.body)] or list(options)
                     options = {name: value for name, value in options.items() if name not in refused}
                 elif status in (401, 403):
                     what = "does not accept this API key" if self._key else "needs an API key"
-                    raise UserError(f"The judge at {self.host} {what} ({said}). Set OPENAI_API_KEY.") from None
+                    raise UserError(f"The judge at {self.host} {what} ({reason}). Set OPENAI_API_KEY.") from None
                 elif status == 404:
                     raise UserError(
-                        f"The judge at {self.host} does not know the model {self.model!r} or the URL ({said}). Check "
-                        f"both; most URLs end in /v1."
+                        f"The judge at {self.host} does not know the model {self.model!r} or the URL ({reason}). "
+                        f"Check both; most URLs end in /v1."
                     ) from None
                 elif status in (*_BAD_REQUEST, 408, 409, 429) or status >= 500:
-                    raise _NoReply(said) from None
+                    raise _NoReply(reason) from None
                 else:
-                    raise UserError(f"The judge at {self.host} refuses the request ({said}).") from None
+                    raise UserError(f"The judge at {self.host} refuses the request ({reason}).") from None
             else:
                 self._options = options
                 return reply
 
-    def _reason(self, body) -> str:
+    def _reason(self, body: Any) -> str:
         """The error message in the body of a reply, as the end of a line; empty if there is none."""
         for key in ("error", "message", "detail"):
             inner = body.get(key) if isinstance(body, dict) else getattr(body, key, None)
@@ -295,7 +297,7 @@ class Judge:
             return None
         return answer if isinstance(answer, str) and read_grades(answer) is not None else None
 
-    def _keep(self, question: str, answer: str) -> None:
+    def _cache_answer(self, question: str, answer: str) -> None:
         """Write to the cache; other processes see the complete file or none."""
         path = self._cache_file(question)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -321,14 +323,18 @@ def judge_stories(judge: Judge, stories: Iterable, progress: bool = True) -> Jud
         grades = dict(_graded(judge, list(dict.fromkeys(pairs)), progress))
     in_order = [grades[pair] for pair in pairs]
     scored = [grade.scores for grade in in_order if grade.scores is not None]
-    spent = {name: sum(getattr(g, name) for g in grades.values()) for name in ("requests", "tokens_in", "tokens_out")}
     return JudgeReport(
         judge=judge.model,
-        criteria={name: _mean([scores[name] for scores in scored]) for name in CRITERIA} if scored else {},
+        criteria={
+            name: ratio_interval([scores[name] for scores in scored], np.ones(len(scored)))
+            for name in (CRITERIA if scored else ())
+        },
         grades=in_order,
         missing=len(in_order) - len(scored),
-        problems=dict(Counter(grade.problem for grade in in_order if grade.scores is None)),
-        **spent,
+        problems=dict(Counter(grade.problem or "" for grade in in_order if grade.scores is None)),
+        requests=sum(grade.requests for grade in grades.values()),
+        tokens_in=sum(grade.tokens_in for grade in grades.values()),
+        tokens_out=sum(grade.tokens_out for grade in grades.values()),
     )
 
 
@@ -372,7 +378,7 @@ def _question(beginning: str, completion: str) -> str:
     return question.encode("utf-8", "replace").decode("utf-8")  # half of a surrogate pair cannot be sent
 
 
-def _content(reply) -> str:
+def _content(reply: Any) -> str:
     """The text of a chat completion; empty if there is none."""
     try:
         content = reply.choices[0].message.content
@@ -393,7 +399,3 @@ def _endpoint(url: str) -> tuple[str, str, str]:
         raise UserError("The judge's URL must be one such as https://api.openai.com/v1 or http://127.0.0.1:8000/v1.")
     host = parts.netloc.rpartition("@")[2]
     return base, host, parts._replace(netloc=host).geturl() + "/chat/completions"
-
-
-def _mean(values: list[float]) -> Interval:
-    return ratio_interval(np.array(values), np.ones(len(values)))

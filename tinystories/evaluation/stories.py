@@ -13,18 +13,19 @@ from ..utils.errors import UserError
 from .text_statistics import slice_words, words
 
 
-TRAINING_STORIES = 100_000  # at most so many (about 90 MB) are searched for copies
+MAX_TRAINING_STORIES = 100_000  # that are searched for copies; about 90 MB
 
 
 def held_out_stories(
     paths: Sequence[str], corpus: str | None = None, limit: int | None = None, **reading
 ) -> tuple[str, list[str]]:
-    """Name and texts of the first `limit` held-out stories of `corpus`, or of what the recipes of the models held out.
+    """Name and texts of the first `limit` held-out stories of `corpus`, by default those of the models' recipes.
 
-    `reading` says how `corpus` is read, as for [`load_texts`].
+    Args:
+        reading: options of [`load_texts`] for `corpus`.
 
     Raises:
-        UserError: where they cannot be loaded, or the recipes name different ones.
+        UserError: if they cannot be loaded, or the recipes have different ones.
     """
     if corpus is not None:
         found = load_texts(corpus, "validation", max_stories=limit, **reading)
@@ -35,7 +36,7 @@ def held_out_stories(
             recipes.setdefault((*_source(recipe), recipe.max_validation_stories), (path, recipe))
     if len(recipes) > 1:
         named = " and ".join(f"{path} ({recipe.corpus})" for path, recipe in list(recipes.values())[:2])
-        raise UserError(f"{named} held out different stories; name the stories to evaluate on with --corpus.")
+        raise UserError(f"{named} have different held-out stories; name the stories to evaluate on with --corpus.")
     path, recipe = next(iter(recipes.values()), ("", Recipe()))
     most = smaller(recipe.max_validation_stories, limit)
     try:
@@ -49,10 +50,10 @@ def held_out_stories(
 
 
 def run_recipe(path: str | Path) -> Recipe | None:
-    """The recipe of the run that a folder is, or is a checkpoint of; None where there is none.
+    """The recipe of a run folder or of a checkpoint's run; None if there is none.
 
     Raises:
-        UserError: where it cannot be read.
+        UserError: if it cannot be read.
     """
     folder = Path(path)
     for place in (folder, folder.parent) if is_checkpoint(folder) else (folder,):
@@ -62,24 +63,25 @@ def run_recipe(path: str | Path) -> Recipe | None:
 
 
 class TrainingStories:
-    """The training stories of one model after another; the last ones are kept for the next checkpoint of the run.
+    """The training stories of models; the last ones are kept in memory for the next checkpoint of the same run.
 
     Args:
-        corpus: stories of all models; by default those of each model's recipe.
-        reading: how `corpus` is read, as for [`load_texts`].
+        corpus: training stories of all models; by default those of each model's recipe.
+        reading: options of [`load_texts`] for `corpus`.
     """
 
     def __init__(self, corpus: str | None, reading: dict):
-        self._corpus, self._key = corpus, None
+        self._corpus = corpus
+        self._key: tuple = ()
         self._texts: list[str] = []
         if corpus is not None:
-            self._texts = load_texts(corpus, max_stories=TRAINING_STORIES, **reading)["text"][:]
+            self._texts = load_texts(corpus, max_stories=MAX_TRAINING_STORIES, **reading)["text"][:]
 
     def of(self, path: str) -> tuple[str, list[str]]:
-        """Name and texts.
+        """Name and texts of the training stories of the model in `path`.
 
         Raises:
-            UserError: where there are none on this machine.
+            UserError: if they are not on this machine.
         """
         if self._corpus is not None:
             return self._corpus, self._texts
@@ -91,7 +93,7 @@ class TrainingStories:
             raise UserError(f"its training stories ({source}) are not on this machine")
         key = (*_source(recipe), recipe.max_stories)
         if key != self._key:
-            most = smaller(recipe.max_stories, TRAINING_STORIES)
+            most = smaller(recipe.max_stories, MAX_TRAINING_STORIES)
             found = recipe_corpus(dataclasses.replace(recipe, max_stories=most, streaming=False))
             self._texts, self._key = found.train["text"][:], key
         return source, self._texts
@@ -102,12 +104,12 @@ def _source(recipe: Recipe) -> tuple:
 
 
 def smaller(one: int | None, other: int | None) -> int | None:
-    """The smaller of two limits, of which None is no limit."""
+    """The smaller of two limits; None is no limit."""
     return min((limit for limit in (one, other) if limit is not None), default=None)
 
 
 def shuffled_words(stories: Sequence[str], seed: int = 0) -> list[str]:
-    """Word salad: each story with its words, punctuation attached, in random order."""
+    """Each story with its words in random order, their punctuation attached."""
     rng = random.Random(seed)
     return [" ".join(rng.sample(pieces, len(pieces))) for pieces in map(str.split, stories)]
 
@@ -115,10 +117,12 @@ def shuffled_words(stories: Sequence[str], seed: int = 0) -> list[str]:
 def real_stories_of_same_length(
     stories: Sequence[str], prompts: Sequence[str], completions: Sequence[str], seed: int = 0
 ) -> list[str] | None:
-    """For each completion as many words of a real story, after as many as the prompt has.
+    """For each completion the same number of words of a real story, from behind the length of the prompt.
 
-    Each story is used once, chosen at random among those that are long enough, or else the longest that is left. None
-    where there are fewer stories than completions.
+    Each story is used once, drawn from those that are long enough, or else the longest that is left.
+
+    Returns:
+        None if there are fewer stories than completions.
     """
     if len(stories) < len(completions):
         return None

@@ -1,4 +1,4 @@
-"""The figures of a report that describe stories, generated or real, by the names that they have in `report.json`."""
+"""The figures of generated and real stories, under their keys in `report.json`."""
 
 import math
 import re
@@ -21,8 +21,12 @@ def text_figures(
 ) -> dict[str, float | int]:
     """Articles, repetition, lengths and endings.
 
-    `finished` says of each text whether it ended with EOS. `countable_nouns` is the number of places that
-    `article_omission` is a rate of: with few of them, an interval of zero width proves nothing.
+    Args:
+        finished: for each text, whether it ended with EOS.
+
+    Returns:
+        Also `countable_nouns`, the denominator of `article_omission`: if it is small, an interval of zero width proves
+        nothing.
     """
     return {
         "stories": len(texts),
@@ -35,14 +39,14 @@ def text_figures(
 
 
 def whole_story_figures(stories: Sequence[str], seed: int) -> dict:
-    """Figures of whole stories; without distinct n-grams, which fall with the amount of text."""
+    """Figures of whole stories, without distinct n-grams, which depend on the amount of text."""
     figures = text_figures(stories, seed=seed)
     kept = {name: value for name, value in figures.items() if not name.startswith("distinct_")}
     return {**kept, "legacy": legacy_figures(stories)}
 
 
 def generated_figures(stories: Sequence[GeneratedStory], seed: int) -> dict:
-    """Figures of what a model wrote, before post-processing and without the prompt, and of what follows them."""
+    """Figures of completions before post-processing (`raw`), and of stories after it."""
     texts = [story.text for story in stories]
     finished = [story.ended for story in stories]
     return {
@@ -60,7 +64,7 @@ def length_figures(texts: Sequence[str], seed: int) -> dict:
 
 
 def post_processed_figures(texts: Sequence[str]) -> dict[str, float]:
-    """What `post_process` changes; no grammar, which would be a grade for `post_process`."""
+    """What `post_process` changes. Grammar is not measured here: it would measure `post_process`."""
     processed = [post_process(text) for text in texts]
     endings = flatten(lengths_and_endings(processed))
     return {
@@ -72,11 +76,12 @@ def post_processed_figures(texts: Sequence[str]) -> dict[str, float]:
 
 
 def legacy_figures(texts: Sequence[str]) -> dict[str, float]:
-    """The figures that karthyick/llm_tinystories was judged by, over whole stories with their prompts.
+    """The metrics of karthyick/llm_tinystories, over whole stories with their prompts.
 
-    `has_articles` is the fraction of stories with any article, `unique_words` the mean fraction of distinct words in a
-    story, `grammar_of_10` the capitals and full stops of post-processed text, which `post_process` puts there. Word
-    salad gets full marks in the first and the last.
+    Returns:
+        Among others `has_articles` (fraction of stories with any article), `unique_words` (mean fraction of distinct
+        words in a story) and `grammar_of_10` (capitals and final punctuation, which `post_process` adds). Shuffled
+        words get full marks in the first and the last.
     """
     counts = [count_articles(text) for text in texts]
     found = [words(text) for text in texts]
@@ -92,11 +97,11 @@ def legacy_figures(texts: Sequence[str]) -> dict[str, float]:
 
 
 def training_figures(
-    texts: Sequence[str], copied: Sequence[Sequence[str]], known: Collection[str], seed: int = 0
+    texts: Sequence[str], copied: Sequence[list[str]], known: Collection[str], seed: int = 0
 ) -> dict[str, float | str]:
-    """`outside_vocabulary`, the fraction of words that are not `known`, and the mean and the longest of the sequences
-    that [`longest_copied_runs`] found, in words."""
+    """Fraction of words that are not `known`, and lengths in words of `copied`, the [`longest_copied_runs`]."""
     lengths = np.array([len(run) for run in copied])
+    longest: list[str] = max(copied, key=len, default=[])
     rates = {
         "outside_vocabulary": out_of_vocabulary_rate(texts, known, seed=seed),
         "longest_copied_run": ratio_interval(lengths, np.ones(len(lengths)), seed=seed),
@@ -104,11 +109,11 @@ def training_figures(
     return {
         **flatten(rates),
         "longest_copied_run_max": int(lengths.max(initial=0)),
-        "longest_copied_words": " ".join(max(copied, key=len, default=[])),
+        "longest_copied_words": " ".join(longest),
     }
 
 
 def capitals(texts: Sequence[str]) -> float:
-    """Fraction of sentences that begin with a capital, the first of each text left out."""
+    """Fraction of sentences that begin with a capital, without the first sentence of each text."""
     letters = [match[1] for text in texts for match in _SENTENCE_START.finditer(text)]
     return sum(letter.isupper() for letter in letters) / len(letters) if letters else math.nan

@@ -1,8 +1,7 @@
 """Statistics of stories as plain text: lengths and endings, repetition, made-up words, text copied from training.
 
-- A rate over stories is the sum of events over the sum of opportunities, with a bootstrap interval over stories.
-- N-grams ignore case and punctuation, so that a repeated sentence is found wherever it stands.
-- Only Python and numpy are imported, since the `evaluate` modules in `metrics/` use these functions on their own.
+- A rate is the number of events over the number of opportunities in all texts, with a bootstrap interval over texts.
+- N-grams ignore case and punctuation.
 """
 
 import math
@@ -25,8 +24,7 @@ def words(text: str) -> list[str]:
 
 
 def slice_words(text: str, start: int = 0, stop: int | None = None) -> str:
-    """The text from word `start` up to word `stop`, counted as by [`words`], with everything between them; up to the
-    end of the text where it has no word `stop`."""
+    """The part of the text from word `start` up to word `stop`, by default to its end; words as in [`words`]."""
     found = list(_WORD.finditer(text))
     if start >= len(found):
         return ""
@@ -51,12 +49,14 @@ def out_of_vocabulary_rate(texts: Iterable[str], known: Collection[str], **optio
 def lengths_and_endings(
     texts: Sequence[str], finished: Sequence[bool] | None = None, *, confidence: float = 0.95
 ) -> dict[str, Interval | float]:
-    """How long texts are and how they end.
+    """Mean lengths of texts, and how they end.
 
-    finished: for each text, whether it ended with EOS.
+    Args:
+        finished: for each text, whether it ended with EOS.
 
-    Returns `mean_words`, `mean_bytes` (UTF-8), `final_punctuation` (fraction of texts that end in . ! ? or …, closing
-    quotes and brackets allowed after it), and, where `finished` was given, `finished` (EOS rate).
+    Returns:
+        `mean_words`, `mean_bytes` (UTF-8), `final_punctuation` (fraction of texts that end in . ! ? or …, perhaps with
+        closing quotes or brackets), and with `finished` also `finished` (EOS rate). Intervals are Wilson's.
     """
     check_texts(texts)
     count = len(texts)
@@ -86,17 +86,18 @@ def columns(rows: list[tuple], count: int) -> np.ndarray:
 
 
 def repetition(texts: Sequence[str], **options) -> dict[str, Interval | float]:
-    """How much `texts` repeat, within themselves and among each other.
+    """How much texts repeat themselves and each other.
 
-    options: those of [`ratio_interval`].
+    Args:
+        options: those of [`ratio_interval`].
 
-    Returns
+    Returns:
         `distinct_1`, `distinct_2`, `distinct_3`: distinct n-grams of all texts over all their n-grams (J. Li et al.
-            2016, arXiv 1510.03055); nan without n-grams. They fall with the amount of text: compare equal amounts.
+            2016, arXiv 1510.03055); NaN without n-grams. They fall with the amount of text: compare equal amounts.
         `repeated_4grams`: fraction of 4-grams that occurred earlier in the same text (S. Welleck et al. 2019, arXiv
             1908.04319, there as a mean over texts).
-        `longest_repeated_run`: words of the longest sequence that occurs twice in a text (the two may overlap), as a
-            mean over texts; `longest_repeated_run_max`: the same of the worst text.
+        `longest_repeated_run`: words in the longest sequence that occurs twice in a text (the two may overlap), mean
+            over texts; `longest_repeated_run_max`: the maximum over texts.
     """
     check_texts(texts)
     ids, owner = _word_ids(texts)
@@ -115,7 +116,7 @@ def repetition(texts: Sequence[str], **options) -> dict[str, Interval | float]:
 
 
 def longest_repeated_runs(texts: Sequence[str]) -> np.ndarray:
-    """Words of the longest sequence that occurs at least twice in each text, int64 `[texts]`; 0 where none does."""
+    """Length in words of the longest sequence that occurs at least twice in each text, int64 `[texts]`."""
     check_texts(texts)
     ids, owner = _word_ids(texts)
     longest = np.zeros(len(texts), dtype=np.int64)
@@ -128,8 +129,8 @@ def longest_repeated_runs(texts: Sequence[str]) -> np.ndarray:
 def longest_copied_runs(texts: Sequence[str], training_texts: Sequence[str]) -> list[list[str]]:
     """The words of the longest sequence of each text that also occurs in a training text.
 
-    Exact, in time about linear in all the words: n-grams grow word by word, and only those that occur on both sides
-    are kept. 16,000 training stories (13 MB) take seconds.
+    Exact, in time about linear in the number of words: n-grams grow word by word, and only those that occur on both
+    sides are kept. 16,000 training stories (13 MB) take seconds.
     """
     check_texts(texts)
     check_texts(training_texts)
@@ -141,7 +142,7 @@ def longest_copied_runs(texts: Sequence[str], training_texts: Sequence[str]) -> 
         sides = np.zeros((2, gram.max(initial=-1) + 1), dtype=bool)
         for side in (False, True):
             sides[int(side), gram[from_training[at] == side]] = True
-        return sides.all(0)[gram]
+        return np.all(sides, axis=0)[gram]
 
     for n, at in _grow(ids, ids, owner, on_both_sides):
         copied = at[~from_training[at]]

@@ -1,8 +1,8 @@
 """Word classes of story text: articles, other function words and the rest, for words and for tokens.
 
 Function words are closed classes (R. Quirk et al., A Comprehensive Grammar of the English Language, 1985, chapter 2),
-so a list of them can be complete. They go missing first when a model learns to predict the wrong token, and a mean
-loss over all tokens hides that.
+so a list of them can be complete. A model that learns to predict the wrong token loses them first, which a mean loss
+over all tokens hides.
 """
 
 import re
@@ -62,7 +62,7 @@ class TokenClassifier:
         # A line feed for a special token separates the words on its two sides.
         self._pieces = [
             "\n" if index in special else _piece(tokenizer, index, token)
-            for index, token in enumerate(tokenizer.convert_ids_to_tokens(range(vocabulary_size(tokenizer))))
+            for index, token in enumerate(tokenizer.convert_ids_to_tokens(list(range(vocabulary_size(tokenizer)))))
         ]
 
     def __call__(self, token_ids: Sequence[int]) -> np.ndarray:
@@ -83,4 +83,4 @@ def _piece(tokenizer: PreTrainedTokenizerBase, index: int, token: str | None) ->
     # Decoded alone, a SentencePiece token loses its leading space.
     if token.startswith("▁"):
         return token.replace("▁", " ")
-    return tokenizer.decode([index], clean_up_tokenization_spaces=False)
+    return str(tokenizer.decode([index], clean_up_tokenization_spaces=False))

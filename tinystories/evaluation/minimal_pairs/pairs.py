@@ -116,7 +116,10 @@ _BySwap = dict[tuple[str, str] | None, list[_Candidate]]
 def _choose(groups: dict[str, _BySwap], wanted: int, sentences: set[str], rng: random.Random) -> list[_Candidate]:
     """Up to `wanted` candidates, spread over groups, stories and words."""
     chosen: list[_Candidate] = []
-    used, per_story, per_item, per_group = set(), Counter(), Counter(), Counter()
+    used: set[str] = set()
+    per_story: Counter[int] = Counter()
+    per_item: Counter[str] = Counter()
+    per_group: Counter[str] = Counter()
     units = {name: _units(groups[name], rng) for name in sorted(groups)}
 
     def fits(candidate: _Candidate, most_of_story: int, most_of_item: float) -> bool:
@@ -150,12 +153,16 @@ def _choose(groups: dict[str, _BySwap], wanted: int, sentences: set[str], rng: r
 def _units(by_swap: _BySwap, rng: random.Random) -> list[tuple[_Candidate, ...]]:
     """What is chosen together, in random order: single candidates, or two that swap the same words in reverse."""
     by_swap = {swap: rng.sample(candidates, len(candidates)) for swap, candidates in by_swap.items()}
-    units: list[tuple[_Candidate, ...]] = [(candidate,) for candidate in by_swap.pop(None, [])]
-    for swap, ones in by_swap.items():
-        if swap < swap[::-1]:
-            for one, other in zip(ones, by_swap.get(swap[::-1], []), strict=False):
-                if one.story != other.story and str(one.good) != str(other.good):
-                    units.append((one, other))
+    units: list[tuple[_Candidate, ...]] = []
+    for swap, candidates in by_swap.items():
+        if swap is None:
+            units += [(candidate,) for candidate in candidates]
+        elif swap < (reverse := (swap[1], swap[0])):
+            units += [
+                (one, other)
+                for one, other in zip(candidates, by_swap.get(reverse, []), strict=False)
+                if one.story != other.story and str(one.good) != str(other.good)
+            ]
     rng.shuffle(units)
     return units
 

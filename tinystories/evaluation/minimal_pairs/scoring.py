@@ -18,7 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ...utils.errors import UserError
 from ..intervals import wilson_interval
-from ..likelihood import check_finite, context_length, encode, score_sequences, start_tokens
+from ..likelihood import check_finite, context_length, encode, model_vocab_size, score_sequences, start_tokens
 from .pairs import Pair
 
 
@@ -44,19 +44,19 @@ class PairScore(NamedTuple):
 
     Attributes:
         good, bad: log-likelihood of each text.
-        head_start: advantage of the good text through its length alone: the difference under the unigram model where
-            the texts differ in their number of words, else 0.
+        length_bias: advantage of the good text by its length alone: the difference under the unigram model if the
+            texts differ in their number of words, else 0.
     """
 
     kind: str
     good: float
     bad: float
-    head_start: float
+    length_bias: float
 
     @property
     def margin(self) -> float:
         """Positive where the model prefers the good text."""
-        return self.good - self.bad - self.head_start
+        return self.good - self.bad - self.length_bias
 
 
 def text_log_likelihoods(
@@ -75,22 +75,21 @@ def text_log_likelihoods(
     first token of a text without context is not scored.
 
     Raises:
-        UserError: for a text with no token to score or longer than the model's context, a tokenizer that does not
-            belong to the model, or a model whose logits are not finite.
+        UserError: for a text without a token to score or longer than the model's context, a tokenizer that does not
+            fit the model, or non-finite log-likelihoods.
     """
     contexts = [""] * len(texts) if contexts is None else contexts
     position: dict[tuple[str, str], int] = {}
     rows = [position.setdefault(both, len(position)) for both in zip(contexts, texts, strict=True)]
     unique = list(position)
     sequences, first = _encode_after_context(model, tokenizer, unique)
-    summed = 0.0
+    summed = torch.zeros(model_vocab_size(model), dtype=torch.float64)
 
     def score(index: int, logits: torch.Tensor) -> float:
-        nonlocal summed
         log_probs = torch.log_softmax(logits[first[index] - 1 :].float(), dim=-1)
         targets = torch.tensor(sequences[index][first[index] :], device=logits.device)
         log_likelihood = log_probs.gather(1, targets[:, None]).cpu().double().sum().item()
-        summed = summed + log_probs.exp_().sum(0).cpu().double()
+        summed.add_(log_probs.exp_().sum(0).cpu().double())
         return log_likelihood
 
     inputs = [ids[:-1] for ids in sequences]
@@ -148,19 +147,23 @@ def score_pairs(
     contexts = [pair.context for pair in pairs for _ in range(2)]
     scores = text_log_likelihoods(model, tokenizer, texts, contexts, batch_size=batch_size, progress=progress)
     lengths_differ = np.array([len(pair.good.split()) != len(pair.bad.split()) for pair in pairs])
-    head_starts = np.where(lengths_differ, scores.unigram[::2] - scores.unigram[1::2], 0.0).tolist()
+    length_biases = np.where(lengths_differ, scores.unigram[::2] - scores.unigram[1::2], 0.0).tolist()
     good, bad = scores.log_likelihood[::2].tolist(), scores.log_likelihood[1::2].tolist()
-    return [PairScore(pair.kind, *values) for pair, *values in zip(pairs, good, bad, head_starts, strict=True)]
+    return [PairScore(pair.kind, *values) for pair, *values in zip(pairs, good, bad, length_biases, strict=True)]
 
 
-def accuracy(results: Sequence[PairScore], *, head_start: bool = False) -> dict[str, dict[str, float]]:
-    """Fraction of pairs whose good text wins, by kind: "accuracy", its 95 % Wilson interval "low" to "high", "pairs".
+def accuracy(results: Sequence[PairScore], *, correct_length: bool = True) -> dict[str, dict[str, float]]:
+    """Accuracy of each kind: the fraction of pairs whose good text wins, where ties (less than `TIE` nats) count half.
 
-    Ties (less than `TIE` nats) count half. `head_start` compares plain log-likelihoods, which favours shorter texts.
+    Args:
+        correct_length: subtract the length bias; plain log-likelihoods favour shorter texts.
+
+    Returns:
+        By kind: "accuracy", the ends "low" and "high" of its 95 % Wilson interval, and the number of "pairs".
     """
     margins: dict[str, list[float]] = {}
     for result in results:
-        margin = result.good - result.bad if head_start else result.margin
+        margin = result.margin if correct_length else result.good - result.bad
         margins.setdefault(result.kind, []).append(margin)
     table = {}
     for kind, values in margins.items():

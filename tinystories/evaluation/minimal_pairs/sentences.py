@@ -92,10 +92,11 @@ def plain_sentences(story: str) -> Iterator[Sentence]:
 
 
 def _parse(text: str, story: str, start: int) -> Sentence | None:
-    found = [_WORD.fullmatch(word) for word in text.split(" ")]
-    if not SHORTEST <= len(found) <= LONGEST or not all(found):
+    pieces = text.split(" ")
+    found = [match.groups() for match in map(_WORD.fullmatch, pieces) if match]
+    if not SHORTEST <= len(found) <= LONGEST or len(found) < len(pieces):
         return None
-    words, marks = zip(*(match.groups() for match in found), strict=True)
+    words, marks = zip(*found, strict=True)
     only_commas = all(mark in ("", ",") for mark in marks[:-1])
     if not words[0][0].isupper() or not only_commas or marks[-1] not in (".", "!", "?"):
         return None

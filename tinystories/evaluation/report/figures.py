@@ -92,6 +92,7 @@ FIGURES = (
 )
 TITLES = {figure.key: figure.title for figure in FIGURES}
 TABLE_FIGURES = ("article_omission", "wrong_a_or_an", "repeated_4grams", "finished")
+SHUFFLED_FIGURES = ("article_omission", "wrong_a_or_an")  # shown for shuffled words, too
 BASELINES = (("real stories", "real_stories"), ("shuffled words", "shuffled_stories"))
 LEGACY = (
     ("has_articles", "has articles", percent),

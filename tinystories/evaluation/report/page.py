@@ -1,8 +1,9 @@
-"""The report as one self-contained page: `templates/page.html` with plots."""
+"""The report as one self-contained HTML page: `templates/page.html` with plots."""
 
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
@@ -15,6 +16,7 @@ from .figures import (
     FIGURES,
     LEGACY,
     RATES,
+    SHUFFLED_FIGURES,
     TABLE_FIGURES,
     TITLES,
     Figure,
@@ -31,12 +33,22 @@ from .files import GENERATOR, JSON
 from .plots import COLOURS, Group, Mark, curve, domain_of, dot_plot
 
 
-SHOWN_SAMPLES = 3  # per preset
+MAX_SAMPLES = 3  # per preset
 MAX_ROWS = 16  # of a plot of generated stories; with more, it shows the first preset only
+Value = tuple[float | None, float | None, float | None]  # with the ends of its interval
+
+
+class _Measure(NamedTuple):
+    """A figure to plot, and how to read it from the entry of a model."""
+
+    title: str
+    style: Format
+    read: Callable[[dict], Value]
+    domain: tuple[float, float] | None = None
 
 
 def html_report(report: dict) -> str:
-    """`report.html`: one page of well-formed markup that loads nothing and holds no script."""
+    """The content of `report.html`: well-formed markup that loads nothing and has no scripts."""
     environment = Environment(
         loader=PackageLoader(__package__),
         autoescape=True,
@@ -45,43 +57,52 @@ def html_report(report: dict) -> str:
         lstrip_blocks=True,
         finalize=lambda value: printable(value) if type(value) is str else value,
     )
-    styles = (("bits", bits), ("count", count), ("percent", percent), ("number", number))
+    styles = (("bits", bits), ("count", count), ("percent", percent), ("number", number), ("integer", "{:,}".format))
     environment.filters |= {name: lambda value, style=style: or_dash(value, style) for name, style in styles}
-    environment.filters |= {"cell": _cell, "integer": lambda n: or_dash(n, "{:,}".format)}
+    environment.filters["cell"] = _cell
     presets = report["settings"]["presets"]
     shown = presets if len(presets) * len(report["models"]) <= MAX_ROWS else presets[:1]
-    colours, runs = _colours(report), _runs(report)
-    models = [model | {"colour": colours[model["model"]] if len(colours) > 1 else None} for model in report["models"]]
-    minimal_pairs = [model["minimal_pairs"] for model in models]
+    runs = _runs(report)
+    colours = _colours(report, runs)
+    kinds = [kind for kind in KINDS if any(kind in model["minimal_pairs"] for model in report["models"])]
+    measures = [_pair_measure(report, kind) for kind in kinds]
+    cards = [_card(report, figure, shown, colours) for figure in FIGURES]
     view = {
         "report": report,
-        "models": models,
-        "runs": [(Path(run).absolute().name, next(iter(steps.values()))) for run, steps in runs.items()],
+        "models": [
+            model | {"colour": colours[model["model"]] if len(colours) > 1 else None} for model in report["models"]
+        ],
+        "runs": [(_run_name(run), colours[next(iter(steps.values()))["model"]]) for run, steps in runs.items()],
         "title": _title(report),
         "generator": GENERATOR,
-        "colours": colours,
         "colour_count": COLOURS,
         "preset": presets[0],
         "shown_presets": shown,
-        "shown_samples": SHOWN_SAMPLES,
+        "max_samples": MAX_SAMPLES,
         "baselines": BASELINES,
         "criteria": CRITERIA,
         "json_name": JSON,
-        "kinds": [
-            (kind_name(kind), rule.description, next(pairs[kind]["pairs"] for pairs in minimal_pairs if kind in pairs))
-            for kind, rule in KINDS.items()
-            if any(kind in pairs for pairs in minimal_pairs)
-        ],
+        "kinds": [(kind_name(kind), KINDS[kind].description, _number_of_pairs(report, kind)) for kind in kinds],
         "legacy": LEGACY,
         "titles": TITLES,
         "table_figures": TABLE_FIGURES,
         "bits_plot": _bits_plot(report, colours),
-        "pair_plots": _pair_plots(report, colours),
-        "cards": [card for figure in FIGURES if (card := _card(report, figure, shown, colours))],
+        "pair_plots": [
+            (each.title, dot_plot(each.title, [Group("", _marks(report, each, colours), 0.5)], percent, each.domain))
+            for each in measures
+        ],
+        "cards": [card for card in cards if card],
         "figure_tables": [(preset, _figure_rows(report, preset)) for preset in presets],
-        "curves": _curves(report, runs, colours),
+        "curves": [
+            _curves(_main_measures(presets[0]), runs, colours),
+            _curves(measures, runs, colours),
+        ],
     }
     return environment.get_template("page.html").render(view)
+
+
+def _run_name(run: str) -> str:
+    return Path(run).absolute().name
 
 
 def _title(report: dict) -> str:
@@ -89,7 +110,7 @@ def _title(report: dict) -> str:
     if len(models) == 1:
         return models[0]["name"]
     runs = {model["run"] for model in models}
-    run = f"{Path(next(iter(runs))).absolute().name}, " if len(runs) == 1 and None not in runs else ""
+    run = f"{_run_name(next(iter(runs)))}, " if len(runs) == 1 and None not in runs else ""
     return f"{run}{len(models)} models"
 
 
@@ -102,60 +123,114 @@ def _runs(report: dict) -> dict[str, dict[int, dict]]:
     return {run: dict(sorted(models.items())) for run, models in runs.items() if len(models) > 1}
 
 
-def _colours(report: dict) -> dict[str, int]:
+def _colours(report: dict, runs: dict[str, dict[int, dict]]) -> dict[str, int]:
     """A colour for each model; the checkpoints of a run share that of their curve."""
-    runs = _runs(report)
-    owners = [model["run"] if model["run"] in runs else model["model"] for model in report["models"]]
-    order = list(dict.fromkeys(owners))
-    return {
-        model["model"]: order.index(owner) % COLOURS for model, owner in zip(report["models"], owners, strict=True)
-    }
+    owners = {model["model"]: model["run"] if model["run"] in runs else model["model"] for model in report["models"]}
+    order = list(dict.fromkeys(owners.values()))
+    return {model: order.index(owner) % COLOURS for model, owner in owners.items()}
 
 
 def _cell(figures: dict | None, key: str, style: Format | None = None) -> str | Markup:
     """A figure as the content of a table cell, with its interval."""
-    figures = figures or {}
     style = style or (percent if key in RATES else number)
-    value, low, high = figures.get(key), figures.get(f"{key}_low"), figures.get(f"{key}_high")
+    value, low, high = _value(figures or {}, key)
     if isinstance(value, str):
         return value
-    if low is None or low == high:  # a bootstrap of events that never occurred has no width
+    if value is None or low is None or high is None or low == high:  # no width: an event that never occurred
         return or_dash(value, style)
     return Markup("{} <small>{} to {}</small>").format(style(value), style(low), style(high))
 
 
-def _mark(model: dict, figures: dict, key: str, colours: dict[str, int]) -> list[Mark]:
-    if figures.get(key) is None:
-        return []
-    ends = figures.get(f"{key}_low"), figures.get(f"{key}_high")
-    return [Mark(model["name"], figures[key], *ends, colours[model["model"]])]
+def _value(figures: dict, key: str) -> Value:
+    return figures.get(key), figures.get(f"{key}_low"), figures.get(f"{key}_high")
+
+
+# Measures
+
+
+def _bits_per_byte(model: dict) -> Value:
+    value = model["bits_per_byte"]
+    return value["value"], value["low"], value["high"]
+
+
+def _pair_measure(report: dict, kind: str) -> _Measure:
+    def read(model: dict) -> Value:
+        pairs = model["minimal_pairs"].get(kind, {})
+        return pairs.get("accuracy"), pairs.get("low"), pairs.get("high")
+
+    lows = [pairs["low"] for model in report["models"] for pairs in model["minimal_pairs"].values()]
+    return _Measure(kind_name(kind), percent, read, (min(0.4, math.floor(min(lows) * 10) / 10), 1.0))
+
+
+def _number_of_pairs(report: dict, kind: str) -> int:
+    return next(model["minimal_pairs"][kind]["pairs"] for model in report["models"] if kind in model["minimal_pairs"])
+
+
+def _generated_measure(figure: Figure, preset: str) -> _Measure:
+    return _Measure(figure.title, figure.style, lambda model: _value(model["generation"][preset]["raw"], figure.key))
+
+
+def _main_measures(preset: str) -> list[_Measure]:
+    return [
+        _Measure("Bits per byte", bits, _bits_per_byte),
+        _Measure("Minimal pairs, mean", percent, lambda model: (model["minimal_pair_accuracy"], None, None)),
+        *(_generated_measure(figure, preset) for figure in FIGURES if figure.key in TABLE_FIGURES),
+    ]
+
+
+# Plots
+
+
+def _mark(model: dict, name: str, measure: _Measure, colours: dict[str, int]) -> Mark | None:
+    value, low, high = measure.read(model)
+    return None if value is None else Mark(name, value, low, high, colours[model["model"]])
+
+
+def _marks(report: dict, measure: _Measure, colours: dict[str, int]) -> list[Mark]:
+    marks = [_mark(model, model["name"], measure, colours) for model in report["models"]]
+    return [mark for mark in marks if mark]
 
 
 def _bits_plot(report: dict, colours: dict[str, int]) -> Markup:
-    marks = [
-        Mark(
-            model["name"], *(model["bits_per_byte"][end] for end in ("value", "low", "high")), colours[model["model"]]
-        )
-        for model in report["models"]
-    ]
-    groups = [Group("", marks)]
-    return dot_plot("Bits per byte", groups, bits, domain_of(groups, zero=len(marks) == 1))
+    groups = [Group("", _marks(report, _Measure("Bits per byte", bits, _bits_per_byte), colours))]
+    return dot_plot("Bits per byte", groups, bits, domain_of(groups, zero=len(report["models"]) == 1))
 
 
-def _pair_plots(report: dict, colours: dict[str, int]) -> list[tuple[str, Markup]]:
-    plots = []
-    for kind in KINDS:
-        found = [(model, model["minimal_pairs"][kind]) for model in report["models"] if kind in model["minimal_pairs"]]
-        marks = [Mark(m["name"], v["accuracy"], v["low"], v["high"], colours[m["model"]]) for m, v in found]
-        if marks:
-            plot = dot_plot(kind_name(kind), [Group("", marks, 0.5)], percent, _accuracy_domain(report))
-            plots.append((kind_name(kind), plot))
-    return plots
+def _curves(
+    measures: Sequence[_Measure], runs: dict[str, dict[int, dict]], colours: dict[str, int]
+) -> list[tuple[str, Markup]]:
+    """A curve over training for each measure that a run has."""
+    curves = []
+    for measure in measures:
+        series = []
+        for run, models in runs.items():
+            marks = {step: _mark(model, _run_name(run), measure, colours) for step, model in models.items()}
+            series.append({step: mark for step, mark in marks.items() if mark})
+        if any(series):
+            plot = curve(measure.title, [marks for marks in series if marks], measure.style, measure.domain)
+            curves.append((measure.title, plot))
+    return curves
 
 
-def _accuracy_domain(report: dict) -> tuple[float, float]:
-    lows = [kind["low"] for model in report["models"] for kind in model["minimal_pairs"].values()]
-    return min(0.4, math.floor(min(lows, default=1) * 10) / 10), 1.0
+def _card(report: dict, figure: Figure, presets: Sequence[str], colours: dict[str, int]) -> dict | None:
+    """A figure of generated stories with its plot; None if no model has it."""
+    groups = []
+    for preset in presets:
+        real = [_real(report, figure, model["generation"][preset]) for model in report["models"]]
+        known = [value for value in real if value is not None]
+        marks = _marks(report, _generated_measure(figure, preset), colours)
+        groups.append(Group(preset, marks, sum(known) / len(known) if known else None))
+    if not any(group.marks for group in groups):
+        return None
+    references = sorted(group.reference for group in groups if group.reference is not None)
+    ends = dict.fromkeys(figure.style(value) for value in (*references[:1], *references[-1:]))
+    shuffled = report["shuffled_stories"].get(figure.key) if figure.key in SHUFFLED_FIGURES else None
+    return {
+        "figure": figure,
+        "real": " to ".join(ends),
+        "shuffled": None if shuffled is None else figure.style(shuffled),
+        "plot": dot_plot(figure.title, groups, figure.style),
+    }
 
 
 def _real(report: dict, figure: Figure, generated: dict) -> float | None:
@@ -163,32 +238,6 @@ def _real(report: dict, figure: Figure, generated: dict) -> float | None:
         return None
     real = report["real_stories"] if figure.real == "whole" else generated["real_same_length"]
     return (real or {}).get(figure.key)
-
-
-def _card(report: dict, figure: Figure, presets: Sequence[str], colours: dict[str, int]) -> dict | None:
-    """A figure of generated stories with its plot; None if no model has it."""
-    groups = []
-    for preset in presets:
-        marks, reals = [], []
-        for model in report["models"]:
-            generated = model["generation"][preset]
-            marks += _mark(model, generated["raw"], figure.key, colours)
-            reals.append(_real(report, figure, generated))
-        reals = [real for real in reals if real is not None]
-        groups.append(Group(preset, marks, sum(reals) / len(reals) if reals else None))
-    if not any(group.marks for group in groups):
-        return None
-    references = sorted(group.reference for group in groups if group.reference is not None)
-    ends = list(dict.fromkeys(map(figure.style, (references[0], references[-1])))) if references else []
-    shuffled = (
-        report["shuffled_stories"].get(figure.key) if figure.key in ("article_omission", "wrong_a_or_an") else None
-    )
-    return {
-        "figure": figure,
-        "real": " to ".join(ends),
-        "shuffled": None if shuffled is None else figure.style(shuffled),
-        "plot": dot_plot(figure.title, groups, figure.style),
-    }
 
 
 def _figure_rows(report: dict, preset: str) -> list[tuple[str, list]]:
@@ -206,41 +255,3 @@ def _figure_rows(report: dict, preset: str) -> list[tuple[str, list]]:
         rows.append((f"post-processed: {key.replace('_', ' ')}", [*cells, *[DASH] * 3]))
     speeds = [number(each["stories_per_second"]) for each in generated]
     return [*rows, ("stories per second", [*speeds, *[DASH] * 3])]
-
-
-def _curves(report: dict, runs: dict[str, dict[int, dict]], colours: dict[str, int]) -> list[list[tuple[str, Markup]]]:
-    """Two groups of curves over training: the main figures, and the kinds of minimal pairs."""
-    preset = report["settings"]["presets"][0]
-
-    def plot(title: str, style: Format, read: Callable[[dict], tuple], domain=None) -> list[tuple[str, Markup]]:
-        series = []
-        for run, models in runs.items():
-            values = {step: read(model) for step, model in models.items()}
-            name = Path(run).absolute().name
-            marks = {
-                step: Mark(name, *ends, colours[models[step]["model"]])
-                for step, ends in values.items()
-                if ends[0] is not None
-            }
-            series += [marks] if marks else []
-        return [(title, curve(title, series, style, domain))] if series else []
-
-    def generated(key: str) -> Callable[[dict], tuple]:
-        names = (key, f"{key}_low", f"{key}_high")
-        return lambda model: tuple(model["generation"][preset]["raw"].get(name) for name in names)
-
-    def accuracy(kind: str) -> Callable[[dict], tuple]:
-        names = ("accuracy", "low", "high")
-        return lambda model: tuple(model["minimal_pairs"].get(kind, {}).get(name) for name in names)
-
-    main = [
-        *plot("Bits per byte", bits, lambda model: tuple(model["bits_per_byte"].values())),
-        *plot("Minimal pairs, mean", percent, lambda model: (model["minimal_pair_accuracy"], None, None)),
-    ]
-    for figure in FIGURES:
-        if figure.key in TABLE_FIGURES:
-            main += plot(figure.title, figure.style, generated(figure.key))
-    kinds = [
-        each for kind in KINDS for each in plot(kind_name(kind), percent, accuracy(kind), _accuracy_domain(report))
-    ]
-    return [main, kinds]

@@ -4,7 +4,7 @@ import io
 import re
 import warnings
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import matplotlib
 from markupsafe import Markup
@@ -25,7 +25,7 @@ _VARIABLES = dict(
     zip((*_COLOURS, _INK, _RULE, _SOFT), (*(f"k{i}" for i in range(COLOURS)), "ink", "rule", "soft"), strict=True)
 )
 _MAX_LABEL = 24  # characters that fit
-_SETTINGS = {
+_SETTINGS: Any = {
     "svg.fonttype": "none", "text.parse_math": False, "font.size": 9, "font.family": "DejaVu Sans",
     "axes.spines.top": False, "axes.spines.right": False, "axes.spines.left": False, "axes.spines.bottom": False,
     "axes.grid": True, "axes.axisbelow": True, "grid.color": _RULE, "grid.linewidth": 0.8, "text.color": _INK,
@@ -136,8 +136,9 @@ def _ticks(axis: Axis, style: Format, most: int) -> None:
     axis.set_major_locator(MaxNLocator(most, steps=[1, 2, 2.5, 5, 10]))
     for gridline in axis.get_gridlines():
         gridline.set_clip_on(False)
-    labels = {percent: lambda value, _: f"{100 * value:.3g}\N{NO-BREAK SPACE}%", count: lambda value, _: count(value)}
-    axis.set_major_formatter(FuncFormatter(labels.get(style, lambda value, _: f"{value:.6g}")))
+    formats: dict[Format, Format] = {percent: lambda value: f"{100 * value:.3g}\N{NO-BREAK SPACE}%", count: count}
+    label = formats.get(style, "{:.6g}".format)
+    axis.set_major_formatter(FuncFormatter(lambda value, _: label(value)))
 
 
 def _shortened(label: str) -> str:
