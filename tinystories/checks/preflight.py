@@ -1,9 +1,9 @@
-"""What could only fail late, tried before the corpus is read and the tokenizer trained.
+"""What could fail only late in a run, tried before the corpus is read and the tokenizer trained.
 
-- `check_resources`: memory for the model, room on the disk for its checkpoints.
+- `check_resources`: memory for the model, and disk space for its checkpoints.
 - `rehearse`: one step, evaluation, checkpoint and reload with the settings of the run, on a model of one layer and two
-  made-up stories. Whatever transformers, torch or an optimizer's package refuses is refused here.
-- `fitting_prompts`: the prompts that are shown during training, once the tokenizer exists.
+  made-up stories. What transformers, torch or an optimizer's package refuses is refused here.
+- `fitting_prompts`: the prompts that the model can continue, once the tokenizer exists.
 """
 
 import copy
@@ -11,6 +11,7 @@ import io
 import shutil
 import tempfile
 import warnings
+from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 
@@ -29,73 +30,70 @@ from ..generation.prompts import added_tokens, encode_prompt
 from ..recipe import Recipe
 from ..runs import checkpoints
 from ..training.arguments import user_errors
+from ..training.time_limit import STEPS_WITHOUT_END
 from ..training.trainer import StoryTrainer
 from ..utils.errors import UserError
 
 
 STORIES = ["Once upon a time there was a cat. The cat sat on an old mat.", "One day, a girl saw the big red sun."]
-VOCABULARY, CONTEXT = 264, 64
-UNKNOWN_STEPS = 10_000  # where epochs say how long training takes
+VOCAB_SIZE, CONTEXT = 264, 64
+UNKNOWN_STEPS = 10_000  # of a run whose length is given in epochs
 
 
 def check_resources(recipe: Recipe, arguments: TrainingArguments, vocab_size: int | None = None) -> None:
-    """Refuse a run that this machine has no memory or disk for.
+    """Refuse a run that this machine has no memory or disk space for.
 
     Args:
         vocab_size: of the tokenizer; by default that of the recipe.
 
     Raises:
-        UserError: for the first of them.
+        UserError: with the amount that is needed.
     """
     with user_errors("model"), torch.device("meta"):
         config = TinyLlamaConfig(**recipe.model, vocab_size=vocab_size or recipe.vocab_size)
         parameters = sum(weight.numel() for weight in TinyLlamaForCausalLM(config).parameters())
     if not (arguments.fsdp or arguments.deepspeed):
-        _check_memory(parameters, arguments)
+        _check_memory(parameters, arguments.device)
     if arguments.local_process_index == 0:
         _check_disk(parameters, recipe, arguments)
 
 
-def _check_memory(parameters: int, arguments: TrainingArguments) -> None:
-    """Weights and gradients are the least that training holds, 8 bytes a parameter."""
-    device = arguments.device
-    if device.type == "cuda":
-        there = torch.cuda.get_device_properties(device).total_memory
-    else:
-        there = psutil.virtual_memory().total
-    if parameters * 8 > there:
+def _check_memory(parameters: int, device: torch.device) -> None:
+    """Weights and gradients, 8 bytes per parameter, are the least that training holds."""
+    on_gpu = device.type == "cuda"
+    memory = torch.cuda.get_device_properties(device).total_memory if on_gpu else psutil.virtual_memory().total
+    if parameters * 8 > memory:
         raise UserError(
             f"The model has {parameters:,} parameters, which take {_size(parameters * 8)} with their gradients alone; "
-            f"{device} has {_size(there)}. Take a smaller --size."
+            f"{device} has {_size(memory)}. Take a smaller --size."
         )
 
 
 def _check_disk(parameters: int, recipe: Recipe, arguments: TrainingArguments) -> None:
-    """Checkpoints as AdamW makes them: three numbers of 4 bytes for each parameter."""
+    """Checkpoints hold three numbers of 4 bytes per parameter, as those of AdamW do."""
     folder = Path(arguments.output_dir).absolute()
-    place = next(place for place in (folder, *folder.parents) if place.exists())
-    free = shutil.disk_usage(place).free
+    existing = next(place for place in (folder, *folder.parents) if place.exists())
+    free = shutil.disk_usage(existing).free
     if recipe.overwrite_output_dir:
         files = (file for old in checkpoints.find_checkpoints(folder) for file in old.rglob("*") if file.is_file())
         free += sum(file.stat().st_size for file in files)
-    number, each = _checkpoints_at_once(arguments), parameters * (4 if arguments.save_only_model else 12)
-    needed = number * each + parameters * 4
+    number, size = _checkpoints_at_once(arguments), parameters * (4 if arguments.save_only_model else 12)
+    needed = number * size + parameters * 4
     if needed > free:
-        kept = f"{number} checkpoint{'s' if number > 1 else ''} and the model" if number else "the model"
+        what = f"{number} checkpoint{'s' if number > 1 else ''} and the model" if number else "the model"
         raise UserError(
-            f"{place} has {_size(free)} free, but {kept} take {_size(needed)}: free some space, or choose another "
+            f"{existing} has {_size(free)} free, but {what} take {_size(needed)}: free some space, or choose another "
             f"--output_dir, a lower --save_total_limit or --save_only_model true."
         )
 
 
 def _checkpoints_at_once(arguments: TrainingArguments) -> int:
-    """How many checkpoints lie on the disk at least, as far as it is known before the run."""
+    """The minimum of checkpoints on the disk at one time, as far as it is known before the run."""
     if arguments.save_strategy == "no":
         return 0
-    saves = 1
-    if arguments.save_strategy == "steps" and arguments.save_steps >= 1 and 0 < arguments.max_steps:
-        # A checkpoint is written at the end, too; a run by the clock may be over after the first.
-        saves = 1 if arguments.max_steps >= 10**8 else -(-arguments.max_steps // int(arguments.save_steps))
+    saves, steps = 1, arguments.max_steps
+    if arguments.save_strategy == "steps" and arguments.save_steps >= 1 and 0 < steps < STEPS_WITHOUT_END:
+        saves = -(-steps // int(arguments.save_steps))  # one is written at the end, too
     limit = arguments.save_total_limit
     # The oldest is deleted when the next one is complete.
     return saves if not limit or limit < 1 else min(saves, limit + 1)
@@ -108,25 +106,23 @@ def _size(size: float) -> str:
 def rehearse(recipe: Recipe, arguments: TrainingArguments) -> None:
     """One step, evaluation, checkpoint and reload with the settings of the run, on a model of one layer.
 
-    Not with several processes, which would have to agree on it, and without compilation, which takes long.
+    It is left out with several processes, which would have to agree on it, and does not compile, which takes long.
 
     Raises:
         UserError: with what failed.
     """
     if arguments.world_size > 1 or arguments.fsdp or arguments.deepspeed:
         return
-    with tempfile.TemporaryDirectory(prefix="tinystories-", ignore_cleanup_errors=True) as folder, _quietly():
-        args = _short(arguments, folder)
+    with tempfile.TemporaryDirectory(prefix="tinystories-", ignore_cleanup_errors=True) as folder, _quiet():
+        args = _one_step(arguments, folder)
         with user_errors("model"):
-            tokenizer = train_bpe(STORIES, VOCABULARY, model_max_length=CONTEXT, progress=False)
+            tokenizer = train_bpe(STORIES, VOCAB_SIZE, model_max_length=CONTEXT, progress=False)
             shape = {"vocab_size": len(tokenizer), "num_hidden_layers": 1, "max_position_embeddings": CONTEXT}
             ids = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}
             model = TinyLlamaForCausalLM(TinyLlamaConfig(**{**recipe.model, **shape}, **ids))
-        texts = STORIES * args.train_batch_size
-        stories = Dataset(encode_stories(tokenizer)(pa.table({"text": texts})))
-        rows = PackedStories(
-            stories, length=CONTEXT, context=CONTEXT, overlap=8, pad_token_id=tokenizer.pad_token_id, seed=0
-        )
+        stories = Dataset(encode_stories(tokenizer)(pa.table({"text": STORIES * args.train_batch_size})))
+        packing = {"length": CONTEXT, "context": CONTEXT, "overlap": 8, "seed": 0}
+        rows = PackedStories(stories, pad_token_id=tokenizer.pad_token_id, **packing)
         with user_errors("trainer"):
             trainer = StoryTrainer(
                 model=model,
@@ -146,7 +142,7 @@ def rehearse(recipe: Recipe, arguments: TrainingArguments) -> None:
 
 
 def _try_schedule(trainer: StoryTrainer, arguments: TrainingArguments) -> None:
-    """Make the schedule of the whole run, which the one step of a rehearsal is too short for."""
+    """Create the schedule of the whole run, which the single step is too short for."""
     trainer.create_optimizer()
     trainer.create_scheduler(arguments.max_steps if arguments.max_steps > 0 else UNKNOWN_STEPS)
     trainer.optimizer = trainer.lr_scheduler = None
@@ -154,22 +150,21 @@ def _try_schedule(trainer: StoryTrainer, arguments: TrainingArguments) -> None:
         trainer.args.lr_scheduler_type, trainer.args.lr_scheduler_kwargs = SchedulerType.CONSTANT, None
 
 
-def _short(arguments: TrainingArguments, folder: str) -> TrainingArguments:
+def _one_step(arguments: TrainingArguments, folder: str) -> TrainingArguments:
     args = copy.copy(arguments)
     args.output_dir, args.max_steps, args.eval_delay = folder, 1, 0
     args.per_device_train_batch_size = args.per_device_eval_batch_size = args.gradient_accumulation_steps = 1
     args.push_to_hub, args.report_to, args.resume_from_checkpoint = False, [], None
     args.torch_compile, args.disable_tqdm, args.log_level = False, True, "passive"
-    # Whether workers can be had was checked; to start them takes seconds.
+    # The settings of worker processes were checked; starting the processes takes seconds.
     args.dataloader_num_workers, args.dataloader_persistent_workers = 0, False
     args.dataloader_prefetch_factor = args.dataloader_multiprocessing_context = None
-    for name in ("eval_steps", "save_steps", "logging_steps"):
-        setattr(args, name, 1)
+    args.eval_steps = args.save_steps = args.logging_steps = 1
     return args
 
 
 @contextmanager
-def _quietly():
+def _quiet() -> Iterator[None]:
     verbosity = logging.get_verbosity()
     logging.set_verbosity(logging.CRITICAL)
     try:
@@ -181,29 +176,30 @@ def _quietly():
 
 
 def fitting_prompts(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    """The prompts of the recipe, each of which the model can continue.
-
-    Those that every recipe has by default are left out where they do not fit, with a note.
+    """The prompts of the recipe; of the default ones those that the model can continue, with a note on the others.
 
     Raises:
         UserError: for a prompt of the user that cannot be continued.
     """
-    reasons = {prompt: _unsupported(prompt, recipe, tokenizer) for prompt in recipe.prompts}
-    for prompt, reason in reasons.items():
+    fitting = []
+    for prompt in recipe.prompts:
+        reason = _unsupported_reason(prompt, recipe, tokenizer)
+        name = repr(prompt if len(prompt) <= 40 else f"{prompt[:37]}...")
         if reason is None:
-            continue
-        if recipe.prompts != Recipe().prompts:
-            raise UserError(f"The prompt {_shortened(prompt)} {reason}: change `prompts`, or set it to '[]'.")
-        print(f"note: the prompt {_shortened(prompt)} {reason}, so it is left out.")
-    return [prompt for prompt, reason in reasons.items() if reason is None]
+            fitting.append(prompt)
+        elif recipe.prompts == Recipe().prompts:
+            print(f"note: the prompt {name} {reason}, so it is left out.")
+        else:
+            raise UserError(f"The prompt {name} {reason}: change `prompts`, or set it to '[]'.")
+    return fitting
 
 
-def _unsupported(prompt: str, recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> str | None:
+def _unsupported_reason(prompt: str, recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> str | None:
+    front = len(added_tokens(tokenizer)[0])
     try:
         ids = encode_prompt(tokenizer, prompt)
     except UserError:
-        return "has no tokens with this tokenizer"
-    front = len(added_tokens(tokenizer)[0])
+        ids = []
     if len(ids) <= front:
         return "has no tokens with this tokenizer"
     if len(ids) >= recipe.max_length:
@@ -211,7 +207,3 @@ def _unsupported(prompt: str, recipe: Recipe, tokenizer: PreTrainedTokenizerBase
     if tokenizer.unk_token_id is not None and tokenizer.unk_token_id in ids[front:]:
         return "has characters that this tokenizer does not know"
     return None
-
-
-def _shortened(prompt: str) -> str:
-    return repr(prompt if len(prompt) <= 40 else f"{prompt[:37]}...")
