@@ -7,6 +7,7 @@ import re
 import runpy
 import shutil
 import sys
+import uuid
 from pathlib import Path
 
 import evaluate
@@ -38,7 +39,8 @@ STORIES = list(sample_stories(300, seed=5))
 @pytest.fixture
 def load(monkeypatch):
     monkeypatch.chdir(ROOT)
-    return lambda name: evaluate.load(f"metrics/{name}")
+    # Metrics with the same experiment_id wait a second for each other's lock.
+    return lambda name: evaluate.load(f"metrics/{name}", experiment_id=uuid.uuid4().hex)
 
 
 @pytest.mark.parametrize("name", METRICS)
@@ -90,7 +92,9 @@ def test_metrics_are_found_by_name_in_the_repository_and_where_they_are_installe
     shutil.copytree(ROOT / "metrics", installed / "metrics")
     monkeypatch.setattr(paths, "__file__", str(installed / "utils" / "paths.py"))
     assert metric_path("bits_per_byte") == str(installed / "metrics" / "bits_per_byte")
-    found = evaluate.load(metric_path("bits_per_byte")).compute(predictions=[1.0], references=["é"])
+    found = evaluate.load(metric_path("bits_per_byte"), experiment_id="installed").compute(
+        predictions=[1.0], references=["é"]
+    )
     assert found["bits_per_byte"] == pytest.approx(1 / math.log(2) / 2)
 
 

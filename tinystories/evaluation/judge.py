@@ -12,6 +12,7 @@ beginning of a story and its completion, and grades the completion from 1 to 10 
 import hashlib
 import json
 import os
+import random
 import sys
 import tempfile
 import threading
@@ -29,7 +30,6 @@ from tqdm.auto import tqdm
 
 from ..utils.errors import UserError, first_line
 from ..utils.paths import output_folder
-from ..utils.random_state import preserved_random_state
 from .grades import CRITERIA, read_grades
 from .intervals import Interval, ratio_interval
 
@@ -319,8 +319,11 @@ def judge_stories(judge: Judge, stories: Iterable, progress: bool = True) -> Jud
     if not pairs:
         raise UserError("There are no stories to judge.")
     print(f"judge        {judge.model} at {judge.host}: {judge.estimate(pairs)}", file=sys.stderr, flush=True)
-    with preserved_random_state():  # the client draws its waiting times from the global generator
+    random_state = random.getstate()  # the client draws its waiting times from the global generator
+    try:
         grades = dict(_graded(judge, list(dict.fromkeys(pairs)), progress))
+    finally:
+        random.setstate(random_state)
     in_order = [grades[pair] for pair in pairs]
     scored = [grade.scores for grade in in_order if grade.scores is not None]
     return JudgeReport(
