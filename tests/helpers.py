@@ -1,5 +1,7 @@
-"""What several test files use: small models, and a process in which this project does not exist."""
+"""Small models, commands in this and in other processes, and a process that cannot import this project."""
 
+import contextlib
+import io
 import json
 import os
 import subprocess
@@ -10,7 +12,11 @@ import torch
 from torch import nn
 
 from modeling_tinyllama import TinyLlamaConfig, TinyLlamaForCausalLM
+from tinystories.cli import main
 
+
+ROOT = Path(__file__).parents[1]
+PROMPT = "Once upon a time"
 
 WITHOUT_US = """
 import sys
@@ -80,3 +86,28 @@ def run_without_us(code: str, folder: Path, tmp_path: Path):
     )
     assert result.returncode == 0, result.stderr[-3000:]
     return json.loads(result.stdout.splitlines()[-1])
+
+
+def tinystories_process(*arguments):
+    command = [sys.executable, "-m", "tinystories.cli", *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+
+
+def tinystories(*arguments, cwd=ROOT):
+    """The same in this process, which has loaded already what each one takes seconds to load."""
+    command, out, err = list(map(str, arguments)), io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), contextlib.chdir(cwd):
+        try:
+            status = main(command)
+        except SystemExit as left:
+            status = left.code
+    return subprocess.CompletedProcess(command, status, out.getvalue(), err.getvalue())
+
+
+def fails_with_one_line(result, *words):
+    """Exit status 2, and a last line that names the mistake, with no traceback before it."""
+    assert result.returncode == 2, result.stderr[-2000:]
+    assert "Traceback" not in result.stderr
+    last = result.stderr.strip().splitlines()[-1]
+    for word in words:
+        assert word in last, last

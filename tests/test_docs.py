@@ -5,7 +5,6 @@ import shlex
 from pathlib import Path
 
 import pytest
-from test_server import running
 
 from tinystories.cli import parse
 from tinystories.recipe import build_recipe, load_recipe
@@ -51,6 +50,8 @@ def test_python_runs(name, code, tiny_run, tmp_path, monkeypatch, capsys):
     code = code.replace("runs/quickstart", str(tiny_run)).replace("runs/plain", str(tmp_path / "plain"))
     monkeypatch.chdir(ROOT)
     if "http://127.0.0.1:7779" in code:
+        from story_server import running
+
         with running(tiny_run) as server:
             code = code.replace(":7779", f":{server.port}").replace('"quickstart"', '"tiny"')
             exec(compile(code, name, "exec"), {})

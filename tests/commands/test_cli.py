@@ -1,44 +1,11 @@
 """Commands as a user gives them."""
 
-import contextlib
-import io
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
-
-from tinystories.cli import main
-
-
-ROOT = Path(__file__).parents[2]
-PROMPT = "Once upon a time"
-
-
-def tinystories_process(*arguments):
-    command = [sys.executable, "-m", "tinystories.cli", *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-
-
-def tinystories(*arguments, cwd=ROOT):
-    """The same in this process, which has loaded already what each one takes seconds to load."""
-    command, out, err = list(map(str, arguments)), io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), contextlib.chdir(cwd):
-        try:
-            status = main(command)
-        except SystemExit as left:
-            status = left.code
-    return subprocess.CompletedProcess(command, status, out.getvalue(), err.getvalue())
-
-
-def fails_with_one_line(result, *words):
-    """Exit status 2, and a last line that names the mistake, with no traceback before it."""
-    assert result.returncode == 2, result.stderr[-2000:]
-    assert "Traceback" not in result.stderr
-    last = result.stderr.strip().splitlines()[-1]
-    for word in words:
-        assert word in last, last
+from helpers import PROMPT, ROOT, fails_with_one_line, tinystories, tinystories_process
 
 
 def test_help_answers_without_loading_torch():

@@ -6,10 +6,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 import transformers
-from helpers import random_ids, run_without_us, tiny_model
+from helpers import PROMPT, fails_with_one_line, random_ids, run_without_us, tiny_model, tinystories
 from packaging.version import Version
 from safetensors.torch import load_file
-from test_cli import PROMPT, fails_with_one_line, tinystories
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
 from modeling_tinyllama import TinyLlamaForCausalLM
@@ -213,7 +212,7 @@ def test_mistakes_with_export_are_one_line(run, tiny_run, tmp_path, capsys):
     file.write_text("x")
     said = refused(tiny_run, out, "--to", "llama")
     assert "rotates whole heads" in said and "0.5" in said and "leave out `--to llama`" in said
-    assert "'gpt2'; there are llama, phi3" in refused(tiny_run, out, "--to", "gpt2")
+    assert "'gpt2'; choose one of llama, phi3" in refused(tiny_run, out, "--to", "gpt2")
     assert "exists already" in refused(tiny_run, tiny_run)
     assert "exists already" in refused(tiny_run, file)
     assert "cannot be written" in refused(tiny_run, file / "below")

@@ -7,8 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import random_ids, tiny_model
-from test_cli import PROMPT
+from helpers import PROMPT, random_ids, tiny_model
 from test_import_llama2c import legacy, make_model, pieces, tokenizer_file  # noqa: F401  pieces is a fixture
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
@@ -305,7 +304,7 @@ def test_mistakes_are_one_line(tiny_run, tmp_path, monkeypatch, capsys):
     command = ["export", str(tiny_run), str(tmp_path / "stories.gguf"), "--to", "gguf"]
     assert main([*command, "--dtype", "q8_0"]) == 0
     said = capsys.readouterr().out
-    for words in ("phi3", "q8_0", "allowed 1e-05", "the same tokens in 201 stories", "rounding"):
+    for words in ("phi3", "q8_0", "tolerance 1e-05", "identical tokens in 201 stories", "rounding"):
         assert words in said
     assert main(command) == 2
     assert "exists already" in capsys.readouterr().err.splitlines()[-1]

@@ -17,7 +17,7 @@ for package in ("fastapi", "limits", "uvicorn"):
     pytest.importorskip(package)
 
 import psutil
-from test_server import PROMPT, running
+from story_server import PROMPT, running
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,7 @@ from functools import partial
 import pytest
 import torch
 from helpers import random_ids, sharpen, tiny_model
+from story_server import make_slow
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
 from tinystories.generation.generate import generate_story
@@ -263,16 +264,6 @@ def request_for(prompt_ids, **changes):
         "deadline": time.monotonic() + 60,
     }
     return GenerationRequest(prompt_ids=prompt_ids, **{**settings, **changes})
-
-
-def make_slow(model, seconds, end):
-    """Each forward pass takes at least so many seconds, and the token `end` never comes."""
-    model.register_forward_pre_hook(lambda *_: time.sleep(seconds))
-    model.register_forward_hook(lambda model, inputs, output: _never(output.logits, end))
-
-
-def _never(logits, token):
-    logits[..., token] = -torch.inf
 
 
 @contextmanager

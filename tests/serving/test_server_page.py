@@ -14,7 +14,9 @@ for package in ("fastapi", "limits", "uvicorn", "playwright"):
     pytest.importorskip(package)
 
 from playwright.sync_api import Error, expect, sync_playwright
-from test_server import PROMPT, load, running
+from story_server import PROMPT, running
+
+from tinystories.serving.serve import load
 
 
 SIZES = {"desktop": (1280, 860), "phone": (390, 844), "small phone": (320, 568)}
