@@ -197,7 +197,7 @@ def test_int8_costs_little_and_says_how_much(tiny_run, tmp_path, capsys):
     out = tmp_path / "int8"
     assert main(["export", str(tiny_run), str(out), "--to", "onnx", "--dtype", "q8"]) == 0
     said = capsys.readouterr().out
-    assert "q8" in said and "nats a token" in said and "allowed 1e-04" in said
+    assert "q8" in said and "nats per token" in said and "tolerance 1e-04" in said
     assert [path.name for path in (out / "onnx").iterdir()] == ["model_quantized.onnx"]
     assert json.loads((out / "config.json").read_text())["transformers.js_config"] == {"dtype": "q8"}
     model, tokenizer = load_model(str(tiny_run))
