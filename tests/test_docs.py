@@ -1,5 +1,7 @@
 """Commands, Python blocks, files and options in README.md and docs/ are real."""
 
+import argparse
+import dataclasses
 import re
 import shlex
 from pathlib import Path
@@ -7,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from tinystories.cli import parse
+from tinystories.commands.serve import add_arguments
 from tinystories.recipe import build_recipe, load_recipe
+from tinystories.serving.settings import ServerSettings
 from tinystories.utils.errors import UserError
 
 
@@ -87,6 +91,19 @@ def test_named_options_exist():
                     build_recipe({}, {name.replace("-", "_"): "1"})
                 except UserError as error:
                     assert "no setting" not in str(error), f"{page}: --{name}"
+
+
+def test_the_serving_guide_describes_every_option():
+    parser = argparse.ArgumentParser(add_help=False)
+    add_arguments(parser)
+    defaults = {field.name: field.default for field in dataclasses.fields(ServerSettings)}
+    rows = dict(re.findall(r"(?m)^\| `(--[\w-]+)` \| (.*?) \|", PAGES["serving.md"]))
+    options = {option: action.dest for action in parser._actions for option in action.option_strings}
+    assert rows.keys() == options.keys()
+    for option, name in options.items():
+        default = defaults[name]
+        if default not in (None, ()):
+            assert rows[option] == (f"{default:g}" if isinstance(default, float) else str(default)), option
 
 
 def test_readme_is_short():

@@ -9,7 +9,7 @@ from .engine import ServiceUnavailable
 from .stream import ClientDisconnected
 
 
-TYPES = {404: "not_found", 408: "timeout", 429: "rate_limit_exceeded", 500: "server_error", 503: "overloaded"}
+TYPES = {404: "not_found", 429: "rate_limit_exceeded", 500: "server_error", 503: "overloaded"}
 
 
 class InvalidInput(Exception):
