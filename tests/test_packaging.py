@@ -21,6 +21,9 @@ def test_every_package_is_installed():
     assert listed == found | {"tinystories.metrics", "tinystories.tokenization"}
     assert {name.partition(".")[0] for name in listed} == {"modeling_tinyllama", "tinystories"}
     assert "py_modules" not in setup["options"]
+    assert "py.typed" in setup["options.package_data"]["*"].split()
+    for package in ("modeling_tinyllama", "tinystories", "tokenization"):
+        assert (ROOT / package / "py.typed").exists()
 
 
 def test_modules_of_the_user_may_have_the_names_of_our_folders_and_scripts(tmp_path):
