@@ -449,7 +449,7 @@ def test_bits_per_byte_agrees_with_training(tiny_run):
         ("One day", {}, "one string"),
         (["One day", 3], {}, "Story 2 is int"),
         (["One \ud83c day"], {}, "Story 1 has half of a surrogate pair"),
-        (["One day"], {"context": CONTEXT + 1}, "has 32 positions"),
+        (["One day"], {"context": CONTEXT + 1}, "at most 32, the model's limit"),
         (["One day"], {"context": 1}, "at least 2 tokens"),
         (["One day"], {"stride": 0}, "`stride` \\(0\\) must lie between 1"),
         (["One day"], {"stride": CONTEXT}, "`stride` \\(32\\) must lie between 1"),

@@ -608,7 +608,7 @@ def test_loss_ahead(saved, tokenizer_folder):
                 count += 1
         assert loss_ahead(model, tokenizer, texts, distance) == pytest.approx(nats / count, abs=1e-4)
     assert loss_ahead(model.train(), tokenizer, texts) > 0 and model.training
-    with pytest.raises(ValueError, match="no text of more than 2 tokens"):
+    with pytest.raises(ValueError, match="No text has more than 2 tokens"):
         loss_ahead(model, tokenizer, ["", "a"], 2)
     with pytest.raises(ValueError, match="at least 1"):
         loss_ahead(model, tokenizer, texts, 0)

@@ -1,8 +1,8 @@
-"""Log-probabilities that a causal language model, with its tokenizer, gives to the tokens of texts.
+"""Log-probabilities of texts under a causal language model.
 
 Every score in this package comes from [`score_sequences`], and these rules hold for all of them:
-- Each text is alone in its context, after its [`start_tokens`], right-padded without an attention mask, in batches of
-  similar length. The weights' dtype is kept and autocast is off; log-probabilities are float32, their sums float64.
+- Each text follows its [`start_tokens`], alone in its context, right-padded, so that it needs no attention mask.
+- The dtype of the weights is kept and autocast is off; log-probabilities are float32, their sums float64.
 - Names of special tokens in a text are encoded as ordinary text.
 - Bits per byte counts each byte once: stories longer than the context are scored in the sliding windows of validation
   during training, and EOS, which has no bytes, is not scored.
@@ -32,13 +32,13 @@ Score = TypeVar("Score")
 CONTEXT_FIELDS = ("max_position_embeddings", "n_positions", "n_ctx", "seq_length", "max_seq_len")
 TOKENS_PER_BATCH = 4096
 LOGITS_PER_BATCH = 2**26  # 256 MB in float32; a single long text may need more
-LEAST_FILLED = 0.9  # of a row in a batch: more padding costs more time than larger batches save
+MIN_FILL = 0.9  # of a row in a batch: more padding costs more time than larger batches save
 LOGITS_PER_CHUNK = 2**22  # cross-entropy copies its input
 
 
 def start_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Ids before a document: those that the tokenizer adds, or else one special token that both begins and ends
-    documents, such as `<|endoftext|>`; empty where there is neither."""
+    """Ids before a document: those that the tokenizer adds, or else a special token that is both BOS and EOS, such as
+    `<|endoftext|>`; empty if there is neither."""
     if front := added_tokens(tokenizer)[0]:
         return front
     special = set(tokenizer.all_special_ids)
@@ -51,7 +51,7 @@ def start_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> 
 
 
 def context_length(model: PreTrainedModel) -> int | None:
-    """Positions that the model has according to its configuration; None where it states no limit."""
+    """Number of positions in the configuration of the model; None if it states no limit."""
     config = model.config.get_text_config()
     limits = (getattr(config, name, None) for name in CONTEXT_FIELDS)
     limit = next((limit for limit in limits if isinstance(limit, int) and limit > 0), None)
@@ -80,7 +80,7 @@ def score_sequences(
     batch_size: int | None = None,
     progress: bool = False,
 ) -> list[Score]:
-    """What `score(index, logits)` returns for the logits `[tokens, vocabulary]` of each of `sequences` of token ids.
+    """Apply `score(index, logits)` to the logits `[tokens, vocabulary]` of each sequence of token ids.
 
     Args:
         sequences: none empty, none longer than the context.
@@ -88,7 +88,7 @@ def score_sequences(
         progress: show a progress bar on stderr.
 
     Raises:
-        UserError: for an encoder-decoder, or ids that the model does not have.
+        UserError: for an encoder-decoder, or ids outside the model's vocabulary.
     """
     if batch_size is not None and batch_size < 1:
         raise UserError(f"`batch_size` ({batch_size}) must be at least 1.")
@@ -110,7 +110,7 @@ def score_sequences(
         while order:
             longest = int(lengths[order[0]])
             size = batch_size or max(1, tokens_per_batch // longest)
-            batch = [index for index in order[:size] if batch_size or lengths[index] >= LEAST_FILLED * longest]
+            batch = [index for index in order[:size] if batch_size or lengths[index] >= MIN_FILL * longest]
             order = order[len(batch) :]
             rows = [[*sequences[index], *[padding] * (longest - int(lengths[index]))] for index in batch]
             with torch.autocast(model.device.type, enabled=False):
@@ -136,7 +136,7 @@ def total_loss(logits: torch.Tensor, tokens: Sequence[int]) -> float:
 
 
 def model_vocab_size(model: PreTrainedModel) -> int:
-    """Tokens that a causal language model has logits for."""
+    """Number of logits of a causal language model."""
     if getattr(model.config, "is_encoder_decoder", False):
         raise UserError(f"{type(model).__name__} is an encoder-decoder; only a causal language model can be scored.")
     head = model.get_output_embeddings()
@@ -155,15 +155,15 @@ def loss_ahead(
         distance: at least 1; 1 is the loss that `model(input_ids, labels=input_ids)` reports.
 
     Raises:
-        ValueError: where no text is longer than `distance` tokens.
+        ValueError: if no text is longer than `distance` tokens.
     """
     if distance < 1:
-        raise ValueError(f"`distance` is counted from a token to one after it: at least 1, not {distance}.")
+        raise ValueError(f"`distance` ({distance}) must be at least 1.")
     start = start_tokens(model, tokenizer)
     rows = [(start + ids)[: context_length(model)] for ids in encode(tokenizer, list(texts))]
     rows = [ids for ids in rows if len(ids) > distance]
     if not rows:
-        raise ValueError(f"There is no text of more than {distance} tokens to score.")
+        raise ValueError(f"No text has more than {distance} tokens.")
     nats = score_sequences(
         model, [ids[:-distance] for ids in rows], lambda index, logits: total_loss(logits, rows[index][distance:])
     )
@@ -179,11 +179,11 @@ class StoryScores:
         bytes: UTF-8 bytes, int64.
         tokens: scored tokens, without start tokens and EOS.
         unk_tokens: those of them that are the unknown token.
-        lossy: whether the tokens decode to another text than the story, so that its loss is too low.
-        uniform_tokens: those of `tokens` (0 or 1) that cost ln(vocabulary) because no token precedes them.
+        lossy: whether the tokens decode to a text other than the story, so that its loss is too low.
+        uniform_tokens: number of `tokens` (0 or 1) with loss ln(vocabulary) because no token precedes them.
         start_tokens: ids before each story.
         context: longest window in tokens; None without a limit.
-        notes: sentences to show beside the figure; empty if nothing is wrong.
+        notes: warnings to show beside the figure; empty if nothing is wrong.
     """
 
     nats: np.ndarray
@@ -198,7 +198,7 @@ class StoryScores:
 
     @property
     def nats_per_token(self) -> float:
-        """Compares models with the same tokenizer only, as does `perplexity`."""
+        """Like `perplexity`, it compares only models with the same tokenizer."""
         return float(self.nats.sum() / self.tokens.sum())
 
     @property
@@ -225,18 +225,18 @@ def score_stories(
     batch_size: int | None = None,
     progress: bool = True,
 ) -> StoryScores:
-    """The loss of each story; a warning and a note say what makes the figure incomparable.
+    """The loss of each story. Whatever makes the figure incomparable is logged as a warning and noted.
 
     Args:
         context: longest window in tokens; by default the context of the model, which is also the maximum.
         stride: tokens by which windows advance; by default half a context. Each token is scored in the first window
-            that has it, after at least `context - stride` tokens.
+            that contains it, after at least `context - stride` tokens.
         batch_size: windows in a forward pass; by default as many as keep the memory bounded.
         progress: show a progress bar on stderr.
 
     Raises:
-        UserError: where model and tokenizer do not belong together, `context` or `stride` do not fit the model, there
-            is no story, or a loss is not finite.
+        UserError: if the tokenizer, `context` or `stride` does not fit the model, there is no story, or a loss is not
+            finite.
     """
     check_stories(stories)
     if not any(stories):
@@ -246,8 +246,7 @@ def score_stories(
     ids = encode(tokenizer, stories)
     sequences = [start + story for story in ids]
     tokens = np.array([len(story) for story in ids], dtype=np.int64)
-    context = _checked_context(model, context)
-    windows = _windows(tokens + len(start), len(start), context, stride)
+    context, windows = _windows(model, tokens + len(start), len(start), context, stride)
     parts = [
         sequences[story][first : first + length]
         for story, first, length in zip(windows.story, windows.start, windows.length, strict=True)
@@ -277,7 +276,7 @@ def score_stories(
 
 
 def check_stories(stories: Sequence[str]) -> None:
-    """Refuse what is not a list of texts that UTF-8 can encode."""
+    """Raise a `UserError` for anything but a list of texts that UTF-8 can encode."""
     if isinstance(stories, (str, bytes)):
         raise UserError("The stories are one string; give a list of stories.")
     if not len(stories):
@@ -292,7 +291,7 @@ def check_stories(stories: Sequence[str]) -> None:
 
 
 def check_finite(model: PreTrainedModel, values: np.ndarray) -> None:
-    """Refuse losses or log-probabilities `[texts]` that are not finite."""
+    """Raise a `UserError` for non-finite losses or log-probabilities `[texts]`."""
     if not np.isfinite(values).all():
         raise UserError(
             f"The model's loss is {values[~np.isfinite(values)][0]} on {(~np.isfinite(values)).sum():,} of "
@@ -300,36 +299,33 @@ def check_finite(model: PreTrainedModel, values: np.ndarray) -> None:
         )
 
 
-def _checked_context(model: PreTrainedModel, context: int | None) -> int | None:
+def _windows(
+    model: PreTrainedModel, lengths: np.ndarray, start: int, context: int | None, stride: int | None
+) -> tuple[int | None, Segments]:
+    """The context, and windows over sequences of `lengths` tokens, of which the first `start` are not scored."""
     limit = context_length(model)
-    if context is None:
-        return limit
-    if context < 2:
-        raise UserError(f"`context` ({context}) must be at least 2 tokens, of which one is predicted.")
-    if limit is not None and context > limit:
-        raise UserError(f"`context` ({context:,}) is longer than the model's, which has {limit:,} positions.")
-    return context
-
-
-def _windows(lengths: np.ndarray, start: int, context: int | None, stride: int | None) -> Segments:
-    """Windows over sequences of `lengths` tokens, of which the first `start` are not scored."""
-    if context is None:
-        if stride is not None:
-            raise UserError("`stride` needs a `context`: this model's configuration states no limit.")
-        context = int(max(lengths.max(), 2))
-    overlap = context // 2 if stride is None else context - stride
-    if not 1 <= overlap < context:
-        raise UserError(f"`stride` ({stride}) must lie between 1 and the context ({context:,}) less one.")
-    if start >= context:
-        raise UserError(f"The tokenizer adds {start} tokens before a story, and the context is {context}.")
-    windows = split_long_stories(lengths, context, overlap)
+    if context is not None and not 2 <= context <= (limit or context):
+        most = f" and at most {limit:,}, the model's limit" if limit else ""
+        raise UserError(f"`context` ({context:,}) must be at least 2 tokens{most}.")
+    context = context or limit
+    if context is None and stride is not None:
+        raise UserError("`stride` needs a `context`: this model's configuration states no limit.")
+    width = context or int(max(lengths.max(), 2))
+    overlap = width // 2 if stride is None else width - stride
+    if not 1 <= overlap < width:
+        raise UserError(f"`stride` ({stride}) must lie between 1 and the context ({width:,}) less one.")
+    if start >= width:
+        raise UserError(f"The tokenizer adds {start} tokens before a story, and the context is {width}.")
+    windows = split_long_stories(lengths, width, overlap)
     windows.context[windows.start == 0] = max(start, 1)
     scored = windows.length > windows.context
-    return Segments(windows.story[scored], windows.start[scored], windows.length[scored], windows.context[scored])
+    return context, Segments(
+        *(column[scored] for column in (windows.story, windows.start, windows.length, windows.context))
+    )
 
 
 def _lossy(tokenizer: PreTrainedTokenizerBase, stories: Sequence[str], ids: list[list[int]]) -> np.ndarray:
-    """Whether the tokens of each story stand for another text, which hides some of its bytes from the model."""
+    """Whether the tokens of each story decode to another text, so that the model did not see all its bytes."""
     decoded = tokenizer.batch_decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
     special = set(tokenizer.all_special_ids)
     # A leading space that the tokenizer adds is one more character to predict, and hides nothing.
@@ -351,11 +347,11 @@ def _notes(lossy: np.ndarray, unk_tokens: np.ndarray, uniform: np.ndarray, vocab
     if changed := int((lossy & (unk_tokens == 0)).sum()):
         notes.append(
             f"The tokenizer does not decode {changed:,} of {len(lossy):,} stories to the same text, so the model was "
-            f"scored on another text than the one whose bytes are counted: its bits per byte are too low."
+            f"not scored on all the bytes that are counted: its bits per byte are too low."
         )
     if uniform.any():
         notes.append(
-            f"No start token precedes a story with this tokenizer, so its first token cost ln({vocab_size:,}) = "
+            f"This tokenizer has no start token, so the first token of a story counts as ln({vocab_size:,}) = "
             f"{math.log(vocab_size):.2f} nats, the loss of a uniform distribution."
         )
     return tuple(notes)

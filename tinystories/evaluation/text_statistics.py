@@ -100,15 +100,14 @@ def repetition(texts: Sequence[str], **options) -> dict[str, Interval | float]:
             over texts; `longest_repeated_run_max`: the maximum over texts.
     """
     check_texts(texts)
-    ids, owner = _word_ids(texts)
+    found = [words(text) for text in texts]
     statistics: dict[str, Interval | float] = {}
     for n in (1, 2, 3):
-        grams, _ = _ngrams(ids, owner, n)
-        statistics[f"distinct_{n}"] = len(np.unique(grams)) / len(grams) if len(grams) else math.nan
-    grams, gram_owner = _ngrams(ids, owner, 4)
-    first = np.unique(grams + gram_owner * (grams.max(initial=0) + 1), return_index=True)[1]
-    counts, distinct = (np.bincount(each, minlength=len(texts)) for each in (gram_owner, gram_owner[first]))
-    statistics["repeated_4grams"] = ratio_interval(counts - distinct, counts, **options)
+        grams = [gram for each in found for gram in _ngrams(each, n)]
+        statistics[f"distinct_{n}"] = len(set(grams)) / len(grams) if grams else math.nan
+    counts = [max(0, len(each) - 3) for each in found]
+    distinct = [len(set(_ngrams(each, 4))) for each in found]
+    statistics["repeated_4grams"] = ratio_interval(np.subtract(counts, distinct), counts, **options)
     longest = longest_repeated_runs(texts)
     statistics["longest_repeated_run"] = ratio_interval(longest, np.ones(len(texts)), **options)
     statistics["longest_repeated_run_max"] = float(longest.max()) if len(texts) else math.nan
@@ -164,15 +163,8 @@ def _word_ids(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     return ids, np.repeat(np.arange(len(texts)), counts)
 
 
-def _ngrams(ids: np.ndarray, owner: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
-    """The n-grams within texts, as numbers that are equal where the n-grams are, and the text of each."""
-    grams = ids
-    for length in range(2, n + 1):
-        grams = np.unique(grams[: max(0, len(ids) - length + 1)], return_inverse=True)[1]
-        grams = grams * (ids.max(initial=0) + 1) + ids[length - 1 :]
-    grams = np.unique(grams, return_inverse=True)[1]
-    inside = owner[: len(grams)] == owner[n - 1 :]
-    return grams[inside], owner[: len(grams)][inside]
+def _ngrams(found: list[str], n: int) -> Iterator[tuple[str, ...]]:
+    return zip(*(found[start:] for start in range(n)), strict=False)
 
 
 def _grow(

@@ -1,4 +1,4 @@
-"""Minimal pairs that separate grammar from word salad, made by rule from held-out stories, and their scoring.
+"""Minimal pairs: sentences of held-out stories, each with a copy that has one error, made by rule, and their scoring.
 
     pairs = make_pairs(stories)                       # Pair(kind, good, bad, story, context)
     results = score_pairs(model, tokenizer, pairs)    # log-likelihoods of good and bad

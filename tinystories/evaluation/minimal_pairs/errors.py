@@ -1,9 +1,9 @@
-"""One rule per error kind: a sentence goes in, the ways to make that error in it come out.
+"""One rule per kind of error: it yields every way to make that error in a sentence.
 
 - A rule changes one place. It keeps the first word, so that good and bad sentence begin alike; only `pronoun_gender`,
   which depends on the story before the sentence, may change it.
-- A rule applies only where the word lists leave no doubt what the words are, and leaves out changes after which the
-  sentence could still be English.
+- A rule applies only if the word lists determine what the words are, and skips changes after which the sentence could
+  still be English.
 """
 
 import re
@@ -20,9 +20,9 @@ class BadSentence(NamedTuple):
 
     Attributes:
         group: the variety of the error; the pairs of a kind are spread equally over its groups.
-        item: the words concerned; the same words make only a few of the pairs of a kind.
-        swap: the right and the wrong word, where one replaces the other. As many pairs have the two reversed, so that
-            preferring the more frequent word does not help a model.
+        item: the words concerned; a kind has only a few pairs with the same words.
+        swap: the right and the wrong word, if one replaces the other. As many pairs have the two reversed, so that a
+            model gains nothing by preferring the more frequent word.
     """
 
     sentence: Sentence

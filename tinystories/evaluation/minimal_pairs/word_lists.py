@@ -1,6 +1,6 @@
-"""The words that the rules in `errors.py` know; a word that is in no list makes no pair.
+"""The words that the rules in `errors.py` use; a word in none of these lists makes no pair.
 
-They are frequent in children's stories, and their part of speech is certain where the rules look for them.
+They are frequent in children's stories, and where the rules look for them their part of speech is certain.
 """
 
 from typing import NamedTuple
@@ -152,7 +152,7 @@ BASES_THAT_ARE_NOUNS = _words("""help play love look start try walk smile laugh 
     find take run catch buy feel swim draw ride hide win drink break shake dig hold drive throw fall sleep say sing
     build leave grow stand wake taste notice pick""")
 
-# Who is she, and who is he
+# Gender
 
 WOMEN = _words("""girl girls woman women lady ladies mom mommy mum mummy mama mother grandma grandmother granny sister
     sisters aunt auntie queen princess daughter daughters she her hers herself""")
