@@ -47,7 +47,7 @@ class Answer:
 
 
 class Client:
-    """Asks the server at a port; what it gives back is read to its end."""
+    """A client of the server at a port, which reads responses to their end."""
 
     def __init__(self, port, engine=None, host="127.0.0.1"):
         self.port, self.engine, self.url = port, engine, f"http://{host}:{port}"
@@ -92,7 +92,7 @@ class Client:
 def running(run, slow=0.0, wait=True, loader=load, send_buffer=None, **changes):
     """A `Client` of a server in a thread.
 
-    With `slow`, each forward pass takes at least so many seconds, and no story ends by itself; with `send_buffer` the
+    With `slow`, each forward pass takes at least so many seconds, and no story ends with EOS; with `send_buffer` the
     system takes no more bytes than about that for a client that does not read.
     """
     settings = ServerSettings(str(run), **{"rate_limit": "none", "device": "cpu", "drain_time": 5, **changes})
@@ -124,7 +124,7 @@ def running(run, slow=0.0, wait=True, loader=load, send_buffer=None, **changes):
 
 
 def make_slow(model, seconds, end):
-    """Each forward pass takes at least so many seconds, and the token `end` never comes."""
+    """Each forward pass takes at least so many seconds, and the token `end` is never sampled."""
     model.register_forward_pre_hook(lambda *_: time.sleep(seconds))
     model.register_forward_hook(lambda model, inputs, output: _never(output.logits, end))
 

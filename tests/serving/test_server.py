@@ -267,7 +267,7 @@ def test_a_full_queue_is_refused_immediately(tiny_run):
 
 
 def test_requests_have_a_time_limit(tiny_run):
-    # Long enough for the second to be there while the first is written, on a busy machine, too.
+    # Long enough for the second to be there while the first is written, even under load.
     with running(tiny_run, slow=0.05, max_batch=1, max_queue=2, time_limit=2) as client:
         with ThreadPoolExecutor(2) as pool:
             first, second = (pool.submit(client.generate, max_tokens=100) for _ in range(2))
@@ -285,7 +285,7 @@ def test_the_rate_of_a_client_is_limited(tiny_run):
         refused = client.generate(max_tokens=1)
         assert 1 <= int(refused.headers["Retry-After"]) <= 61
         assert refused.json()["error"]["type"] == "rate_limit_exceeded"
-        # Nobody said that 127.0.0.1 is a proxy, so this is still the same client.
+        # 127.0.0.1 is not a trusted proxy, so this is still the same client.
         assert client.generate(max_tokens=1, headers={"X-Forwarded-For": "203.0.113.9"}).status == 429
         assert client.ask("/health").status == 200
 

@@ -28,7 +28,7 @@ def server(tiny_run):
 
 @pytest.fixture(autouse=True)
 def still_serving(server):
-    """After each attack a story is told as before, and nothing is left behind."""
+    """After each attack the same story is generated, and no request is left."""
     before = server.generate(seed=1, max_tokens=10)
     yield
     server.until(lambda report: report["running"] == report["queue"] == 0)
@@ -147,7 +147,7 @@ def test_a_request_sent_byte_by_byte_times_out(server):
 
 
 def test_the_client_timeout_does_not_end_a_story_or_a_second_request(tiny_run):
-    """The control: what is longer than `client_timeout`, but not the client's fault, is left alone."""
+    """Waiting for the server does not count towards `client_timeout`."""
     with running(tiny_run, slow=0.03, client_timeout=0.4) as client:
         assert client.generate(max_tokens=60).story()[1]["completion_tokens"] == 60
         connection = http.client.HTTPConnection("127.0.0.1", client.port)

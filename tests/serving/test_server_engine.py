@@ -136,7 +136,7 @@ def test_hooks_of_the_model_are_called():
 
 
 def test_dependent_rows_are_decoded_one_at_a_time():
-    """The control: a model whose logits depend on the row is caught, and model_and_tokenizer right all the same."""
+    """A model whose logits depend on the row is detected, and its logits are still correct."""
     model = tiny_model()
 
     def favour_rows(module, inputs, logits):
@@ -289,7 +289,7 @@ def engine_of(run, slow=0.0, eos_token_id=0, **limits):
 
 
 class Reader:
-    """What one story gave."""
+    """The events of a completion."""
 
     def __init__(self):
         self.events = queue.Queue()
@@ -323,7 +323,7 @@ def test_unsupported_settings_are_named():
 
 @pytest.mark.parametrize("preset", [*PRESETS, GREEDY])
 def test_a_completion_is_that_of_generate(preset, engine, tiny_run, model_and_tokenizer):
-    """The same seed tells the same story as `tinystories generate`, whose text is that of `model.generate`."""
+    """The same seed generates the same story as `tinystories generate`, whose text is that of `model.generate`."""
     model, tokenizer = model_and_tokenizer
     ids = tokenizer(PROMPT)["input_ids"]
     for seed in range(3):

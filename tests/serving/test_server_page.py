@@ -107,7 +107,7 @@ def test_a_story_appears_as_it_is_written(server, visit):
     text, done = server.generate(seed=12, max_tokens=100, temperature=0.8).story()
     assert story(page) == PROMPT + text
     status = page.inner_text("#status")
-    assert "100 tokens" in status and "seed 12" in status and "cut" in status
+    assert "100 tokens" in status and "seed 12" in status and "maximum length" in status
     page.click("#again")  # another seed, in its field since there was one
     assert story(page) != PROMPT + text
     assert page.input_value("#seed") != "12"
@@ -132,7 +132,7 @@ def test_stop(server, visit):
     expect(page.locator("#copy")).to_be_enabled()
 
 
-def test_what_is_chosen_is_sent(server, visit):
+def test_settings_are_sent(server, visit):
     page = visit(server)
 
     def sent():
@@ -148,7 +148,7 @@ def test_what_is_chosen_is_sent(server, visit):
     assert page.input_value("#temperature") == "0.6"
     page.locator("#temperature").fill("1.3")
     page.fill("#seed", "7")
-    page.check("#mend")
+    page.check("#post-process")
     page.get_by_role("button", name="A bear").click()
     assert sent() == {
         "prompt": "Deep in the forest, an old bear", "max_tokens": 50, "post_process": True, "preset": "plain",
@@ -159,10 +159,10 @@ def test_what_is_chosen_is_sent(server, visit):
     assert "temperature" not in sent()
 
 
-def test_mending_and_copying(server, visit):
+def test_post_processing_and_copying(server, visit):
     page = visit(server, permissions=["clipboard-read", "clipboard-write"])
     page.fill("#prompt", "once there  was")
-    page.check("#mend")
+    page.check("#post-process")
     page.locator("#length").fill("50")
     page.click("#write")
     text = story(page)
@@ -185,7 +185,7 @@ def test_by_keyboard_alone(server, visit):
             break
         reached.append(focus[0])
         assert focus[1] == "solid" and focus[2] >= 2, focus
-    assert set(reached) >= {"prompt", "A bear", "write", "preset", "temperature", "length", "seed", "mend"}
+    assert set(reached) >= {"prompt", "A bear", "write", "preset", "temperature", "length", "seed", "post-process"}
     page.focus("#length")
     page.keyboard.press("Home")
     assert page.input_value("#length") == "50"
@@ -227,7 +227,7 @@ def test_the_page_can_do_nothing_else(server, visit, tiny_run):
     assert page.evaluate("() => window.stolen") is None
     violations = set(page.evaluate("() => window.violations"))
     assert {"connect-src", "script-src-elem", "img-src", "style-src-attr"} <= violations
-    assert visit.complaints  # here the browser has to complain
+    assert visit.complaints  # the browser reports each violation
     visit.complaints.clear()
 
 
@@ -240,7 +240,7 @@ def test_every_size_and_both_themes_can_be_read(size, scheme, server, visit):
     page.locator("#length").fill("50")
     page.click("#write")
     story(page)
-    page.wait_for_timeout(400)  # the ink is dry
+    page.wait_for_timeout(400)  # after the animation
     assert page.evaluate("() => document.documentElement.scrollWidth") == SIZES[size][0]
     too_weak = [pair for pair in page.evaluate(CONTRAST) if pair[1] < 4.5]
     assert not too_weak
@@ -254,26 +254,26 @@ def test_every_size_and_both_themes_can_be_read(size, scheme, server, visit):
         assert page.locator("#story").bounding_box()["y"] < SIZES[size][1]
 
 
-def test_what_goes_wrong_is_said(tiny_run, visit):
+def test_errors_are_shown(tiny_run, visit):
     with running(tiny_run, rate_limit="3/minute") as client:
         page = visit(client)
-        page.locator("#length").fill("500")  # more than there is room for, so it is asked for again
+        page.locator("#length").fill("500")  # above the remaining context length, so it is requested again with less
         page.click("#write")
-        told = story(page)
+        before = story(page)
         assert "tokens" in page.inner_text("#status")
         page.fill("#prompt", "zq" * 300)
         page.click("#write")
-        expect(page.locator("#status")).to_have_class("trouble")
+        expect(page.locator("#status")).to_have_class("error")
         assert "128" in page.inner_text("#status") and "shorten" in page.inner_text("#status")
         page.click("#write")
         expect(page.locator("#status")).to_have_text(re.compile("Too many requests.*Try again in \\d+ seconds"))
     page.click("#write")
     expect(page.locator("#status")).to_have_text("The server cannot be reached.")
-    assert story(page) == told  # which was told before all that, and is still there to be read
-    visit.complaints.clear()  # each refusal is in the browser's console, too
+    assert story(page) == before
+    visit.complaints.clear()  # the browser reports each error response
 
 
-def test_a_story_that_breaks_off(tiny_run, visit):
+def test_a_lost_connection(tiny_run, visit):
     with running(tiny_run, slow=0.03) as client:
         page = visit(client)
         page.locator("#length").fill("100")
@@ -281,7 +281,7 @@ def test_a_story_that_breaks_off(tiny_run, visit):
         expect(page.locator("#story")).to_have_text(re.compile(f"{PROMPT}.+", re.DOTALL))
         for connection in list(client.server.server_state.connections):
             connection.loop.call_soon_threadsafe(connection.transport.abort)
-        expect(page.locator("#status")).to_have_text("The story broke off: the server is gone.")
+        expect(page.locator("#status")).to_have_text("The connection to the server was lost.")
         assert story(page).startswith(PROMPT)
         expect(page.locator("#copy")).to_be_enabled()
         visit.complaints.clear()
@@ -311,6 +311,6 @@ def test_the_page_waits_for_the_model(tiny_run, visit):
     with running(tiny_run, wait=False, loader=late) as client:
         page = visit(client, wait=False)
         expect(page.locator("#write")).to_be_disabled()
-        assert "Waking" in page.inner_text("#model")
+        assert "Loading" in page.inner_text("#model")
         expect(page.locator("#write")).to_be_enabled(timeout=10_000)
         visit.complaints.clear()  # 503, as long as it loads

@@ -17,7 +17,7 @@ from importlib import resources
 from fastapi import FastAPI, Request
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import HTMLResponse, JSONResponse, Response
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import Field, field_validator
 
 from ..generation.postprocess import post_process
 from ..generation.presets import GREEDY, PRESETS, SamplingSettings, check_preset
@@ -25,7 +25,7 @@ from .completions import completions_router
 from .engine import Engine, Finished, GenerationRequest
 from .errors import InvalidInput, add_error_handlers
 from .middleware import RateLimit, SecurityHeaders, parse_rate_limit
-from .served_model import MAX_PROMPT, UNFINISHED, ServedModel, event_stream, sse
+from .served_model import MAX_PROMPT, UNFINISHED, SamplingRequest, ServedModel, event_stream, sse
 from .settings import ServerSettings
 from .stream import CompletionStream
 
@@ -33,19 +33,13 @@ from .stream import CompletionStream
 MAX_BODY = 256 * 1024  # bytes
 
 
-class StoryRequest(BaseModel):
+class StoryRequest(SamplingRequest):
     """The body of `/generate`. Missing settings are those of the preset, or else of the model."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
 
     prompt: str = Field(min_length=1, max_length=MAX_PROMPT, description="text to continue")
     max_tokens: int | None = Field(None, ge=1, description="100, or the remaining context length")
     temperature: float | None = Field(None, ge=0.1, le=2.0)
-    top_k: int | None = Field(None, ge=-1, description="0 or -1: off")
-    top_p: float | None = Field(None, gt=0.0, le=1.0)
-    repetition_penalty: float | None = Field(None, ge=1.0, le=2.0)
     preset: str | None = Field(None, description=f"{', '.join(PRESETS)} or {GREEDY}")
-    seed: int | None = Field(None, ge=-1, lt=2**32, description="the same seed generates the same text; -1: random")
     post_process: bool = Field(False, description="add the post-processed text to the last event")
 
     @field_validator("preset")
@@ -56,14 +50,11 @@ class StoryRequest(BaseModel):
         return preset
 
     def sampling(self, default: SamplingSettings) -> SamplingSettings:
-        given = {name: getattr(self, name) for name in ("temperature", "top_k", "top_p", "repetition_penalty")}
-        if self.preset == GREEDY:
-            for name, value in given.items():
-                if value is not None and name != "repetition_penalty":
-                    message = f"The preset {GREEDY} does not sample, so `{name}` has no effect: leave it out."
-                    raise InvalidInput(name, message)
-        settings = default if self.preset is None else SamplingSettings.from_preset(self.preset)
-        return settings.replace(**given)
+        for name in ("temperature", "top_k", "top_p") if self.preset == GREEDY else ():
+            if getattr(self, name) is not None:
+                message = f"The preset {GREEDY} does not sample, so `{name}` has no effect: leave it out."
+                raise InvalidInput(name, message)
+        return super().sampling(default if self.preset is None else SamplingSettings.from_preset(self.preset))
 
 
 def create_app(engine: Engine, settings: ServerSettings, name: str) -> FastAPI:
@@ -129,7 +120,7 @@ def create_app(engine: Engine, settings: ServerSettings, name: str) -> FastAPI:
 
 def _health(model: ServedModel) -> dict:
     engine = model.engine
-    loaded = engine.state in ("ready", "draining") and engine.model is not None
+    loaded = engine.state in ("ready", "draining") and engine.loaded
     return {
         "status": engine.state,
         "model": model.name,

@@ -13,6 +13,7 @@
 """
 
 import time
+from typing import Any
 
 import torch
 from transformers import DynamicCache, PreTrainedModel
@@ -43,11 +44,11 @@ class ContinuousBatch:
         model.set_attn_implementation("eager")
         self.model, self.capacity, self.context = model, capacity, context
         self.lengths: list[int] = []
-        self.layers = [_RowsLayer(self, layer.keys) for layer in self._example_cache().layers]
+        self.layers = [_RowsLayer(self, keys) for keys in self._example_keys()]
         if not isinstance(model, NativeDecodingMixin):
             use_native_decoding(model, warn=False)
         self.native = self._decode_natively([0], [0], slice(1)) is not None
-        self._cache = Cache(layers=self.layers)
+        self._cache = Cache(layers=list(self.layers))
         self.threads = self.choose_threads()
         self.exact_sizes = self.find_exact_sizes()
         if self.native and capacity in self.exact_sizes:
@@ -57,12 +58,13 @@ class ContinuousBatch:
         return len(self.lengths)
 
     @torch.inference_mode()
-    def _example_cache(self) -> DynamicCache:
-        cache = DynamicCache(config=self.model.config)
+    def _example_keys(self) -> list[torch.Tensor]:
+        """The keys of each layer after one token."""
+        cache: Any = DynamicCache(config=self.model.config)
         self._forward(torch.zeros(1, 1, dtype=torch.long, device=self.model.device), past_key_values=cache)
         if any(type(layer) not in (DynamicLayer, PreallocatedCacheLayer) for layer in cache.layers):
             raise UserError("The server does not support models whose cache keeps only part of a text.")
-        return cache
+        return [layer.keys for layer in cache.layers]
 
     def _forward(self, ids: torch.Tensor, **arguments) -> torch.Tensor:
         return self.model(input_ids=ids, use_cache=True, **arguments).logits
@@ -77,9 +79,9 @@ class ContinuousBatch:
         Raises:
             ValueError: for a token that is not in the model's vocabulary; on a GPU, it would end all completions.
         """
-        if max(prompt_ids) >= self.model.get_input_embeddings().num_embeddings:
+        if max(prompt_ids) >= self.model.config.get_text_config(decoder=True).vocab_size:
             raise ValueError(f"The model has no token {max(prompt_ids)}: this is not its tokenizer.")
-        cache = DynamicCache(config=self.model.config)
+        cache: Any = DynamicCache(config=self.model.config)
         ids = torch.tensor([prompt_ids], device=self.model.device)
         logits = self._forward(ids, past_key_values=cache, logits_to_keep=0 if all_logits else 1)[0]
         for layer, prompt in zip(self.layers, cache.layers, strict=True):
@@ -119,14 +121,14 @@ class ContinuousBatch:
         if self.native and (logits := self._decode_natively(tokens, positions, rows)) is not None:
             return logits
         extent = min(self.context, (max(positions) // EXTENT_STEP + 1) * EXTENT_STEP)
-        positions = torch.tensor(positions, device=device)
         self.rows = torch.arange(first, first + len(tokens), device=device)
-        self.positions, self.visible = positions, (rows, slice(None), slice(extent))
+        self.positions = torch.tensor(positions, device=device)
+        self.visible = (rows, slice(None), slice(extent))
         mask = torch.zeros(len(tokens), 1, 1, extent, dtype=self.model.dtype, device=device)
-        behind = torch.arange(extent, device=device) > positions[:, None]
+        behind = torch.arange(extent, device=device) > self.positions[:, None]
         mask.masked_fill_(behind[:, None, None], float("-inf"))
         ids = torch.tensor(tokens, device=device)[:, None]
-        options = {"position_ids": positions[:, None], "past_key_values": self._cache}
+        options = {"position_ids": self.positions[:, None], "past_key_values": self._cache}
         return self._forward(ids, attention_mask=mask, **options)[:, -1]
 
     def _decode_natively(self, tokens: list[int], positions: list[int], rows: slice) -> torch.Tensor | None:
@@ -154,7 +156,7 @@ class ContinuousBatch:
         torch.set_num_threads(threads)
         shortest = []
         for rows in (1, self.capacity):
-            times = []
+            times: list[float] = []
             while len(times) < 5 and sum(times) < 1.0:
                 began = time.perf_counter()
                 self._decode(0, [0] * rows, [0] * rows)
@@ -171,7 +173,8 @@ class ContinuousBatch:
         generator = torch.Generator().manual_seed(0)
         sizes = sorted({2**power for power in range(self.capacity.bit_length())} | {self.capacity})
         for layer in self.layers:
-            layer.randomize(generator)
+            for own in (layer.keys, layer.values):
+                own.copy_(torch.randn(own.shape, generator=generator))
         for longest in {min(EXTENT_STEP, self.context), self.context}:
             tokens = torch.randint(self.model.config.vocab_size, (self.capacity,), generator=generator).tolist()
             positions = torch.randint(longest, (self.capacity,), generator=generator).tolist()
@@ -183,8 +186,8 @@ class ContinuousBatch:
             rotated = self._decode(0, tokens[-1:] + tokens[:-1], positions[-1:] + positions[:-1])
             if not torch.equal(rotated.roll(-1, 0), want):
                 sizes = []
-        for layer in self.layers:
-            layer.reset()
+        for layer in self.layers:  # new tensors, which take no memory on a CPU for rows that are never used
+            layer.keys, layer.values = torch.empty_like(layer.keys), torch.empty_like(layer.values)
         return sizes
 
     def _decode_in_parts(self, size: int, tokens: list[int], positions: list[int]) -> torch.Tensor:
@@ -201,6 +204,8 @@ class _RowsLayer(CacheLayerMixin):
     """Keys and values of a layer `[capacity, heads, context, head_dim]`; the batch sets the rows and positions."""
 
     is_sliding = False
+    keys: torch.Tensor
+    values: torch.Tensor
 
     def __init__(self, batch: ContinuousBatch, example: torch.Tensor):
         super().__init__()
@@ -227,14 +232,6 @@ class _RowsLayer(CacheLayerMixin):
         for own in (self.keys, self.values):
             own[target, :, :length] = own[source, :, :length]
             own[target, :, length:] = 0
-
-    def randomize(self, generator: torch.Generator) -> None:
-        for own in (self.keys, self.values):
-            own.copy_(torch.randn(own.shape, generator=generator))
-
-    def reset(self) -> None:
-        """New tensors, which take no memory on a CPU for rows that are never used."""
-        self.keys, self.values = torch.empty_like(self.keys), torch.empty_like(self.values)
 
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
         pass

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, Validatio
 from ..generation.presets import GREEDY, MIN_TEMPERATURE, SamplingSettings
 from .engine import Event, Finished, GenerationRequest, TextDelta, TokenLogprob
 from .errors import InvalidInput, error_response
-from .served_model import MAX_PROMPT, UNFINISHED, ServedModel, event_stream, sse
+from .served_model import MAX_PROMPT, UNFINISHED, SamplingRequest, ServedModel, event_stream, sse
 from .stream import CompletionStream, while_connected
 
 
@@ -65,21 +65,14 @@ class StreamOptions(BaseModel):
             raise ValueError("include_obfuscation is not supported here")
 
 
-class CompletionRequest(BaseModel):
-    """OpenAI's parameters, with `top_k` and `repetition_penalty`. Missing sampling settings are those of the model."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
+class CompletionRequest(SamplingRequest):
+    """OpenAI's parameters, with `top_k` and `repetition_penalty`."""
 
     model: str
     prompt: Prompt
     max_tokens: int | None = Field(None, ge=0, description="16, or the remaining context length; 0 only with echo")
-    temperature: float | None = Field(None, ge=0.0, le=2.0, description="0: greedy decoding")
-    top_p: float | None = Field(None, gt=0.0, le=1.0)
-    top_k: int | None = Field(None, ge=-1, description="0 or -1: off")
-    repetition_penalty: float | None = Field(None, ge=1.0, le=2.0)
     n: int | None = Field(None, ge=1, le=MAX_CHOICES)
     stop: str | list[str] | None = None
-    seed: int | None = Field(None, ge=-1, lt=2**32, description="-1: random, the default")
     logprobs: int | None = Field(None, ge=0, le=5)
     echo: bool | None = None
     stream: bool | None = None
@@ -101,7 +94,7 @@ class CompletionRequest(BaseModel):
     def _unsupported(cls, value, info: ValidationInfo):
         if isinstance(value, dict) and not any(value.values()):
             value = {}
-        neutral = UNSUPPORTED[info.field_name]
+        neutral = UNSUPPORTED[str(info.field_name)]
         if info.field_name == "best_of":  # the best `n` of `n` completions are all of them
             neutral = (*neutral, info.data.get("n"))
         if not any(value == one and isinstance(value, bool) == isinstance(one, bool) for one in neutral):
@@ -121,14 +114,14 @@ class CompletionRequest(BaseModel):
                 raise ValueError(f"a stop string must have 1 to {MAX_STOP_LENGTH} characters, but has {len(text)}")
         return stop
 
-    def prompts(self) -> list[str] | list[list[int]]:
-        return self.prompt if _kind(self.prompt) in ("texts", "lists of tokens") else [self.prompt]
+    def prompts(self) -> list:
+        """Strings or lists of token ids."""
+        return list(self.prompt) if _kind(self.prompt) in ("texts", "lists of tokens") else [self.prompt]
 
     def sampling(self, default: SamplingSettings) -> SamplingSettings:
         if self.temperature is not None and self.temperature < MIN_TEMPERATURE:
             return SamplingSettings.from_preset(GREEDY).replace(repetition_penalty=self.repetition_penalty)
-        names = ("temperature", "top_p", "top_k", "repetition_penalty")
-        return default.replace(**{name: getattr(self, name) for name in names})
+        return super().sampling(default)
 
 
 def completions_router(model: ServedModel) -> APIRouter:
@@ -136,9 +129,10 @@ def completions_router(model: ServedModel) -> APIRouter:
     card = {"id": model.name, "object": "model", "created": model.created, "owned_by": "tinystories"}
 
     def check_model(name: str) -> JSONResponse | None:
-        if name not in (model.name, model.settings.checkpoint):
-            message = f"There is no model {name!r} here; there is {model.name!r}."
-            return error_response(404, message, field="model", code="model_not_found")
+        if name in (model.name, model.settings.checkpoint):
+            return None
+        message = f"There is no model {name!r} here; there is {model.name!r}."
+        return error_response(404, message, field="model", code="model_not_found")
 
     @router.get("/models")
     async def list_models() -> dict:
@@ -180,7 +174,8 @@ def _generation_requests(model: ServedModel, body: CompletionRequest) -> tuple[l
     seed = model.seed(body.seed)
     deadline, sampling = model.deadline(), body.sampling(model.default_sampling)
     stop = (body.stop,) if isinstance(body.stop, str) else tuple(body.stop or ())
-    requests, texts = [], []
+    requests: list[GenerationRequest] = []
+    texts = []
     for prompt in prompts:
         ids, text = (model.encode(prompt), prompt) if isinstance(prompt, str) else (prompt, model.decode(prompt))
         for _ in range(n):
@@ -215,7 +210,7 @@ class _CompletionResponse:
         self._completion_tokens = 0
 
     async def complete(self, stream: CompletionStream) -> JSONResponse:
-        choices = [{"text": "", "index": index, "logprobs": None} for index in range(len(self._requests))]
+        choices: list[dict] = [{"text": "", "index": index, "logprobs": None} for index in range(len(self._requests))]
         async for index, event in stream.events():
             if isinstance(event, Finished) and event.reason == "error":
                 return error_response(500, UNFINISHED)

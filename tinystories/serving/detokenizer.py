@@ -33,10 +33,8 @@ class Detokenizer:
     def close(self) -> str:
         """The rest of the text; an incomplete character becomes U+FFFD."""
         if not self.stopped:
-            text, head = (
-                self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-                for ids in (self._prompt_ids + self._ids, self._prompt_ids)
-            )
+            head = decode(self._tokenizer, self._prompt_ids)
+            text = decode(self._tokenizer, self._prompt_ids + self._ids)
             if text.startswith(head + self._decoded):
                 self._decoded = text[len(head) :]
         return self._next_piece(final=True)
@@ -62,7 +60,11 @@ class Detokenizer:
         return 0
 
 
+def decode(tokenizer: PreTrainedTokenizerBase, ids: list[int], *, skip_special_tokens: bool = True) -> str:
+    return str(tokenizer.decode(ids, skip_special_tokens=skip_special_tokens, clean_up_tokenization_spaces=False))
+
+
 def token_text(tokenizer: PreTrainedTokenizerBase, token: int) -> str:
     """A token as text, or as in the vocabulary where it is only part of a character."""
-    text = tokenizer.decode([token], clean_up_tokenization_spaces=False)
-    return tokenizer.convert_ids_to_tokens(token) if "\N{REPLACEMENT CHARACTER}" in text else text
+    text = decode(tokenizer, [token], skip_special_tokens=False)
+    return str(tokenizer.convert_ids_to_tokens(token)) if "\N{REPLACEMENT CHARACTER}" in text else text

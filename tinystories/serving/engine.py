@@ -101,7 +101,7 @@ class RequestState:
     request: GenerationRequest
     on_event: Callable[[Event], None]
     cancelled: bool = False
-    detokenizer: Detokenizer | None = None
+    detokenizer: Detokenizer = field(init=False, repr=False)
     completion_tokens: int = 0
     last_token: int = 0
     started: float = 0.0
@@ -119,6 +119,7 @@ class Engine:
 
     Attributes:
         state: "loading", "ready", "failed" (see `error`), "draining" or "closed".
+        model, tokenizer: from `load`; they exist when `loaded` is true.
         tokens_generated: over all requests.
     """
 
@@ -131,9 +132,10 @@ class Engine:
         on_state: Callable[[], None] = lambda: None,
     ):
         self.max_batch, self.max_queue = max_batch, max_queue
-        self.state, self.error = "loading", None
-        self.model: PreTrainedModel | None = None
-        self.tokenizer: PreTrainedTokenizerBase | None = None
+        self.state, self.loaded = "loading", False
+        self.error: BaseException | None = None
+        self.model: PreTrainedModel
+        self.tokenizer: PreTrainedTokenizerBase
         self.tokens_generated = 0
         self._load, self._on_state = load, on_state
         self._queued: deque[RequestState] = deque()
@@ -205,7 +207,7 @@ class Engine:
         with self._changed:
             self.state = "closed"
             self._changed.notify()
-        if self._thread.is_alive() and self.model is not None:
+        if self._thread.is_alive() and self.loaded:
             self._thread.join(timeout=10)
 
     # ---- the engine's thread
@@ -213,6 +215,7 @@ class Engine:
     def _run(self) -> None:
         try:
             self.model, self.tokenizer = self._load()
+            self.loaded = True
             self._batch = ContinuousBatch(self.model, self.max_batch, self.context)
             self._sampler = Sampler(self.max_batch, self.context, self.model.device)
             self._eos = set(eos_token_ids(self.model, self.tokenizer))
@@ -263,11 +266,11 @@ class Engine:
             elif reason := self._time_over(state, now):
                 self._finish(state, reason)
         with self._changed:
-            late = [state for state in self._queued if self._time_over(state, now)]
-            for state in late:
+            late = [(state, reason) for state in self._queued if (reason := self._time_over(state, now))]
+            for state, _ in late:
                 self._queued.remove(state)
-        for state in late:
-            self._send(state, _finished(state, self._time_over(state, now)))
+        for state, reason in late:
+            self._send(state, _finished(state, reason))
 
     def _time_over(self, state: RequestState, now: float) -> str | None:
         if now > state.request.deadline:
@@ -297,7 +300,7 @@ class Engine:
         if request.prompt_logprobs:
             scored = zip(request.prompt_ids[1:], logits, strict=False)
             tokens = [TokenLogprob(token_text(self.tokenizer, request.prompt_ids[0]), None, None)]
-            tokens += [self._logprob(token, row, request.logprobs) for token, row in scored]
+            tokens += [self._logprob(token, row, request.logprobs or 0) for token, row in scored]
             self._send(state, TextDelta("", tuple(tokens), of_prompt=True))
         if request.max_tokens:
             (token,) = self._sampler.sample(logits[-1:], first=len(self._running) - 1)

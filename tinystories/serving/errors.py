@@ -1,5 +1,7 @@
 """Error responses, all in the shape of OpenAI's API, with FastAPI's `detail` for invalid input."""
 
+from collections.abc import Mapping
+
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
@@ -27,13 +29,13 @@ def error_response(
     field: str | None = None,
     code: str | None = None,
     retry_after: int | None = None,
-    headers: dict[str, str] | None = None,
+    headers: Mapping[str, str] | None = None,
     detail: list | None = None,
     **extra,
 ) -> JSONResponse:
     """`{"error": {"message", "type", "param", "code", ...}}`; `retry_after` is in seconds."""
     kind = TYPES.get(status, "invalid_request_error")
-    body = {"error": {"message": message, "type": kind, "param": field, "code": code, **extra}}
+    body: dict = {"error": {"message": message, "type": kind, "param": field, "code": code, **extra}}
     if detail:
         body["detail"] = detail
     headers = dict(headers or {}) | ({"Retry-After": str(retry_after)} if retry_after is not None else {})
@@ -48,12 +50,12 @@ def add_error_handlers(app: FastAPI) -> None:
         first = detail[0]
         content_type = request.headers.get("content-type", "none")
         if first["loc"] == ["body"] and "json" not in content_type:
-            message = (
-                f"the body must be JSON, sent with 'content-type: application/json', but its type is {content_type}"
-            )
-            return error_response(422, message, field="body", detail=detail)
-        field = next((part for part in first["loc"][1:] if isinstance(part, str)), "body")
-        return error_response(422, f"{field}: {first['msg']}", field=field, detail=detail)
+            field = "body"
+            message = f"the body must be JSON, sent with 'content-type: application/json', not {content_type}"
+        else:
+            field = next((part for part in first["loc"][1:] if isinstance(part, str)), "body")
+            message = f"{field}: {first['msg']}"
+        return error_response(422, message, field=field, detail=detail)
 
     @app.exception_handler(InvalidInput)
     async def invalid_input(_: Request, error: InvalidInput) -> JSONResponse:

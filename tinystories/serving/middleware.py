@@ -99,7 +99,7 @@ class LimitedProtocol(H11Protocol):
     _reading: asyncio.TimerHandle | None = None
     _writing: asyncio.TimerHandle | None = None
 
-    def connection_made(self, transport: asyncio.Transport) -> None:
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         if len(self.connections) > self.max_connections:
             transport.write(
@@ -133,6 +133,8 @@ class LimitedProtocol(H11Protocol):
         return self.loop.call_later(self.client_timeout, self.transport.abort)
 
 
-def _cancel(timer: asyncio.TimerHandle | None) -> None:
+def _cancel(timer: asyncio.TimerHandle | None) -> asyncio.TimerHandle | None:
+    """Cancel a timer; the result, None, takes its place."""
     if timer is not None:
         timer.cancel()
+    return None

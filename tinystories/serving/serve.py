@@ -16,7 +16,7 @@ from transformers.utils.logging import disable_progress_bar
 from tinystories.tokenization import vocabulary_size
 
 from ..runs.loading import load_model, load_tokenizer
-from ..runs.run_folder import refuse_file
+from ..runs.run_folder import require_run
 from ..utils.errors import UserError, first_line
 from .app import create_app
 from .engine import Engine
@@ -107,7 +107,7 @@ def load(settings: ServerSettings) -> tuple[PreTrainedModel, PreTrainedTokenizer
         )
     if settings.device not in (None, "auto"):
         try:
-            model.to(settings.device)
+            model.to(settings.device)  # type: ignore[arg-type]
         except (RuntimeError, AssertionError) as error:
             raise UserError(f"The device {settings.device!r} cannot be used: {first_line(error)}.") from None
     return model, tokenizer
@@ -121,16 +121,9 @@ def model_name(checkpoint: str) -> str:
 
 def _check_checkpoint(checkpoint: str) -> None:
     """Refuse a folder without safetensors, from which transformers would load a pickle, which can run code."""
+    require_run(checkpoint)
     folder = Path(checkpoint)
-    refuse_file(folder)
-    if not folder.exists():
-        if not _may_be_on_the_hub(checkpoint):
-            raise UserError(f"There is no run folder {checkpoint}; `make quickstart` makes runs/quickstart.")
-    elif not (folder / "config.json").exists():
-        raise UserError(
-            f"{checkpoint} is not a run folder: it has no config.json. Give the folder that training wrote."
-        )
-    elif not any((folder / name).exists() for name in (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME)):
+    if folder.exists() and not any((folder / name).exists() for name in (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME)):
         raise UserError(f"{checkpoint} has no weights as safetensors, and the server loads no other format.")
 
 

@@ -9,12 +9,14 @@ from functools import cached_property
 
 from fastapi.responses import Response
 from fastapi.sse import EventSourceResponse, format_sse_event
+from pydantic import BaseModel, ConfigDict, Field
 from starlette.background import BackgroundTask
 from transformers import PreTrainedTokenizerBase
 
 from ..generation.presets import SamplingSettings
 from ..generation.prompts import encode_prompt
 from ..utils.errors import UserError
+from .detokenizer import decode
 from .engine import Engine
 from .errors import InvalidInput
 from .settings import ServerSettings
@@ -25,6 +27,22 @@ MAX_PROMPT = 2_048  # characters
 UNFINISHED = "The completion could not be generated to its end."
 # Line ends to str.splitlines, with which some clients split a stream, but not to server-sent events.
 LINE_ENDS = {ord(end): f"\\u{ord(end):04x}" for end in "\x85\u2028\u2029"}
+
+
+class SamplingRequest(BaseModel):
+    """The sampling parameters of every endpoint; those that are missing are the model's."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    temperature: float | None = Field(None, ge=0.0, le=2.0, description="0: greedy decoding")
+    top_k: int | None = Field(None, ge=-1, description="0 or -1: off")
+    top_p: float | None = Field(None, gt=0.0, le=1.0)
+    repetition_penalty: float | None = Field(None, ge=1.0, le=2.0)
+    seed: int | None = Field(None, ge=-1, lt=2**32, description="the same seed generates the same text; -1: random")
+
+    def sampling(self, default: SamplingSettings) -> SamplingSettings:
+        names = ("temperature", "top_k", "top_p", "repetition_penalty")
+        return default.replace(**{name: getattr(self, name) for name in names})
 
 
 class ServedModel:
@@ -58,7 +76,7 @@ class ServedModel:
         entries = self.engine.model.config.get_text_config(decoder=True).vocab_size
         if max(prompt_ids) >= entries:
             raise InvalidInput("prompt", f"There is no token {max(prompt_ids)}; the vocabulary has {entries}.")
-        return self.tokenizer.decode(prompt_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return decode(self.tokenizer, prompt_ids)
 
     def max_tokens(self, prompt_ids: list[int], requested: int | None, default: int) -> int:
         """The maximum length of a completion; by default at most the remaining context length.

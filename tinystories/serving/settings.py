@@ -17,39 +17,23 @@ ENVIRONMENT = {"checkpoint": "CHECKPOINT_PATH", "tokenizer": "TOKENIZER_PATH", "
 
 @dataclass(frozen=True)
 class ServerSettings:
-    """
-    Attributes:
-        checkpoint: run folder, or id of a model on the Hub.
-        tokenizer: by default that of the checkpoint.
-        device: such as "cpu" or "cuda:0"; None or "auto": the best available.
-        dtype: of the weights: None, as saved, or "int8", which is faster on a CPU.
-        port: 0 takes any that is free.
-        trusted_proxies: addresses or networks whose `X-Forwarded-For` is used.
-        cors_origins: origins whose pages may use this server, such as "https://example.org".
-        rate_limit: of POST requests per client, in the syntax of the package `limits`: "60/minute"; "none" for none.
-        max_batch: completions generated at once, whose caches take the memory of as many contexts.
-        max_queue: completions that wait.
-        time_limit: of a request, queue included, in seconds.
-        drain_time: seconds that running completions have after SIGTERM.
-        max_connections: open connections, idle ones included.
-        client_timeout: seconds in which a client must send its whole request, or accept data.
-    """
+    """The options of `tinystories serve`, described in docs/serving.md, and two fixed limits; times are in seconds."""
 
     checkpoint: str
     tokenizer: str | None = None
-    device: str | None = None
+    device: str | None = None  # None or "auto": the best available
     dtype: str | None = None
     host: str = "127.0.0.1"
     port: int = 7779
     trusted_proxies: tuple[str, ...] = ()
     cors_origins: tuple[str, ...] = ()
-    rate_limit: str = "60/minute"
+    rate_limit: str = "60/minute"  # in the syntax of the package `limits`, or "none"
     max_batch: int = 32
     max_queue: int = 64
     time_limit: float = 120.0
     drain_time: float = 30.0
     max_connections: int = 512
-    client_timeout: float = 20.0
+    client_timeout: float = 20.0  # for a client to send a request, or to accept data
 
     def __post_init__(self):
         if not 0 <= self.port <= 65535:
@@ -97,7 +81,7 @@ def read_settings(options: Mapping, environment: Mapping[str, str] = os.environ)
     try:
         values["port"] = int(values.get("port", ServerSettings.port))
     except ValueError:
-        raise UserError(f"PORT must be a whole number, but is {values['port']!r}.") from None
+        raise UserError(f"PORT must be an integer, but is {values['port']!r}.") from None
     for name in ("trusted_proxies", "cors_origins"):
         values[name] = tuple(values.get(name, ()))
     return ServerSettings(**values)

@@ -74,7 +74,8 @@ class _Dispatcher:
     _of_loops: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
 
     def __init__(self, loop: asyncio.AbstractEventLoop):
-        self._loop, self._sent, self._woken = weakref.ref(loop), deque(), False
+        self._loop, self._woken = weakref.ref(loop), False
+        self._sent: deque[tuple[asyncio.Queue, tuple[int, Event]]] = deque()
 
     @classmethod
     def of_running_loop(cls) -> "_Dispatcher":
@@ -87,7 +88,7 @@ class _Dispatcher:
         if not self._woken:
             self._woken = True
             try:
-                self._loop().call_soon_threadsafe(self._deliver)
+                self._loop().call_soon_threadsafe(self._deliver)  # type: ignore[union-attr]
             except BaseException:
                 self._woken = False
                 raise
