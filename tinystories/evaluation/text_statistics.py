@@ -103,8 +103,9 @@ def repetition(texts: Sequence[str], **options) -> dict[str, Interval | float]:
     found = [words(text) for text in texts]
     statistics: dict[str, Interval | float] = {}
     for n in (1, 2, 3):
-        grams = [gram for each in found for gram in _ngrams(each, n)]
-        statistics[f"distinct_{n}"] = len(set(grams)) / len(grams) if grams else math.nan
+        grams = {gram for each in found for gram in _ngrams(each, n)}
+        total = sum(max(0, len(each) - n + 1) for each in found)
+        statistics[f"distinct_{n}"] = len(grams) / total if total else math.nan
     counts = [max(0, len(each) - 3) for each in found]
     distinct = [len(set(_ngrams(each, 4))) for each in found]
     statistics["repeated_4grams"] = ratio_interval(np.subtract(counts, distinct), counts, **options)

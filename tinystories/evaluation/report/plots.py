@@ -53,12 +53,12 @@ class Group(NamedTuple):
 
 
 def dot_plot(title: str, groups: Sequence[Group], style: Format, domain: tuple[float, float] | None = None) -> Markup:
-    """A row for each mark: name, dot with interval, value. A group of several marks gets a heading."""
+    """A row for each mark: name, dot with interval, value. Several groups get headings."""
     rows: list[tuple[str, Mark | None]] = []
     references = []  # (value, first row, last row)
     for group in groups:
         single = len(group.marks) == 1
-        if group.label and not single:
+        if len(groups) > 1 and not single:
             rows.append((group.label, None))
         references.append((group.reference, len(rows) - 0.5, len(rows) + len(group.marks) - 0.5))
         rows += [(group.label or mark.name if single else mark.name, mark) for mark in group.marks]
@@ -133,7 +133,7 @@ def _interval(axes: Axes, x: Sequence[float], y: Sequence[float], colour: int) -
 
 
 def _ticks(axis: Axis, style: Format, most: int) -> None:
-    axis.set_major_locator(MaxNLocator(most, steps=[1, 2, 2.5, 5, 10]))
+    axis.set_major_locator(MaxNLocator(most, steps=[1, 2, 5, 10]))
     for gridline in axis.get_gridlines():
         gridline.set_clip_on(False)
     formats: dict[Format, Format] = {percent: lambda value: f"{100 * value:.3g}\N{NO-BREAK SPACE}%", count: count}
