@@ -1,11 +1,11 @@
-"""The recipe's model and a plain `LlamaForCausalLM` of the same shape and weights, and what both are fed with."""
+"""The recipe's model and a plain `LlamaForCausalLM` of the same shape and weights, with the data for both."""
 
 import statistics
 import time
 from dataclasses import dataclass
 
 import torch
-from figures import describe_machine, keep, median_ratio
+from figures import describe_machine, median_ratio, save_json
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
 
 from modeling_tinyllama import TinyLlamaForCausalLM
@@ -23,7 +23,7 @@ SHARED_FIELDS = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_l
 
 
 class Stories(torch.utils.data.Dataset):
-    """One story a row, cut to the context, as `run_clm`-like scripts without packing feed them."""
+    """One story per row, truncated to the context, as scripts without packing do."""
 
     def __init__(self, tokenised, context: int):
         self.tokenised, self.context = tokenised, context
@@ -37,14 +37,14 @@ class Stories(torch.utils.data.Dataset):
 
 @dataclass
 class Contenders:
-    """Two models of the same shape, the second as far as it goes with the same weights.
+    """Two models of the same shape and weights, and the data for both.
 
     Attributes:
         rows, validation_rows: packed stories.
-        stories: the same, one a row.
-        bf16: whether this machine computes in it.
-        flops_per_token: floating point operations of a training step, for one story token.
-        peak: FLOP/s that the machine reached whenever it was looked at, in bf16 or else in float32.
+        stories: the same stories, one per row.
+        bf16: whether this machine computes in bfloat16.
+        flops_per_token: FLOPs of a training step per story token.
+        peak: highest measured FLOP/s of matrix products, in bfloat16 if `bf16`, otherwise in float32.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -60,7 +60,7 @@ class Contenders:
 
     @classmethod
     def of(cls, recipe_file: str, corpus_name: str) -> "Contenders":
-        """Read and tokenise at most 20,000 stories of a corpus, and make both models."""
+        """Read and tokenise at most 20,000 stories of a corpus, and create both models."""
         overrides = ["--corpus", corpus_name, "--optimizer", "adamw", "--max_validation_stories", "50"]
         if corpus_name != "sample":
             overrides += ["--max_stories", "20000"]
@@ -87,17 +87,17 @@ class Contenders:
             flops_per_token=training_flops_per_token(ours, rows.mean_attended),
         )
 
-    def look_at_peak(self) -> None:
-        """Before and after what is measured: on a shared machine one look may fall into a slow moment."""
+    def measure_peak(self) -> None:
+        """Called before and after a benchmark, because a single measurement on a shared machine may be low."""
         self.peak = max(self.peak, peak_flops(self.device, torch.bfloat16 if self.bf16 else torch.float32))
 
     def report(self, heading: str, speeds: dict[str, list[float]], json_file: str | None) -> None:
-        """Print story tokens per second by variant, beside those of the last one, and keep them."""
-        self.look_at_peak()
+        """Print story tokens per second of each variant and the ratio to the last one, and save them as JSON."""
+        self.measure_peak()
         base = list(speeds)[-1]
         print(f"\n{describe_machine()}; matrix products at {self.peak / 1e9:,.0f} GFLOP/s")
         print(f"{heading}\n")
-        print(f"{'variant':16} {'story tokens/s (median)':>24} {'least':>11} {'most':>11} {'MFU':>6}  x {base}")
+        print(f"{'variant':16} {'story tokens/s (median)':>24} {'min':>11} {'max':>11} {'MFU':>6}  x {base}")
         results = {}
         for variant, values in speeds.items():
             median, ratio = statistics.median(values), median_ratio(values, speeds[base])
@@ -106,11 +106,11 @@ class Contenders:
                 f"{median * self.flops_per_token / self.peak:6.0%}  {ratio:.2f}"
             )
             results[variant] = {"story_tokens_per_second": values, "ratio": ratio}
-        keep(json_file, peak_flops=self.peak, flops_per_token=self.flops_per_token, variants=results)
+        save_json(json_file, peak_flops=self.peak, flops_per_token=self.flops_per_token, variants=results)
 
 
 def now(device: torch.device) -> float:
-    """Seconds on a clock that a GPU has caught up with."""
+    """Seconds of a clock, after the GPU has finished its queue."""
     if device.type == "cuda":
         torch.cuda.synchronize()
     return time.perf_counter()

@@ -1,22 +1,21 @@
-"""From text to packed rows, and training a tokenizer, beside what people use for it today.
+"""Speed of training a tokenizer and of packing stories, compared with other libraries.
 
     python benchmarks/data.py --corpus ../shared/data/tinystories/train.parquet
-    python benchmarks/data.py --corpus ../shared/data/tinystories/train.parquet --copies 10   # a larger corpus
+    python benchmarks/data.py --corpus ../shared/data/tinystories/train.parquet --copies 10   # larger
 
-Each variant runs in turn, round after round, in one process, and writes a cache of its own that nothing is read from
-twice. Speeds are megabytes of story text (UTF-8) a second. First the tokenizer is trained:
+The variants run in turn, in one process, for several rounds; none reads a cache of an earlier round. Speeds are
+megabytes of story text (UTF-8) per second. Training the tokenizer:
 
 - `ours`: `tinystories.tokenization.train_bpe`.
-- `tokenizers`: the library's `BpeTrainer` with the same settings; the vocabulary must be the same.
-- `bpeasy`: the same number of entries, where `pip install bpeasy` has been done; its vocabulary is another.
+- `tokenizers`: `BpeTrainer` of the library with the same settings; the vocabularies must be equal.
+- `bpeasy`, if installed: the same vocabulary size, with a different vocabulary.
 
-Then stories on disk become rows, from the corpus as `datasets` has it to the first row that can be trained on:
+Packing, from a `datasets` corpus on disk to the first row for training:
 
-- `ours`: `tokenize_stories` and `PackedStories` in one process, whole stories in rows.
-- `run_clm`: what transformers' example script does, `map` with the tokenizer and then with `group_texts`, in two
-  processes; the tokens of the stories must be the same.
-- `tiktoken`: the same vocabulary in tiktoken, two threads, rows cut from one array in memory, nothing on disk; where
-  `pip install tiktoken` has been done.
+- `ours`: `tokenize_stories` and `PackedStories` in one process, without splitting stories.
+- `run_clm`: as in transformers' example script, `map` with the tokenizer and with `group_texts`, in two processes; the
+  tokens of the stories must be equal.
+- `tiktoken`, if installed: the same vocabulary in tiktoken, two threads, blocks of an array in memory.
 """
 
 import argparse
@@ -31,7 +30,7 @@ from itertools import chain
 import datasets
 import numpy as np
 import pyarrow.compute as pc
-from figures import describe_machine, keep, median_ratio
+from figures import describe_machine, median_ratio, save_json
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 from tinystories.data.corpus import load_texts
@@ -57,12 +56,14 @@ GPT2_WORDS = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--corpus", default="sample", help="as of `tinystories tokenizer`")
-    parser.add_argument("--copies", type=int, default=1, help="the corpus so many times over")
+    parser.add_argument("--corpus", default="sample", help="as for `tinystories tokenizer`")
+    parser.add_argument("--copies", type=int, default=1, help="repeat the corpus this many times")
     parser.add_argument("--vocab-size", type=int, default=10_000)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--num-proc", type=int, default=2, help="processes or threads of the others (2)")
-    parser.add_argument("--json", help="also write the figures to this file")
+    parser.add_argument(
+        "--num-proc", type=int, default=2, help="processes or threads of the other variants (default: 2)"
+    )
+    parser.add_argument("--json", help="also write the figures to this JSON file")
     options = parser.parse_args()
 
     datasets.disable_progress_bars()
@@ -71,7 +72,7 @@ def main() -> None:
         texts = load_texts(options.corpus, cache_dir=folder.name)
     except UserError as error:
         parser.error(str(error))
-    # Written anew, so that what is read lies in a file as any corpus does.
+    # Written to a file, which is how any corpus is read.
     datasets.concatenate_datasets([texts] * options.copies).to_parquet(os.path.join(folder.name, "stories.parquet"))
     stories = datasets.Dataset.from_parquet(os.path.join(folder.name, "stories.parquet"), cache_dir=folder.name)
     megabytes = sum(pc.sum(pc.binary_length(chunk)).as_py() for chunk in stories.data["text"].chunks) / 1e6
@@ -103,18 +104,18 @@ def main() -> None:
         raise SystemExit(f"The tokens of the stories differ: {made}.")
 
     print(f"\n{describe_machine()}")
-    print(f"{options.corpus}, {options.copies} times over: {len(stories):,} stories, {megabytes:,.1f} MB, "
+    print(f"{options.corpus}, {options.copies} copies: {len(stories):,} stories, {megabytes:,.1f} MB, "
           f"{options.rounds} rounds")  # fmt: skip
     results = {}
     titles = {"tokenizer": f"training a tokenizer of {options.vocab_size:,}", "rows": "stories to rows"}
     for work, base in (("tokenizer", "tokenizers"), ("rows", "run_clm")):
-        print(f"\n{titles[work]:30} {'MB/s (median)':>13} {'least':>7} {'most':>7}  x {base}")
+        print(f"\n{titles[work]:30} {'MB/s (median)':>13} {'min':>7} {'max':>7}  x {base}")
         results[work] = {}
         for name, values in speeds[work].items():
             ratio = median_ratio(values, speeds[work][base])
             print(f"{name:30} {statistics.median(values):13.1f} {min(values):7.1f} {max(values):7.1f}  {ratio:.2f}")
             results[work][name] = {"megabytes_per_second": values, "ratio": ratio}
-    keep(options.json, megabytes=megabytes, **results)
+    save_json(options.json, megabytes=megabytes, **results)
 
 
 def batches(stories: datasets.Dataset):
@@ -122,7 +123,7 @@ def batches(stories: datasets.Dataset):
 
 
 def alternate(variants: dict[str, Callable], rounds: int, megabytes: float, results: dict) -> dict[str, list[float]]:
-    """MB/s of each variant in each round; what it gave last goes into `results`."""
+    """MB/s of each variant in each round; the last result of each is stored in `results`."""
     speeds = {name: [] for name in variants}
     for round_number in range(rounds):
         for name in list(variants) if round_number % 2 == 0 else reversed(list(variants)):
@@ -152,7 +153,7 @@ def model_of(tokenizer: Tokenizer) -> dict:
 
 
 def packed(stories: datasets.Dataset, tokenizer) -> int:
-    """Tokens of the stories, begin and end left out."""
+    """Number of tokens of the stories, without BOS and EOS."""
     tokenised = tokenize_stories(stories, tokenizer, f"benchmark {time.time()}")
     rows = PackedStories(tokenised, context=CONTEXT, overlap=CONTEXT // 8, pad_token_id=tokenizer.pad_token_id)
     assert len(rows[0]["input_ids"]) == rows.length
@@ -160,26 +161,26 @@ def packed(stories: datasets.Dataset, tokenizer) -> int:
 
 
 def run_clm(stories: datasets.Dataset, tokenizer, num_proc: int) -> int:
-    how = {"batched": True, "num_proc": num_proc, "load_from_cache_file": False}
+    options = {"batched": True, "num_proc": num_proc, "load_from_cache_file": False}
     tokenised = stories.map(
         lambda batch: tokenizer(batch["text"], add_special_tokens=False, verbose=False),
         remove_columns=["text"],
-        **how,
+        **options,
     )
 
     def group_texts(batch: dict) -> dict:
         joined = {name: list(chain.from_iterable(lists)) for name, lists in batch.items()}
-        whole = len(joined["input_ids"]) // CONTEXT * CONTEXT
-        rows = {name: [items[at : at + CONTEXT] for at in range(0, whole, CONTEXT)] for name, items in joined.items()}
+        total = len(joined["input_ids"]) // CONTEXT * CONTEXT
+        rows = {name: [items[at : at + CONTEXT] for at in range(0, total, CONTEXT)] for name, items in joined.items()}
         return {**rows, "labels": [list(row) for row in rows["input_ids"]]}
 
-    rows = tokenised.map(group_texts, **how)
+    rows = tokenised.map(group_texts, **options)
     assert len(rows[0]["input_ids"]) == CONTEXT
     return sum(len(chunk.flatten()) for chunk in tokenised.data["input_ids"].chunks)
 
 
 def tiktoken_of(tokenizer):
-    """Ranks are merges in order, as a byte-level BPE's own ids are."""
+    """The ranks are the order of merges, which is also the order of ids of a byte-level BPE."""
     letters = {letter: byte for byte, letter in enumerate(BYTE_LETTERS)}
     special = set(tokenizer.all_special_tokens)
     ranks = {

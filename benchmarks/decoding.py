@@ -3,16 +3,16 @@
     python benchmarks/decoding.py
     python benchmarks/decoding.py --model runs/quickstart
 
-Every variant decodes in turn, round after round, in one process, so that a slow minute of the machine falls on all of
-them. What counts is new tokens per second of whole calls of `generate`, the prompt's reading included.
+The variants decode in turn, in one process, for several rounds, so that noise of the machine affects all of them. The
+figure is new tokens per second of a whole call of `generate`, prefill included.
 
-- `stock`: `LlamaForCausalLM` with what transformers gives.
-- `ours`: the model as it is loaded.
+- `stock`: `LlamaForCausalLM` with transformers' defaults.
+- `ours`: the model as loaded.
 - `fast`: the same after `use_native_decoding`; its greedy text is compared with that of `ours`.
 - `int8`: after `use_native_decoding(model, weights="int8")`.
 
-The weights are random unless `--model` names some; no story ends before its last token. A second table tells where the
-time of one step goes: in the model, in choosing the token (penalties, top-p, drawing), and in the rest of `generate`.
+The weights are random unless `--model` names a run, and EOS is not generated. The columns `ms per step` split the time
+of one decoding step: the model, sampling (logits processors and `torch.multinomial`), and the rest of `generate`.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from collections import defaultdict
 from functools import wraps
 
 import torch
-from figures import describe_machine, keep, median_ratio
+from figures import describe_machine, median_ratio, save_json
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, LogitsProcessorList, PreTrainedModel
 
 from modeling_tinyllama import TinyLlamaConfig, TinyLlamaForCausalLM
@@ -33,7 +33,7 @@ from tinystories.sizes import SIZES
 from tinystories.utils.console import print_any_character
 
 
-# Rows, new tokens, and how tokens are chosen.
+# Batch size, new tokens, and sampling settings.
 WORKLOADS = {
     "1 greedy": (1, 200, {"do_sample": False}),
     "1 balanced": (1, 200, {"do_sample": True, "temperature": 0.8, "top_k": 50, "top_p": 0.95,
@@ -49,7 +49,7 @@ PROMPT_LENGTH = 8
 
 
 def build(options: argparse.Namespace) -> dict[str, PreTrainedModel]:
-    """The models by their variants' names; all have the same weights."""
+    """The model of each variant; all have the same weights."""
     if options.model:
         ours, _ = load_model(options.model)
         ours = ours.to("cpu").float()
@@ -64,11 +64,11 @@ def build(options: argparse.Namespace) -> dict[str, PreTrainedModel]:
 
 
 def decode(model: PreTrainedModel, workload: str) -> tuple[torch.Tensor, float]:
-    """The tokens of one call of `generate`, and its seconds."""
-    rows, new, choice = WORKLOADS[workload]
+    """The token ids `[batch, length]` that one call of `generate` returns, and its seconds."""
+    rows, new_tokens, sampling = WORKLOADS[workload]
     generator = torch.Generator().manual_seed(rows)
     ids = torch.randint(3, model.config.vocab_size, (rows, PROMPT_LENGTH), generator=generator)
-    config = GenerationConfig(max_new_tokens=new, pad_token_id=model.config.pad_token_id, **choice)
+    config = GenerationConfig(max_new_tokens=new_tokens, pad_token_id=model.config.pad_token_id, **sampling)
     model.generation_config = GenerationConfig()
     torch.manual_seed(0)
     began = time.perf_counter()
@@ -76,46 +76,54 @@ def decode(model: PreTrainedModel, workload: str) -> tuple[torch.Tensor, float]:
     return tokens, time.perf_counter() - began
 
 
-def split(model: PreTrainedModel, workload: str) -> dict[str, float]:
-    """Milliseconds of one step by where they go, the first (the prompt's) not counted."""
+def step_times(model: PreTrainedModel, workload: str) -> dict[str, float]:
+    """Milliseconds per decoding step by part; the prefill is separate."""
     spent = defaultdict(list)
 
-    def timed(what, call):
+    def timed(part, call):
         @wraps(call)
         def run(*args, **kwargs):
             began = time.perf_counter()
             result = call(*args, **kwargs)
-            spent[what].append(time.perf_counter() - began)
+            spent[part].append(time.perf_counter() - began)
             return result
 
         return run
 
-    forward, processors, choose = model.forward, LogitsProcessorList.__call__, torch.multinomial
+    forward, processors, multinomial = model.forward, LogitsProcessorList.__call__, torch.multinomial
     model.forward = timed("model", forward)
-    LogitsProcessorList.__call__ = timed("choice", processors)
-    torch.multinomial = timed("drawing", choose)
+    LogitsProcessorList.__call__ = timed("sampling", processors)
+    torch.multinomial = timed("multinomial", multinomial)
     try:
         tokens, seconds = decode(model, workload)
     finally:
         del model.forward
-        LogitsProcessorList.__call__, torch.multinomial = processors, choose
+        LogitsProcessorList.__call__, torch.multinomial = processors, multinomial
     steps = tokens.shape[1] - PROMPT_LENGTH
-    model_ms, choice_ms = (1000 * statistics.median(spent[what][1:]) for what in ("model", "choice"))
-    choice_ms += 1000 * statistics.median(spent["drawing"] or [0.0])
-    whole = 1000 * (seconds - spent["model"][0]) / steps
-    return {"model": model_ms, "choice": choice_ms, "rest": max(0.0, whole - model_ms - choice_ms), "prompt":
-            1000 * spent["model"][0]}  # fmt: skip
+    model_ms, sampling_ms = (1000 * statistics.median(spent[part][1:]) for part in ("model", "sampling"))
+    sampling_ms += 1000 * statistics.median(spent["multinomial"] or [0.0])
+    total = 1000 * (seconds - spent["model"][0]) / steps
+    return {
+        "model": model_ms,
+        "sampling": sampling_ms,
+        "rest": max(0.0, total - model_ms - sampling_ms),
+        "prefill": 1000 * spent["model"][0],
+    }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", help="run folder whose weights are used (random ones)")
-    parser.add_argument("--size", choices=SIZES, default="24m", help="shape of the random weights (24m)")
-    parser.add_argument("--variants", default="stock,ours,fast,int8", help="the first is what ratios refer to")
+    parser.add_argument("--model", help="run folder (default: random weights)")
+    parser.add_argument(
+        "--size", choices=SIZES, default="24m", help="size of the model with random weights (default: 24m)"
+    )
+    parser.add_argument(
+        "--variants", default="stock,ours,fast,int8", help="comma-separated; ratios are relative to the first"
+    )
     parser.add_argument("--workloads", default=",".join(WORKLOADS), help="comma-separated")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--threads", type=int, help="of torch, and so of all variants (as torch chooses)")
-    parser.add_argument("--json", help="also write the figures to this file")
+    parser.add_argument("--threads", type=int, help="threads of all variants (default: torch's number)")
+    parser.add_argument("--json", help="also write the figures to this JSON file")
     options = parser.parse_args()
     if options.threads:
         torch.set_num_threads(options.threads)
@@ -125,36 +133,37 @@ def main() -> None:
     results = {}
     print(f"{describe_machine()}\n{models[base].num_parameters():,} parameters, {options.rounds} rounds\n")
     for workload in options.workloads.split(","):
-        rows, new, choice = WORKLOADS[workload]
-        texts = {name: decode(model, workload)[0] for name, model in models.items()}  # and warm up
+        rows, new_tokens, sampling = WORKLOADS[workload]
+        texts = {name: decode(model, workload)[0] for name, model in models.items()}  # also the warm-up
         speeds = {name: [] for name in models}
         for _ in range(options.rounds):
             for name, model in models.items():
-                speeds[name].append(rows * new / decode(model, workload)[1])
-        print(f"batch {workload}, {new} new tokens: {choice}")
-        print(f"{'':8} {'tokens/s (median)':>18} {'least':>8} {'most':>8}  x {base:8} {'ms a step: model':>16} "
-              f"{'choice':>7} {'rest':>6}  {'prompt':>7}   text")  # fmt: skip
+                speeds[name].append(rows * new_tokens / decode(model, workload)[1])
+        print(f"batch {workload}, {new_tokens} new tokens: {sampling}")
+        print(f"{'':8} {'tokens/s (median)':>18} {'min':>8} {'max':>8}  x {base:8} {'ms per step: model':>18} "
+              f"{'sampling':>8} {'rest':>6}  {'prefill':>7}   text")  # fmt: skip
         results[workload] = {}
         for name, values in speeds.items():
             ratio = median_ratio(values, speeds[base])
-            where = split(models[name], workload)
+            times = step_times(models[name], workload)
             same = None
             if name in ("fast", "int8") and "ours" in texts:
                 same = (texts[name] == texts["ours"]).float().mean().item()
-            said = "" if same is None else "as ours" if same == 1 else f"{same:.0%} of the tokens of ours"
+            note = "" if same is None else "same as ours" if same == 1 else f"{same:.0%} of the tokens of ours"
             print(
                 f"{name:8} {statistics.median(values):18,.1f} {min(values):8,.1f} {max(values):8,.1f}  {ratio:10.2f} "
-                f"{where['model']:16.2f} {where['choice']:7.2f} {where['rest']:6.2f}  {where['prompt']:7.2f}   {said}"
+                f"{times['model']:18.2f} {times['sampling']:8.2f} {times['rest']:6.2f}  {times['prefill']:7.2f}  "
+                f" {note}"
             )
             results[workload][name] = {
-                "tokens_per_second": values, "ratio": ratio, "milliseconds": where, "same_tokens_as_ours": same,
+                "tokens_per_second": values, "ratio": ratio, "milliseconds": times, "same_tokens_as_ours": same,
             }  # fmt: skip
         print(flush=True)
-    keep(options.json, workloads=results)
+    save_json(options.json, workloads=results)
     greedy = [name for name in results if "greedy" in name]
     different = [name for name in greedy if results[name].get("fast", {}).get("same_tokens_as_ours", 1) != 1]
     if different:
-        raise SystemExit(f"The greedy text of `fast` is not that of `ours`: batch {', '.join(different)}")
+        raise SystemExit(f"The greedy text of `fast` differs from that of `ours`: batch {', '.join(different)}")
 
 
 if __name__ == "__main__":

@@ -3,16 +3,16 @@
     python benchmarks/engines.py
     python benchmarks/engines.py --model runs/quickstart
 
-Every engine tells the same story in turn, round after round, in one process, so that a slow minute of the machine
-falls on all of them. What counts is new tokens per second of whole calls, the prompt's reading included; greedy, one
-story, as many threads for each.
+The engines generate the same story in turn, in one process, for several rounds, so that noise of the machine affects
+all of them. The figure is new tokens per second of a whole call, prefill included: batch size 1, greedy decoding, the
+same number of threads.
 
 - `transformers`: `generate()` in float32, as the model is loaded.
 - `fast`: the same after `tinystories.generation.native.use_native_decoding`.
-- `f32`, `f16`, `bf16`, `q8_0`: llama.cpp with weights stored so (`tinystories generate --engine llama.cpp`).
+- `f32`, `f16`, `bf16`, `q8_0`: llama.cpp with weights of this type (`tinystories generate --engine llama.cpp`).
 
-The weights are random unless `--model` names some. `text` says how much of the story is that of `transformers`, up to
-the first token that differs; rounded weights may choose another one where two are almost as likely.
+The weights are random unless `--model` names a run. The column `text` gives the fraction of the text that agrees with
+that of the first engine before the first difference; rounded weights may change a token where two are nearly tied.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from figures import describe_machine, keep, median_ratio
+from figures import describe_machine, median_ratio, save_json
 from transformers.utils import logging
 from untrained import untrained_run
 
@@ -45,68 +45,73 @@ PROMPT = "Once upon a time there was"
 
 
 def engines(run: Path, folder: Path, options: argparse.Namespace) -> dict[str, Callable[[], tuple[str, int]]]:
-    """By name, what tells the story: its text, and of how many tokens it is. GGUF files are written to `folder`."""
+    """For each engine a function that generates a story and returns its text and number of new tokens.
+
+    GGUF files are written to `folder`.
+    """
     model, tokenizer = load_model(str(run))
     model = model.to("cpu").float()
     ids = torch.tensor([encode_prompt(tokenizer, PROMPT)])
     length, greedy = ids.shape[1], preset_config("greedy", tokenizer, options.tokens)
 
-    def by_transformers(model) -> Callable[[], tuple[str, int]]:
+    def with_transformers(model) -> Callable[[], tuple[str, int]]:
         model.generation_config = greedy
 
-        def tell() -> tuple[str, int]:
+        def generate() -> tuple[str, int]:
             tokens = model.generate(ids, attention_mask=torch.ones_like(ids))[0, length:]
             return tokenizer.decode(tokens, skip_special_tokens=True), len(tokens)
 
-        return tell
+        return generate
 
-    def by_llama_cpp(dtype: str) -> Callable[[], tuple[str, int]]:
+    def with_llama_cpp(dtype: str) -> Callable[[], tuple[str, int]]:
         file = export_gguf(run, folder / f"{dtype}.gguf", dtype).file
         server = LlamaCpp(file, model.config.max_position_embeddings, torch.get_num_threads())
         prompt, settings = ids[0].tolist(), sampling_settings(run, "greedy")
         return lambda: server.complete(prompt, settings, max_new_tokens=options.tokens)
 
     makers = {
-        "transformers": lambda: by_transformers(model),
-        "fast": lambda: by_transformers(use_native_decoding(copy.deepcopy(model))),
+        "transformers": lambda: with_transformers(model),
+        "fast": lambda: with_transformers(use_native_decoding(copy.deepcopy(model))),
     }
-    makers |= {dtype: lambda dtype=dtype: by_llama_cpp(dtype) for dtype in GGUF_DTYPES}
+    makers |= {dtype: lambda dtype=dtype: with_llama_cpp(dtype) for dtype in GGUF_DTYPES}
     return {name: makers[name]() for name in options.engines.split(",")}
 
 
 def measure(run: Path, folder: Path, options: argparse.Namespace) -> dict:
-    tellers = engines(run, folder, options)
-    texts = {name: tell()[0] for name, tell in tellers.items()}  # and warm up
-    speeds = {name: [] for name in tellers}
+    generators = engines(run, folder, options)
+    texts = {name: generate()[0] for name, generate in generators.items()}  # also the warm-up
+    speeds = {name: [] for name in generators}
     for _ in range(options.rounds):
-        for name, tell in tellers.items():
+        for name, generate in generators.items():
             began = time.perf_counter()
-            _, count = tell()
+            _, count = generate()
             speeds[name].append(count / (time.perf_counter() - began))
-    base = next(iter(tellers))
-    print(f"\n{'engine':14} {'tokens/s (median)':>18} {'least':>8} {'most':>8}   x {base}   text")
+    base = next(iter(generators))
+    print(f"\n{'engine':14} {'tokens/s (median)':>18} {'min':>8} {'max':>8}   x {base}   text")
     results = {}
     for name, values in speeds.items():
         ratio = median_ratio(values, speeds[base])
-        alike = len(os.path.commonprefix([texts[name], texts[base]])) / max(1, len(texts[base]))
-        said = "" if name == base else "the same" if texts[name] == texts[base] else f"the same for {alike:.0%}"
-        middle, least, most = statistics.median(values), min(values), max(values)
-        print(f"{name:14} {middle:18,.1f} {least:8,.1f} {most:8,.1f}   {ratio:{2 + len(base)}.2f}   {said}")
+        common = len(os.path.commonprefix([texts[name], texts[base]])) / max(1, len(texts[base]))
+        note = "" if name == base else "the same" if texts[name] == texts[base] else f"the same for {common:.0%}"
+        median, low, high = statistics.median(values), min(values), max(values)
+        print(f"{name:14} {median:18,.1f} {low:8,.1f} {high:8,.1f}   {ratio:{2 + len(base)}.2f}   {note}")
         results[name] = {"tokens_per_second": values, "ratio": ratio, "same_text": texts[name] == texts[base]}
     return results
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", help="run folder that is told with (random weights)")
-    parser.add_argument("--size", choices=SIZES, default="24m", help="shape of the random weights (24m)")
+    parser.add_argument("--model", help="run folder (default: random weights)")
     parser.add_argument(
-        "--engines", default="transformers,fast,f32,f16,q8_0", help="the first is what ratios refer to"
+        "--size", choices=SIZES, default="24m", help="size of the model with random weights (default: 24m)"
     )
-    parser.add_argument("--tokens", type=int, default=200, help="new ones, at most (200)")
+    parser.add_argument(
+        "--engines", default="transformers,fast,f32,f16,q8_0", help="comma-separated; ratios are relative to the first"
+    )
+    parser.add_argument("--tokens", type=int, default=200, help="maximum number of new tokens (default: 200)")
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--threads", type=int, help="of every engine (as many as torch takes)")
-    parser.add_argument("--json", help="also write the figures to this file")
+    parser.add_argument("--threads", type=int, help="threads of each engine (default: torch's number)")
+    parser.add_argument("--json", help="also write the figures to this JSON file")
     options = parser.parse_args()
     if options.threads:
         torch.set_num_threads(options.threads)
@@ -115,14 +120,14 @@ def main() -> None:
     except UserError as error:
         parser.exit(2, f"{error}\n")
     logging.disable_progress_bar()
-    with tempfile.TemporaryDirectory() as place:
-        folder = Path(place)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
         run = Path(options.model) if options.model else untrained_run(folder / options.size, options.size)
         print(
             f"{describe_machine()}\n{options.model or options.size + ' with random weights'}, {options.rounds} rounds"
         )
         results = measure(run, folder, options)
-    keep(options.json, engines=results)
+    save_json(options.json, engines=results)
 
 
 if __name__ == "__main__":

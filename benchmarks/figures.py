@@ -1,4 +1,4 @@
-"""What the benchmarks share: what figures were measured on, how they are compared, and where they are kept."""
+"""Shared by the benchmarks: the description of the machine, ratios of alternating rounds, and JSON output."""
 
 import json
 import statistics
@@ -11,18 +11,18 @@ from tinystories.utils.hardware import describe_hardware
 
 
 def describe_machine() -> str:
-    """GPU, or CPU with the threads that are used, and the versions that matter."""
+    """The GPU, or the CPU and the number of threads, with the versions of torch and transformers."""
     threads = "" if torch.cuda.is_available() else f", {torch.get_num_threads()} threads"
     return f"{describe_hardware()}{threads}; torch {torch.__version__}, transformers {transformers.__version__}"
 
 
 def median_ratio(values: list[float], base: list[float]) -> float:
-    """The median of what `values` are of those of `base`, round by round: a slow round falls on both."""
+    """The median over rounds of `values / base`; noise of a round affects both."""
     return statistics.median(a / b for a, b in zip(values, base, strict=True))
 
 
-def keep(path: str | None, **figures) -> None:
-    """Write figures, and what they were measured on, as JSON to `path` where there is one."""
+def save_json(path: str | None, **figures) -> None:
+    """Write figures and the description of the machine as JSON to `path`, if it is not None."""
     if path:
-        whole = {"machine": describe_machine(), **figures}
-        Path(path).write_text(json.dumps(whole, indent=2) + "\n", encoding="utf-8")
+        content = {"machine": describe_machine(), **figures}
+        Path(path).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

@@ -1,20 +1,19 @@
-"""The race: what a recipe learns in so many minutes, beside a plain Llama that has the same minutes.
+"""The race: bits per byte of a recipe after a fixed number of minutes, compared with a plain Llama.
 
     python benchmarks/race.py --corpus ../shared/data/tinystories --minutes 5
 
-Rules and records are in `benchmarks/RACE.md`. Each contender starts from nothing, in a process of its own and with
-empty caches: reading the stories, training the tokenizer, tokenising and compiling are on the clock, from the start of
-the process to its end. The score is bits per byte on all held-out stories, by
-`tinystories.evaluation.likelihood`, off the clock.
+Rules and records are in `benchmarks/RACE.md`. Each contender runs in a process of its own with empty caches. The time
+limit covers the whole process: reading, training the tokenizer, tokenizing, compiling, training and saving.
+The score is bits per byte on all held-out stories (`tinystories.evaluation.likelihood`), outside the time limit.
 
-- `ours`: `train_hf.py` with `configs/race/MINUTES.yaml`, or with what `--recipe` names.
-- `stock`: `LlamaForCausalLM` under a plain `Trainer`, AdamW at 2e-3 for every weight, blocks of 512 that stories are
-  cut into, as `run_clm.py` does it (`benchmarks/stock_race.py`); its tokenizer is trained by `tokenizers` and has as
-  many entries as that of `ours`.
-- `stock-muon`: the same with `torch.optim.Muon` for the matrices inside the layers.
+- `ours`: `train_hf.py` with `configs/race/MINUTES.yaml`, or with `--recipe`.
+- `stock`: `LlamaForCausalLM` under a plain `Trainer`, AdamW at 2e-3 for all weights, concatenated stories in blocks of
+  512 as in `run_clm.py` (`benchmarks/stock_race.py`); its tokenizer is trained by `tokenizers`, with the vocabulary
+  size of `ours`.
+- `stock-muon`: the same with `torch.optim.Muon` for the matrices of the layers.
 
-A contender first trains for some seconds, which tells what its start and end take; then it runs in earnest, with a
-learning rate that falls by the clock. It is not tried again: one that took longer than its minutes is shown as late.
+A short trial first measures the time of start and end; the scored run then decays its learning rate over the rest. It
+runs once: a contender that exceeds its minutes is reported as late.
 """
 
 import argparse
@@ -27,7 +26,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from figures import describe_machine, keep
+from figures import describe_machine, save_json
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import modeling_tinyllama  # noqa: F401  registers the architecture
@@ -39,22 +38,27 @@ from tinystories.utils.console import print_any_character
 
 
 ROOT = Path(__file__).resolve().parent.parent
-# Of training in a first run, which tells what the rest of a run takes.
+# Training time of the trial, which measures the time of everything else.
 TRIAL_SECONDS = 8.0
-# Of the minutes, kept free: what comes before and after does not always take as long.
+# Fraction of the minutes kept free, because start and end vary between runs.
 MARGIN = 0.01
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--corpus", default="sample", help="with its own held-out stories")
+    parser.add_argument("--corpus", default="sample", help="corpus with held-out stories")
     parser.add_argument("--minutes", type=float, default=5)
-    parser.add_argument("--recipe", help="of `ours` (configs/race/MINUTES.yaml)")
+    parser.add_argument("--recipe", help="recipe of `ours` (default: configs/race/MINUTES.yaml)")
     parser.add_argument("--contenders", default="ours,stock", help="comma-separated: ours, stock, stock-muon")
-    parser.add_argument("--limit", type=int, help="score no more than this many held-out stories")
-    parser.add_argument("--keep", help="folder to keep the models in")
-    parser.add_argument("--json", help="also write the figures to this file")
-    parser.add_argument("--set", nargs=argparse.REMAINDER, default=[], help="last: overrides of the recipe of `ours`")
+    parser.add_argument("--limit", type=int, help="maximum number of held-out stories to score")
+    parser.add_argument("--keep", help="folder to save the models in")
+    parser.add_argument("--json", help="also write the figures to this JSON file")
+    parser.add_argument(
+        "--set",
+        nargs=argparse.REMAINDER,
+        default=[],
+        help="overrides of the recipe of `ours`; must be the last option",
+    )
     options = parser.parse_args()
 
     recipe_path = options.recipe or str(ROOT / "configs" / "race" / f"{options.minutes:g}.yaml")
@@ -66,7 +70,7 @@ def main() -> None:
             if contender == "ours":
                 command = [
                     *(sys.executable, str(ROOT / "train_hf.py"), recipe_path, "--corpus", options.corpus),
-                    # What it was trained for is scored below, for all alike.
+                    # All contenders are scored below.
                     *("--max_validation_stories", "8", "--eval_strategy", "no", "--save_strategy", "no"),
                     *options.set,
                 ]
@@ -88,11 +92,11 @@ def main() -> None:
             f"{result['contender']:12} {result['bits_per_byte']:14.4f} {result['low']:7.4f}-{result['high']:.4f} "
             f"{result['minutes']:8.2f} {result['steps']:7,} {result['parameters']:11,}{late}"
         )
-    keep(options.json, minutes=options.minutes, results=results)
+    save_json(options.json, minutes=options.minutes, results=results)
 
 
 def _shape(recipe) -> dict:
-    """The shape that `recipe` gives its model, for a stock Llama."""
+    """The shape of the recipe's model, for `LlamaConfig`."""
     size = SIZES.get(recipe.size, {})
     names = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
     shape = {name: recipe.model.get(name, size.get(name)) for name in names}
@@ -100,22 +104,22 @@ def _shape(recipe) -> dict:
 
 
 def race(command: list[str], folder: Path, minutes: float) -> dict:
-    """Run `command` so that its process takes `minutes`; the model is in `folder / "run"` then."""
+    """Run `command` so that its process takes `minutes`; it saves the model in `folder / "run"`."""
     trial = _run(command, folder, "trial", TRIAL_SECONDS)
     training = minutes * 60 * (1 - MARGIN) - (trial - TRIAL_SECONDS)
-    print(f"{trial - TRIAL_SECONDS:.1f} s go by before training and after it", flush=True)
+    print(f"{trial - TRIAL_SECONDS:.1f} s of start and end", flush=True)
     if training < TRIAL_SECONDS:
-        raise SystemExit(f"{minutes} minutes are too short.")
+        raise SystemExit(f"{minutes} minutes are too few for start, training and end.")
     seconds = _run(command, folder, "run", training)
     state = json.loads((folder / "run" / "trainer_state.json").read_text())
     return {"minutes": seconds / 60, "steps": state["global_step"]}
 
 
 def _run(command: list[str], folder: Path, name: str, training: float) -> float:
-    """Seconds that the process took, from nothing, with `training` seconds of training."""
+    """Seconds of the process, with empty caches and `training` seconds of training."""
     with tempfile.TemporaryDirectory() as caches:
-        places = ("HF_DATASETS_CACHE", "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")
-        environment = {**os.environ, **{place: f"{caches}/{place}" for place in places}, "HF_HUB_OFFLINE": "1"}
+        variables = ("HF_DATASETS_CACHE", "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")
+        environment = {**os.environ, **{name: f"{caches}/{name}" for name in variables}, "HF_HUB_OFFLINE": "1"}
         arguments = ["--output_dir", str(folder / name), "--max_minutes", str(training / 60)]
         streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
         began = time.perf_counter()

@@ -1,19 +1,18 @@
-"""The server under load and under attack, on this machine, over loopback.
+"""Load, memory and robustness of `tinystories serve`, over loopback.
 
     python benchmarks/serving.py runs/quickstart
     python benchmarks/serving.py --untrained 24m --peers
 
-- Load: 1, 8 and 32 streams at once, each client asking again as soon as its story is told. Time to the first piece and
-  tokens per second of a stream (p50, p95), and tokens per second of all.
-- Memory: the server's resident size over 1,000 requests, a part of which are left before their end.
-- Attack: slow readers, half requests, garbage, invalid UTF-8 and bodies of 10 MB, while ordinary clients go on. What
-  counts is that each of those is served.
-- With `--peers` what the same model does without this server: `generate` for one prompt after the other, and
-  transformers' continuous batching, `generate_batch`, for 8 and 32 prompts.
+- Load: 1, 8 and 32 concurrent streams; each client sends its next request when its story is complete. Time to first
+  text (TTFT) and tokens per second of a stream (p50, p95), and tokens per second in total.
+- Memory: resident size of the server over 1,000 requests, a fifth of which disconnect early.
+- Attack: slow readers, incomplete requests, garbage, invalid UTF-8 and bodies of 10 MB. All requests of ordinary
+  clients must be served meanwhile.
+- `--peers`: the same model without this server, with `generate` for one prompt at a time and with transformers'
+  continuous batching (`generate_batch`) for 8 and 32 prompts.
 
-`--untrained SIZE` takes random weights of a size (see `tinystories/sizes.py`), with the run's tokenizer where one is
-named: the speed is the same, and no story ends before its last token. Clients, server and peers share the machine's
-cores.
+`--untrained SIZE` uses random weights of a size (see `tinystories/sizes.py`) with the tokenizer of the run, if given:
+the speed is the same, and EOS is not generated. Clients, server and peers share the cores of the machine.
 """
 
 import argparse
@@ -35,7 +34,7 @@ from pathlib import Path
 
 import psutil
 import torch
-from figures import describe_machine, keep
+from figures import describe_machine, save_json
 from transformers import GenerationConfig
 from untrained import untrained_run
 
@@ -48,7 +47,7 @@ from tinystories.utils.console import print_any_character
 
 @dataclass
 class StreamedStory:
-    """One story as a client saw it: seconds to the first piece and to the end; no tokens where it was refused."""
+    """One story as received by a client: seconds to the first text and to the end; no tokens if it was refused."""
 
     status: int
     first: float = 0.0
@@ -67,30 +66,30 @@ class Clients:
         writer.write(head + extra + b"Content-Length: %d\r\n\r\n" % len(body) + body)
         return reader, writer
 
-    def order(self) -> bytes:
+    def request_body(self) -> bytes:
         number = next(self.numbers)
-        order = {"prompt": PROMPTS[number % len(PROMPTS)], "seed": number, "max_tokens": self.tokens}
-        return json.dumps({**order, "preset": "balanced"}).encode()
+        body = {"prompt": PROMPTS[number % len(PROMPTS)], "seed": number, "max_tokens": self.tokens}
+        return json.dumps({**body, "preset": "balanced"}).encode()
 
-    async def story(self, leave_after: int | None = None) -> StreamedStory:
+    async def story(self, disconnect_after: int | None = None) -> StreamedStory:
         began = time.perf_counter()
-        reader, writer = await self.send(self.order())
+        reader, writer = await self.send(self.request_body())
         status = int((await reader.readline()).split()[1])
-        told, pieces = StreamedStory(status), 0
+        story, pieces = StreamedStory(status), 0
         async for line in reader:
             if not line.startswith(b"data: "):
                 continue
             pieces += 1
-            told.first = told.first or time.perf_counter() - began
-            told.tokens = json.loads(line[6:]).get("completion_tokens", 0)
-            if pieces == leave_after:
+            story.first = story.first or time.perf_counter() - began
+            story.tokens = json.loads(line[6:]).get("completion_tokens", 0)
+            if pieces == disconnect_after:
                 break
-        told.seconds = time.perf_counter() - began
+        story.seconds = time.perf_counter() - began
         writer.close()
-        return told
+        return story
 
-    async def ask_for(self, seconds: float, streams: int) -> list[StreamedStory]:
-        """What so many clients were told, who all begin anew until the time is over."""
+    async def load(self, seconds: float, streams: int) -> list[StreamedStory]:
+        """The stories of `streams` clients, each of which sends requests for `seconds`."""
         end = time.perf_counter() + seconds
 
         async def client() -> list[StreamedStory]:
@@ -99,12 +98,12 @@ class Clients:
                 stories.append(await self.story())
             return stories
 
-        return [told for stories in await asyncio.gather(*(client() for _ in range(streams))) for told in stories]
+        return [story for stories in await asyncio.gather(*(client() for _ in range(streams))) for story in stories]
 
 
 @contextmanager
 def serving(run: str, *options: str):
-    """`tinystories serve` in a process of its own, and its port."""
+    """`tinystories serve` in a process of its own; yields the process and its port."""
     command = [sys.executable, "-m", "tinystories.cli", "serve", run, "--port", "0", "--rate-limit", "none", *options]
     with tempfile.NamedTemporaryFile("r") as log:
         process = subprocess.Popen(command, stdout=open(log.name, "w"), stderr=subprocess.STDOUT)
@@ -122,21 +121,21 @@ def serving(run: str, *options: str):
 
 
 def load_figures(clients: Clients, streams: int, seconds: float) -> dict:
-    asyncio.run(clients.ask_for(0.5, streams))
+    asyncio.run(clients.load(0.5, streams))
     began = time.perf_counter()
-    stories = asyncio.run(clients.ask_for(seconds, streams))
+    stories = asyncio.run(clients.load(seconds, streams))
     wall = time.perf_counter() - began
-    good = [told for told in stories if told.status == 200]
-    rates = [told.tokens / max(1e-9, told.seconds - told.first) for told in good]
+    good = [story for story in stories if story.status == 200]
+    rates = [story.tokens / max(1e-9, story.seconds - story.first) for story in good]
     return {
         "streams": streams,
         "stories": len(good),
         "refused": len(stories) - len(good),
-        "first_p50_ms": 1000 * statistics.median(told.first for told in good),
-        "first_p95_ms": 1000 * percentile([told.first for told in good], 95),
+        "first_p50_ms": 1000 * statistics.median(story.first for story in good),
+        "first_p95_ms": 1000 * percentile([story.first for story in good], 95),
         "stream_p50": statistics.median(rates),
         "stream_p5": percentile(rates, 5),
-        "all": sum(told.tokens for told in good) / wall,
+        "all": sum(story.tokens for story in good) / wall,
     }
 
 
@@ -145,27 +144,27 @@ def percentile(values: list[float], percent: float) -> float:
 
 
 def memory_figures(clients: Clients, process: psutil.Process, requests: int) -> list[float]:
-    """Resident megabytes before and after each tenth of the requests, sixteen of which run at once."""
+    """Resident megabytes before and after each tenth of the requests, sixteen of which run concurrently."""
 
-    async def some(count: int) -> None:
+    async def send(count: int) -> None:
         left = iter(range(count))
 
         async def client() -> None:
             for number in left:
-                await clients.story(leave_after=3 if number % 5 == 0 else None)
+                await clients.story(disconnect_after=3 if number % 5 == 0 else None)
 
         await asyncio.gather(*(client() for _ in range(16)))
 
-    asyncio.run(some(64))
+    asyncio.run(send(64))
     sizes = [process.memory_info().rss / 1e6]
     for _ in range(10):
-        asyncio.run(some(requests // 10))
+        asyncio.run(send(requests // 10))
         sizes.append(process.memory_info().rss / 1e6)
     return sizes
 
 
 def attack_figures(clients: Clients, seconds: float) -> tuple[list[StreamedStory], collections.Counter]:
-    """What four ordinary clients were told meanwhile, and how the others were answered."""
+    """The stories of four ordinary clients during the attack, and the responses to the attackers."""
     answers, rng = collections.Counter(), random.Random(0)
     end = time.perf_counter() + seconds
 
@@ -182,20 +181,20 @@ def attack_figures(clients: Clients, seconds: float) -> tuple[list[StreamedStory
             await answer(kind, *await clients.send(body))
             await asyncio.sleep(pause)
 
-    async def half_request() -> None:
+    async def incomplete_request() -> None:
         while time.perf_counter() < end:
             reader, writer = await asyncio.open_connection("127.0.0.1", clients.port)
             writer.write(rng.choice([b"", b"GET / HT", b"POST /generate HTTP/1.1\r\nContent-Length: 9\r\n\r\n{"]))
-            await answer("half a request", reader, writer)
+            await answer("incomplete request", reader, writer)
 
     async def slow_reader() -> None:
         while time.perf_counter() < end:
-            _, writer = await clients.send(clients.order())
+            _, writer = await clients.send(clients.request_body())
             await asyncio.sleep(seconds / 3)
             writer.transport.abort()
             answers["slow reader", "left"] += 1
 
-    async def all_at_once() -> list[StreamedStory]:
+    async def attack() -> list[StreamedStory]:
         garbage = [
             ("not JSON", rng.randbytes(500)),
             ("invalid UTF-8", b'{"prompt": "\xff\xfe"}'),
@@ -203,11 +202,11 @@ def attack_figures(clients: Clients, seconds: float) -> tuple[list[StreamedStory
         ]
         attackers = [bad_body(kind, body, 0.05) for kind, body in garbage]
         attackers += [bad_body("10 MB", b'{"prompt": "' + b"a" * 10_000_000 + b'"}', 0.5)]
-        attackers += [half_request() for _ in range(64)] + [slow_reader() for _ in range(8)]
-        ordinary, *_ = await asyncio.gather(clients.ask_for(seconds, 4), *attackers)
+        attackers += [incomplete_request() for _ in range(64)] + [slow_reader() for _ in range(8)]
+        ordinary, *_ = await asyncio.gather(clients.load(seconds, 4), *attackers)
         return ordinary
 
-    return asyncio.run(all_at_once()), answers
+    return asyncio.run(attack()), answers
 
 
 def peer_figures(run: str, tokens: int) -> list[tuple[str, float]]:
@@ -221,7 +220,7 @@ def peer_figures(run: str, tokens: int) -> list[tuple[str, float]]:
         written = sum(
             model.generate(torch.tensor([ids]), generation_config=config).shape[1] - len(ids) for ids in prompts[:8]
         )
-        figures.append(("generate, one after the other", written / (time.perf_counter() - began)))
+        figures.append(("generate, one prompt at a time", written / (time.perf_counter() - began)))
     greedy = GenerationConfig(do_sample=False, max_new_tokens=tokens, eos_token_id=0, pad_token_id=1)
     for count in (8, 32):
         began = time.perf_counter()
@@ -234,18 +233,18 @@ def peer_figures(run: str, tokens: int) -> list[tuple[str, float]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("run", nargs="?", help="run folder")
-    parser.add_argument("--untrained", choices=SIZES, help="random weights of this size instead of the run's")
-    parser.add_argument("--streams", default="1,8,32", help="clients at once, comma-separated")
-    parser.add_argument("--seconds", type=float, default=10, help="of each measurement")
-    parser.add_argument("--tokens", type=int, default=100, help="longest story")
-    parser.add_argument("--requests", type=int, default=1000, help="over which memory is watched; 0: leave it out")
-    parser.add_argument("--max-batch", default="32", help="stories that the server writes at once")
+    parser.add_argument("--untrained", choices=SIZES, help="use random weights of this size")
+    parser.add_argument("--streams", default="1,8,32", help="numbers of concurrent clients, comma-separated")
+    parser.add_argument("--seconds", type=float, default=10, help="duration of each measurement")
+    parser.add_argument("--tokens", type=int, default=100, help="maximum number of new tokens")
+    parser.add_argument("--requests", type=int, default=1000, help="requests of the memory measurement; 0 skips it")
+    parser.add_argument("--max-batch", default="32", help="batch size of the server")
     parser.add_argument("--no-attack", action="store_true")
     parser.add_argument("--peers", action="store_true")
-    parser.add_argument("--json", help="also write the figures to this file")
+    parser.add_argument("--json", help="also write the figures to this JSON file")
     options = parser.parse_args()
     if not (options.run or options.untrained):
-        parser.error("Which model? Name a run folder, or --untrained SIZE.")
+        parser.error("a model is needed: a run folder or --untrained SIZE")
 
     folder = tempfile.mkdtemp()
     run = str(untrained_run(Path(folder), options.untrained, options.run)) if options.untrained else options.run
@@ -254,8 +253,8 @@ def main() -> None:
     try:
         with serving(run, "--max-batch", options.max_batch) as (process, port):
             clients = Clients(port, options.tokens)
-            print(f"{figures['run']}, up to {options.tokens} tokens a story, {options.max_batch} stories in a batch")
-            print("streams  stories  refused  first piece p50, p95 (ms)  stream p50, p5 (tokens/s)  all (tokens/s)")
+            print(f"{figures['run']}, up to {options.tokens} tokens per story, batch size {options.max_batch}")
+            print("streams  stories  refused         TTFT p50, p95 (ms)  stream p50, p5 (tokens/s)  total (tokens/s)")
             figures["load"] = [load_figures(clients, int(n), options.seconds) for n in options.streams.split(",")]
             for row in figures["load"]:
                 print(
@@ -268,9 +267,9 @@ def main() -> None:
                 print(f"memory over {options.requests} requests (MB): " + " ".join(f"{size:.0f}" for size in sizes))
             if not options.no_attack:
                 ordinary, answers = attack_figures(clients, options.seconds)
-                served = [told for told in ordinary if told.tokens]
-                print(f"under attack {len(served)} of {len(ordinary)} ordinary stories were told, first piece p95 "
-                      f"{1000 * percentile([told.first for told in served], 95):.0f} ms")  # fmt: skip
+                served = [story for story in ordinary if story.tokens]
+                print(f"under attack {len(served)} of {len(ordinary)} ordinary stories were complete, TTFT p95 "
+                      f"{1000 * percentile([story.first for story in served], 95):.0f} ms")  # fmt: skip
                 for (kind, answer), count in sorted(answers.items()):
                     print(f"    {kind}: {answer}, {count} times")
                 figures["attack"] = {"served": len(served), "ordinary": len(ordinary)}
@@ -280,7 +279,7 @@ def main() -> None:
                 print(f"{name}: {rate:.1f} tokens/s")
     finally:
         shutil.rmtree(folder)
-    keep(options.json, **figures)
+    save_json(options.json, **figures)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""How long imports and commands take to begin, each as a whole process, in turn.
+"""Start-up time of imports and commands, each in a process of its own.
 
     python benchmarks/startup.py
 
-`import modeling_tinyllama` (registration with the Auto classes included) stands beside what it is used with or instead
-of. `tinystories --help` and a user's mistakes are to answer at once. A process has nothing of the one before but the
-system's file cache, which a first round fills that is not counted.
+`import modeling_tinyllama` (with registration in the Auto classes) is compared with the imports of torch and
+transformers. `tinystories --help` and user errors must not import torch. Processes alternate for several rounds; a
+first round, which fills the file cache of the system, is not counted.
 """
 
 import argparse
@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 
-from figures import describe_machine, keep, median_ratio
+from figures import describe_machine, median_ratio, save_json
 
 from tinystories.utils.console import print_any_character
 
@@ -51,12 +51,12 @@ def seconds(code: str, arguments: list[str], status: int) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--json", help="also write the figures to this file")
+    parser.add_argument("--json", help="also write the figures to this JSON file")
     options = parser.parse_args()
     cli = "import sys; from tinystories.cli import main; sys.exit(main(sys.argv[1:]))"
     runs = {name: (code, [], 0) for name, code in PYTHON.items()}
     runs |= {name: (cli, arguments, 0 if "--help" in arguments else 2) for name, arguments in COMMANDS.items()}
-    os.environ["HF_HOME"] = tempfile.mkdtemp()  # whoever's token or settings lie there have no part in this
+    os.environ["HF_HOME"] = tempfile.mkdtemp()  # the user's token and settings must have no effect
 
     times = {name: [] for name in runs}
     for round_number in range(options.rounds + 1):
@@ -67,14 +67,14 @@ def main() -> None:
                 print(f"round {round_number}  {name:22} {took:6.2f} s", flush=True)
 
     print(f"\n{describe_machine()}")
-    print(f"{options.rounds} rounds of whole processes, seconds\n")
-    print(f"{'process':22} {'median':>7} {'least':>7} {'most':>7}  x {BASE}")
+    print(f"{options.rounds} rounds, seconds per process\n")
+    print(f"{'process':22} {'median':>7} {'min':>7} {'max':>7}  x {BASE}")
     results = {}
     for name, values in times.items():
         ratio = median_ratio(values, times[BASE])
         print(f"{name:22} {statistics.median(values):7.2f} {min(values):7.2f} {max(values):7.2f}  {ratio:.2f}")
         results[name] = {"seconds": values, "ratio": ratio}
-    keep(options.json, processes=results)
+    save_json(options.json, processes=results)
 
 
 if __name__ == "__main__":

@@ -1,17 +1,17 @@
 """One training step alone, of a recipe's model beside a plain `LlamaForCausalLM` of the same shape: forward, backward,
-clipping and fused AdamW, without `Trainer` and without feeding.
+clipping and fused AdamW, without `Trainer` and without data loading.
 
     python benchmarks/step.py --corpus ../shared/data/tinystories --rows 64 --stories 256     # for a large GPU
     python benchmarks/step.py --recipe configs/quickstart.yaml --rows 4 --stories 16          # for a CPU
 
-- `stock`: `LlamaForCausalLM`, one story a row, padded by `DataCollatorForLanguageModeling`.
+- `stock`: `LlamaForCausalLM`, one story per row, padded by `DataCollatorForLanguageModeling`.
 - `stock-packed`: the same on packed rows, with a document mask.
-- `ours`: the recipe's model on packed rows, with `story_varlen` attention and the loss that holds no logits.
-- `ours-masked`, `ours-joined`: the same with a document mask, and without document masking. Beside `ours` they are the
-  price of document masking.
-- `-compiled` behind any of them: with `torch.compile`.
+- `ours`: the recipe's model on packed rows, with `story_varlen` attention and the loss that never holds all logits.
+- `ours-masked`, `ours-joined`: the same with a document mask, and without document masking. Compared with `ours` they
+  give the cost of document masking.
+- `-compiled` after any of these: with `torch.compile`.
 
-Each has its turn in each round; what counts is story tokens per second, since padding teaches nothing.
+The variants run in turn in each round. The figure is story tokens per second; padding is not counted.
 """
 
 import argparse
@@ -33,29 +33,29 @@ WARM_UP = 3
 
 
 class Step:
-    """A model, its optimizer and one batch, which it is trained on again and again."""
+    """A model, its optimizer and one batch, which every step uses."""
 
-    def __init__(self, there: Contenders, variant: str, batches: dict[str, dict[str, torch.Tensor]]):
-        kind, *how = variant.split("-")
-        self.there = there
-        self.model = there.ours if kind == "ours" else there.stock
-        self.ours, self.by_mask = kind == "ours", "masked" in how
-        packed = kind == "ours" or "packed" in how
+    def __init__(self, setup: Contenders, variant: str, batches: dict[str, dict[str, torch.Tensor]]):
+        kind, *modes = variant.split("-")
+        self.setup = setup
+        self.model = setup.ours if kind == "ours" else setup.stock
+        self.ours, self.masked = kind == "ours", "masked" in modes
+        packed = kind == "ours" or "packed" in modes
         self.batch = dict(batches["packed" if packed else "padded"])
-        if "joined" in how:
+        if "joined" in modes:
             del self.batch["position_ids"]
-        self.tokens = int((self.batch["input_ids"] != there.tokenizer.pad_token_id).sum())
-        compiled = torch.compile if "compiled" in how else lambda function: function
+        self.tokens = int((self.batch["input_ids"] != setup.tokenizer.pad_token_id).sum())
+        compiled = torch.compile if "compiled" in modes else lambda function: function
         self.forward, self.head_loss = compiled(self.model), compiled(head_loss)
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-4, fused=True)
 
-    def __call__(self, times: int = 1) -> float:
-        """Seconds that so many steps take."""
-        device = self.there.device
+    def __call__(self, count: int = 1) -> float:
+        """Run `count` steps and return their seconds."""
+        device = self.setup.device
         began = now(device)
-        for _ in range(times):
-            with packed_attention(self.model) if self.ours and not self.by_mask else nullcontext():
-                with torch.autocast(device.type, torch.bfloat16, enabled=self.there.bf16):
+        for _ in range(count):
+            with packed_attention(self.model) if self.ours and not self.masked else nullcontext():
+                with torch.autocast(device.type, torch.bfloat16, enabled=self.setup.bf16):
                     loss = self.loss()
                 loss.backward()
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
@@ -68,7 +68,7 @@ class Step:
         if not self.ours:
             return self.forward(**self.batch, use_cache=False).loss
         inputs = {name: value for name, value in self.batch.items() if name != "labels"}
-        labels, none = self.batch["labels"], torch.empty(0, dtype=torch.long, device=self.there.device)
+        labels, none = self.batch["labels"], torch.empty(0, dtype=torch.long, device=self.setup.device)
         states = self.forward(**inputs, use_cache=False, output_hidden_states=True, logits_to_keep=none).hidden_states
         return self.head_loss(states[-1], self.model.lm_head, labels) / (labels[:, 1:] != -100).sum()
 
@@ -77,29 +77,29 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--recipe", default="configs/tinystories-24m.yaml")
     parser.add_argument("--corpus", default="sample")
-    parser.add_argument("--variants", default=VARIANTS, help="comma-separated, the last is what ratios refer to")
+    parser.add_argument("--variants", default=VARIANTS, help="comma-separated; ratios are relative to the last")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=5, help="steps of each variant in each round")
-    parser.add_argument("--rows", type=int, default=8, help="packed rows a step")
-    parser.add_argument("--stories", type=int, default=32, help="padded stories a step")
+    parser.add_argument("--rows", type=int, default=8, help="packed rows per step")
+    parser.add_argument("--stories", type=int, default=32, help="padded stories per step")
     parser.add_argument("--json", help="also write the figures to this file")
     options = parser.parse_args()
 
-    there = Contenders.of(options.recipe, options.corpus)
-    there.ours.to(there.device).train()
-    there.stock.to(there.device).train()
+    setup = Contenders.of(options.recipe, options.corpus)
+    setup.ours.to(setup.device).train()
+    setup.stock.to(setup.device).train()
     picked = random.Random(0)
-    rows = there.rows.__getitems__(picked.sample(range(len(there.rows)), options.rows))
-    stories = [there.stories[index] for index in picked.sample(range(len(there.stories)), options.stories)]
+    rows = setup.rows.__getitems__(picked.sample(range(len(setup.rows)), options.rows))
+    stories = [setup.stories[index] for index in picked.sample(range(len(setup.stories)), options.stories)]
     batches = {
         "packed": default_data_collator(rows),
-        "padded": dict(DataCollatorForLanguageModeling(there.tokenizer, mlm=False)(stories)),
+        "padded": dict(DataCollatorForLanguageModeling(setup.tokenizer, mlm=False)(stories)),
     }
-    batches = {name: {key: value.to(there.device) for key, value in batch.items()} for name, batch in batches.items()}
+    batches = {name: {key: value.to(setup.device) for key, value in batch.items()} for name, batch in batches.items()}
 
-    there.look_at_peak()
+    setup.measure_peak()
     variants = options.variants.split(",")
-    steps = {variant: Step(there, variant, batches) for variant in variants}
+    steps = {variant: Step(setup, variant, batches) for variant in variants}
     for variant, step in steps.items():
         print(f"{variant}: the first {WARM_UP} steps took {step(WARM_UP):.1f} s", flush=True)
     seconds = {variant: [] for variant in variants}
@@ -108,14 +108,14 @@ def main() -> None:
             seconds[variant].append(steps[variant](options.steps) / options.steps)
     speeds = {variant: [steps[variant].tokens / each for each in seconds[variant]] for variant in variants}
 
-    there.report(
-        f"{options.recipe}, {there.ours.num_parameters():,} parameters, {'bf16' if there.bf16 else 'float32'}, "
-        f"{options.rounds} x {options.steps} steps each, no feeding",
+    setup.report(
+        f"{options.recipe}, {setup.ours.num_parameters():,} parameters, {'bf16' if setup.bf16 else 'float32'}, "
+        f"{options.rounds} x {options.steps} steps each, without data loading",
         speeds,
         options.json,
     )
-    told = ", ".join(f"{variant} {statistics.median(each) * 1e3:,.1f}" for variant, each in seconds.items())
-    print(f"\nmilliseconds a step: {told}")
+    times = ", ".join(f"{variant} {statistics.median(each) * 1e3:,.1f}" for variant, each in seconds.items())
+    print(f"\nmilliseconds per step: {times}")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""A plain Llama as people train one: what `benchmarks/race.py` races against, in a process of its own.
+"""A plain Llama under a plain `Trainer`: the baseline of `benchmarks/race.py`.
 
     python benchmarks/stock_race.py '{"corpus": ..., "shape": {...}, "muon": false}' --output_dir OUT --max_minutes 5
 
-Stories end with `<|endoftext|>`, are put end to end and cut into blocks of 512; 8 blocks a step; warm-up of 50 steps,
-flat for 30 % of the time and then linear to 2 %; gradients clipped at 1; bf16 where the machine computes in it.
+Stories are separated by `<|endoftext|>`, concatenated and cut into blocks of 512; 8 blocks per step; 50 warm-up steps,
+constant learning rate for 30 % of the time, then linear decay to 2 %; gradients clipped at 1; bf16 where supported.
 """
 
 import argparse
@@ -51,8 +51,8 @@ def main() -> None:
 
     def blocks(batch: dict) -> dict:
         ids = tokenizer([END + story for story in batch["text"]], return_token_type_ids=False)["input_ids"]
-        together = list(chain.from_iterable(ids))
-        rows = [together[at : at + BLOCK] for at in range(0, len(together) // BLOCK * BLOCK, BLOCK)]
+        concatenated = list(chain.from_iterable(ids))
+        rows = [concatenated[at : at + BLOCK] for at in range(0, len(concatenated) // BLOCK * BLOCK, BLOCK)]
         return {"input_ids": rows, "labels": [list(row) for row in rows]}
 
     rows = stories.map(blocks, batched=True, num_proc=2, remove_columns=stories.column_names)

@@ -2,17 +2,17 @@
 
     python benchmarks/training.py --corpus ../shared/data/tinystories
 
-Each variant trains in turn, round after round, in one process, so that a slow minute of the machine falls on all of
-them. What counts is story tokens per second: padding is work, too, but teaches nothing.
+The variants train in turn, in one process, for several rounds, so that noise of the machine affects all of them. The
+figure is story tokens per second; padding is not counted.
 
 - `ours`: the recipe's model on packed rows under `StoryTrainer`.
-- `stock`: `LlamaForCausalLM`, one story a row, padded by `DataCollatorForLanguageModeling`, under `Trainer`.
+- `stock`: `LlamaForCausalLM`, one story per row, padded by `DataCollatorForLanguageModeling`, under `Trainer`.
 - `stock-packed`: the same model on our packed rows under `Trainer`.
-- `ours-joined`: without document masking; `ours-masked`: with a document mask. Beside `ours` they are the price of
-  document masking.
+- `ours-joined`: without document masking; `ours-masked`: with a document mask instead of packed attention. Compared
+  with `ours` they give the cost of document masking.
 - `ours-compiled`, `stock-compiled`: with `torch.compile`.
 
-The optimizer is fused AdamW in all of them, the precision the same. The first steps of a round are not counted.
+All variants use fused AdamW and the same precision. The first steps of a round are not counted.
 """
 
 import argparse
@@ -37,8 +37,8 @@ WARM_UP = 2
 
 
 class Stopwatch(TrainerCallback):
-    """Seconds of the steps after the first `warm_up`. Only at both ends is a GPU waited for, since it is to have the
-    next step ready while it works on this one."""
+    """Seconds of the steps after the first `warm_up`. A GPU is synchronized only at both ends, so that its queue of
+    kernels never runs empty in between."""
 
     def __init__(self, warm_up: int):
         self.warm_up, self.began, self.seconds = warm_up, 0.0, 0.0
@@ -50,8 +50,8 @@ class Stopwatch(TrainerCallback):
             self.seconds = now(args.device) - self.began
 
 
-class Counting:
-    """A collator that notes how many story tokens each batch holds."""
+class TokenCountingCollator:
+    """Counts the story tokens of each batch of another collator."""
 
     def __init__(self, collator, pad_token_id: int):
         self.collator, self.pad_token_id, self.tokens = collator, pad_token_id, []
@@ -78,24 +78,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--recipe", default="configs/tinystories-24m.yaml")
     parser.add_argument("--corpus", default="sample")
-    parser.add_argument("--variants", default="ours,stock", help="comma-separated, the last is what ratios refer to")
+    parser.add_argument("--variants", default="ours,stock", help="comma-separated; ratios are relative to the last")
     parser.add_argument("--steps", type=int, default=50, help="timed steps of each variant")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--rows", type=int, default=8, help="packed rows a step")
-    parser.add_argument("--stories", type=int, default=32, help="padded stories a step")
+    parser.add_argument("--rows", type=int, default=8, help="packed rows per step")
+    parser.add_argument("--stories", type=int, default=32, help="padded stories per step")
     parser.add_argument("--json", help="also write the figures to this file")
     options = parser.parse_args()
 
-    there = Contenders.of(options.recipe, options.corpus)
-    ours, stock, rows, tokenizer = there.ours, there.stock, there.rows, there.tokenizer
-    there.look_at_peak()
+    setup = Contenders.of(options.recipe, options.corpus)
+    ours, stock, rows, tokenizer = setup.ours, setup.stock, setup.rows, setup.tokenizer
+    setup.measure_peak()
     steps = options.steps // options.rounds + WARM_UP
 
-    def trainer_for(variant: str) -> tuple[Trainer, Counting]:
-        kind, _, how = variant.partition("-")
-        packed = kind == "ours" or how == "packed"
+    def trainer_for(variant: str) -> tuple[Trainer, TokenCountingCollator]:
+        kind, _, mode = variant.partition("-")
+        packed = kind == "ours" or mode == "packed"
         collate = default_data_collator if packed else DataCollatorForLanguageModeling(tokenizer, mlm=False)
-        collator = Counting(without_positions if how == "joined" else collate, tokenizer.pad_token_id)
+        collator = TokenCountingCollator(without_positions if mode == "joined" else collate, tokenizer.pad_token_id)
         args = TrainingArguments(
             output_dir=tempfile.mkdtemp(),
             max_steps=steps,
@@ -105,27 +105,27 @@ def main() -> None:
             weight_decay=0.1,
             lr_scheduler_type="constant",
             optim="adamw_torch_fused",
-            bf16=there.bf16,
-            use_cpu=there.device.type == "cpu",
+            bf16=setup.bf16,
+            use_cpu=setup.device.type == "cpu",
             report_to="none",
             save_strategy="no",
             logging_strategy="no",
             disable_tqdm=True,
             remove_unused_columns=False,
-            torch_compile=how == "compiled",
+            torch_compile=mode == "compiled",
         )
         if kind == "ours":
-            trainer = (MaskedTrainer if how == "masked" else StoryTrainer)(
+            trainer = (MaskedTrainer if mode == "masked" else StoryTrainer)(
                 model=ours,
                 args=args,
                 train_dataset=rows,
-                eval_dataset=there.validation_rows,
+                eval_dataset=setup.validation_rows,
                 processing_class=tokenizer,
             )
             trainer.data_collator = collator
         else:
             trainer = Trainer(
-                model=stock, args=args, train_dataset=rows if packed else there.stories, data_collator=collator
+                model=stock, args=args, train_dataset=rows if packed else setup.stories, data_collator=collator
             )
         return trainer, collator
 
@@ -138,11 +138,11 @@ def main() -> None:
             trainer.add_callback(stopwatch)
             trainer.train()
             speeds[variant].append(sum(collator.tokens[WARM_UP:steps]) / stopwatch.seconds)
-            # Else the next trainer would wrap what this one has wrapped.
+            # Accelerate wraps `forward`; without this the next trainer would wrap it again.
             trainer.model.__dict__.pop("forward", None)
             print(f"round {round_number + 1}  {variant:15} {speeds[variant][-1]:12,.0f} story tokens/s", flush=True)
 
-    there.report(
+    setup.report(
         f"{options.recipe}, {ours.num_parameters():,} parameters, {options.rounds} x {steps - WARM_UP} steps each",
         speeds,
         options.json,

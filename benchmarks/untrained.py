@@ -1,4 +1,4 @@
-"""A run folder with random weights of a size, for what is only timed."""
+"""A run folder with random weights, for benchmarks of speed."""
 
 from pathlib import Path
 
@@ -16,12 +16,12 @@ CONTEXT = 512
 
 
 def untrained_run(folder: Path, size: str, tokenizer_from: str | None = None) -> Path:
-    """Write a model and a tokenizer to `folder`; no story ends before its last token, but by chance.
+    """Write a model with random weights and a tokenizer to `folder`; EOS is generated only by chance.
 
     Args:
         size: a key of `tinystories.sizes.SIZES`.
-        tokenizer_from: run folder whose tokenizer is taken, filled up to the size's vocabulary; None: one is trained
-            on the built-in stories.
+        tokenizer_from: run folder with the tokenizer to use, padded to the vocabulary of the size; by default one is
+            trained on the built-in stories.
     """
     shape = SIZES[size]
     if tokenizer_from:
@@ -32,7 +32,7 @@ def untrained_run(folder: Path, size: str, tokenizer_from: str | None = None) ->
     torch.manual_seed(0)
     model = TinyLlamaForCausalLM(TinyLlamaConfig(**shape, max_position_embeddings=CONTEXT))
     for weight in model.parameters():
-        if weight.ndim > 1:  # large enough that attention is not even
+        if weight.ndim > 1:  # large enough that attention is not uniform
             torch.nn.init.normal_(weight, std=0.05)
     model.generation_config = preset_config("balanced", tokenizer, CONTEXT)
     model.save_pretrained(folder)
