@@ -194,11 +194,11 @@ def _refuse_errors(trainer) -> None:
 
 def _write_model_card(trainer) -> None:
     from ..hub.model_card import model_card
-    from ..runs.metadata import read_facts
+    from ..runs.metadata import read_run_metadata
 
     folder = Path(trainer.args.output_dir)
-    facts = read_facts(folder, trainer.accelerator.unwrap_model(trainer.model))
-    model_card(facts, trainer.hub_model_id, {}, picture=(folder / "loss.png").exists()).save(folder / "README.md")
+    metadata = read_run_metadata(folder, trainer.accelerator.unwrap_model(trainer.model))
+    model_card(metadata, trainer.hub_model_id, {}, loss_plot=(folder / "loss.png").exists()).save(folder / "README.md")
 
 
 def _push(trainer, output_dir: Path) -> None:

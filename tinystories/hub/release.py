@@ -41,7 +41,7 @@ from ..generation.generate import generate_story, preset_config
 from ..generation.presets import PRESETS
 from ..generation.prompts import encode_prompt
 from ..runs.loading import load_tokenizer
-from ..runs.metadata import Facts, read_facts
+from ..runs.metadata import RunMetadata, read_run_metadata
 from ..runs.run_folder import refuse_file
 from ..utils.errors import UserError, first_line
 from .model_card import model_card
@@ -77,14 +77,14 @@ class Release:
     Attributes:
         folder: where it lies.
         name: the run or checkpoint that it was made from.
-        facts: what its card says.
+        metadata: what its card says.
         forms: how it can be loaded through transformers.
         expected: what must come out of each of them, for `verification.py`.
     """
 
     folder: Path
     name: str
-    facts: Facts
+    metadata: RunMetadata
     forms: list[Form]
     expected: dict = field(repr=False)
 
@@ -163,7 +163,7 @@ def build_release(
     run = check_run(run)
     check_include(include)
     model, tokenizer = load_run(run)
-    facts, recipe = read_facts(run, model), public_recipe(run)
+    metadata, recipe = read_run_metadata(run, model), public_recipe(run)
     if not model.generation_config.do_sample:
         room = model.config.max_position_embeddings * 3 // 4
         model.generation_config = preset_config("balanced", tokenizer, max_new_tokens=room)
@@ -176,17 +176,17 @@ def build_release(
         if name == "llama":
             forms.append(Form(f"the {subfolders[name]} form", subfolders[name], trust_remote_code=False))
 
-    if not facts.samples:
-        facts.samples = _samples(model, tokenizer)
-        facts.samples_by = f"Generated with the settings of `generation_config.json` and seed {SEED}, first try."
+    if not metadata.samples:
+        metadata.samples = _samples(model, tokenizer)
+        metadata.samples_by = f"Generated with the settings of `generation_config.json` and seed {SEED}, first try."
     if (run / "loss.png").is_file():
         shutil.copyfile(run / "loss.png", folder / "loss.png")
     if recipe:
         (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True), "utf-8")
-    picture = (folder / "loss.png").is_file()
-    card = model_card(facts, repo_id, subfolders, picture=picture, revision=revision, license=license)
+    loss_plot = (folder / "loss.png").is_file()
+    card = model_card(metadata, repo_id, subfolders, loss_plot=loss_plot, revision=revision, license=license)
     card.save(folder / "README.md")
-    return Release(folder, run.resolve().name, facts, forms, _expected(model, tokenizer))
+    return Release(folder, run.resolve().name, metadata, forms, _expected(model, tokenizer))
 
 
 def _samples(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[dict[str, str]]:
@@ -346,7 +346,7 @@ def build_space(release: Release, folder: Path, repo_id: str, revision: str) -> 
     """
     folder.mkdir(parents=True)
     name = repo_id.split("/")[-1]
-    preset = release.facts.recipe.get("preset")
+    preset = release.metadata.recipe.get("preset")
     settings = {
         "model": repo_id,
         "revision": revision,

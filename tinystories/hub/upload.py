@@ -147,11 +147,11 @@ def push(
 
 def _tell(releases: dict) -> None:
     for branch, release in releases.items():
-        for note in release.facts.notes:
+        for note in release.metadata.notes:
             print(f"note: {release.name}: {note}", file=sys.stderr)
         sizes = [path.stat().st_size for path in release.folder.rglob("*") if path.is_file()]
         print(
-            f"release   {branch}: {release.name}, {release.facts.parameters:,} parameters, {len(sizes)} files, "
+            f"release   {branch}: {release.name}, {release.metadata.parameters:,} parameters, {len(sizes)} files, "
             f"{sum(sizes) / 1e6:.1f} MB"
         )
 

@@ -4,7 +4,7 @@ Design decisions
 - **What is not there stays unknown.** Nothing is estimated but the tokens of a run without `run.json`, which follow
   exactly from the operations that `Trainer` counts; they include padding, and their name says so.
 - **Old figures are no figures.** A report that is older than the weights, or of a model of another size, is passed
-  over, and `Facts.notes` says so.
+  over, and `RunMetadata.notes` says so.
 - **Evaluation goes before training**: where there is a report, its figures are taken; otherwise those that training
   measured at its end, or at the step of a checkpoint.
 
@@ -38,7 +38,7 @@ SAMPLES = 3
 
 
 @dataclass
-class Facts:
+class RunMetadata:
     """What is known of a run; None, or nothing in it, where something is not.
 
     Attributes:
@@ -68,22 +68,22 @@ class Facts:
     notes: list[str] = field(default_factory=list)
 
 
-def read_facts(run: Path, model: PreTrainedModel) -> Facts:
+def read_run_metadata(run: Path, model: PreTrainedModel) -> RunMetadata:
     """What the files of a run folder or checkpoint say of its model.
 
     Raises:
         UserError: where one of these files is damaged.
     """
-    facts = Facts(model.config, model.num_parameters())
+    metadata = RunMetadata(model.config, model.num_parameters())
     checkpoint = re.fullmatch(r"checkpoint-(\d+)", run.resolve().name)
     whole_run = run.resolve().parent if checkpoint else run
-    facts.step = int(checkpoint[1]) if checkpoint else None
-    _read_recipe(facts, whole_run)
-    _read_training(facts, run, whole_run, model)
-    _read_results(facts, run)
+    metadata.step = int(checkpoint[1]) if checkpoint else None
+    _read_recipe(metadata, whole_run)
+    _read_training(metadata, run, whole_run, model)
+    _read_results(metadata, run)
     if not checkpoint:
-        _read_report(facts, run)
-    return facts
+        _read_report(metadata, run)
+    return metadata
 
 
 def _json(path: Path) -> dict:
@@ -98,61 +98,61 @@ def _json(path: Path) -> dict:
     return content
 
 
-def _read_recipe(facts: Facts, run: Path) -> None:
+def _read_recipe(metadata: RunMetadata, run: Path) -> None:
     path = run / "recipe.yaml"
     if not path.is_file():
         return
     try:
         recipe = load_recipe(path)
     except UserError as error:
-        facts.notes.append(f"recipe.yaml is passed over: {error}")
+        metadata.notes.append(f"recipe.yaml is passed over: {error}")
         return
-    facts.recipe = {**recipe.trainer, **{k: v for k, v in vars(recipe).items() if k not in ("model", "trainer")}}
+    metadata.recipe = {**recipe.trainer, **{k: v for k, v in vars(recipe).items() if k not in ("model", "trainer")}}
     source = recipe.corpus
     if re.split("[:@]", source)[0] == TINYSTORIES:
-        facts.corpus, facts.hub_id = source, TINYSTORIES
+        metadata.corpus, metadata.hub_id = source, TINYSTORIES
     else:
         # Whether another name with a slash is a folder or an id on the Hub, only `run.json` says.
-        facts.corpus = SAMPLE if source == "sample" else Path(source).name
+        metadata.corpus = SAMPLE if source == "sample" else Path(source).name
 
 
-def _read_training(facts: Facts, run: Path, whole_run: Path, model: PreTrainedModel) -> None:
+def _read_training(metadata: RunMetadata, run: Path, whole_run: Path, model: PreTrainedModel) -> None:
     state, told = _json(run / "trainer_state.json"), _json(whole_run / "run.json")
-    training = facts.training
+    training = metadata.training
     training["steps"], training["epochs"] = state.get("global_step"), state.get("epoch")
     # `Trainer` counts 6 operations a token and parameter outside of the embedding, padding included.
     if flops := state.get("total_flos"):
         training["tokens_padded"] = round(flops / 6 / model.num_parameters(exclude_embeddings=True))
-    if facts.step is None:
+    if metadata.step is None:
         ends = [entry["train_runtime"] for entry in state.get("log_history", []) if "train_runtime" in entry]
         training["session_seconds"] = ends[-1] if ends else None
         training["tokens"], training["seconds"] = told.get("tokens_seen"), told.get("seconds")
     training |= {name: told.get(name) for name in ("hardware", "precision", "versions")}
-    facts.data = told.get("corpus") or {}
-    if name := facts.data.get("name"):
+    metadata.data = told.get("corpus") or {}
+    if name := metadata.data.get("name"):
         # Only an id on the Hub has a slash: of files it is the last part of their path.
-        facts.corpus = name
-        facts.hub_id = re.split("[:@]", name)[0] if "/" in name else None
+        metadata.corpus = name
+        metadata.hub_id = re.split("[:@]", name)[0] if "/" in name else None
 
 
-def _read_results(facts: Facts, run: Path) -> None:
+def _read_results(metadata: RunMetadata, run: Path) -> None:
     """What training measured on held-out stories: at its end, or at the step of a checkpoint."""
-    if facts.step is None:
+    if metadata.step is None:
         found = _json(run / "eval_results.json")
     else:
         history = _json(run / "trainer_state.json").get("log_history", [])
-        found = next((e for e in history if e.get("step") == facts.step and "eval_bits_per_byte" in e), {})
+        found = next((e for e in history if e.get("step") == metadata.step and "eval_bits_per_byte" in e), {})
     if "eval_bits_per_byte" in found:
-        facts.results = {
+        metadata.results = {
             "bits_per_byte": {"value": found["eval_bits_per_byte"]},
             "nats_per_token": found.get("eval_nats_per_token"),
-            "on": facts.corpus,
-            "stories": facts.data.get("validation_stories"),
-            "bytes": facts.data.get("validation_bytes"),
+            "on": metadata.corpus,
+            "stories": metadata.data.get("validation_stories"),
+            "bytes": metadata.data.get("validation_bytes"),
         }
 
 
-def _read_report(facts: Facts, run: Path) -> None:
+def _read_report(metadata: RunMetadata, run: Path) -> None:
     path = run / "report.json"
     report = _json(path)
     entries = [entry for entry in report.get("models", []) if isinstance(entry, dict)]
@@ -162,16 +162,16 @@ def _read_report(facts: Facts, run: Path) -> None:
     if not found:
         return
     weights = max(file.stat().st_mtime for file in run.glob("*.safetensors"))
-    if len(found) > 1 or found[0].get("parameters", facts.parameters) != facts.parameters:
-        facts.notes.append("report.json is of another model, so its figures are left out; evaluate again.")
+    if len(found) > 1 or found[0].get("parameters", metadata.parameters) != metadata.parameters:
+        metadata.notes.append("report.json is of another model, so its figures are left out; evaluate again.")
     elif path.stat().st_mtime < weights - 1:
-        facts.notes.append("report.json is older than the weights, so its figures are left out; evaluate again.")
+        metadata.notes.append("report.json is older than the weights, so its figures are left out; evaluate again.")
     else:
         entry, corpus = found[0], report.get("corpus") or {}
-        facts.results = {**entry, "on": corpus.get("name"), "stories": corpus.get("stories")}
-        facts.results |= {"bytes": corpus.get("bytes"), "real_stories": report.get("real_stories") or {}}
+        metadata.results = {**entry, "on": corpus.get("name"), "stories": corpus.get("stories")}
+        metadata.results |= {"bytes": corpus.get("bytes"), "real_stories": report.get("real_stories") or {}}
         told = {preset: by.get("samples") or [] for preset, by in (entry.get("generation") or {}).items()}
-        preset = facts.recipe.get("preset") if told.get(facts.recipe.get("preset")) else next(iter(told), None)
+        preset = metadata.recipe.get("preset") if told.get(metadata.recipe.get("preset")) else next(iter(told), None)
         if preset and told[preset]:
-            facts.samples = told[preset][:SAMPLES]
-            facts.samples_by = f"Generated with the preset `{preset}`, not post-processed."
+            metadata.samples = told[preset][:SAMPLES]
+            metadata.samples_by = f"Generated with the preset `{preset}`, not post-processed."
