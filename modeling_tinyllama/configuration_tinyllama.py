@@ -5,6 +5,7 @@ import math
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
@@ -33,7 +34,7 @@ ROPE_REQUIRED_KEYS = {
 }
 
 
-def _is_number(value, kinds: tuple = (int, float)) -> bool:
+def _is_number(value: Any, kinds: tuple = (int, float)) -> bool:
     return isinstance(value, kinds) and not isinstance(value, bool) and math.isfinite(value)
 
 
@@ -254,7 +255,7 @@ class TinyLlamaConfig(PreTrainedConfig):
                     f"that the tokenizer gives, or None if it has no such token."
                 )
 
-    def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs):
+    def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs: Any) -> None:
         """As [`~PreTrainedConfig.save_pretrained`], and makes the folder load without this package: the code of all
         heads beside `config.json`, and an `auto_map` that names them."""
         self.auto_map = dict(AUTO_MAP)

@@ -52,16 +52,16 @@ class TinyLlamaRMSNorm(nn.Module):
 class TinyLlamaRotaryEmbedding(nn.Module):
     """Cosines and sines of the rotated part of a head (https://arxiv.org/abs/2104.09864)."""
 
+    inv_freq: torch.Tensor
+
     def __init__(self, config: TinyLlamaConfig):
         super().__init__()
         self.config = config
         self.max_seq_len_cached = config.max_position_embeddings
         self.original_max_seq_len = config.max_position_embeddings
-        self.rope_type = config.rope_parameters.get("rope_type", "default")
+        self.rope_type = (config.rope_parameters or {}).get("rope_type", "default")
 
-        rope_init: Callable = self.compute_default_rope_parameters
-        if self.rope_type != "default":
-            rope_init = ROPE_INIT_FUNCTIONS[self.rope_type]
+        rope_init = ROPE_INIT_FUNCTIONS.get(self.rope_type, self.compute_default_rope_parameters)
         inv_freq, self.attention_scaling = rope_init(config)
         self.register_buffer("inv_freq", inv_freq, persistent=False)
         self.register_buffer("original_inv_freq", inv_freq.clone(), persistent=False)
@@ -69,13 +69,15 @@ class TinyLlamaRotaryEmbedding(nn.Module):
     @staticmethod
     def compute_default_rope_parameters(config: TinyLlamaConfig, device=None, **kwargs) -> tuple[torch.Tensor, float]:
         """Inverse frequencies `[rotary_dim / 2]` and the scaling of cosine and sine."""
-        rotary_dim = int(config.head_dim * config.rope_parameters["partial_rotary_factor"])
+        rope = config.rope_parameters or {}
+        head_dim = config.head_dim or config.hidden_size // config.num_attention_heads
+        rotary_dim = int(head_dim * rope["partial_rotary_factor"])
         exponents = torch.arange(0, rotary_dim, 2, dtype=torch.float, device=device) / rotary_dim
-        return 1.0 / config.rope_parameters["rope_theta"] ** exponents, 1.0
+        return 1.0 / rope["rope_theta"] ** exponents, 1.0
 
     @torch.no_grad()
     @dynamic_rope_update
-    def forward(self, x: torch.Tensor, position_ids: torch.LongTensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def forward(self, x: torch.Tensor, position_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """`position_ids` `[batch, length]` to cosines and sines `[batch, length, rotary_dim]` in the dtype of `x`."""
         # A product and not a matmul, which autocast would compute in bfloat16.
         angles = position_ids[..., None].float() * self.inv_freq.to(device=x.device, dtype=torch.float)
@@ -130,7 +132,7 @@ def repeat_kv(hidden_states: torch.Tensor, n_rep: int) -> torch.Tensor:
 
 
 def eager_attention_forward(
-    module: nn.Module,
+    module: "TinyLlamaAttention",
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
@@ -158,14 +160,15 @@ class TinyLlamaAttention(nn.Module):
         super().__init__()
         self.config = config
         self.layer_idx = layer_idx
-        self.head_dim = config.head_dim
-        self.num_key_value_groups = config.num_attention_heads // config.num_key_value_heads
+        self.head_dim = config.head_dim or config.hidden_size // config.num_attention_heads
+        num_key_value_heads = config.num_key_value_heads or config.num_attention_heads
+        self.num_key_value_groups = config.num_attention_heads // num_key_value_heads
         self.scaling = self.head_dim**-0.5
         self.attention_dropout = config.attention_dropout
         self.is_causal = True
 
         query_dim = config.num_attention_heads * self.head_dim
-        key_value_dim = config.num_key_value_heads * self.head_dim
+        key_value_dim = num_key_value_heads * self.head_dim
         self.q_proj = nn.Linear(config.hidden_size, query_dim, bias=config.attention_bias)
         self.k_proj = nn.Linear(config.hidden_size, key_value_dim, bias=config.attention_bias)
         self.v_proj = nn.Linear(config.hidden_size, key_value_dim, bias=config.attention_bias)
@@ -247,7 +250,7 @@ class TinyLlamaPreTrainedModel(PreTrainedModel):
     }
 
 
-def flash_attention_kwargs(position_ids: torch.LongTensor) -> dict:
+def flash_attention_kwargs(position_ids: torch.Tensor) -> dict:
     """`cu_seqlens` for flash attention where `position_ids` `[batch, length]` restart within a row, otherwise nothing.
 
     By itself, transformers finds packed documents only in batches of one row."""
@@ -277,13 +280,13 @@ class TinyLlamaModel(TinyLlamaPreTrainedModel):
     @merge_with_config_defaults
     @capture_outputs
     @auto_docstring
-    def forward(
+    def forward(  # type: ignore[misc]  # TransformersKwargs repeats position_ids
         self,
-        input_ids: torch.LongTensor | None = None,
+        input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
-        position_ids: torch.LongTensor | None = None,
+        position_ids: torch.Tensor | None = None,
         past_key_values: Cache | None = None,
-        inputs_embeds: torch.FloatTensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
         use_cache: bool | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutputWithPast:
@@ -301,15 +304,14 @@ class TinyLlamaModel(TinyLlamaPreTrainedModel):
             past_key_values=past_key_values,
             position_ids=position_ids,
         )
-        packable = position_ids is not None and attention_mask is None and past_key_values is None
-        if packable and is_flash_attention_requested(self.config) and kwargs.get("cu_seq_lens_q") is None:
+        packable = attention_mask is None and past_key_values is None and kwargs.get("cu_seq_lens_q") is None
+        if packable and position_ids is not None and is_flash_attention_requested(self.config):
             kwargs |= flash_attention_kwargs(position_ids.expand(inputs_embeds.shape[:2]))
         if use_cache and past_key_values is None:
             past_key_values = DynamicCache(config=self.config)
         if position_ids is None:
             past_seen_tokens = past_key_values.get_seq_length() if past_key_values is not None else 0
-            position_ids = torch.arange(inputs_embeds.shape[1], device=inputs_embeds.device) + past_seen_tokens
-            position_ids = position_ids.unsqueeze(0)
+            position_ids = torch.arange(inputs_embeds.shape[1], device=inputs_embeds.device)[None] + past_seen_tokens
 
         hidden_states = nn.functional.dropout(inputs_embeds, p=self.config.embd_pdrop, training=self.training)
         position_embeddings = self.rotary_emb(hidden_states, position_ids)
@@ -342,7 +344,7 @@ def slice_logits_to_keep(hidden_states: torch.Tensor, logits_to_keep: int | torc
 class TinyLlamaForCausalLM(TinyLlamaPreTrainedModel, GenerationMixin):
     _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
     _tp_plan = {"lm_head": "colwise_gather_output"}
-    _pp_plan = {"lm_head": (["hidden_states"], ["logits"])}
+    _pp_plan = {"lm_head": (["hidden_states"], ["logits"])}  # type: ignore[dict-item]
     _fsdp_plan = {"lm_head": "keep_full_weight"}
 
     def __init__(self, config: TinyLlamaConfig):
@@ -354,14 +356,14 @@ class TinyLlamaForCausalLM(TinyLlamaPreTrainedModel, GenerationMixin):
 
     @can_return_tuple
     @auto_docstring
-    def forward(
+    def forward(  # type: ignore[misc]  # TransformersKwargs repeats position_ids
         self,
-        input_ids: torch.LongTensor | None = None,
+        input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
-        position_ids: torch.LongTensor | None = None,
+        position_ids: torch.Tensor | None = None,
         past_key_values: Cache | None = None,
-        inputs_embeds: torch.FloatTensor | None = None,
-        labels: torch.LongTensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int | torch.Tensor = 0,
         **kwargs: Unpack[TransformersKwargs],
@@ -381,7 +383,7 @@ class TinyLlamaForCausalLM(TinyLlamaPreTrainedModel, GenerationMixin):
         >>> inputs = tokenizer("Once upon a time", return_tensors="pt")
         >>> tokenizer.decode(model.generate(**inputs, max_new_tokens=100)[0], skip_special_tokens=True)
         ```"""
-        outputs: BaseModelOutputWithPast = self.model(
+        outputs = self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,
             position_ids=position_ids,
@@ -405,7 +407,7 @@ class TinyLlamaForCausalLM(TinyLlamaPreTrainedModel, GenerationMixin):
         )
 
 
-class TinyLlamaHead:
+class TinyLlamaHead(PreTrainedModel):
     """Registers the base model, which transformers' generic heads ask `AutoModel` for, where this code comes out of a
     model folder: `AutoModel` would ask a second time whether to trust it."""
 

@@ -232,10 +232,10 @@ def test_other_dtypes_and_head_sizes_are_computed_by_torch(options, calls):
 
 @pytest.mark.parametrize("missing", ["library", "_openmp"], ids=["compiler", "OpenMP"])
 def test_without_a_compiler_or_openmp_torch_computes(missing, calls, monkeypatch):
-    def no_library():
-        raise UserError("there is no C compiler")
+    def unavailable():
+        raise UserError("it is not installed")
 
-    monkeypatch.setattr(kernels, missing, no_library if missing == "library" else lambda: None)
+    monkeypatch.setattr(kernels, missing, unavailable)
     kernels._native_available.cache_clear()
     try:
         assert len(attend(position_ids_of([5, 7]))) == 4 and not calls

@@ -13,7 +13,7 @@ LARGEST_SEED = 2**32 - 1
 def number(kind: type, least: float, most: float = math.inf) -> Callable[[str], Any]:
     """The `type` of an option that takes an `int` or a `float` between two bounds, both included."""
 
-    def parse(text: str):
+    def parse(text: str) -> Any:
         try:
             value = kind(text)
         except ValueError:

@@ -68,7 +68,7 @@ def run(options: argparse.Namespace) -> None:
     try:
         from ..serving.serve import serve
     except ModuleNotFoundError as error:
-        if error.name.partition(".")[0] not in PACKAGES:
+        if (error.name or "").partition(".")[0] not in PACKAGES:
             raise
         raise UserError(
             f"The server needs packages that are not installed ({error.name}): pip install 'tinyllama-stories[serve]'."

@@ -7,12 +7,19 @@ import textwrap
 from collections import Counter
 from datetime import timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..data.sources import hub_dataset
 from ..recipe import SHORT_NAMES, Recipe, load_recipe, recipe_reference, save_recipe
 from ..utils.errors import UserError, first_line
 from ..utils.paths import expand_user, output_folder
 
+
+if TYPE_CHECKING:
+    from transformers import TrainingArguments
+
+    from ..data.corpus import Corpus
+    from ..training.trainer import StoryTrainer
 
 QUALITY_STORIES = 2_000
 ENGLISH_STORIES = 500
@@ -64,6 +71,7 @@ def train(recipe: Recipe) -> Path:
 
     from ..checks.preflight import check_resources, fitting_prompts, rehearse
     from ..data.corpus import recipe_corpus
+    from ..data.streaming import PackedStream
     from ..generation.generate import generate_story, preset_config
     from ..generation.presets import check_preset
     from ..runs.loading import load_model, load_tokenizer
@@ -71,7 +79,7 @@ def train(recipe: Recipe) -> Path:
     from ..training.arguments import training_arguments
 
     arguments = training_arguments(recipe)
-    output_dir = output_folder(arguments.output_dir, probe=arguments.local_process_index == 0)
+    output_dir = output_folder(str(arguments.output_dir), probe=arguments.local_process_index == 0)
     checkpoint = resume.checkpoint_to_resume(arguments, recipe)
     check_preset(recipe.preset)
     check_resources(recipe, arguments)
@@ -110,7 +118,7 @@ def train(recipe: Recipe) -> Path:
     if recipe.zero_init_residual:
         build.zero_init_residual(model)
     model.generation_config = preset_config(recipe.preset, tokenizer, max_new_tokens=recipe.max_length * 3 // 4)
-    if checkpoint is not None and recipe.streaming:
+    if checkpoint is not None and isinstance(train_rows, PackedStream):
         train_rows.load_state(checkpoint)
         arguments.ignore_data_skip = True
     trainer = build.build_trainer(
@@ -135,26 +143,26 @@ def train(recipe: Recipe) -> Path:
             f"with {trainer.state.global_step:,} steps in all."
         )
         # A sharded model generates only with all processes at once; here, one does.
-        model = load_model(str(output_dir))[0] if trainer.is_fsdp_enabled else trainer.model
+        trained_model = load_model(str(output_dir))[0] if trainer.is_fsdp_enabled else trainer.model
         for number, prompt in enumerate(recipe.prompts):
             print(f"\n--- story {number + 1}")
-            print(generate_story(model, tokenizer, prompt, preset=recipe.preset, seed=arguments.seed + number))
+            print(generate_story(trained_model, tokenizer, prompt, preset=recipe.preset, seed=arguments.seed + number))
         print(f'\nThe model is in {output_dir}. Next: tinystories generate {output_dir} "Once upon a time"')
     if arguments.push_to_hub:
         _push(trainer, output_dir)
     return output_dir
 
 
-def _check_hub(arguments) -> None:
+def _check_hub(arguments: "TrainingArguments") -> None:
     """Refuse a push that the Hub would refuse at the end of training."""
     if arguments.push_to_hub and arguments.process_index == 0:
         from ..hub.upload import check_push
 
-        name = arguments.hub_model_id or Path(arguments.output_dir).absolute().name
+        name = arguments.hub_model_id or Path(str(arguments.output_dir)).absolute().name
         check_push(name, revision=arguments.hub_revision)
 
 
-def _report_text_quality(corpus, recipe: Recipe) -> None:
+def _report_text_quality(corpus: "Corpus", recipe: Recipe) -> None:
     from datasets import IterableDataset
 
     from ..checks.english import check_writing
@@ -174,7 +182,7 @@ def _report_text_quality(corpus, recipe: Recipe) -> None:
             print(f"warning: {finding.check}: {finding.evidence}. {finding.advice}")
 
 
-def _refuse_errors(trainer) -> None:
+def _refuse_errors(trainer: "StoryTrainer") -> None:
     """Run doctor's checks of a trainer.
 
     Raises:
@@ -192,16 +200,17 @@ def _refuse_errors(trainer) -> None:
         raise UserError(f"Training would go wrong: {found.rstrip('.')}. --check false trains all the same.")
 
 
-def _write_model_card(trainer) -> None:
+def _write_model_card(trainer: "StoryTrainer") -> None:
     from ..hub.model_card import model_card
     from ..runs.metadata import read_run_metadata
 
-    folder = Path(trainer.args.output_dir)
+    folder = Path(str(trainer.args.output_dir))
     metadata = read_run_metadata(folder, trainer.accelerator.unwrap_model(trainer.model))
-    model_card(metadata, trainer.hub_model_id, {}, loss_plot=(folder / "loss.png").exists()).save(folder / "README.md")
+    loss_plot = (folder / "loss.png").exists()
+    model_card(metadata, str(trainer.hub_model_id), {}, loss_plot=loss_plot).save(folder / "README.md")
 
 
-def _push(trainer, output_dir: Path) -> None:
+def _push(trainer: "StoryTrainer", output_dir: Path) -> None:
     from huggingface_hub.errors import HfHubHTTPError
 
     try:

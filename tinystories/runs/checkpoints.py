@@ -103,12 +103,12 @@ def find_checkpoints(run: Path) -> list[Path]:
         return []
     steps = {path: re.fullmatch(rf"{PREFIX_CHECKPOINT_DIR}-(\d+)", path.name) for path in run.iterdir()}
     found = {path: int(match[1]) for path, match in steps.items() if match and path.is_dir()}
-    return sorted(found, key=found.get, reverse=True)
+    return sorted(found, key=found.__getitem__, reverse=True)
 
 
 def last_whole_checkpoint(run: Path) -> tuple[Path | None, dict[Path, str]]:
     """The checkpoint of the latest step from which training can go on, and what is wrong with those after it."""
-    faults = {}
+    faults: dict[Path, str] = {}
     for checkpoint in find_checkpoints(run):
         reason = fault(checkpoint)
         if reason is None:
@@ -126,7 +126,7 @@ def delete_oldest(run: Path, limit: int | None, keep: set[Path]) -> None:
         return
     written = {folder: _when(folder) for folder in find_checkpoints(run)}
     names = {folder.name for folder in keep}
-    for folder in sorted(written, key=written.get)[: max(0, len(written) - limit)]:
+    for folder in sorted(written, key=written.__getitem__)[: max(0, len(written) - limit)]:
         if folder.name not in names:
             shutil.rmtree(folder, ignore_errors=True)
 

@@ -39,7 +39,7 @@ def load_model(path: str, dtype: str | None = None) -> tuple[PreTrainedModel, Pr
             return require_native_decoding(model.eval(), dtype), tokenizer
         except UserError as reason:
             raise UserError(f"--dtype int8 cannot be had: {reason}.") from None
-    return model.to(_device()).eval(), tokenizer
+    return model.to(_device()).eval(), tokenizer  # type: ignore[arg-type]
 
 
 def load_tokenizer(path: str, *, as_saved: bool = False) -> PreTrainedTokenizerBase:

@@ -7,13 +7,13 @@ checkpoint. The rules here refuse those that are known; `checks/preflight.py` tr
 import dataclasses
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, TensorDataset
 from transformers import TrainingArguments
 from transformers.integrations.integration_utils import (
     get_available_reporting_integrations,
@@ -142,7 +142,7 @@ def reports(recipe: Recipe) -> list[str]:
 
 
 @contextmanager
-def user_errors(section: str):
+def user_errors(section: str) -> Iterator[None]:
     """Raise the error of a library about a section of the recipe as a `UserError` of one line."""
     try:
         yield
@@ -211,14 +211,14 @@ def _check_arguments(arguments: TrainingArguments, recipe: Recipe) -> None:
         raise UserError(f"`trainer.warmup_steps` must be below `max_steps` ({steps}) with a polynomial schedule.")
     with user_errors("trainer"):
         DataLoader(
-            [0],
+            TensorDataset(torch.zeros(1)),
             num_workers=arguments.dataloader_num_workers,
             persistent_workers=arguments.dataloader_persistent_workers,
             prefetch_factor=arguments.dataloader_prefetch_factor,
             multiprocessing_context=arguments.dataloader_multiprocessing_context,
         )
         if arguments.torch_compile:
-            backend, mode = arguments.torch_compile_backend, arguments.torch_compile_mode
+            backend, mode = arguments.torch_compile_backend or "inductor", arguments.torch_compile_mode
             compiled = torch.compile(torch.nn.Identity(), backend=backend, mode=mode)
             if backend != "inductor":
                 # Many backends are packages of their own, which are looked for at the first call.

@@ -6,8 +6,8 @@ from importlib.metadata import version
 from pathlib import Path
 
 import torch
-from datasets import IterableDataset
-from transformers import EarlyStoppingCallback, PreTrainedTokenizerBase, TrainingArguments
+from datasets import Dataset, IterableDataset
+from transformers import EarlyStoppingCallback, PreTrainedTokenizerBase, TrainerCallback, TrainingArguments
 
 from modeling_tinyllama import TinyLlamaConfig, TinyLlamaForCausalLM
 from tinystories.tokenization import PAD, train_bpe, vocabulary_size
@@ -74,7 +74,7 @@ def build_trainer(
     Raises:
         UserError: for a setting that these rows do not allow.
     """
-    callbacks = [LossPlotCallback()]
+    callbacks: list[TrainerCallback] = [LossPlotCallback()]
     if "csv" in reports(recipe):
         callbacks.append(CSVLogCallback())
     if recipe.early_stopping_patience is not None:
@@ -143,19 +143,21 @@ def pack_corpus(
 ) -> tuple[PackedStories | PackedStream, PackedStories]:
     """Packed rows for training and validation; in both, each token of each story is scored once."""
 
-    def tokenized(split: str, stories):
-        return tokenize_stories(stories, tokenizer, f"{corpus.fingerprint}-{split}", recipe.num_proc)
-
     context = recipe.max_length
-    shape = {"context": context, "seed": seed}
-    pad = {"pad_token_id": tokenizer.pad_token_id}
-    train_shape = {"length": recipe.row_length, "overlap": context // 8, **shape}
+
+    def packed(split: str, stories: Dataset, overlap: int, length: int | None) -> PackedStories:
+        tokenized = tokenize_stories(stories, tokenizer, f"{corpus.fingerprint}-{split}", recipe.num_proc)
+        pad = tokenizer.pad_token_id
+        return PackedStories(tokenized, context=context, overlap=overlap, pad_token_id=pad, length=length, seed=seed)
+
+    train_rows: PackedStories | PackedStream
     if isinstance(corpus.train, IterableDataset):
-        train_rows = PackedStream(corpus.train, tokenizer, **train_shape)
+        train_rows = PackedStream(
+            corpus.train, tokenizer, context=context, overlap=context // 8, length=recipe.row_length, seed=seed
+        )
     else:
-        train_rows = PackedStories(tokenized("train", corpus.train), **train_shape, **pad)
-    held_out = tokenized("validation", corpus.validation)
-    return train_rows, PackedStories(held_out, length=train_rows.length, overlap=context // 2, **shape, **pad)
+        train_rows = packed("train", corpus.train, context // 8, recipe.row_length)
+    return train_rows, packed("validation", corpus.validation, context // 2, train_rows.length)
 
 
 def recipe_tokenizer(recipe: Recipe, corpus: Corpus) -> PreTrainedTokenizerBase:

@@ -52,7 +52,7 @@ class TrainingProgressCallback(ProgressCallback):
         limit: of a run with a time limit, whose bar counts seconds instead of steps.
     """
 
-    def __init__(self, limit: TimeLimitCallback | None = None):
+    def __init__(self, limit: TimeLimitCallback | None = None) -> None:
         super().__init__()
         self.limit = limit
 
@@ -111,7 +111,7 @@ class CSVLogCallback(TrainerCallback):
     def on_log(self, args, state, control, **kwargs):
         if not state.is_world_process_zero:
             return
-        rows: dict[int, dict] = {}
+        rows = {}
         for entry in state.log_history:
             rows.setdefault(entry["step"], {"step": entry["step"], "epoch": entry.get("epoch")}).update(entry)
         columns = list(dict.fromkeys(column for row in rows.values() for column in row))
@@ -126,7 +126,7 @@ class CSVLogCallback(TrainerCallback):
 class LossPlotCallback(TrainerCallback):
     """`loss.png` in the run folder, drawn at evaluations: at most every half minute, and after training."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._next = time.monotonic() + PLOT_SECONDS
 
     def on_train_end(self, args, state, control, **kwargs):

@@ -17,7 +17,7 @@ class CheckpointPushTrainer(Trainer):
     `hub_strategy: all_checkpoints`, nor to the last one, unless the strategy is `every_save`.
     """
 
-    def __init__(self, *args, **kwargs):
+    def __init__(self, *args, **kwargs) -> None:
         super().__init__(*args, **kwargs)
         self._pushed: list[Path] = []  # in the latest push
         self._failed: list[Path] = []  # not replaced by a later checkpoint either
@@ -37,7 +37,7 @@ class CheckpointPushTrainer(Trainer):
             return
         self._report_push()
         for code in folder.glob("*.py"):
-            shutil.copy(code, self.args.output_dir)
+            shutil.copy(code, self._get_output_dir(trial=None))
         super()._push_from_checkpoint(str(folder))
         self._pushed.append(folder)
         if last:

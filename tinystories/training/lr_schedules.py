@@ -71,7 +71,8 @@ def lr_lambda(
     kind = getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type)
     if kind not in KINDS:
         return None
-    settings = _checked(kind, args.lr_scheduler_kwargs or {})
+    # `TrainingArguments` has parsed a string by now.
+    settings = _checked(kind, args.lr_scheduler_kwargs or {})  # type: ignore[arg-type]
     min_rate = settings.get("min_lr_rate", settings.get("min_lr", 0.0) / args.learning_rate)
     if not 0 <= min_rate <= 1:
         raise UserError(f"`lr_scheduler_kwargs`: the minimum must lie between 0 and the rate, {args.learning_rate}.")

@@ -1,6 +1,7 @@
 """The metrics of an evaluation during training: bits per byte, and nats per token for each word class."""
 
 import math
+from typing import Any
 
 import numpy as np
 import torch
@@ -64,7 +65,7 @@ def scored_classes(rows: PackedStories, classify: TokenClassifier) -> set[str]:
     return {CLASSES[number] for number in found}
 
 
-def _joined(values) -> np.ndarray:
+def _joined(values: Any) -> np.ndarray:
     if isinstance(values, (list, tuple)):
         return np.concatenate([_joined(value) for value in values])
     return values.cpu().numpy() if isinstance(values, torch.Tensor) else values

@@ -7,6 +7,7 @@ matrix at a time, which leaves a GPU waiting. Here it is float32 where that is f
 from collections import defaultdict
 
 import torch
+from transformers import PreTrainedModel
 
 from ..utils.hardware import computes_in_bf16
 
@@ -88,7 +89,7 @@ class MuonWithAdamW(torch.optim.Optimizer):
         self.param_groups = self._groups()
 
 
-def hidden_matrices(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
+def hidden_matrices(model: PreTrainedModel) -> dict[str, torch.nn.Parameter]:
     """The matrices of the layers by name: all 2-D weights but the embedding and the head."""
-    outer = {model.get_input_embeddings().weight, model.get_output_embeddings().weight}
+    outer = {*model.get_input_embeddings().parameters(), *model.get_output_embeddings().parameters()}
     return {name: weight for name, weight in model.named_parameters() if weight.ndim == 2 and weight not in outer}

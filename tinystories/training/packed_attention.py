@@ -8,12 +8,14 @@
 - `packed_attention(model)` chooses it for a while. A saved configuration never names it.
 """
 
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import nn
 from torch.nn.attention.varlen import varlen_attn
-from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedConfig
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedConfig, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import causal_mask_function, sdpa_mask
 
@@ -25,7 +27,7 @@ DROPOUTS = ("attention_dropout", "attn_pdrop")
 
 
 @contextmanager
-def packed_attention(model: nn.Module):
+def packed_attention(model: PreTrainedModel) -> Iterator[None]:
     """Use `story_varlen` in `model`, where [`is_supported`] says so, until the block ends."""
     if not is_supported(model):
         yield
@@ -37,12 +39,12 @@ def packed_attention(model: nn.Module):
         model.config._attn_implementation = before
 
 
-def is_supported(model: nn.Module) -> bool:
+def is_supported(model: PreTrainedModel) -> bool:
     """Whether [`packed_attention`] changes the attention of `model`."""
     return unsupported_reason(model) is None
 
 
-def unsupported_reason(model: nn.Module) -> str | None:
+def unsupported_reason(model: PreTrainedModel) -> str | None:
     """Why packed rows of `model` are computed with a mask, or None if they need none."""
     config = model.config
     if not getattr(model, "_supports_attention_backend", False):
@@ -52,7 +54,7 @@ def unsupported_reason(model: nn.Module) -> str | None:
     return _unsupported_setting(config, model.device)
 
 
-def active_implementation(model: nn.Module) -> str:
+def active_implementation(model: PreTrainedModel) -> str:
     """The attention that computes packed rows in training: `story_varlen`, or what `model` is configured with."""
     return NAME if is_supported(model) else model.config._attn_implementation
 
@@ -105,14 +107,14 @@ def varlen_mask(
     kv_length: int,
     q_offset: int = 0,
     kv_offset: int = 0,
-    mask_function=causal_mask_function,
+    mask_function: Callable = causal_mask_function,
     attention_mask: torch.Tensor | None = None,
     *,
     config: PreTrainedConfig,
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
     use_vmap: bool = False,
-    **kwargs,
+    **kwargs: Any,
 ) -> torch.Tensor | None:
     """What the layers get as `attention_mask`: `cu_seqlens` `[documents + 1]` of packed rows, else SDPA's mask.
 
@@ -141,7 +143,7 @@ def varlen_attention(
     value: torch.Tensor,
     attention_mask: torch.Tensor | None,
     scaling: float | None = None,
-    **kwargs,
+    **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
     """Attention of `[batch, heads, length, head_dim]`; `attention_mask` is what [`varlen_mask`] returned."""
     if attention_mask is None or attention_mask.ndim != 1:
@@ -155,7 +157,7 @@ def varlen_attention(
     if groups > 1:
         key, value = (states.repeat_interleave(groups, dim=1) for states in (key, value))
     if query.device.type == "cuda":
-        output = varlen_attn(
+        output: torch.Tensor = varlen_attn(  # type: ignore[assignment]  # a pair only with `return_aux`
             query, key, value, attention_mask, attention_mask, length, length, scale=scaling, window_size=(-1, 0)
         )
     else:

@@ -34,7 +34,7 @@ def checkpoint_to_resume(arguments: TrainingArguments, recipe: Recipe) -> Path |
         UserError: if there is none, if the recipe changes what a resumed run keeps, or, for a run that is not to be
             resumed, if the output folder already holds one.
     """
-    output_dir, asked = Path(arguments.output_dir), arguments.resume_from_checkpoint
+    output_dir, asked = Path(str(arguments.output_dir)), arguments.resume_from_checkpoint
     if asked in (None, "false", "no"):
         exists = checkpoints.find_checkpoints(output_dir) or (output_dir / "model.safetensors").exists()
         if exists and not recipe.overwrite_output_dir:

@@ -2,11 +2,15 @@
 
 import re
 import time
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 
 import torch
 from transformers import PreTrainedModel, TrainerCallback, TrainingArguments
+
+from ..data.packing import PackedStories
+from ..data.streaming import PackedStream
 
 
 # Dense bf16 peak in FLOP/s from NVIDIA's data sheets (fp16 for the T4, which has no bf16).
@@ -36,7 +40,7 @@ def training_flops_per_token(model: PreTrainedModel, mean_attended: float) -> fl
     config = model.config
     weights = sum(weight.numel() for weight in model.parameters() if weight.ndim == 2)
     if not config.tie_word_embeddings:
-        weights -= model.get_input_embeddings().weight.numel()
+        weights -= sum(weight.numel() for weight in model.get_input_embeddings().parameters())
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     width = config.num_attention_heads * head_dim
     return 6 * weights + 12 * config.num_hidden_layers * width * mean_attended
@@ -82,7 +86,7 @@ class ThroughputCallback(TrainerCallback):
         rows: the training data; its `tokens_per_row` and `mean_attended` are used.
     """
 
-    def __init__(self, rows):
+    def __init__(self, rows: PackedStories | PackedStream):
         self._rows = rows
         self._per_step: dict[str, float] | None = None
 
@@ -108,7 +112,7 @@ class ThroughputCallback(TrainerCallback):
         return {name: amount * steps_per_second for name, amount in self._per_step.items()}
 
     @contextmanager
-    def paused(self):
+    def paused(self) -> Iterator[None]:
         began = time.perf_counter()
         try:
             yield

@@ -7,7 +7,7 @@ elapsed fraction of the time, and reaches its last value in whatever step is the
 import time
 
 import torch
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainingArguments
 
 
 # `Trainer` needs a number of steps; this one is never reached.
@@ -50,7 +50,7 @@ class TimeLimitCallback(TrainerCallback):
             if args.save_strategy == "steps":
                 control.should_save = True
 
-    def _clock(self, args) -> float:
+    def _clock(self, args: TrainingArguments) -> float:
         seconds = time.perf_counter() - self._began
         if args.world_size == 1:
             return seconds

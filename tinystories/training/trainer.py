@@ -11,7 +11,7 @@ import errno
 import math
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +78,11 @@ class StoryTrainer(CheckpointPushTrainer):
         write_model_card: writes README.md in the run folder when the run is pushed; by default `Trainer`'s own card.
     """
 
+    model: PreTrainedModel
+    train_dataset: PackedStories | PackedStream
+    eval_dataset: PackedStories
+    processing_class: PreTrainedTokenizerBase
+
     def __init__(
         self,
         *,
@@ -120,9 +125,8 @@ class StoryTrainer(CheckpointPushTrainer):
         )
         self._head_loss = head_loss
         if args.torch_compile:
-            self._head_loss = torch.compile(
-                head_loss, backend=args.torch_compile_backend, mode=args.torch_compile_mode
-            )
+            backend = args.torch_compile_backend or "inductor"
+            self._head_loss = torch.compile(head_loss, backend=backend, mode=args.torch_compile_mode)
         if model.config.tie_word_embeddings:
             # Otherwise `Trainer` warns that the head is missing in the best checkpoint, which stores it once.
             model._keys_to_ignore_on_save = list(model._tied_weights_keys)
@@ -138,7 +142,7 @@ class StoryTrainer(CheckpointPushTrainer):
 
     # Training
 
-    def attention_context(self):
+    def attention_context(self) -> AbstractContextManager[None]:
         """A context in which the model attends document by document, where [`packed_attention`] supports it."""
         return packed_attention(self.model)
 
@@ -215,7 +219,7 @@ class StoryTrainer(CheckpointPushTrainer):
         with user_errors("trainer"):
             return super().create_optimizer(model)
 
-    def _muon_with_adamw(self, model) -> MuonWithAdamW:
+    def _muon_with_adamw(self, model: PreTrainedModel) -> MuonWithAdamW:
         args = self.args
         lr, weight_decay, betas = args.learning_rate, args.weight_decay, (args.adam_beta1, args.adam_beta2)
         matrices = hidden_matrices(model)
@@ -235,7 +239,7 @@ class StoryTrainer(CheckpointPushTrainer):
             limit = self.time_limit
             factor = lr_lambda(self.args, num_training_steps) if limit is None else timed_lr_lambda(self.args, limit)
             if factor is not None:
-                self.lr_scheduler = LambdaLR(optimizer or self.optimizer, factor)
+                self.lr_scheduler = LambdaLR(optimizer or self.create_optimizer(), factor)
                 self._created_lr_scheduler = True
         with user_errors("trainer"):
             scheduler = super().create_scheduler(num_training_steps, optimizer)
@@ -370,7 +374,7 @@ class StoryTrainer(CheckpointPushTrainer):
         )
 
     def _last_checkpoint(self) -> str:
-        last, _ = checkpoints.last_whole_checkpoint(Path(self.args.output_dir))
+        last, _ = checkpoints.last_whole_checkpoint(Path(self._get_output_dir(trial=None)))
         if last is None:
             return "No checkpoint was written before that."
         return f"The last complete checkpoint is {last}; --resume_from_checkpoint resumes from it."

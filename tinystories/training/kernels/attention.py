@@ -8,7 +8,7 @@
 """
 
 import ctypes
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import torch
@@ -133,8 +133,9 @@ def _empty_log_sums(query: Tensor) -> Tensor:
     return query.new_empty((query.shape[1], query.shape[0]), dtype=torch.promote_types(query.dtype, torch.float))
 
 
-def _empty_gradients(*states: Tensor) -> tuple[Tensor, ...]:
-    return tuple(torch.empty_like(each, memory_format=torch.contiguous_format) for each in states)
+def _empty_gradients(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    empty = partial(torch.empty_like, memory_format=torch.contiguous_format)
+    return empty(query), empty(key), empty(value)
 
 
 def _documents(cu_seqlens: Tensor) -> list[slice]:
@@ -166,23 +167,26 @@ def _run(states, cu_seqlens, scaling, output, log_sums, gradient=None, *gradient
 def _native_available() -> bool:
     try:
         library()
+        _openmp()
     except UserError:
         return False
-    return _openmp() is not None
+    return True
 
 
 @cache
-def _openmp() -> ctypes.CDLL | None:
-    """GNU's OpenMP library as torch has loaded it; None where torch uses another one."""
-    try:
-        lines = Path("/proc/self/maps").read_text().splitlines()
-    except OSError:
-        return None
+def _openmp() -> ctypes.CDLL:
+    """GNU's OpenMP library as torch has loaded it.
+
+    Raises:
+        UserError: where torch uses another one.
+    """
+    maps = Path("/proc/self/maps")
+    lines = maps.read_text().splitlines() if maps.exists() else []
     files = {line.split(maxsplit=5)[-1] for line in lines if "libgomp" in line}
     # Another package's copy would have threads of its own.
     candidates = [file for file in files if "torch" in file] or sorted(files)
     if not candidates:
-        return None
+        raise UserError("torch does not use GNU's OpenMP library here")
     openmp = ctypes.CDLL(candidates[0])
     openmp.GOMP_parallel.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint]
     openmp.GOMP_parallel.restype = None

@@ -8,6 +8,7 @@ import inspect
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 from transformers.loss.loss_utils import ForCausalLMLoss
 
 
@@ -27,7 +28,7 @@ OTHER_LOSSES = (
 )
 
 
-def supports_head_loss(model: nn.Module) -> bool:
+def supports_head_loss(model: PreTrainedModel) -> bool:
     """Whether [`head_loss`] is the loss of `model`: standard cross-entropy of a linear head without bias."""
     head = model.get_output_embeddings()
     return (
