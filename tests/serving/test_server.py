@@ -220,13 +220,14 @@ def test_errors_contain_the_lengths(server, model_and_tokenizer):
 
 
 def test_streams_at_once_are_those_of_streams_alone(server):
-    asked = [
+    requests = [
         {"seed": seed, "preset": preset, "max_tokens": 50} for seed in range(8) for preset in ("creative", "greedy")
     ]
-    alone = [server.generate(f"One day {place}", **options).story()[0] for place, options in enumerate(asked)]
+    alone = [server.generate(f"One day {place}", **options).story()[0] for place, options in enumerate(requests)]
     with ThreadPoolExecutor(16) as pool:
-        together = pool.map(lambda pair: server.generate(f"One day {pair[0]}", **pair[1]).story()[0], enumerate(asked))
-        assert list(together) == alone
+        stories = pool.map(lambda pair: server.generate(f"One day {pair[0]}", **pair[1]), enumerate(requests))
+        together = [story.story()[0] for story in stories]
+        assert together == alone
 
 
 def test_a_client_that_disconnects_stops_its_story(tiny_run):
@@ -297,7 +298,7 @@ def test_trusted_proxies(tiny_run):
             return client.generate(max_tokens=1, headers={"X-Forwarded-For": forwarded}).status
 
         assert [ask("203.0.113.1"), ask("203.0.113.1"), ask("203.0.113.2")] == [200, 429, 200]
-        # What a client writes before the proxy's own entry is not believed.
+        # Only the entry that the trusted proxy added counts.
         assert ask("198.51.100.7, 203.0.113.2") == 429
         assert [ask("2001:db8:1:2::1"), ask("2001:db8:1:2::2"), ask("2001:db8:1:3::1")] == [200, 429, 200]
 
@@ -722,7 +723,7 @@ def test_mistakes_are_one_line(tiny_run, tmp_path, monkeypatch, capsys):
     assert "PORT" in one_line(tiny_run, PORT="http")
     assert "65535" in one_line(tiny_run, "--port", 70_000)
     assert "nowhere.invalid" in one_line(tiny_run, "--host", "nowhere.invalid", "--port", 0)
-    assert "--host" in one_line(tiny_run, "--host", "192.0.2.1", "--port", 0)  # nobody's own
+    assert "--host" in one_line(tiny_run, "--host", "192.0.2.1", "--port", 0)  # not an address of this machine
     for proxy in ("proxy.local", "*", "10.0.0.0/99"):
         assert "--trusted-proxy" in one_line(tiny_run, "--port", 0, "--trusted-proxy", proxy)
     for origin in ("example.org", "https://example.org/page", "null"):

@@ -1,4 +1,4 @@
-"""The engine behind the server: batches in which nobody feels a neighbour, how stories end, what is refusal."""
+"""The engine behind the server: batches, detokenization, the queue, and how completions end."""
 
 import queue
 import random
@@ -55,7 +55,7 @@ def decoded_alone(batch, prompts, steps):
 
 
 def decoded_together(batch, prompts, steps):
-    """The same, where a story joins at every second step, and leaves when it is written."""
+    """The same in a shared batch: a story joins at every second step and leaves when it is complete."""
     rows, running, coming = [[] for _ in prompts], [], list(range(len(prompts)))
     for turn in range(1_000):
         if coming and turn % 2 == 0:
@@ -222,7 +222,7 @@ def test_pieces_are_complete_characters_and_the_complete_text(model_and_tokenize
         if "\ufffd" not in tokenizer.decode(ids):
             assert not any("\ufffd" in piece for piece in pieces) and not rest
             broken += any("\ufffd" in tokenizer.decode([token]) for token in ids)
-    assert broken > 50  # so that characters over several tokens were among them
+    assert broken > 50  # characters that take several tokens
 
 
 @pytest.mark.parametrize(
@@ -389,7 +389,7 @@ def test_finish_reasons(engine, model_and_tokenizer):
 
 
 def test_a_completion_ends_at_the_eos_tokens_of_generate(tiny_run, model_and_tokenizer):
-    """Here at a word that the model's own settings name beside the end of text."""
+    """The generation config names a second EOS token."""
     model, tokenizer = model_and_tokenizer
     inputs, settings = (
         tokenizer(PROMPT, return_tensors="pt")["input_ids"],
@@ -481,11 +481,11 @@ def test_an_error_ends_only_the_completions_it_concerns(where, tiny_run, model_a
     with engine_of(tiny_run, slow=0.01, max_batch=2) as engine:
         (other,), _ = write(engine, request_for(ids, max_tokens=30))
         other.first()
-        if where == "prompt":  # a token that there is not
+        if where == "prompt":  # outside the vocabulary
             bad = request_for([0, 10**6])
         elif where == "seed":  # which torch refuses
             bad = request_for(ids, seed=2**70)
-        elif where == "token":  # no number comes out of this
+        elif where == "token":  # gives non-finite logits
             bad = request_for(ids, sampling=SamplingSettings(temperature=1e-45))
         else:
             monkeypatch.setattr(engine._batch, "_decode", None)
