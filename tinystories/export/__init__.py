@@ -1,2 +1,1 @@
-"""A trained model in the formats of others. Each module is one format, and imports nothing of its neighbours; only
-`imports.py` knows several, to tell them apart."""
+"""Conversion to and from other formats; each conversion is verified before its output appears."""

@@ -1,95 +1,93 @@
-"""A run folder as ONNX with a cache, laid out as transformers.js expects it.
+"""Write a model as ONNX with a key/value cache, in the layout that transformers.js loads.
 
-Design decisions
-- **A folder of transformers' own kind first** (`stock.py`), checked as such: `config.json` names a Llama or a Phi-3,
-  which every reader knows, and tokenizer and `generation_config.json` come along. The weights are then traded for
-  `onnx/model.onnx`, one file with everything inside.
-- **One graph for prompt and continuation.** Inputs are `input_ids`, `attention_mask` `[batch, past + length]`,
-  `position_ids` and `past_key_values.N.key` and `.value` `[batch, key_value_heads, past, head_dim]`; outputs are
-  `logits` `[batch, length, vocabulary]` and `present.N.key` and `.value`. Batch, length and past are free; a first
-  call gives a past of length 0.
-- **The mask is written out here**, so that the graph holds a comparison and no lookup, and attention is the plain one:
-  operators that every runtime has. Masked places get half of the lowest number, so that a sum with it stays finite in
-  float16, too: the queries of padding see nothing else.
-- **Checked in ONNX Runtime**, against the model in float64: two texts, one padded on the left, in one piece, and with
-  the cache in pieces and token by token. Only then the folder is moved to its place.
-- **`f16` and `q8` are other functions**, so what they cost is measured, in nats a token on stories, and refused where
-  it is more than rounding: `f16` computes in float16, `q8` has int8 weights and rounds activations as it goes. The
-  file names are those under which transformers.js looks for them.
-- Rotary types that change with the length of the text are refused: a graph has no memory of how long a text was.
+- The folder is a stock Llama or Phi-3 (see `stock.py`) whose weights are replaced by one file in `onnx/`.
+- Inputs are `input_ids`, `attention_mask` `[batch, past + length]`, `position_ids`, and `past_key_values.N.key` and
+  `.value` `[batch, key_value_heads, past, head_dim]`; outputs are `logits` `[batch, length, vocabulary]`,
+  `present.N.key` and `.value`. Batch, length and past are dynamic; the first call has a past of length 0.
+- The file is run in ONNX Runtime and compared with the model, with padding and with the cache. For `f16` and `q8`,
+  which round, the change of the loss on stories is limited instead.
 """
 
 import json
 import logging
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    DynamicCache,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from ..data.synthetic import sample_stories
 from ..utils.errors import UserError
-from .stock import STORY, check_out, export_stock, written_beside
+from .stock import export_stock
+from .verify import STORY, Verified, check_difference, check_out, staged
 
 
 try:
     import onnx_ir
     import onnxruntime
-    import onnxscript  # noqa: F401  what torch traces with
+    import onnxscript  # noqa: F401  torch.onnx.export needs it
     from onnxruntime.quantization import QuantType, quantize_dynamic
 except ImportError:
     onnx_ir = onnxruntime = None
 
-# What transformers.js calls them, and the file that it then loads.
+# The names of transformers.js: of the type, and of the file that it loads.
 DTYPES = {"f32": ("fp32", "model.onnx"), "f16": ("fp16", "model_fp16.onnx"), "q8": ("q8", "model_quantized.onnx")}
 TOLERANCE = 1e-4
-# In nats a token: several times what was measured on models of 0.26 to 3.4 million parameters.
+# Nats per token: several times the change measured on models of 0.26 to 3.4 million parameters.
 ALLOWED_COST = {"f16": 0.01, "q8": 0.05}
 STORIES_SCORED = 16
 LARGEST_FILE = 2**31
-ROPE_TYPES = ("default", "linear", "yarn", "llama3")
+ROPE_TYPES = ("default", "linear", "yarn", "llama3")  # others depend on the length of the text
 
 
 @dataclass(frozen=True)
-class OnnxExport:
-    """What `export_onnx` wrote, and how it was found to agree."""
+class OnnxExport(Verified):
+    """What `export_onnx` wrote; logits are compared in float32, with and without the cache.
+
+    Attributes:
+        bytes: size of the ONNX file.
+        cost: increase of the loss on stories by rounding, in nats per token.
+    """
 
     folder: Path
     file: Path
     architecture: str
     dtype: str
-    parameters: int
     bytes: int
-    """Of the ONNX file."""
-    positions: int
-    """Positions at which the logits were compared, without and with the cache."""
-    difference: float
-    """The largest difference between two logits there, in float32."""
     cost: float
-    """How many nats a token more than the model the file needs for stories."""
 
 
 def export_onnx(run: str | Path, out: str | Path, dtype: str = "f32") -> OnnxExport:
-    """Write the model in the run folder (or on the Hub) `run` to the folder `out`, as ONNX with a cache.
+    """Write the model in a run folder or on the Hub to the folder `out`, as ONNX with a key/value cache.
 
     Args:
-        dtype: `"f32"`, `"f16"` (weights and arithmetic) or `"q8"` (int8 weights, activations rounded as it goes).
+        dtype: `"f32"`, `"f16"` (weights and computation) or `"q8"` (int8 weights, dynamically quantised activations).
 
     Raises:
-        UserError: where the model has no such graph, or `out` is not empty.
+        UserError: if the model cannot be exported, or `out` is not empty.
     """
     if onnxruntime is None:
-        raise UserError("ONNX needs more packages: pip install 'tinyllama-stories[export]'")
+        raise UserError("ONNX export needs more packages: pip install 'tinyllama-stories[export]'")
     out = Path(out)
     if dtype not in DTYPES:
-        raise UserError(f"There is no ONNX export as {dtype!r}; there are {', '.join(DTYPES)}.")
+        raise UserError(f"ONNX export does not support {dtype!r}; choose one of {', '.join(DTYPES)}.")
     check_out(out)
-    with written_beside(out) as folder:
+    with staged(out) as folder:
         export_stock(run, folder)
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64).eval()
         tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -99,11 +97,7 @@ def export_onnx(run: str | Path, out: str | Path, dtype: str = "f32") -> OnnxExp
         exact.parent.mkdir()
         _trace(folder, torch.float32, exact)
         difference, positions = _compare(model, tokenizer, _Session(exact, model.config))
-        if not difference <= TOLERANCE:
-            raise UserError(
-                f"The ONNX file does not give the logits of {run} (largest difference {difference:.1e}, allowed "
-                f"{TOLERANCE:.0e}), so nothing was written to {out}."
-            )
+        check_difference(difference, TOLERANCE, "The ONNX file", run, out)
         file, cost = exact, 0.0
         if dtype != "f32":
             file = exact.with_name(DTYPES[dtype][1])
@@ -115,20 +109,20 @@ def export_onnx(run: str | Path, out: str | Path, dtype: str = "f32") -> OnnxExp
             cost = _cost(model, tokenizer, _Session(file, model.config))
             if not cost <= ALLOWED_COST[dtype]:
                 raise UserError(
-                    f"As {dtype} the model needs {cost:.3f} nats a token more for stories, allowed are "
-                    f"{ALLOWED_COST[dtype]}, so nothing was written to {out}: choose --dtype f32."
+                    f"As {dtype} the loss of the model on stories is {cost:.3f} nats per token higher (allowed: "
+                    f"{ALLOWED_COST[dtype]}), so nothing was written to {out}: choose --dtype f32."
                 )
         _finish_folder(folder, dtype, tokenizer)
         size = file.stat().st_size
     return OnnxExport(
+        parameters=model.num_parameters(),
+        positions=positions,
+        difference=difference,
         folder=out,
         file=out / "onnx" / file.name,
         architecture=type(model).__name__,
         dtype=dtype,
-        parameters=model.num_parameters(),
         bytes=size,
-        positions=positions,
-        difference=difference,
         cost=cost,
     )
 
@@ -137,29 +131,36 @@ def _check_config(model: PreTrainedModel) -> None:
     rope_type = model.config.rope_parameters.get("rope_type", "default")
     if rope_type not in ROPE_TYPES:
         raise UserError(
-            f"The rotary type {rope_type} changes with the length of the text, and an ONNX graph does not: "
-            f"{', '.join(ROPE_TYPES)} can be exported."
+            f"The rotary type {rope_type} depends on the length of the text, which an ONNX graph cannot express; "
+            f"supported are {', '.join(ROPE_TYPES)}."
         )
     if 4 * model.num_parameters() >= LARGEST_FILE:
         raise UserError(
-            f"The model has {model.num_parameters():,} parameters, and one ONNX file holds 2 GB: fewer than "
+            f"The model has {model.num_parameters():,} parameters, but one ONNX file holds 2 GB, fewer than "
             f"{LARGEST_FILE // 4:,}."
         )
 
 
 class _Cached(nn.Module):
-    """The model with plain tensors for a cache."""
+    """The model with plain tensors as a cache, and attention in operators that every runtime has."""
 
-    def __init__(self, model: PreTrainedModel):
+    def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
         self.model = model
 
-    def forward(self, input_ids, attention_mask, position_ids, past):
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        position_ids: torch.Tensor,
+        past: list[tuple[torch.Tensor, torch.Tensor]],
+    ) -> tuple[torch.Tensor, ...]:
         length, total = input_ids.shape[1], attention_mask.shape[1]
         queries = torch.arange(length) + (total - length)
         seen = torch.arange(total) <= queries[:, None]
         seen = seen[None, None] & attention_mask[:, None, None].bool()
         dtype = self.model.dtype
+        # Half of the lowest number, so that adding to it stays finite in float16.
         masked = torch.tensor(torch.finfo(dtype).min / 2, dtype=dtype)
         outputs = self.model(
             input_ids=input_ids,
@@ -175,84 +176,87 @@ class _Cached(nn.Module):
 
 def _trace(folder: Path, dtype: torch.dtype, file: Path) -> None:
     """Write the graph of the model in `folder`, computed in `dtype`, to `file`."""
-    # Loaded in that dtype: `.to(dtype)` would round the rotary frequencies, too.
+    # Loaded in that dtype, because `.to(dtype)` would also round the rotary frequencies.
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation="eager").eval()
     for parameter in model.parameters():
-        # Loaded weights are the memory-mapped file, and Windows deletes no file that is mapped.
+        # Loaded weights are memory-mapped, and Windows cannot delete a mapped file.
         parameter.data = parameter.data.clone()
     config = model.config
-    batch, past, length = 2, 5, 3  # torch takes 0 and 1 for fixed
+    batch, past, length = 2, 5, 3  # sizes 0 and 1 would be treated as constants
     layers = range(config.num_hidden_layers)
     cache = [
         tuple(torch.zeros(batch, config.num_key_value_heads, past, config.head_dim, dtype=dtype) for _ in range(2))
         for _ in layers
     ]
     names = [f"{layer}.{kind}" for layer in layers for kind in ("key", "value")]
-    free_batch, free_past, free_length = map(torch.export.Dim, ("batch_size", "past_length", "length"))
-    text, held = {0: free_batch, 1: free_length}, {0: free_batch, 2: free_past}
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)  # else a warning for each package that torch could use and finds missing
-    try:
-        with warnings.catch_warnings(), torch.no_grad():
-            warnings.simplefilter("ignore")
-            program = torch.onnx.export(
-                _Cached(model).eval(),
-                (
-                    torch.full((batch, length), 3),
-                    torch.ones(batch, past + length, dtype=torch.long),
-                    torch.arange(past, past + length).expand(batch, length).contiguous(),
-                    cache,
-                ),
-                input_names=["input_ids", "attention_mask", "position_ids", *(f"past_key_values.{n}" for n in names)],
-                output_names=["logits", *(f"present.{name}" for name in names)],
-                dynamic_shapes={
-                    "input_ids": text,
-                    # The sum of the two lengths, which torch finds out by itself.
-                    "attention_mask": {0: free_batch, 1: torch.export.Dim.AUTO},
-                    "position_ids": text,
-                    "past": [(held, held) for _ in layers],
-                },
-                dynamo=True,
-                verbose=False,
-            )
-    finally:
-        logger.setLevel(level)
-    # Where in our code each node comes from: more bytes than the weights of a small model.
+    batch_dim, past_dim, length_dim = map(torch.export.Dim, ("batch_size", "past_length", "length"))
+    text, cached = {0: batch_dim, 1: length_dim}, {0: batch_dim, 2: past_dim}
+    with _quiet("torch.onnx"), warnings.catch_warnings(), torch.no_grad():  # warnings about optional packages
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(
+            _Cached(model).eval(),
+            (
+                torch.full((batch, length), 3),
+                torch.ones(batch, past + length, dtype=torch.long),
+                torch.arange(past, past + length).expand(batch, length).contiguous(),
+                cache,
+            ),
+            input_names=["input_ids", "attention_mask", "position_ids", *(f"past_key_values.{n}" for n in names)],
+            output_names=["logits", *(f"present.{name}" for name in names)],
+            dynamic_shapes={
+                "input_ids": text,
+                # The sum of both lengths, which torch infers.
+                "attention_mask": {0: batch_dim, 1: torch.export.Dim.AUTO},
+                "position_ids": text,
+                "past": [(cached, cached) for _ in layers],
+            },
+            dynamo=True,
+            verbose=False,
+        )
+    # The source location of each node takes more bytes than the weights of a small model.
     onnx_ir.passes.common.ClearMetadataAndDocStringPass()(program.model)
     onnx_ir.save(program.model, file)
+
+
+@contextmanager
+def _quiet(name: str | None = None) -> Iterator[None]:
+    """Show only errors of a logger, by default the root logger."""
+    logger = logging.getLogger(name)
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _quantize(exact: Path, file: Path) -> None:
     """Write the graph in `exact` with int8 weights to `file`."""
     model = onnx_ir.load(exact)
-    # Only a weight that a product takes as it is can become int8; a tied embedding is turned first.
+    # Only a direct operand of a product can become int8, so the transpose of a tied embedding is computed here.
     for node in list(model.graph):
         weight = node.inputs[0].const_value if node.op_type == "Transpose" else None
         if weight is not None and len(weight.shape) == 2:
-            turned = onnx_ir.tensor(np.ascontiguousarray(weight.numpy().T), name=f"{node.inputs[0].name}.turned")
-            value = onnx_ir.val(turned.name, const_value=turned)
+            transposed = np.ascontiguousarray(weight.numpy().T)
+            tensor = onnx_ir.tensor(transposed, name=f"{node.inputs[0].name}.transposed")
+            value = onnx_ir.val(tensor.name, const_value=tensor)
             model.graph.register_initializer(value)
             onnx_ir.convenience.replace_all_uses_with(node.outputs[0], value)
             model.graph.remove(node, safe=True)
-    turned_file = file.with_name("turned.onnx")
-    onnx_ir.save(model, turned_file)
-    logger = logging.getLogger()
-    level = logger.level
-    logger.setLevel(logging.ERROR)  # else advice that is for models of pictures
-    try:
+    transposed_file = file.with_name("transposed.onnx")
+    onnx_ir.save(model, transposed_file)
+    operators = ["MatMul", "Gather"]
+    with _quiet():  # advice for image models
         quantize_dynamic(
-            turned_file, file, op_types_to_quantize=["MatMul", "Gather"], per_channel=True, weight_type=QuantType.QInt8
+            transposed_file, file, op_types_to_quantize=operators, per_channel=True, weight_type=QuantType.QInt8
         )
-    finally:
-        logger.setLevel(level)
-    turned_file.unlink()
+    transposed_file.unlink()
 
 
 class _Session:
     """An ONNX file in ONNX Runtime, on the CPU."""
 
-    def __init__(self, file: Path, config):
+    def __init__(self, file: Path, config: PreTrainedConfig) -> None:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
         options.log_severity_level = 3
@@ -267,7 +271,7 @@ class _Session:
     def __call__(
         self, input_ids: np.ndarray, attention_mask: np.ndarray, position_ids: np.ndarray, cache: dict[str, np.ndarray]
     ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        """Logits `[batch, length, vocabulary]` in float32, and the cache with these tokens."""
+        """Logits `[batch, length, vocabulary]` in float32, and the extended cache."""
         feed = {"input_ids": input_ids, "attention_mask": attention_mask, "position_ids": position_ids, **cache}
         logits, *present = self.session.run(None, feed)
         names = [output.name.replace("present", "past_key_values") for output in self.session.get_outputs()[1:]]
@@ -276,8 +280,11 @@ class _Session:
 
 @torch.no_grad()
 def _compare(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, session: _Session) -> tuple[float, int]:
-    """The largest difference between two logits of `model` and the graph, and at how many positions: a long text and
-    a short one, padded on the left, in one piece and in pieces."""
+    """Compare the graph with `model` on a long text and a short one with left padding, in one call and in several.
+
+    Returns:
+        The largest logit difference and the number of positions.
+    """
     whole = np.array(tokenizer(STORY, verbose=False)["input_ids"][: model.config.max_position_embeddings])
     short = whole[: len(whole) * 2 // 3]
     ids = np.stack([whole, np.pad(short, (len(whole) - len(short), 0))])
@@ -287,7 +294,7 @@ def _compare(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, session
     inputs = {"input_ids": ids, "attention_mask": mask, "position_ids": positions}
     expected = model(**{name: torch.from_numpy(value) for name, value in inputs.items()}).logits.numpy()
 
-    def apart(start: int, end: int, logits: np.ndarray) -> float:
+    def largest_difference(start: int, end: int, logits: np.ndarray) -> float:
         seen = mask[:, start:end].astype(bool)
         return np.abs(logits - expected[:, start:end])[seen].max(initial=0.0)
 
@@ -295,48 +302,49 @@ def _compare(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, session
     half = length // 2
     last = max(half, length - 4)
     pieces = [(0, half), (half, last), *((i, i + 1) for i in range(last, length))]
-    differences = [apart(0, length, session(ids, mask, positions, session.empty_cache(2))[0])]
+    differences = [largest_difference(0, length, session(ids, mask, positions, session.empty_cache(2))[0])]
     cache = session.empty_cache(2)
     for start, end in ((start, end) for start, end in pieces if start < end):
         logits, cache = session(ids[:, start:end], mask[:, :end], positions[:, start:end], cache)
-        differences.append(apart(start, end, logits))
-    # `max` of a list would lose what is not a number.
+        differences.append(largest_difference(start, end, logits))
+    # `max` of a list would lose NaN.
     return float(np.max(differences)), 2 * int(mask.sum())
 
 
 @torch.no_grad()
 def _cost(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, session: _Session) -> float:
-    """Nats a token more than `model`, on stories, each alone in its context."""
+    """How much higher the loss of the graph is than that of `model`, on stories, in nats per token."""
     losses = []
     for story in islice(sample_stories(STORIES_SCORED), STORIES_SCORED):
         ids = np.array([tokenizer(story, verbose=False)["input_ids"][: model.config.max_position_embeddings]])
         positions = np.arange(ids.shape[1])[None]
-        theirs, _ = session(ids, np.ones_like(ids), positions, session.empty_cache(1))
-        rows = [model(torch.from_numpy(ids)).logits[0], torch.from_numpy(theirs)[0].double()]
+        logits, _ = session(ids, np.ones_like(ids), positions, session.empty_cache(1))
         target = torch.from_numpy(ids[0, 1:])
-        losses.append([nn.functional.cross_entropy(row[:-1], target, reduction="sum").item() for row in rows]
-                      + [len(target)])  # fmt: skip
-    ours, theirs, tokens = np.sum(losses, axis=0)
-    return float((theirs - ours) / tokens)
+        before, after = (
+            nn.functional.cross_entropy(row[:-1], target, reduction="sum").item()
+            for row in (model(torch.from_numpy(ids)).logits[0], torch.from_numpy(logits)[0].double())
+        )
+        losses.append((after - before, len(target)))
+    increase, tokens = np.sum(losses, axis=0)
+    return float(increase / tokens)
 
 
 def _finish_folder(folder: Path, dtype: str, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Leave what transformers.js loads, and tell it what there is."""
+    """Delete the weights and add the settings that transformers.js reads."""
     for weights in folder.glob("*.safetensors*"):
         weights.unlink()
     name = DTYPES[dtype][0]
     settings = {"dtype": name} | ({"kv_cache_dtype": {name: "float16"}} if dtype == "f16" else {})
     _add(folder / "config.json", "transformers.js_config", settings)
     if tokenizer("a")["input_ids"][0] == tokenizer.bos_token_id:
-        # Without this word its pipeline leaves out what the tokenizer puts in front.
+        # Without this setting its pipeline omits BOS.
         _add(folder / "tokenizer_config.json", "add_bos_token", True)
     template = folder / "chat_template.jinja"
-    if template.exists():
-        # transformers.js reads it from here only.
+    if template.exists():  # transformers.js reads it from tokenizer_config.json only
         _add(folder / "tokenizer_config.json", "chat_template", template.read_text(encoding="utf-8"))
         template.unlink()
 
 
-def _add(file: Path, key: str, value) -> None:
+def _add(file: Path, key: str, value: Any) -> None:
     content = json.loads(file.read_text(encoding="utf-8")) | {key: value}
     file.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

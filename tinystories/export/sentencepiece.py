@@ -23,7 +23,7 @@ Design decisions
 - **A space is a space in a `.bin`**: pieces have them as they are. SentencePiece writes a sign for it, and takes that
   sign in a text for a space, too.
 - **A story ends where the next begins.** llama2.c trains on `<s> story <s> story`, so `<s>` begins and ends a text.
-  Whoever imports another kind of model says so with [`end_with`].
+  Whoever imports another kind of model says so with [`set_eos_token`].
 - **`<unk>` pads** where no text has it, because characters are spelt in bytes; and `</s>` elsewhere. Another token
   would need a row that the embedding does not have.
 """
@@ -124,8 +124,8 @@ def alternative_to(chosen: Path, vocab_size: int) -> Path | None:
     return beside if fits else None
 
 
-def end_with(tokenizer: PreTrainedTokenizerFast, token: str) -> None:
-    """Make `token` what ends a text, and pad with another."""
+def set_eos_token(tokenizer: PreTrainedTokenizerFast, token: str) -> None:
+    """Set the EOS token, and the padding token to another one."""
     tokenizer.eos_token = token
     if tokenizer.pad_token == token:
         tokenizer.pad_token = tokenizer.unk_token

@@ -35,7 +35,8 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 import modeling_tinyllama  # noqa: F401  registers the architecture
 from tinystories.tokenization import vocabulary_size
 
-from ..export.stock import STORY, export_stock, target_of
+from ..export.stock import export_stock, target_of
+from ..export.verify import STORY
 from ..generation.batch import PROMPTS
 from ..generation.generate import generate_story, preset_config
 from ..generation.presets import PRESETS

@@ -1,0 +1,150 @@
+"""What exports and imports share: complete loading, comparison of logits, and output that appears only if verified."""
+
+import pickle
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from tinystories.tokenization import vocabulary_size
+
+from ..utils.errors import UserError, first_line
+
+
+TOLERANCE = 1e-5
+LONGEST_CHECK = 2048  # tokens; longer comparisons take time and find no more
+STORY = (
+    "Once upon a time there was a little girl named Lily. She had a red ball, and she loved to play with it in the "
+    'garden. One day the ball rolled under a big bush. "Oh no!" said Lily. A small brown dog came by. He looked at '
+    "her and wagged his tail. Then he crawled under the bush and pushed the ball out with his nose. Lily was so happy "
+    "that she gave him a hug. From that day on they played together every day.\n"
+)
+
+
+@dataclass(frozen=True)
+class Verified:
+    """A model that was written and verified.
+
+    Attributes:
+        parameters: number of parameters.
+        positions: number of positions at which logits were compared.
+        difference: largest difference between two logits.
+    """
+
+    parameters: int
+    positions: int
+    difference: float
+
+
+def load_complete(path: str | Path) -> PreTrainedModel:
+    """Load a model on the CPU, with every weight from the folder or the Hub; no code of the folder is run.
+
+    transformers initialises missing weights at random and only warns.
+
+    Raises:
+        UserError: if the weights cannot be read, do not match the configuration, or are not finite.
+    """
+    try:
+        model, report = AutoModelForCausalLM.from_pretrained(path, output_loading_info=True, trust_remote_code=False)
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError, pickle.UnpicklingError) as error:
+        raise UserError(f"The model in {path} cannot be loaded: {first_line(error)}.") from None
+    for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+        if report.get(kind):
+            names = ", ".join(sorted(map(str, report[kind]))[:3])
+            raise UserError(f"The weights in {path} do not match its config.json, {kind.replace('_', ' ')}: {names}.")
+    for name, weight in model.state_dict().items():
+        check_finite(weight, name, path)
+    return model.eval()
+
+
+def check_finite(weight: torch.Tensor, name: str, path: str | Path) -> None:
+    """Check that a weight contains neither NaN nor infinity.
+
+    Raises:
+        UserError: if it does.
+    """
+    if not torch.isfinite(weight).all():
+        raise UserError(f"{path} is damaged: {name} has values that are not finite.")
+
+
+def check_vocabulary(tokenizer: PreTrainedTokenizerBase, vocab_size: int, path: str | Path) -> None:
+    """Check that the model has an embedding for each token.
+
+    Raises:
+        UserError: if the tokenizer has more tokens.
+    """
+    tokens = vocabulary_size(tokenizer)
+    if tokens > vocab_size:
+        raise UserError(
+            f"The tokenizer of {path} has {tokens:,} tokens and the model {vocab_size:,}: they do not belong together."
+        )
+
+
+def check_out(out: Path) -> None:
+    """Check that a folder to write to does not exist or is empty.
+
+    Raises:
+        UserError: if it is not.
+    """
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise UserError(f"{out} exists already: choose a folder that is new or empty.")
+
+
+@contextmanager
+def staged(out: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `out` to write a file or folder to; it becomes `out` if nothing is raised.
+
+    Raises:
+        UserError: if the system does not allow it.
+    """
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as folder:
+            path = Path(folder) / "model"
+            yield path
+            if out.exists():
+                out.rmdir()
+            path.rename(out)
+    except OSError as error:
+        raise UserError(f"{out} cannot be written: {first_line(error)}.") from None
+
+
+def check_difference(difference: float, tolerance: float, model: str, source: str | Path, out: Path) -> None:
+    """Check that a written model reproduces the logits of its source.
+
+    Raises:
+        UserError: if not, also if the difference is NaN.
+    """
+    if not difference <= tolerance:
+        raise UserError(
+            f"{model} does not reproduce the logits of {source} (largest difference {difference:.1e}, tolerance "
+            f"{tolerance:.0e}), so nothing was written to {out}."
+        )
+
+
+@torch.no_grad()
+def compare(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> tuple[float, int]:
+    """Compare a model and its tokenizer with those in a folder, in float64, where rounding is about 1e-12.
+
+    Args:
+        model: is converted to float64.
+
+    Returns:
+        The largest difference between two logits, infinite if the tokenizers differ, and the number of positions.
+    """
+    written = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64).eval()
+    model = model.double().eval()
+    ids = tokenizer(STORY, verbose=False)["input_ids"]
+    if AutoTokenizer.from_pretrained(folder)(STORY, verbose=False)["input_ids"] != ids:
+        return float("inf"), 0
+
+    # Beyond the trained length, too, where some rotary types change.
+    length = min(model.config.max_position_embeddings + 8, LONGEST_CHECK)
+    rows = [torch.tensor([row]) for row in (ids[:length], (ids * (length // len(ids) + 1))[:length])]
+    differences = [(model(row).logits - written(row).logits).abs().max() for row in rows]
+    return torch.stack(differences).max().item(), sum(row.shape[1] for row in rows)
