@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LM
 
 from modeling_tinyllama import TinyLlamaForCausalLM
 from tinystories.cli import main
-from tinystories.export import stock
+from tinystories.export import stock, verify
 from tinystories.export.stock import export_stock, to_llama, to_phi3
 from tinystories.tokenization import PreTrainedTokenizerFast
 from tinystories.utils.errors import UserError
@@ -195,7 +195,7 @@ def test_a_folder_that_differs_is_not_left_behind(fault, run, tmp_path, monkeypa
 
     if fault == "another tokenizer":
         other = SimpleNamespace(from_pretrained=lambda folder: lambda text, **_: {"input_ids": [3]})
-        monkeypatch.setattr(stock, "AutoTokenizer", other)
+        monkeypatch.setattr(verify, "AutoTokenizer", other)
     monkeypatch.setitem(stock.TARGETS, "phi3", faulty)
     folder = run()
     with pytest.raises(UserError, match="nothing was written"):
@@ -218,7 +218,7 @@ def test_mistakes_with_export_are_one_line(run, tiny_run, tmp_path, capsys):
     assert "cannot be written" in refused(tiny_run, file / "below")
     assert "no run folder" in refused(tmp_path / "none", out)
     gpt2 = GPT2LMHeadModel(GPT2Config(vocab_size=600, n_embd=8, n_layer=1, n_head=1))
-    assert "is a gpt2 and no tinyllama" in refused(run(gpt2), out)
+    assert "is a gpt2, not a tinyllama" in refused(run(gpt2), out)
     assert "do not belong together" in refused(run(vocab_size=500), out)
     assert not out.exists()
     fails_with_one_line(tinystories("export", tiny_run, tiny_run), "exists already")

@@ -233,11 +233,11 @@ def test_transformers_reads_it_and_tells_the_same(run, tmp_path):
 
 
 FAULTS = {
-    "rows in their places": (FULL, "not what was written"),
-    "gate after up": ({}, "not what was written"),
-    "another theta": ({}, "does not give the logits"),
-    "whole heads rotated": ({}, "does not give the logits"),
-    "another number of heads": ({}, "does not give the logits"),
+    "rows in their places": (FULL, "is not the weight of the model"),
+    "gate after up": ({}, "is not the weight of the model"),
+    "another theta": ({}, "does not reproduce the logits"),
+    "whole heads rotated": ({}, "does not reproduce the logits"),
+    "another number of heads": ({}, "does not reproduce the logits"),
     "half of the merges": ({}, "does not encode"),
 }
 
@@ -280,7 +280,7 @@ def test_a_file_that_differs_is_not_left_behind(fault, run, tmp_path, monkeypatc
         ({"rope_parameters": {"rope_type": "linear", "factor": 2.0, **FULL}}, "rotary type linear"),
         ({"hidden_act": "gelu", **FULL}, "silu.*gelu"),
         ({"head_dim": 24}, "96 and 32 wide"),
-        ({"eos_token_id": None, **FULL}, "at 0"),
+        ({"eos_token_id": None, **FULL}, "this model has 0"),
     ],
 )
 def test_what_llama_cpp_cannot_compute_is_refused(changes, words, run, tmp_path):
@@ -367,16 +367,16 @@ def byte_level(**changes) -> PreTrainedTokenizerFast:
 @pytest.mark.parametrize(
     "tokenizer, words",
     [
-        (lambda: byte_level(add_prefix_space=True), "splits text in another way"),
-        (lambda: byte_level(use_regex=False), "splits text in another way"),
-        (lambda: byte_level(model={"ignore_merges": True}), "settings that llama.cpp has not"),
+        (lambda: byte_level(add_prefix_space=True), "does not split text as GPT-2 does"),
+        (lambda: byte_level(use_regex=False), "does not split text as GPT-2 does"),
+        (lambda: byte_level(model={"ignore_merges": True}), "settings that llama.cpp does not have"),
         (lambda: PreTrainedTokenizerFast(
             tokenizer_object=Tokenizer(models.WordLevel({"<unk>": 0, "a": 1}, unk_token="<unk>")), eos_token="<unk>"),
          "WordLevel"),
     ],
 )  # fmt: skip
 def test_a_tokenizer_that_llama_cpp_has_not_is_refused(tokenizer, words, run, tmp_path):
-    with pytest.raises(UserError, match=f"no tokenizer that encodes as this one does.*{words}"):
+    with pytest.raises(UserError, match=f"cannot encode as this tokenizer does.*{words}"):
         export_gguf(run(tokenizer=tokenizer(), **FULL), tmp_path / "new" / "out.gguf")
     assert not list((tmp_path / "new").iterdir())
 
@@ -408,7 +408,9 @@ def test_a_tokenizer_of_pieces_has_scores(llama2c_run, pieces, tmp_path):  # noq
     assert (field["tokenizer.ggml.eos_token_id"], field["tokenizer.ggml.eot_token_id"]) == (1, 2)
 
 
-@pytest.mark.parametrize("fault, words", [("one left out", "are no merge"), ("one elsewhere", "no order of pieces")])
+@pytest.mark.parametrize(
+    "fault, words", [("one left out", "not all pairs"), ("one elsewhere", "not ordered by piece")]
+)
 def test_merges_that_scores_cannot_say_are_refused(fault, words, llama2c_run, tmp_path):
     file = llama2c_run / "tokenizer.json"
     content = json.loads(file.read_text())

@@ -290,7 +290,7 @@ def test_a_file_that_differs_is_not_left_behind(fault, tiny_run, tmp_path, monke
         damage(file, fault)
 
     monkeypatch.setattr(ours, "_trace", wrong)
-    with pytest.raises(UserError, match="does not give the logits.*nothing was written"):
+    with pytest.raises(UserError, match="does not reproduce the logits.*nothing was written"):
         export_onnx(tiny_run, tmp_path / "new" / "out")
     assert not list((tmp_path / "new").iterdir())
 
@@ -311,7 +311,7 @@ def test_rounding_that_costs_too_much_is_refused(tiny_run, tmp_path, monkeypatch
     ids=lambda rope: rope["rope_type"],
 )
 def test_rotary_types_that_change_with_the_length_are_refused(rope, run, tmp_path):
-    with pytest.raises(UserError, match=f"rotary type {rope['rope_type']} changes with the length"):
+    with pytest.raises(UserError, match=f"rotary type {rope['rope_type']} depends on the length"):
         export_onnx(run(rope_parameters={**rope, **FULL}), tmp_path / "new" / "out")
     assert not list((tmp_path / "new").iterdir())
 

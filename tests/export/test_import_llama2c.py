@@ -320,7 +320,7 @@ def test_an_empty_rotary_table_is_no_fault_and_a_missing_one_is(table, tmp_path)
     if table:
         assert load_llama2c(tmp_path / "model.bin").config.rope_parameters["rope_theta"] == 10_000
     else:
-        with pytest.raises(UserError, match="cut short"):
+        with pytest.raises(UserError, match="truncated"):
             load_llama2c(tmp_path / "model.bin")
 
 
@@ -462,7 +462,7 @@ def test_the_tokenizer_is_found_beside_the_model_or_named(source, pieces, tmp_pa
         UserError,
         match=(
             f"no tok{VOCAB_SIZE}.bin, tok{VOCAB_SIZE}.model, tokenizer.bin, tokenizer.model or "
-            rf"\*.model beside .*model.bin: name .*--tokenizer"
+            rf"\*.model beside .*model.bin: give .*--tokenizer"
         ),
     ):
         import_model(model, tmp_path / "out")
@@ -484,38 +484,38 @@ def model_faults():
     names = ["dim", "hidden_dim", "n_layers", "n_heads", "n_kv_heads", "vocab_size", "seq_len"]
     yield "empty", b"", "0 bytes"
     yield "no header", tied[:20], "20 bytes"
-    yield "header only", tied[:28], "cut short"
+    yield "header only", tied[:28], "truncated"
     for kind, content in (("legacy", tied), ("untied", untied), ("version 1", first), ("version 2", second)):
-        yield f"{kind}, a byte less", content[:-1], "cut short"
-        yield f"{kind}, half", content[: len(content) // 2], "cut short"
-        yield f"{kind}, a byte more", content + b"\0", "something follows"
-        yield f"{kind}, twice", content * 2, "something follows"
+        yield f"{kind}, a byte less", content[:-1], "truncated"
+        yield f"{kind}, half", content[: len(content) // 2], "truncated"
+        yield f"{kind}, a byte more", content + b"\0", "extra bytes"
+        yield f"{kind}, twice", content * 2, "extra bytes"
         begin = 0 if kind in ("legacy", "untied") else 8
         for i, name in enumerate(names):
             yield f"{kind}, {name} 0", patched(content, begin + 4 * i, "<i", 0), f"{name} is 0"
             if name != "vocab_size" or begin:
                 yield f"{kind}, {name} negative", patched(content, begin + 4 * i, "<i", -2), f"{name} is -2"
-        yield f"{kind}, huge", patched(content, begin, "<7i", *[2**31 - 64] * 3, 1, 1, *[2**31 - 64] * 2), "cut short"
+        yield f"{kind}, huge", patched(content, begin, "<7i", *[2**31 - 64] * 3, 1, 1, *[2**31 - 64] * 2), "truncated"
         yield f"{kind}, heads", patched(content, begin + 12, "<i", 5), "not a multiple of n_heads"
         yield f"{kind}, key/value heads", patched(content, begin + 16, "<i", 3), "not a multiple of n_kv_heads"
-        yield f"{kind}, odd heads", patched(content, begin + 12, "<2i", 32, 32), "1 wide"
+        yield f"{kind}, odd heads", patched(content, begin + 12, "<2i", 32, 32), "head dimension is 1"
         if kind != "version 2":
             yield f"{kind}, not a number", patched(content, len(content) // 8 * 4, "<f", math.nan), "not finite"
-    yield "untied said to be tied", patched(untied, 20, "<i", VOCAB_SIZE), "something follows"
-    yield "tied said to be untied", patched(tied, 20, "<i", -VOCAB_SIZE), "cut short"
+    yield "untied said to be tied", patched(untied, 20, "<i", VOCAB_SIZE), "extra bytes"
+    yield "tied said to be untied", patched(tied, 20, "<i", -VOCAB_SIZE), "truncated"
     yield "another theta", legacy(make_model(), rotary_table(make_model(), 500.0)), "rotary positions"
-    yield "another magic", b"ak42" + first[4:], "no model of llama2.c"
+    yield "another magic", b"ak42" + first[4:], "not a llama2.c model"
     yield "version 3", patched(first, 4, "<i", 3), "version 3"
     yield "version 1 without its header", first[:100], "ends in its header"
     yield "a flag", patched(first, 36, "<B", 7), "neither 0 nor 1"
     yield "a group of nothing", patched(second, 37, "<i", 0), "group_size is 0"
     yield "a group that does not fit", patched(second, 37, "<i", 5), "groups of 5"
     scale = 256 + 4 * (2 * 2 * 32 + 32) + VOCAB_SIZE * 32
-    yield "a scale below zero", patched(second, scale, "<f", -1.0), "scale in embedding"
-    yield "an infinite scale", patched(second, scale, "<f", math.inf), "scale in embedding"
-    yield "text", b"Once upon a time there was a girl. " * 40, "no model of llama2.c"
+    yield "a scale below zero", patched(second, scale, "<f", -1.0), "embedding has a scale"
+    yield "an infinite scale", patched(second, scale, "<f", math.inf), "embedding has a scale"
+    yield "text", b"Once upon a time there was a girl. " * 40, "not a llama2.c model"
     yield "GGUF", b"GGUF" + bytes(200), "GGUF"
-    yield "safetensors", struct.pack("<Q", 2) + b"{}", "the folder that it lies in"
+    yield "safetensors", struct.pack("<Q", 2) + b"{}", "give the folder of the model"
 
 
 @pytest.mark.parametrize("content, words", [pytest.param(c, w, id=n) for n, c, w in model_faults()])
@@ -534,7 +534,7 @@ def test_numbers_that_are_none_are_found_wherever_they_are(place, source):
     name = {"embedding": "tok", "attention_norm": "rms_att", "norm": "rms_final", "head": "wcls"}.get(place, place)
     getattr(m, name).flat[-1] = math.inf
     for write in (legacy, version_1):
-        with pytest.raises(UserError, match=f"{place} holds numbers that are not finite"):
+        with pytest.raises(UserError, match=f"{place} has values that are not finite"):
             load_llama2c(source(write(m)))
 
 
@@ -551,7 +551,7 @@ def test_a_damaged_tokenizer_is_one_line(source, pieces, tmp_path):
         "": "longest piece would have 0",
         "ends after 699 pieces": whole[: -8 - last],
         "ends in piece 699": whole[:-1],
-        "goes on for 1 bytes": whole + b"\0",
+        "1 extra bytes": whole + b"\0",
         "longest piece would have 4,294,967,295": b"\xff" * 4 + whole[4:],
         "piece 0 would have 2,000,000,000 bytes": patched(whole, 8, "<i", 2_000_000_000),
         "piece 0 would have -1 bytes": patched(whole, 8, "<i", -1),
@@ -560,18 +560,18 @@ def test_a_damaged_tokenizer_is_one_line(source, pieces, tmp_path):
         "piece 10 should be byte 7": change(10, piece=b"<0x08>"),
         "has the piece .* twice": change(300, piece=pieces[301][0]),
         "the same score": change(260, score=pieces[261][1]),
-        "no piece for the space": change([piece for piece, _ in pieces].index(b" "), piece="日".encode()),
+        "no piece for a space": change([piece for piece, _ in pieces].index(b" "), piece="日".encode()),
     }
     faults["longest piece would have 0"] = faults.pop("") and bytes(4) + whole[4:]
     for words, content in faults.items():
         with pytest.raises(UserError, match=words) as caught:
             import_model(source(tokenizer=content), tmp_path / "out")
         assert "\n" not in str(caught.value)
-    with pytest.raises(UserError, match="is 2 tokens, which is too short"):
+    with pytest.raises(UserError, match="context length .* is 2; at least 3"):
         import_model(source(legacy(make_model(seq_len=2))), tmp_path / "out")
     assert import_model(source(legacy(make_model(seq_len=3))), tmp_path / "least").two_ahead_loss > 0
     small = make_model(vocab_size=200)
-    with pytest.raises(UserError, match="goes on for .* after the 200 pieces that the model has"):
+    with pytest.raises(UserError, match="extra bytes after the 200 pieces of the model"):
         import_model(source(legacy(small)), tmp_path / "out")
     with pytest.raises(UserError, match="There is no tokenizer"):
         import_model(source(), tmp_path / "out", tmp_path / "none.bin")

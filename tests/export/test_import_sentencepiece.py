@@ -270,7 +270,7 @@ def test_what_is_missing_or_will_not_do_is_one_line(source, trained, tmp_path, c
     assert "tok512.model" in said and str(tmp_path / "empty") in said
     assert "There is no tokenizer" in import_with(tokenizer=tmp_path / "none.model")
     said = import_with(tokenizer=trained("bpe"))
-    assert "has 800 pieces, and the model 512" in said
+    assert "has 800 pieces, but the model 512" in said
 
     folder = source(kind).parent
     (folder / "tokenizer.model").write_bytes(trained("bpe").read_bytes())
@@ -287,7 +287,7 @@ def test_what_is_missing_or_will_not_do_is_one_line(source, trained, tmp_path, c
     }
     for content in damaged.values():
         (folder / "tokenizer.model").write_bytes(content)
-        assert "is no SentencePiece model" in import_with() or "is damaged" in import_with()
+        assert "is not a SentencePiece model" in import_with() or "is damaged" in import_with()
     (folder / "tokenizer.model").write_bytes(whole)
 
     def missing(message=""):
@@ -301,10 +301,10 @@ def test_what_is_missing_or_will_not_do_is_one_line(source, trained, tmp_path, c
     "kind, settings, words",
     [
         ("bpe", {"user_defined_symbols": ["[NAME]", "[PLACE]"]}, r"user-defined symbols \('\[NAME\]', '\[PLACE\]'\)"),
-        ("word", {"model_type": "word", "vocab_size": 300}, "divides text into words"),
-        ("bpe", {"treat_whitespace_as_suffix": True}, "behind words"),
-        ("bpe", {"bos_id": -1}, "no token that begins a text"),
-        ("bpe", {"normalization_rule_name": "nmt_nfkc_cf"}, "rules of its own .nmt_nfkc_cf"),
+        ("word", {"model_type": "word", "vocab_size": 300}, "it is a word model"),
+        ("bpe", {"treat_whitespace_as_suffix": True}, "after words"),
+        ("bpe", {"bos_id": -1}, "no BOS token"),
+        ("bpe", {"normalization_rule_name": "nmt_nfkc_cf"}, "custom normalisation rules .nmt_nfkc_cf"),
     ],
 )
 def test_what_cannot_be_the_same_is_refused(kind, settings, words, trained):

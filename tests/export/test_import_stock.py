@@ -182,7 +182,7 @@ def test_the_dtype_of_the_weights_is_kept(dtype, folder, tmp_path):
 def test_a_folder_that_differs_is_not_left_behind(fault, folder, tmp_path, monkeypatch):
     """The control of the comparison: a wrong conversion is caught, and nothing stays."""
     from tinystories.export import import_model as imports
-    from tinystories.export import stock
+    from tinystories.export import verify
 
     def faulty(model):
         tiny = from_stock(model)
@@ -202,7 +202,7 @@ def test_a_folder_that_differs_is_not_left_behind(fault, folder, tmp_path, monke
             def from_pretrained(folder):
                 return lambda text, **_: {"input_ids": [3]}
 
-        monkeypatch.setattr(stock, "AutoTokenizer", Other)
+        monkeypatch.setattr(verify, "AutoTokenizer", Other)
     monkeypatch.setattr(imports, "from_stock", faulty)
     with pytest.raises(UserError, match="nothing was written"):
         import_model(folder("phi3"), tmp_path / "new" / "out")
@@ -283,9 +283,9 @@ def test_a_damaged_folder_is_one_line(fault, folder, tmp_path):
 
 def test_what_a_tinyllama_cannot_do_is_refused(folder, tmp_path):
     for changes, words in (
-        ({"sliding_window": 8}, "the last 8"),
-        ({"resid_pdrop": 0.1}, "no `resid_pdrop`"),
-        ({"embd_pdrop": 0.1}, "no `embd_pdrop`"),
+        ({"sliding_window": 8}, "`sliding_window`, which is 8"),
+        ({"resid_pdrop": 0.1}, "does not support `resid_pdrop`"),
+        ({"embd_pdrop": 0.1}, "does not support `embd_pdrop`"),
     ):
         with pytest.raises(UserError, match=words):
             import_model(folder("phi3", **changes), tmp_path / "out")
@@ -306,7 +306,7 @@ def test_mistakes_on_the_command_line_are_one_line(folder, tokenizer, tmp_path, 
     source = folder("llama")
     assert "exists already" in refused(source, source)
     assert "There is no file or folder" in refused(tmp_path / "none", out)
-    assert "the folder that it lies in" in refused(source / "model.safetensors", out)
+    assert "give the folder of the model" in refused(source / "model.safetensors", out)
     assert "no config.json" in refused(tmp_path, out)
     assert "cannot be" in refused("someone/nothing-by-this-name", out)
     assert not out.exists()

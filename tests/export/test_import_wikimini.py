@@ -419,9 +419,9 @@ def faults():
         "no number", lambda c, s, m: m.update(rope_base=math.nan), "`rope_base` in its config must be a number"
     )
     yield fault("no length", lambda c, s, m: m.update(max_seq_len=-3), "max_position_embeddings.*at least 1")
-    yield fault("width", lambda c, s, m: m.update(d_model=64), "config says d_model 64, its weights 32")
-    yield fault("vocabulary", lambda c, s, m: m.update(vocab_size=10_000), "config says vocab_size 10,000")
-    yield fault("layers", lambda c, s, m: m.update(n_layers=3), "config says n_layers 3, its weights 2")
+    yield fault("width", lambda c, s, m: m.update(d_model=64), "config has d_model 64, its weights 32")
+    yield fault("vocabulary", lambda c, s, m: m.update(vocab_size=10_000), "config has vocab_size 10,000")
+    yield fault("layers", lambda c, s, m: m.update(n_layers=3), "config has n_layers 3, its weights 2")
     yield fault("untied without a head", lambda c, s, m: (m.update(tie_embeddings=False), s.pop("lm_head.weight")),
                 "no lm_head.weight")  # fmt: skip
     yield fault("a head that differs", lambda c, s, m: s.update({"lm_head.weight": torch.ones(VOCAB_SIZE, 32)}),
@@ -430,17 +430,29 @@ def faults():
     yield fault("a weight less", lambda c, s, m: s.pop(attention), f"no {attention}")
     yield fault("a norm less", lambda c, s, m: s.pop("final_norm.weight"), "has none of final_norm, norm, ln_f")
     yield fault("a norm more", lambda c, s, m: s.update({"norm.weight": torch.ones(32)}), "has final_norm and norm")
-    yield fault("a weight more", lambda c, s, m: s.update({"blocks.0.extra.weight": torch.ones(2)}), "no place for")
-    yield fault("a bias", lambda c, s, m: s.update({"blocks.0.attention.q_proj.bias": torch.ones(32)}), "no place for")
+    yield fault(
+        "a weight more",
+        lambda c, s, m: s.update({"blocks.0.extra.weight": torch.ones(2)}),
+        "that TinyLlama does not have",
+    )
+    yield fault(
+        "a bias",
+        lambda c, s, m: s.update({"blocks.0.attention.q_proj.bias": torch.ones(32)}),
+        "that TinyLlama does not have",
+    )
     yield fault("a gap", lambda c, s, m: s.update({"blocks.7.attn_norm.weight": torch.ones(32)}), "without a gap")
-    yield fault("many blocks", lambda c, s, m: s.update({f"blocks.{'9' * 5000}.x": torch.ones(2)}), "no place for")
+    yield fault(
+        "many blocks",
+        lambda c, s, m: s.update({f"blocks.{'9' * 5000}.x": torch.ones(2)}),
+        "that TinyLlama does not have",
+    )
     yield fault("twice", lambda c, s, m: s.update({f"module.{attention}": s[attention]}), "twice")
     yield fault("shape", lambda c, s, m: s.update({attention: torch.ones(32, 16)}), r"\[32, 16\].*\[32, 32\]")
     yield fault("one dimension", lambda c, s, m: s.update({"token_embedding.weight": torch.ones(5)}), "not a matrix")
     yield fault("not a number", lambda c, s, m: s[attention].view(-1)[5].fill_(math.nan), "not finite")
     yield fault("integers", lambda c, s, m: s.update({attention: s[attention].long()}), "is int64")
-    yield fault("a list", lambda c, s, m: s.update({attention: [1.0]}), "no plain tensor")
-    yield fault("sparse", lambda c, s, m: s.update({attention: s[attention].to_sparse()}), "no plain tensor")
+    yield fault("a list", lambda c, s, m: s.update({attention: [1.0]}), "not a plain tensor")
+    yield fault("sparse", lambda c, s, m: s.update({attention: s[attention].to_sparse()}), "not a plain tensor")
     yield fault("no memory in the file", lambda c, s, m: s.update({"token_embedding.weight": huge}), "claims 128,")
 
 

@@ -1,7 +1,6 @@
-"""The GGUF file of a model, exported once and kept in the cache of Hugging Face.
+"""GGUF files of models in the Hugging Face cache, keyed by a digest of the files that the export reads.
 
-The cache folder is named by a digest of the files that the export reads, so another checkpoint, tokenizer or preset
-gets another file. Imports neither torch nor transformers until a file has to be written.
+torch and transformers are imported only if a file has to be written.
 """
 
 import hashlib
@@ -21,10 +20,10 @@ WEIGHTS = ("*.safetensors", "*.safetensors.index.json")
 
 
 def model_folder(path: str) -> Path:
-    """The folder of a model, downloaded where `path` is an id on the Hub.
+    """The folder of a model, which is downloaded if `path` is an id on the Hub.
 
     Raises:
-        UserError: where there is no such model, or its folder has no config or tokenizer.
+        UserError: if there is no such model, or its folder has no config or tokenizer.
     """
     folder = Path(path)
     if not folder.exists() and path.count("/") != 1:
@@ -46,7 +45,7 @@ def cached_gguf(folder: Path, dtype: str) -> Path:
     """The model in `folder` as a GGUF file with weights of `dtype`, one of `GGUF_DTYPES`.
 
     Raises:
-        UserError: for another dtype, and for a model that cannot be exported.
+        UserError: for another dtype, or if the model cannot be exported.
     """
     if dtype not in GGUF_DTYPES:
         raise UserError(f"llama.cpp does not support --dtype {dtype} here: use one of {', '.join(GGUF_DTYPES)}.")
@@ -61,7 +60,7 @@ def cached_gguf(folder: Path, dtype: str) -> Path:
         try:
             export_gguf(folder, file, dtype)
         except UserError:
-            if not file.is_file():  # unless another process has written it
+            if not file.is_file():  # another process may have written it
                 raise
     return file
 

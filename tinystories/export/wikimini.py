@@ -1,16 +1,10 @@
-"""A checkpoint (`.pth`) of the first 24.5M story model, the `WikiMiniModel` of github.com/karthyick/llm_tinystories.
+"""Read a `.pth` checkpoint of `WikiMiniModel`, the 24.5M story model of github.com/karthyick/llm_tinystories.
 
-Design decisions
-- **The same function, so nothing is computed.** Its blocks are RMSNorm, attention with rotary positions on the first
-  part of each head (rotate-half), SwiGLU: a TinyLlama under other names. Weights are renamed and copied.
-- **No code is run.** The file is a pickle in a zip. It is read with `weights_only=True`, to which numbers of numpy are
-  added, because that training loop saves its validation loss as one: they are turned into Python's by functions of
-  ours, and no function of numpy is called. What asks for more is refused.
-- **The weights say what the shapes are, the configuration what they mean** (heads, rotary share, norm). Where both
-  say something they must agree, with one exception: `d_ffn` comes from the weights, since that code rounds what its
-  configuration says (1,344) up to a multiple of 256 (1,536).
-- **Checked before anything is allocated**: the zip is whole and stores what it claims, tensors are mapped from the
-  file, and all of them together are no larger than it.
+- The architecture is TinyLlama's under other names, so weights are renamed and nothing is computed.
+- No code of the file is run: it is loaded with `weights_only=True`. Only numpy numbers are allowed in addition, since
+  that training loop saves its validation loss as one; they are decoded here and not by numpy.
+- Shapes come from the weights; the configuration must agree, except for `d_ffn`, which that code rounds up.
+- The archive and the claimed sizes are checked before memory is allocated.
 """
 
 import logging
@@ -19,6 +13,7 @@ import re
 import zipfile
 from functools import reduce
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,6 +24,7 @@ from tinystories.tokenization import PreTrainedTokenizerFast
 
 from ..generation.prompts import keep_prompts_open
 from ..utils.errors import UserError, first_line
+from .verify import check_finite
 
 
 logger = logging.getLogger(__name__)
@@ -44,13 +40,13 @@ BLOCK_NAMES = {
     "ffn.w_up": "mlp.up_proj",
     "ffn.w_down": "mlp.down_proj",
 }
-# The first is that code's own; the others are what copies of it are likely to say.
+# The first is that code's own name; the others are likely in derived code.
 FINAL_NORM_NAMES = ("final_norm", "norm", "ln_f", "norm_f", "final_layernorm", "output_norm")
-# What `torch.compile` and `DistributedDataParallel` put in front.
+# Prefixes of `torch.compile` and `DistributedDataParallel`.
 WRAPPERS = re.compile(r"^(?:(?:_orig_mod|module)\.)+")
-# Tables of rotary positions and masks, which follow from the configuration.
+# Rotary tables and masks, which the configuration determines.
 BUFFERS = re.compile(r"(?:^|\.)(?:freqs_(?:cos|sin)|(?:cos|sin)_cached|inv_freq|cached_mask(?:_size)?)$")
-# Special tokens by what they are for, as the tokenizers of that project name them.
+# Names in the tokenizers of that project.
 SPECIAL_TOKENS = {
     "bos_token": ("<|endoftext|>", "<s>"),
     "eos_token": ("<|endoftext|>", "</s>"),
@@ -61,15 +57,14 @@ ZIP_END = b"PK\x05\x06"
 
 
 def load_wikimini(path: str | Path) -> TinyLlamaForCausalLM:
-    """The model in a `.pth` checkpoint, in the dtype of its weights, ready for inference.
+    """Load the model in a `.pth` checkpoint, in the dtype of its weights.
 
     The file holds `model_state_dict` and `config`, whose section `model` (or `config` itself) has `n_heads` and may
     have `vocab_size`, `d_model`, `n_layers`, `max_seq_len`, `rope_percentage`, `rope_base`, `rms_norm_eps` and
-    `tie_embeddings`. What is missing is what the weights and the rotary tables among them say, or else what that code
-    takes by default. Token ids are those of its 10K tokenizer.
+    `tie_embeddings`. Missing settings come from the weights, or are that code's defaults.
 
     Raises:
-        UserError: where the file is damaged, needs code to be loaded, or is another model's.
+        UserError: if the file is damaged, is of another kind, or would need code to be loaded.
     """
     path = Path(path)
     checkpoint = _read(path)
@@ -78,7 +73,7 @@ def load_wikimini(path: str | Path) -> TinyLlamaForCausalLM:
             ", ".join(map(str, list(checkpoint)[:5])) if isinstance(checkpoint, dict) else type(checkpoint).__name__
         )
         raise UserError(
-            f"{path} is no checkpoint of that kind: it has no `model_state_dict`, but {found or 'nothing'}."
+            f"{path} is not a WikiMini checkpoint: it has no `model_state_dict`, but {found or 'nothing'}."
         )
     settings = _settings(path, checkpoint)
     weights = _weights(path, checkpoint["model_state_dict"])
@@ -93,20 +88,21 @@ def load_wikimini(path: str | Path) -> TinyLlamaForCausalLM:
 
 
 def load_wikimini_tokenizer(path: str | Path, model_max_length: int) -> PreTrainedTokenizerFast:
-    """The tokenizer of that project, from its folder or its `tokenizer.json`, without the truncation and the padding
-    that are baked into the file. It puts nothing in front of a text, as it did when the model was trained.
+    """Load the tokenizer in a folder or `tokenizer.json`, without the file's truncation and padding.
+
+    It adds no special tokens to a text, as in training.
 
     Args:
         model_max_length: in tokens.
 
     Raises:
-        UserError: where there is none, or it has no token that ends a text and another one for padding.
+        UserError: if there is none, or it has no EOS or padding token.
     """
     path = Path(path)
     file = path / "tokenizer.json" if path.is_dir() else path
     if not file.is_file():
         where = f"in {path}" if path.is_dir() else f"at {path}"
-        raise UserError(f"There is no tokenizer.json {where}: give that file, or the folder that has it.")
+        raise UserError(f"There is no tokenizer.json {where}: give that file, or its folder.")
     try:
         backend = Tokenizer.from_file(str(file))
     except Exception as error:  # the library raises nothing more precise
@@ -133,14 +129,14 @@ def load_wikimini_tokenizer(path: str | Path, model_max_length: int) -> PreTrain
 
 
 class _NumpyType:
-    """What `numpy.dtype` is read as: the name of a type of number, such as `f8`, and its byte order."""
+    """Stands for `numpy.dtype` in a pickle: the name of a number type, such as `f8`, with its byte order."""
 
-    def __init__(self, name: str, *_):
+    def __init__(self, name: str, *_: object) -> None:
         if not re.fullmatch(r"f[248]|[iu][1248]|b1", name):
-            raise pickle.UnpicklingError(f"numpy type {name} is no number")
+            raise pickle.UnpicklingError(f"numpy type {name} is not a number")
         self.name = name
 
-    def __setstate__(self, state: tuple):
+    def __setstate__(self, state: tuple) -> None:
         self.name = ("" if state[1] == "|" else state[1]) + self.name
 
 
@@ -155,7 +151,7 @@ NUMPY_NUMBERS = [
 ]
 
 
-def _read(path: Path):
+def _read(path: Path) -> Any:
     _check_archive(path)
     with torch.serialization.safe_globals(NUMPY_NUMBERS):
         try:
@@ -167,32 +163,32 @@ def _read(path: Path):
                 unsafe = ""
             if unsafe:
                 raise UserError(
-                    f"{path} asks for {unsafe} to be loaded, which could run any code, and is refused. Whoever trusts "
-                    f"it can save only `model_state_dict` and `config` of it, with plain values, to another file."
+                    f"{path} asks for {unsafe} to be loaded, which could run any code, and is refused. If you "
+                    f"trust it, save only its `model_state_dict` and `config`, with plain values, to another file."
                 ) from None
             raise UserError(f"{path} cannot be loaded: {_plain(error)}.") from None
 
 
 def _plain(error: Exception) -> str:
-    """The reason in torch's message, whose first line is advice to turn the safety off."""
+    """The reason in torch's message, whose first line is advice to disable the safety check."""
     reason = re.search(r"WeightsUnpickler error:\s*(.+)", str(error))
     return reason[1].strip().rstrip(".") if reason else first_line(error)
 
 
 def _check_archive(path: Path) -> None:
-    """Refuse what is not, from its first byte to its last, a zip as `torch.save` writes it."""
+    """Raise a `UserError` if the file is not a complete, undamaged zip as `torch.save` writes it."""
     if not path.is_file():
         raise UserError(f"There is no file {path}.")
     with path.open("rb") as file:
         if file.read(4) != b"PK\x03\x04":
-            raise UserError(f"{path} is no checkpoint of torch 1.6 or newer: it does not begin as a zip.")
+            raise UserError(f"{path} is not a checkpoint of torch 1.6 or newer: it does not begin as a zip.")
         file.seek(max(0, path.stat().st_size - 22))
         if file.read(4) != ZIP_END:
-            raise UserError(f"{path} is damaged: it is cut short, or something follows its end.")
+            raise UserError(f"{path} is damaged: it is truncated or has extra bytes.")
     try:
         with zipfile.ZipFile(path) as archive:
             if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
-                raise UserError(f"{path} is compressed, as torch saves no checkpoint: unpack and save it again.")
+                raise UserError(f"{path} is compressed, which torch never does: save it again with torch.save.")
             damaged = archive.testzip()
     except (zipfile.BadZipFile, OSError, EOFError, ValueError) as error:
         raise UserError(f"{path} is damaged: {first_line(error)}.") from None
@@ -206,16 +202,16 @@ def _settings(path: Path, checkpoint: dict) -> dict:
     if isinstance(config, dict) and isinstance(config.get("model"), dict):
         config = config["model"]
     if not isinstance(config, dict):
-        found = "no `config`" if config is None else f"a `config` that is a {type(config).__name__} and no dictionary"
+        found = "no `config`" if config is None else f"a `config` that is a {type(config).__name__}, not a dictionary,"
         raise UserError(
-            f"{path} has {found} beside `model_state_dict`: save the settings that the model was trained with there, "
-            f"with `n_heads` at least, which the weights do not tell."
+            f"{path} has {found} beside `model_state_dict`: save the settings of the model there, at least `n_heads`, "
+            f"which the weights do not contain."
         )
     return config
 
 
 def _heads(path: Path, settings: dict, hidden_size: int, factor: float, state: dict) -> int:
-    """`n_heads`, or what the width of the rotary tables says, where they are among the weights."""
+    """`n_heads`, or else the number of heads that matches the rotary tables among the weights."""
     if settings.get("n_heads") is not None:
         return _number(path, settings, "n_heads", int)
     rotated = _rotary_table(state)[1]
@@ -226,15 +222,15 @@ def _heads(path: Path, settings: dict, hidden_size: int, factor: float, state: d
     ]
     if len(fitting) != 1:
         raise UserError(
-            f"{path} has no `n_heads` in its config, which the weights do not tell: load it with torch.load, add the "
-            f"number of attention heads as `n_heads` beside `d_model` and save it again."
+            f"{path} has no `n_heads` in its config, and the weights do not contain it: load it with torch.load, add "
+            f"the number of attention heads as `n_heads` beside `d_model` and save it again."
         )
-    logger.warning("`n_heads` is missing in the config: %d, by the width of the rotary tables.", fitting[0])
+    logger.warning("`n_heads` is missing in the config; %d is inferred from the rotary tables.", fitting[0])
     return fitting[0]
 
 
 def _rotary_table(state: dict) -> tuple[int | None, int | None]:
-    """Positions and width of the rotary tables among the weights, None where there are none."""
+    """Number of positions and width of the rotary tables among the weights, None if unknown."""
     for key, tensor in state.items():
         kind = re.search(r"(?:^|\.)(?:freqs_cos|cos_cached|(inv_freq))$", str(key))
         if kind and isinstance(tensor, torch.Tensor) and tensor.ndim:
@@ -246,7 +242,7 @@ def _rotary_table(state: dict) -> tuple[int | None, int | None]:
 
 
 def _weights(path: Path, state: dict) -> dict[str, torch.Tensor]:
-    """The tensors by plain names, without buffers; all of them numbers that are in the file."""
+    """The floating-point weights by their names without wrappers, without buffers."""
     weights: dict[str, torch.Tensor] = {}
     for key, tensor in state.items():
         name = WRAPPERS.sub("", str(key))
@@ -255,11 +251,11 @@ def _weights(path: Path, state: dict) -> dict[str, torch.Tensor]:
         if name in weights:
             raise UserError(f"{path} has the weight {name} twice, under different prefixes.")
         if not isinstance(tensor, torch.Tensor) or tensor.layout != torch.strided or tensor.device.type != "cpu":
-            raise UserError(f"{path}: {name} is no plain tensor.")
+            raise UserError(f"{path}: {name} is not a plain tensor.")
         if not tensor.dtype.is_floating_point or tensor.dtype.itemsize < 2:
             raise UserError(f"{path}: {name} is {str(tensor.dtype)[6:]}, and weights are floating-point numbers.")
         weights[name] = tensor
-    # A tensor may claim to be larger than what is stored, by strides of zero. The head may share its storage.
+    # Strides of zero let a tensor claim more than is stored. The head may share the storage of the embedding.
     claimed = sum(tensor.nbytes for name, tensor in weights.items() if name != "lm_head.weight")
     if claimed > path.stat().st_size:
         raise UserError(f"{path} claims {claimed:,} bytes of weights and is {path.stat().st_size:,} bytes long.")
@@ -269,9 +265,9 @@ def _weights(path: Path, state: dict) -> dict[str, torch.Tensor]:
 def _config(path: Path, settings: dict, weights: dict[str, torch.Tensor], state: dict) -> TinyLlamaConfig:
     def shape(name: str) -> torch.Size:
         if name not in weights:
-            raise UserError(f"{path} is no checkpoint of that kind: its weights have no {name}.")
+            raise UserError(f"{path} is not a WikiMini checkpoint: its weights have no {name}.")
         if weights[name].ndim != 2:
-            raise UserError(f"{path}: {name} is {list(weights[name].shape)}, and not a matrix.")
+            raise UserError(f"{path}: {name} is {list(weights[name].shape)}, not a matrix.")
         return weights[name].shape
 
     vocab_size, hidden_size = shape("token_embedding.weight")
@@ -281,21 +277,21 @@ def _config(path: Path, settings: dict, weights: dict[str, torch.Tensor], state:
         raise UserError(f"{path} is incomplete: its blocks are not numbered from 0 without a gap.")
     intermediate_size = shape("blocks.0.ffn.w_gate.weight")[0]
     for key, found in (("vocab_size", vocab_size), ("d_model", hidden_size), ("n_layers", layers)):
-        said = _number(path, settings, key, int, found)
-        if said != found:
-            raise UserError(f"{path} contradicts itself: its config says {key} {said:,}, its weights {found:,}.")
-    said = _number(path, settings, "d_ffn", int, intermediate_size)
-    if said != intermediate_size:
-        logger.info("d_ffn is %s in the weights, and %s in the configuration", intermediate_size, said)
+        configured = _number(path, settings, key, int, found)
+        if configured != found:
+            raise UserError(f"{path} is inconsistent: its config has {key} {configured:,}, its weights {found:,}.")
+    configured = _number(path, settings, "d_ffn", int, intermediate_size)
+    if configured != intermediate_size:
+        logger.info("d_ffn is %s in the weights, but %s in the configuration", intermediate_size, configured)
 
     same = "lm_head.weight" not in weights or _same(weights["lm_head.weight"], weights["token_embedding.weight"])
     tied = _switch(path, settings, "tie_embeddings", same)
     if tied and not same:
         raise UserError(
-            f"{path} contradicts itself: its config says that the head is the embedding, but lm_head.weight differs."
+            f"{path} is inconsistent: its config ties the embeddings, but lm_head.weight differs from the embedding."
         )
     if not tied and "lm_head.weight" not in weights:
-        raise UserError(f"{path}: its config says `tie_embeddings: false`, but its weights have no lm_head.weight.")
+        raise UserError(f"{path}: its config has `tie_embeddings: false`, but its weights have no lm_head.weight.")
     factor = _number(path, settings, "rope_percentage", float, 0.5)
     try:
         return TinyLlamaConfig(
@@ -313,11 +309,11 @@ def _config(path: Path, settings: dict, weights: dict[str, torch.Tensor], state:
     except UserError:
         raise
     except ValueError as error:
-        raise UserError(f"{path} describes no model that can be built: {first_line(error)}.") from None
+        raise UserError(f"{path} describes an impossible model: {first_line(error)}.") from None
 
 
-def _number(path: Path, settings: dict, key: str, kind: type, default=None):
-    """A setting as a number; YAML reads `1e-6` as text, so numbers in text are taken too."""
+def _number(path: Path, settings: dict, key: str, kind: type, default: float | None = None) -> Any:
+    """A setting as a number, also from text, because YAML reads `1e-6` as text."""
     value = settings.get(key)
     if value is None:
         value = default
@@ -330,7 +326,7 @@ def _number(path: Path, settings: dict, key: str, kind: type, default=None):
 
 
 def _switch(path: Path, settings: dict, key: str, default: bool) -> bool:
-    """A setting that is true or false, in text too."""
+    """A boolean setting, also from text."""
     value = settings.get(key)
     if value is None:
         return default
@@ -346,13 +342,17 @@ def _same(one: torch.Tensor, other: torch.Tensor) -> bool:
 
 
 def _rename(path: Path, weights: dict[str, torch.Tensor], config: TinyLlamaConfig) -> dict[str, torch.Tensor]:
-    """The weights under our names, each of them once and none left over."""
+    """The weights under TinyLlama's names.
+
+    Raises:
+        UserError: if one is missing or left over.
+    """
     norms = [name for name in FINAL_NORM_NAMES if f"{name}.weight" in weights]
     if len(norms) != 1:
         found = f"has {' and '.join(norms)}" if norms else f"has none of {', '.join(FINAL_NORM_NAMES)}"
-        raise UserError(f"{path} must have one norm after its last block, but {found}.")
+        raise UserError(f"{path} must have one final norm, but {found}.")
     if norms[0] != FINAL_NORM_NAMES[0]:
-        logger.warning("The norm after the last block is taken from %s.weight.", norms[0])
+        logger.warning("The final norm is taken from %s.weight.", norms[0])
 
     names = {"token_embedding.weight": "model.embed_tokens.weight", f"{norms[0]}.weight": "model.norm.weight"}
     for i in range(config.num_hidden_layers):
@@ -362,21 +362,20 @@ def _rename(path: Path, weights: dict[str, torch.Tensor], config: TinyLlamaConfi
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise UserError(f"{path} is incomplete: its weights have no {missing[0]}{more}.")
-    strange = [name for name in weights if name not in names and name != "lm_head.weight"]
-    if strange:
-        raise UserError(f"{path} has weights that this model has no place for: {', '.join(strange[:3])}.")
+    unknown = [name for name in weights if name not in names and name != "lm_head.weight"]
+    if unknown:
+        raise UserError(f"{path} has weights that TinyLlama does not have: {', '.join(unknown[:3])}.")
     head = weights["token_embedding.weight" if config.tie_word_embeddings else "lm_head.weight"]
     return {ours: weights[theirs] for theirs, ours in names.items()} | {"lm_head.weight": head}
 
 
 def _check_tensors(path: Path, named: dict[str, torch.Tensor], config: TinyLlamaConfig) -> None:
-    """Every shape as the configuration has it, every number finite."""
+    """Check that all shapes match the configuration and all values are finite."""
     with torch.device("meta"):
         expected = TinyLlamaForCausalLM(config).state_dict()
     for name, tensor in named.items():
         if tensor.shape != expected[name].shape:
             raise UserError(
-                f"{path}: {name} is {list(tensor.shape)} where its config wants {list(expected[name].shape)}."
+                f"{path}: {name} is {list(tensor.shape)}, but its config implies {list(expected[name].shape)}."
             )
-        if not torch.isfinite(tensor).all():
-            raise UserError(f"{path}: {name} holds numbers that are not finite; the training had gone wrong.")
+        check_finite(tensor, name, path)
