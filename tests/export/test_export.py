@@ -1,4 +1,4 @@
-"""A model given to stock transformers is the same model: in logits, in tokens, and in what a folder says."""
+"""Exports to stock transformers architectures: logits, generation, folder contents, refusals."""
 
 import json
 from types import SimpleNamespace
@@ -81,7 +81,7 @@ def run(tiny_run, tmp_path):
 
 
 @pytest.mark.parametrize("convert, changes", CASES)
-def test_saved_and_loaded_by_transformers_it_gives_the_same_logits(convert, changes, tmp_path):
+def test_saved_export_gives_the_same_logits_in_transformers(convert, changes, tmp_path):
     """In float64, where only a wrong function makes a difference; test_parity.py has the rounding of float32."""
     ours = tiny_model(**changes)
     convert(ours).save_pretrained(tmp_path)
@@ -102,7 +102,7 @@ def test_saved_and_loaded_by_transformers_it_gives_the_same_logits(convert, chan
 
 
 @pytest.mark.parametrize("convert, changes", [(to_llama, FULL), (to_phi3, {})], ids=["llama", "phi3"])
-def test_a_story_goes_on_past_the_trained_length_as_with_us(convert, changes):
+def test_generation_beyond_the_trained_length_is_identical(convert, changes):
     if convert is to_phi3 and Version(transformers.__version__) < Version("5.22"):
         pytest.skip("there, Phi-3 forgets the story where it passes the trained length")
     ours = tiny_model(**changes)
@@ -113,7 +113,7 @@ def test_a_story_goes_on_past_the_trained_length_as_with_us(convert, changes):
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("convert, changes", [(to_llama, FULL), (to_phi3, {})], ids=["llama", "phi3"])
-def test_the_dtype_of_the_weights_is_kept_and_positions_stay_sharp(convert, changes, dtype, tmp_path):
+def test_dtype_is_kept_and_rotary_frequencies_are_not_rounded(convert, changes, dtype, tmp_path):
     tiny_model(**changes).to(dtype).save_pretrained(tmp_path / "ours")
     ours = TinyLlamaForCausalLM.from_pretrained(tmp_path / "ours")
     theirs = convert(ours)
@@ -123,7 +123,7 @@ def test_the_dtype_of_the_weights_is_kept_and_positions_stay_sharp(convert, chan
     assert {weight.dtype for weight in load_file(tmp_path / "theirs" / "model.safetensors").values()} == {dtype}
 
 
-def test_the_weights_are_copies_and_every_row_of_the_embedding_comes_along():
+def test_weights_are_copied_including_the_padding_row():
     ours = tiny_model()
     theirs = to_phi3(ours)
     pad = ours.config.pad_token_id
@@ -135,7 +135,7 @@ def test_the_weights_are_copies_and_every_row_of_the_embedding_comes_along():
 
 
 @pytest.mark.parametrize("target, changes", [("phi3", {}), ("llama", FULL)], ids=["phi3", "llama"])
-def test_a_stranger_needs_no_code_of_ours(target, changes, tiny_run, run, tmp_path):
+def test_export_loads_in_a_clean_environment(target, changes, tiny_run, run, tmp_path):
     source = run(**changes) if changes else tiny_run
     out = tmp_path / "out" / "stories"
     result = tinystories("export", source, out)
@@ -173,27 +173,27 @@ print(json.dumps([type(model).__module__, tokens, text]))
     assert text.startswith(PROMPT)
 
 
-def test_whole_heads_can_be_given_as_phi3_too(run, tmp_path):
+def test_fully_rotated_heads_can_be_exported_as_phi3(run, tmp_path):
     export = export_stock(run(**FULL), tmp_path / "out", to="phi3")
     assert export.architecture == "Phi3ForCausalLM" and export.difference <= 1e-5 and export.positions > 100
 
 
-@pytest.mark.parametrize("fault", ["up before gate", "keys before queries", "not a number", "another tokenizer"])
-def test_a_folder_that_differs_is_not_left_behind(fault, run, tmp_path, monkeypatch):
+@pytest.mark.parametrize("case", ["up before gate", "keys before queries", "not a number", "another tokenizer"])
+def test_wrong_conversion_is_detected_and_nothing_is_written(case, run, tmp_path, monkeypatch):
     def faulty(model):
         phi3 = to_phi3(model)
         with torch.no_grad():
-            if fault == "up before gate":
+            if case == "up before gate":
                 weight = phi3.model.layers[1].mlp.gate_up_proj.weight
                 weight.copy_(weight.roll(weight.shape[0] // 2, dims=0))
-            if fault == "keys before queries":
+            if case == "keys before queries":
                 weight = phi3.model.layers[1].self_attn.qkv_proj.weight
                 weight.copy_(weight.roll(16, dims=0))
-            if fault == "not a number":
+            if case == "not a number":
                 phi3.model.norm.weight[3] = torch.nan
         return phi3
 
-    if fault == "another tokenizer":
+    if case == "another tokenizer":
         other = SimpleNamespace(from_pretrained=lambda folder: lambda text, **_: {"input_ids": [3]})
         monkeypatch.setattr(verify, "AutoTokenizer", other)
     monkeypatch.setitem(stock.TARGETS, "phi3", faulty)
@@ -203,7 +203,7 @@ def test_a_folder_that_differs_is_not_left_behind(fault, run, tmp_path, monkeypa
     assert not list((tmp_path / "new").iterdir())
 
 
-def test_mistakes_with_export_are_one_line(run, tiny_run, tmp_path, capsys):
+def test_export_mistakes_are_one_line(run, tiny_run, tmp_path, capsys):
     def refused(*arguments):
         assert main(["export", *map(str, arguments)]) == 2
         return capsys.readouterr().err.strip().splitlines()[-1]
@@ -236,6 +236,6 @@ def test_mistakes_with_export_are_one_line(run, tiny_run, tmp_path, capsys):
         (to_llama, {"initializer_range": 2.0, **FULL}, "initializer_range.*2.0"),
     ],
 )  # fmt: skip
-def test_what_the_target_cannot_do_is_refused(convert, changes, words):
+def test_unsupported_settings_are_refused(convert, changes, words):
     with pytest.raises(UserError, match=words):
         convert(tiny_model(**changes))

@@ -1,4 +1,4 @@
-"""A GGUF file is the same model: read with no code of ours, computed in numpy as llama.cpp does, and by llama.cpp."""
+"""GGUF export: compared with a numpy implementation of llama.cpp, with transformers, and with an installed llama.cpp."""
 
 import json
 import urllib.request
@@ -163,7 +163,7 @@ def llama_cpp_logits(file: Path, ids: list[int]) -> np.ndarray:
 
 
 @pytest.mark.parametrize("changes", [pytest.param(CASES[name], id=name) for name in CASES])
-def test_every_tensor_and_the_logits_of_llama_cpp(changes, run, tmp_path):
+def test_tensors_and_logits_match_llama_cpp_layout(changes, run, tmp_path):
     export = export_gguf(run(**changes), tmp_path / "out.gguf", "f32")
     model = tiny_model(**{"vocab_size": 600, **changes})
     assert export.architecture == ("llama" if changes.get("partial_rotary_factor") == 1.0 else "phi3")
@@ -188,7 +188,7 @@ def test_every_tensor_and_the_logits_of_llama_cpp(changes, run, tmp_path):
 
 @pytest.mark.parametrize("dtype", ["f16", "bf16", "q8_0"])
 @pytest.mark.parametrize("changes", [{"hidden_size": 64}, {"hidden_size": 64, **FULL}], ids=["phi3", "llama"])
-def test_matrices_are_rounded_as_asked_and_norms_are_not(changes, dtype, run, tmp_path):
+def test_matrices_are_rounded_to_the_dtype_and_norms_stay_float32(changes, dtype, run, tmp_path):
     export = export_gguf(run(**changes), tmp_path / "out.gguf", dtype)
     assert export.difference <= 1e-9 and 0 < export.rounding < 1
     found = weights(export.file)
@@ -214,7 +214,7 @@ def test_matrices_are_rounded_as_asked_and_norms_are_not(changes, dtype, run, tm
     assert export.bytes == export.file.stat().st_size
 
 
-def test_transformers_reads_it_and_tells_the_same(run, tmp_path):
+def test_transformers_reads_the_file_and_generates_the_same(run, tmp_path):
     folder = run(**FULL)
     file = export_gguf(folder, tmp_path / "gguf" / "stories.gguf", "f32").file
     model, tokenizer = load_model(str(folder))
@@ -232,7 +232,7 @@ def test_transformers_reads_it_and_tells_the_same(run, tmp_path):
 # --- What must not pass.
 
 
-FAULTS = {
+CASES = {
     "rows in their places": (FULL, "is not the weight of the model"),
     "gate after up": ({}, "is not the weight of the model"),
     "another theta": ({}, "does not reproduce the logits"),
@@ -242,30 +242,30 @@ FAULTS = {
 }
 
 
-@pytest.mark.parametrize("fault", FAULTS)
-def test_a_file_that_differs_is_not_left_behind(fault, run, tmp_path, monkeypatch):
-    changes, words = FAULTS[fault]
+@pytest.mark.parametrize("case", CASES)
+def test_wrong_file_is_detected_and_nothing_is_written(case, run, tmp_path, monkeypatch):
+    changes, words = CASES[case]
     writer = gguf.GGUFWriter
 
     def wrong(name, change):
         right = getattr(writer, name)
         monkeypatch.setattr(writer, name, lambda self, value, *rest, **more: right(self, change(value), *rest, **more))
 
-    if fault == "rows in their places":
+    if case == "rows in their places":
         monkeypatch.setattr(ours, "_halves_to_neighbours", lambda weight, head_dim: weight)
-    if fault == "gate after up":
+    if case == "gate after up":
         add = writer.add_tensor
         monkeypatch.setattr(writer, "add_tensor", lambda self, name, data, **more: add(
             self, name, np.roll(data, len(data) // 2, 0) if "ffn_up" in name else data, **more))  # fmt: skip
-    if fault == "another theta":
+    if case == "another theta":
         wrong("add_rope_freq_base", lambda theta: theta * 1.01)
-    if fault == "whole heads rotated":
+    if case == "whole heads rotated":
         wrong("add_rope_dimension_count", lambda count: 2 * count)
-    if fault == "another number of heads":
+    if case == "another number of heads":
         wrong("add_head_count", lambda count: count // 2)
         wrong("add_head_count_kv", lambda count: count // 2)
         wrong("add_key_length", lambda width: 2 * width)
-    if fault == "half of the merges":
+    if case == "half of the merges":
         wrong("add_token_merges", lambda merges: merges[::2])
     with pytest.raises(UserError, match=words):
         export_gguf(run(**changes), tmp_path / "new" / "out.gguf")
@@ -283,13 +283,13 @@ def test_a_file_that_differs_is_not_left_behind(fault, run, tmp_path, monkeypatc
         ({"eos_token_id": None, **FULL}, "this model has 0"),
     ],
 )
-def test_what_llama_cpp_cannot_compute_is_refused(changes, words, run, tmp_path):
+def test_models_that_llama_cpp_does_not_support_are_refused(changes, words, run, tmp_path):
     with pytest.raises(UserError, match=words):
         export_gguf(run(**changes), tmp_path / "new" / "out.gguf")
     assert not list((tmp_path / "new").iterdir())
 
 
-def test_numbers_too_large_for_a_dtype_are_refused(run, tmp_path):
+def test_values_too_large_for_a_dtype_are_refused(run, tmp_path):
     model = tiny_model(vocab_size=600)
     with torch.no_grad():
         model.model.layers[0].mlp.up_proj.weight[3, 3] = 1e5
@@ -345,7 +345,7 @@ def test_name_licence_preset_and_no_chat_template(run, tmp_path):
     assert AutoTokenizer.from_pretrained(folder).chat_template and not any("chat_template" in name for name in field)
 
 
-def test_the_vocabulary_is_filled_up_to_the_rows_of_the_embedding(run, tmp_path):
+def test_vocabulary_is_padded_to_the_rows_of_the_embedding(run, tmp_path):
     field = fields(export_gguf(run(vocab_size=620, **FULL), tmp_path / "out.gguf").file)
     tokens, types = field["tokenizer.ggml.tokens"], field["tokenizer.ggml.token_type"]
     assert len(tokens) == len(types) == 620 and len(set(tokens)) == 620
@@ -375,13 +375,13 @@ def byte_level(**changes) -> PreTrainedTokenizerFast:
          "WordLevel"),
     ],
 )  # fmt: skip
-def test_a_tokenizer_that_llama_cpp_has_not_is_refused(tokenizer, words, run, tmp_path):
+def test_tokenizers_that_llama_cpp_does_not_support_are_refused(tokenizer, words, run, tmp_path):
     with pytest.raises(UserError, match=f"cannot encode as this tokenizer does.*{words}"):
         export_gguf(run(tokenizer=tokenizer(), **FULL), tmp_path / "new" / "out.gguf")
     assert not list((tmp_path / "new").iterdir())
 
 
-def test_no_special_token_in_front_is_said(run, tmp_path):
+def test_tokenizer_without_bos_is_recorded(run, tmp_path):
     field = fields(export_gguf(run(tokenizer=byte_level(), **FULL), tmp_path / "out.gguf").file)
     assert field["tokenizer.ggml.add_bos_token"] is False
 
@@ -394,7 +394,7 @@ def llama2c_run(pieces, tmp_path):  # noqa: F811
     return import_model(tmp_path / "model.bin", tmp_path / "imported").folder
 
 
-def test_a_tokenizer_of_pieces_has_scores(llama2c_run, pieces, tmp_path):  # noqa: F811
+def test_sentencepiece_tokenizer_has_scores(llama2c_run, pieces, tmp_path):  # noqa: F811
     field = fields(export_gguf(llama2c_run, tmp_path / "out.gguf", "f32").file)
     assert field["tokenizer.ggml.model"] == "llama" and "tokenizer.ggml.merges" not in field
     tokens, types, scores = (field[f"tokenizer.ggml.{name}"] for name in ("tokens", "token_type", "scores"))
@@ -408,16 +408,14 @@ def test_a_tokenizer_of_pieces_has_scores(llama2c_run, pieces, tmp_path):  # noq
     assert (field["tokenizer.ggml.eos_token_id"], field["tokenizer.ggml.eot_token_id"]) == (1, 2)
 
 
-@pytest.mark.parametrize(
-    "fault, words", [("one left out", "not all pairs"), ("one elsewhere", "not ordered by piece")]
-)
-def test_merges_that_scores_cannot_say_are_refused(fault, words, llama2c_run, tmp_path):
+@pytest.mark.parametrize("case, words", [("one left out", "not all pairs"), ("one elsewhere", "not ordered by piece")])
+def test_merges_that_scores_cannot_express_are_refused(case, words, llama2c_run, tmp_path):
     file = llama2c_run / "tokenizer.json"
     content = json.loads(file.read_text())
     merges = content["model"]["merges"]
     several = next(i for i in range(1, len(merges)) if "".join(merges[i]) == "".join(merges[i - 1]))
     moved = merges.pop(several)
-    if fault == "one elsewhere":
+    if case == "one elsewhere":
         merges.append(moved)
     file.write_text(json.dumps(content))
     with pytest.raises(UserError, match=words):
@@ -490,7 +488,7 @@ def compare_greedy(file: Path, folder: Path, count: int) -> tuple[list[int], flo
     return parts, max(differences)
 
 
-def test_llama_cpp_tells_the_same_stories(tiny_run, tmp_path):
+def test_llama_cpp_generates_the_same_stories(tiny_run, tmp_path):
     file = export_gguf(tiny_run, tmp_path / "f32.gguf", "f32").file
     assert compare_greedy(file, tiny_run, 110) == ([110] * 4, pytest.approx(0, abs=1e-3))
     file = export_gguf(tiny_run, tmp_path / "f16.gguf", "f16").file
@@ -498,7 +496,7 @@ def test_llama_cpp_tells_the_same_stories(tiny_run, tmp_path):
 
 
 @pytest.mark.parametrize("changes", [pytest.param(CASES[name], id=name) for name in CASES])
-def test_llama_cpp_computes_what_we_do(changes, run, tmp_path):
+def test_llama_cpp_computes_the_same_logits(changes, run, tmp_path):
     model = tiny_model(**{"vocab_size": 600, **changes})
     server = LlamaCpp(export_gguf(run(model), tmp_path / "out.gguf", "f32").file)
     plain = server.tokens(" the")[-1]
@@ -513,7 +511,7 @@ def test_llama_cpp_computes_what_we_do(changes, run, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["trained here", "of llama2.c"])
-def test_llama_cpp_encodes_a_thousand_stories_as_we_do(kind, tiny_run, request, tmp_path):
+def test_llama_cpp_encodes_a_thousand_stories_identically(kind, tiny_run, request, tmp_path):
     folder = tiny_run if kind == "trained here" else request.getfixturevalue("llama2c_run")
     server = LlamaCpp(export_gguf(folder, tmp_path / "out.gguf").file)
     tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -530,7 +528,7 @@ def test_llama_cpp_encodes_a_thousand_stories_as_we_do(kind, tiny_run, request, 
         assert server.tokens(text) == tokenizer(text, verbose=False)["input_ids"], text
 
 
-def test_llama_cpp_draws_stories_as_generate_does(run, tiny_run, tmp_path):
+def test_llama_cpp_samples_as_generate_does(run, tiny_run, tmp_path):
     """Asked for nothing, it takes the preset in the file: the same tokens with the same probabilities."""
     model, tokenizer = load_model(str(tiny_run))
     preset = GenerationConfig(
@@ -558,7 +556,7 @@ def test_llama_cpp_draws_stories_as_generate_does(run, tiny_run, tmp_path):
     assert len(told) > len(ids) + 5
 
 
-def test_llama_cpp_is_given_no_name_that_it_takes_for_another_model(run, tmp_path):
+def test_model_name_does_not_trigger_llama_cpp_special_cases(run, tmp_path):
     server = LlamaCpp(export_gguf(run(name="phi-3-stories"), tmp_path / "out.gguf").file)
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "phi-3-stories")
     assert server.tokens("<|padding|> Once") == tokenizer("<|padding|> Once")["input_ids"]

@@ -1,4 +1,4 @@
-"""An ONNX folder is the same model in ONNX Runtime: in logits and in tokens, with a cache and without."""
+"""ONNX export: logits and generation in ONNX Runtime, with and without the cache."""
 
 import hashlib
 import json
@@ -96,7 +96,7 @@ def generate(session, inputs, count, cached=True):
     return ids
 
 
-def test_the_folder_is_what_transformers_js_loads(exported):
+def test_folder_has_the_layout_of_transformers_js(exported):
     folder, kind = exported.export.folder, exported.kind
     files = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
     assert files == {
@@ -128,7 +128,7 @@ def test_the_folder_is_what_transformers_js_loads(exported):
     assert exported.export.positions > 200 and exported.export.difference <= ours.TOLERANCE
 
 
-def test_the_same_logits_at_any_length_and_batch(exported):
+def test_logits_match_at_any_length_and_batch_size(exported):
     model, _ = load_model(str(exported.source))
     session = session_of(exported.export.file)
     for batch, length in ((1, 1), (1, 2), (3, 17), (2, 90)):
@@ -141,7 +141,7 @@ def test_the_same_logits_at_any_length_and_batch(exported):
         assert {tensor.shape for tensor in cache} == {(batch, cache[0].shape[1], length, cache[0].shape[3])}
 
 
-def test_it_tells_the_same_stories(exported):
+def test_onnx_generates_the_same_stories(exported):
     model, tokenizer = load_model(str(exported.source))
     session = session_of(exported.export.file)
     options = {"do_sample": False, "repetition_penalty": 1.0, "eos_token_id": None, "max_new_tokens": 50}
@@ -174,7 +174,7 @@ def node(code, *arguments):
     return json.loads(result.stdout.splitlines()[-1])
 
 
-def test_transformers_js_tells_the_same_stories(exported):
+def test_transformers_js_generates_the_same_stories(exported):
     there = shutil.which("node") and subprocess.run(
         ["node", "-e", 'require.resolve("@huggingface/transformers")'], capture_output=True
     )
@@ -188,12 +188,12 @@ def test_transformers_js_tells_the_same_stories(exported):
     assert node(TELL, f"{folder.parent}/", folder.name, *PROMPTS) == expected
 
 
-def test_a_text_of_two_tokens_is_compared_too(tiny_run, tmp_path, monkeypatch):
+def test_comparison_works_with_a_text_of_two_tokens(tiny_run, tmp_path, monkeypatch):
     monkeypatch.setattr(ours, "STORY", "a")
     assert export_onnx(tiny_run, tmp_path / "out").positions == 2 * 3
 
 
-def test_int8_costs_little_and_says_how_much(tiny_run, tmp_path, capsys):
+def test_int8_loss_increase_is_small_and_printed(tiny_run, tmp_path, capsys):
     out = tmp_path / "int8"
     assert main(["export", str(tiny_run), str(out), "--to", "onnx", "--dtype", "q8"]) == 0
     said = capsys.readouterr().out
@@ -211,7 +211,7 @@ def test_int8_costs_little_and_says_how_much(tiny_run, tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_float16_is_float16_throughout(tiny_run, tmp_path):
+def test_float16_export_computes_in_float16_throughout(tiny_run, tmp_path):
     export = export_onnx(tiny_run, tmp_path / "half", "f16")
     assert export.file.name == "model_fp16.onnx" and abs(export.cost) < 1e-3
     config = json.loads((export.folder / "config.json").read_text())
@@ -233,7 +233,7 @@ def test_float16_is_float16_throughout(tiny_run, tmp_path):
 
 
 @pytest.mark.slow
-def test_whatever_else_a_llama_has_comes_along(run, tmp_path):
+def test_other_llama_settings_are_exported(run, tmp_path):
     rope = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
             "original_max_position_embeddings": 16, **FULL}  # fmt: skip
     folder = run(
@@ -249,18 +249,18 @@ def test_whatever_else_a_llama_has_comes_along(run, tmp_path):
 # --- What must not pass.
 
 
-def damage(file, fault):
+def damage(file, case):
     import onnx_ir
 
     model = onnx_ir.load(file)
     nodes = list(model.graph)
-    if fault in ("another weight", "not a number"):
+    if case in ("another weight", "not a number"):
         name = max(model.graph.initializers, key=lambda name: model.graph.initializers[name].const_value.nbytes)
         value = model.graph.initializers[name]
         numbers = value.const_value.numpy().copy()
-        numbers[5] = np.nan if fault == "not a number" else numbers[6]
+        numbers[5] = np.nan if case == "not a number" else numbers[6]
         value.const_value = onnx_ir.tensor(numbers, name=name)
-    if fault == "positions from zero":
+    if case == "positions from zero":
         # As if the position ids were forgotten: right for a first call without padding.
         position = next(value for value in model.graph.inputs if value.name == "position_ids")
         zero = onnx_ir.node("Sub", [position, position])
@@ -268,7 +268,7 @@ def damage(file, fault):
         for user, index in list(position.uses()):
             if user is not zero:
                 user.replace_input_with(index, zero.outputs[0])
-    if fault == "padding is seen":
+    if case == "padding is seen":
         mask = next(value for value in model.graph.inputs if value.name == "attention_mask")
         ones = onnx_ir.node("Abs", [mask])
         one = onnx_ir.node("Constant", [], {"value": onnx_ir.tensor(np.array(1, np.int64))})
@@ -281,13 +281,13 @@ def damage(file, fault):
     onnx_ir.save(model, file)
 
 
-@pytest.mark.parametrize("fault", ["another weight", "not a number", "positions from zero", "padding is seen"])
-def test_a_file_that_differs_is_not_left_behind(fault, tiny_run, tmp_path, monkeypatch):
+@pytest.mark.parametrize("case", ["another weight", "not a number", "positions from zero", "padding is seen"])
+def test_wrong_file_is_detected_and_nothing_is_written(case, tiny_run, tmp_path, monkeypatch):
     trace = ours._trace
 
     def wrong(folder, dtype, file):
         trace(folder, dtype, file)
-        damage(file, fault)
+        damage(file, case)
 
     monkeypatch.setattr(ours, "_trace", wrong)
     with pytest.raises(UserError, match="does not reproduce the logits.*nothing was written"):
@@ -295,7 +295,7 @@ def test_a_file_that_differs_is_not_left_behind(fault, tiny_run, tmp_path, monke
     assert not list((tmp_path / "new").iterdir())
 
 
-def test_rounding_that_costs_too_much_is_refused(tiny_run, tmp_path, monkeypatch):
+def test_too_large_loss_increase_by_rounding_is_refused(tiny_run, tmp_path, monkeypatch):
     monkeypatch.setitem(ours.ALLOWED_COST, "q8", -1.0)
     with pytest.raises(UserError, match="choose --dtype f32"):
         export_onnx(tiny_run, tmp_path / "new" / "out", "q8")
@@ -310,7 +310,7 @@ def test_rounding_that_costs_too_much_is_refused(tiny_run, tmp_path, monkeypatch
     ],
     ids=lambda rope: rope["rope_type"],
 )
-def test_rotary_types_that_change_with_the_length_are_refused(rope, run, tmp_path):
+def test_length_dependent_rotary_types_are_refused(rope, run, tmp_path):
     with pytest.raises(UserError, match=f"rotary type {rope['rope_type']} depends on the length"):
         export_onnx(run(rope_parameters={**rope, **FULL}), tmp_path / "new" / "out")
     assert not list((tmp_path / "new").iterdir())

@@ -1,4 +1,4 @@
-"""A model of llama2.c is the same model as a run folder: written by hand here, and computed in numpy as its C does."""
+"""Import of llama2.c models: files are written here and compared with a numpy implementation of llama2.c."""
 
 import json
 import math
@@ -274,7 +274,7 @@ def strange_strings(pieces, count):
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("kind", FORMATS)
-def test_logits_are_those_of_the_file(kind, shape, tmp_path):
+def test_logits_match_the_reference_implementation(kind, shape, tmp_path):
     m = make_model(**SHAPES[shape])
     (tmp_path / "model.bin").write_bytes(FORMATS[kind](m))
     model = load_llama2c(tmp_path / "model.bin")
@@ -288,7 +288,7 @@ def test_logits_are_those_of_the_file(kind, shape, tmp_path):
     np.testing.assert_allclose(logits, expected, atol=1e-5, rtol=0)
 
 
-def test_unturned_rows_or_another_norm_would_be_seen(tmp_path):
+def test_control_wrong_row_order_or_norm_is_detected(tmp_path):
     """The control: what the import must not get wrong is far outside the tolerance."""
     m = make_model()
     (tmp_path / "model.bin").write_bytes(legacy(m))
@@ -313,7 +313,7 @@ def test_unturned_rows_or_another_norm_would_be_seen(tmp_path):
 
 
 @pytest.mark.parametrize("table", [b"", "zeros"])
-def test_an_empty_rotary_table_is_no_fault_and_a_missing_one_is(table, tmp_path):
+def test_zero_rotary_table_is_accepted_and_a_missing_one_is_refused(table, tmp_path):
     m = make_model()
     content = legacy(m, bytes(len(rotary_table(m))) if table else b"")
     (tmp_path / "model.bin").write_bytes(content)
@@ -336,7 +336,7 @@ def tokenizer(pieces, tmp_path_factory):
     return AutoTokenizer.from_pretrained(folder / "saved")
 
 
-def test_it_encodes_as_llama2c_does(pieces, tokenizer):
+def test_token_ids_match_llama2c(pieces, tokenizer):
     texts = strange_strings(pieces, 4000)
     expected = [encode(pieces, text) for text in texts]
     assert tokenizer(texts)["input_ids"] == expected
@@ -344,7 +344,7 @@ def test_it_encodes_as_llama2c_does(pieces, tokenizer):
     assert any(byte in used for byte in range(3, 259)) and len(used & set(range(259, VOCAB_SIZE))) > 300
 
 
-def test_any_vocabulary_with_distinct_scores_will_do(tmp_path):
+def test_random_vocabularies_with_distinct_scores_match(tmp_path):
     """Not only what SentencePiece learns: pieces that can be made in several ways, in any order of their scores."""
     chance = random.Random(7)
     base = [(b"<unk>", 0.0), (b"<s>", 0.0), (b"</s>", 0.0)] + [(b"<0x%02X>" % byte, 0.0) for byte in range(256)]
@@ -362,7 +362,7 @@ def test_any_vocabulary_with_distinct_scores_will_do(tmp_path):
     assert many_ways > 200
 
 
-def test_other_scores_or_no_space_in_front_would_be_seen(pieces, tokenizer):
+def test_control_other_scores_or_a_missing_space_prefix_are_detected(pieces, tokenizer):
     """The control: a tokenizer that differs a little fails on these texts."""
     texts = strange_strings(pieces, 300)
     found = tokenizer(texts)["input_ids"]
@@ -373,14 +373,14 @@ def test_other_scores_or_no_space_in_front_would_be_seen(pieces, tokenizer):
     assert found != tokenizer([" " + text for text in texts])["input_ids"]
 
 
-def test_whole_stories_encode_the_same_and_come_back(pieces, tokenizer):
+def test_stories_round_trip(pieces, tokenizer):
     for story in sample_stories(20, seed=2):
         tokens = tokenizer(story, verbose=False)["input_ids"]
         assert tokens == encode(pieces, story)
         assert tokenizer.decode(tokens, skip_special_tokens=True) == story == decode(pieces, tokens)
 
 
-def test_decoding_is_llama2cs(pieces, tokenizer):
+def test_decoding_matches_llama2c(pieces, tokenizer):
     for text in strange_strings(pieces, 1500):
         tokens = tokenizer(text)["input_ids"]
         assert tokenizer.decode(tokens, skip_special_tokens=True) == decode(pieces, tokens) == text
@@ -402,7 +402,7 @@ def test_special_tokens_and_lengths(tokenizer, pieces):
     assert chat == tokenizer("Once")["input_ids"]
 
 
-def test_bytes_written_as_bytes_are_the_same_tokenizer(pieces, tokenizer, tmp_path):
+def test_old_spellings_of_bytes_give_the_same_tokenizer(pieces, tokenizer, tmp_path):
     """As early versions of llama2.c wrote them."""
     for spell in (lambda byte: bytes([byte]), lambda byte: chr(byte).encode()):
         old = [(spell(i - 3), score) if 3 <= i < 259 else (piece, score) for i, (piece, score) in enumerate(pieces)]
@@ -429,7 +429,7 @@ def source(pieces, tmp_path):
 
 
 @pytest.mark.parametrize("kind", FORMATS)
-def test_the_folder_goes_on_as_the_file_does(kind, source, pieces, tmp_path, capsys):
+def test_imported_folder_generates_as_the_file_does(kind, source, pieces, tmp_path, capsys):
     m = make_model(seed=3)
     out = tmp_path / "new" / "out"
     assert main(["import", str(source(FORMATS[kind](m))), str(out)]) == 0
@@ -455,7 +455,7 @@ def test_the_folder_goes_on_as_the_file_does(kind, source, pieces, tmp_path, cap
     assert model.generate(**inputs, max_new_tokens=4).shape[1] > 4
 
 
-def test_the_tokenizer_is_found_beside_the_model_or_named(source, pieces, tmp_path):
+def test_tokenizer_is_found_beside_the_model_or_by_option(source, pieces, tmp_path):
     model = source()
     (model.parent / "tokenizer.bin").rename(tmp_path / "elsewhere.bin")
     with pytest.raises(
@@ -478,7 +478,7 @@ def patched(content, offset, kind, *values):
     return content[:offset] + struct.pack(kind, *values) + content[offset + struct.calcsize(kind) :]
 
 
-def model_faults():
+def model_cases():
     tied, untied = legacy(make_model()), legacy(make_model(tied=False))
     first, second = version_1(make_model()), version_2(make_model())
     names = ["dim", "hidden_dim", "n_layers", "n_heads", "n_kv_heads", "vocab_size", "seq_len"]
@@ -518,8 +518,8 @@ def model_faults():
     yield "safetensors", struct.pack("<Q", 2) + b"{}", "give the folder of the model"
 
 
-@pytest.mark.parametrize("content, words", [pytest.param(c, w, id=n) for n, c, w in model_faults()])
-def test_a_damaged_model_is_one_line(content, words, source, tmp_path):
+@pytest.mark.parametrize("content, words", [pytest.param(c, w, id=n) for n, c, w in model_cases()])
+def test_damaged_model_is_one_line(content, words, source, tmp_path):
     with pytest.raises(UserError, match=words) as caught:
         import_model(source(content), tmp_path / "out")
     assert "\n" not in str(caught.value) and str(caught.value).endswith(".")
@@ -529,7 +529,7 @@ def test_a_damaged_model_is_one_line(content, words, source, tmp_path):
 @pytest.mark.parametrize(
     "place", ["embedding", "attention_norm", "wq", "w2", "norm", "head"], ids=lambda place: f"in {place}"
 )
-def test_numbers_that_are_none_are_found_wherever_they_are(place, source):
+def test_non_finite_weights_are_found_in_every_section(place, source):
     m = make_model(tied=False)
     name = {"embedding": "tok", "attention_norm": "rms_att", "norm": "rms_final", "head": "wcls"}.get(place, place)
     getattr(m, name).flat[-1] = math.inf
@@ -538,7 +538,7 @@ def test_numbers_that_are_none_are_found_wherever_they_are(place, source):
             load_llama2c(source(write(m)))
 
 
-def test_a_damaged_tokenizer_is_one_line(source, pieces, tmp_path):
+def test_damaged_tokenizer_is_one_line(source, pieces, tmp_path):
     whole = tokenizer_file(pieces)
     last = len(pieces[-1][0])
 
@@ -547,7 +547,7 @@ def test_a_damaged_tokenizer_is_one_line(source, pieces, tmp_path):
         changed[i] = (changed[i][0] if piece is None else piece, changed[i][1] if score is None else score)
         return tokenizer_file(changed, 64)
 
-    faults = {
+    cases = {
         "": "longest piece would have 0",
         "ends after 699 pieces": whole[: -8 - last],
         "ends in piece 699": whole[:-1],
@@ -562,8 +562,8 @@ def test_a_damaged_tokenizer_is_one_line(source, pieces, tmp_path):
         "the same score": change(260, score=pieces[261][1]),
         "no piece for a space": change([piece for piece, _ in pieces].index(b" "), piece="日".encode()),
     }
-    faults["longest piece would have 0"] = faults.pop("") and bytes(4) + whole[4:]
-    for words, content in faults.items():
+    cases["longest piece would have 0"] = cases.pop("") and bytes(4) + whole[4:]
+    for words, content in cases.items():
         with pytest.raises(UserError, match=words) as caught:
             import_model(source(tokenizer=content), tmp_path / "out")
         assert "\n" not in str(caught.value)

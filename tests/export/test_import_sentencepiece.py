@@ -1,4 +1,4 @@
-"""SentencePiece tokenizers become tokenizers of transformers that encode the same, and models come with them."""
+"""Conversion of SentencePiece tokenizers: token ids match the library `sentencepiece`."""
 
 import random
 import struct
@@ -108,7 +108,7 @@ def odd_lines(count, seed=0):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_ids_are_those_of_sentencepiece(kind, trained, tmp_path):
+def test_token_ids_match_sentencepiece(kind, trained, tmp_path):
     file = trained(kind)
     theirs = sentencepiece.SentencePieceProcessor(model_file=str(file))
     load_piece_tokenizer(file, theirs.vocab_size(), 96).save_pretrained(tmp_path)
@@ -130,7 +130,7 @@ def test_ids_are_those_of_sentencepiece(kind, trained, tmp_path):
         assert theirs.unk_id() in ids or tokenizer.decode(ids, skip_special_tokens=True) == theirs.decode(ids)
 
 
-def test_another_normalisation_would_be_seen(trained):
+def test_control_another_normalisation_is_detected(trained):
     """The control: these lines tell the kinds apart."""
     lines = odd_lines(300)
     for one, other in (("char", "char, identity"), ("bpe", "bpe, spaces kept")):
@@ -160,7 +160,7 @@ def bin_file(file):
 
 
 @pytest.mark.parametrize("kind", ["llama2.c 512", "llama2.c 4096", "Llama 2", "char, identity", "bpe"])
-def test_the_bin_made_of_a_model_encodes_the_same(kind, trained, tmp_path):
+def test_bin_made_from_a_model_encodes_identically(kind, trained, tmp_path):
     """Save for what it does not hold: normalisation, and spaces that are taken away."""
     size = sentencepiece.SentencePieceProcessor(model_file=str(trained(kind))).vocab_size()
     (tmp_path / "tok.bin").write_bytes(bin_file(trained(kind)))
@@ -191,7 +191,7 @@ def source(trained, tmp_path):
 
 @pytest.mark.parametrize("name", ["tokenizer.model", "tok{}.model", "mine.model"])
 @pytest.mark.parametrize("kind", ["char", "llama2.c 512", "unigram"])
-def test_a_model_comes_with_a_sentencepiece_model(kind, name, source, trained, tmp_path):
+def test_model_is_imported_with_a_sentencepiece_tokenizer(kind, name, source, trained, tmp_path):
     theirs = sentencepiece.SentencePieceProcessor(model_file=str(trained(kind)))
     file = source(kind, name)
     assert main(["import", str(file), str(tmp_path / "out")]) == 0
@@ -206,7 +206,7 @@ def test_a_model_comes_with_a_sentencepiece_model(kind, name, source, trained, t
     assert tokenizer.pad_token_id not in np.atleast_1d(model.generation_config.eos_token_id)
 
 
-def test_the_tokenizer_is_the_one_that_fits(source, trained, tmp_path, caplog):
+def test_matching_tokenizer_is_chosen(source, trained, tmp_path, caplog):
     kind = "llama2.c 512"
     file = source(kind, "tok{}.model", "tokenizer.bin")
 
@@ -226,7 +226,7 @@ def test_the_tokenizer_is_the_one_that_fits(source, trained, tmp_path, caplog):
     assert imported("other") == collapsed
 
 
-def test_a_bin_that_encodes_otherwise_than_its_model_is_not_taken(source, trained, tmp_path, caplog):
+def test_bin_that_encodes_differently_from_its_model_is_not_used(source, trained, tmp_path, caplog):
     """llama2.c joins pieces by their scores, and a unigram model does not."""
     kind = "unigram, identity, bytes"
     theirs = sentencepiece.SentencePieceProcessor(model_file=str(trained(kind)))
@@ -236,7 +236,7 @@ def test_a_bin_that_encodes_otherwise_than_its_model_is_not_taken(source, traine
     assert AutoTokenizer.from_pretrained(tmp_path / "out")(story)["input_ids"] == [1, *theirs.encode(story)]
 
 
-def test_a_bin_without_bytes_has_unknown_characters(source, trained, tmp_path):
+def test_bin_without_byte_pieces_has_unknown_characters(source, trained, tmp_path):
     """A character-level one, where llama2.c itself would take other pieces for them."""
     import_model(source("char, identity", "tok{}.bin"), tmp_path / "out")
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
@@ -248,7 +248,7 @@ def test_a_bin_without_bytes_has_unknown_characters(source, trained, tmp_path):
     assert AutoTokenizer.from_pretrained(tmp_path / "model")("a  b")["input_ids"] == [1, *theirs.encode("a  b")]
 
 
-def test_what_is_missing_or_will_not_do_is_one_line(source, trained, tmp_path, capsys, monkeypatch):
+def test_missing_or_unusable_tokenizer_is_one_line(source, trained, tmp_path, capsys, monkeypatch):
     kind = "llama2.c 512"
     out = tmp_path / "out"
 
@@ -307,14 +307,14 @@ def test_what_is_missing_or_will_not_do_is_one_line(source, trained, tmp_path, c
         ("bpe", {"normalization_rule_name": "nmt_nfkc_cf"}, "custom normalisation rules .nmt_nfkc_cf"),
     ],
 )
-def test_what_cannot_be_the_same_is_refused(kind, settings, words, trained):
+def test_tokenizers_that_cannot_be_converted_exactly_are_refused(kind, settings, words, trained):
     file = trained(kind, **settings)
     with pytest.raises(UserError, match=words) as caught:
         load_sentencepiece(file, 10_000, 96)
     assert "\n" not in str(caught.value)
 
 
-def test_special_tokens_by_other_ids_and_names(trained):
+def test_special_tokens_with_other_ids_and_names(trained):
     file = trained("bpe", pad_id=0, unk_id=3, bos_id=2, eos_id=1, bos_piece="<begin>", pad_piece="<pad>")
     theirs = sentencepiece.SentencePieceProcessor(model_file=str(file))
     tokenizer = load_piece_tokenizer(file, 800, 96)

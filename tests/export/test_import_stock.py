@@ -1,4 +1,4 @@
-"""A Llama or a Phi-3 of transformers is the same model as a run folder, and comes back as it was."""
+"""Import of stock Llama and Phi-3 models, and round trips with the export."""
 
 import json
 import math
@@ -120,7 +120,7 @@ def folder(tokenizer, tmp_path):
 
 
 @pytest.mark.parametrize("kind, changes", CASES)
-def test_the_folder_gives_the_logits_of_the_original(kind, changes, folder, tmp_path):
+def test_imported_folder_gives_the_logits_of_the_original(kind, changes, folder, tmp_path):
     source = folder(kind, **changes)
     found = import_model(source, tmp_path / "out")
     assert found.difference <= 1e-5 and found.positions > 100 and found.kind == KINDS[kind][0].__name__
@@ -140,7 +140,7 @@ def test_the_folder_gives_the_logits_of_the_original(kind, changes, folder, tmp_
 
 
 @pytest.mark.parametrize("kind, changes", [("llama", {}), ("phi3", {"rope_parameters": HALF})], ids=["llama", "phi3"])
-def test_there_and_back(kind, changes, folder, tokenizer, tmp_path):
+def test_export_then_import_is_identical(kind, changes, folder, tokenizer, tmp_path):
     source = folder(kind, **changes)
     import_model(source, tmp_path / "ours")
     export_stock(tmp_path / "ours", tmp_path / "back", to=kind)
@@ -158,7 +158,7 @@ def test_there_and_back(kind, changes, folder, tokenizer, tmp_path):
 
 
 @pytest.mark.parametrize("convert, factor", [(to_llama, 1.0), (to_phi3, 0.5)], ids=["llama", "phi3"])
-def test_back_and_there(convert, factor):
+def test_import_then_export_is_identical(convert, factor):
     ours = tiny_model(partial_rotary_factor=factor)
     again = from_stock(convert(ours))
     assert again.state_dict().keys() == ours.state_dict().keys()
@@ -172,14 +172,14 @@ def test_back_and_there(convert, factor):
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_the_dtype_of_the_weights_is_kept(dtype, folder, tmp_path):
+def test_dtype_of_the_weights_is_kept(dtype, folder, tmp_path):
     found = import_model(folder(stock_model("llama").to(dtype)), tmp_path / "out")
     assert found.dtype == dtype
     assert {weight.dtype for weight in load_file(tmp_path / "out" / "model.safetensors").values()} == {dtype}
 
 
-@pytest.mark.parametrize("fault", ["up before gate", "keys before queries", "another tokenizer"])
-def test_a_folder_that_differs_is_not_left_behind(fault, folder, tmp_path, monkeypatch):
+@pytest.mark.parametrize("case", ["up before gate", "keys before queries", "another tokenizer"])
+def test_wrong_conversion_is_detected_and_nothing_is_written(case, folder, tmp_path, monkeypatch):
     """The control of the comparison: a wrong conversion is caught, and nothing stays."""
     from tinystories.export import import_model as imports
     from tinystories.export import verify
@@ -188,14 +188,14 @@ def test_a_folder_that_differs_is_not_left_behind(fault, folder, tmp_path, monke
         tiny = from_stock(model)
         layer = tiny.model.layers[1]
         with torch.no_grad():
-            if fault == "up before gate":
+            if case == "up before gate":
                 gate, up = layer.mlp.gate_proj.weight, layer.mlp.up_proj.weight
                 gate.data, up.data = up.data, gate.data
-            if fault == "keys before queries":
+            if case == "keys before queries":
                 layer.self_attn.k_proj.weight.copy_(layer.self_attn.q_proj.weight[:16])
         return tiny
 
-    if fault == "another tokenizer":
+    if case == "another tokenizer":
 
         class Other:
             @staticmethod
@@ -232,7 +232,7 @@ def as_pickle(path):
 
 
 LAYER = "model.layers.1.self_attn.q_proj.weight"
-FAULTS = {
+CASES = {
     "a weight less": (lambda p: edit_weights(p, lambda w: w.pop(LAYER)), "missing keys.*q_proj"),
     "a weight more": (lambda p: edit_weights(p, lambda w: w.update(extra=torch.ones(2))), "unexpected keys.*extra"),
     "a shape": (lambda p: edit_weights(p, lambda w: w.update({LAYER: torch.ones(4, 4)})), "cannot be loaded|mismatch"),
@@ -270,9 +270,9 @@ FAULTS = {
 }
 
 
-@pytest.mark.parametrize("fault", FAULTS)
-def test_a_damaged_folder_is_one_line(fault, folder, tmp_path):
-    damage, words = FAULTS[fault]
+@pytest.mark.parametrize("case", CASES)
+def test_damaged_folder_is_one_line(case, folder, tmp_path):
+    damage, words = CASES[case]
     path = folder("llama")
     damage(path)
     with pytest.raises(UserError, match=words) as caught:
@@ -281,7 +281,7 @@ def test_a_damaged_folder_is_one_line(fault, folder, tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["stock"]
 
 
-def test_what_a_tinyllama_cannot_do_is_refused(folder, tmp_path):
+def test_settings_that_tinyllama_does_not_support_are_refused(folder, tmp_path):
     for changes, words in (
         ({"sliding_window": 8}, "`sliding_window`, which is 8"),
         ({"resid_pdrop": 0.1}, "does not support `resid_pdrop`"),

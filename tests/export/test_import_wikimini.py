@@ -1,7 +1,5 @@
-"""A checkpoint of the first 24.5M story model becomes the same model, and no code in one is ever run.
-
-The model is written here once more, in plain torch, and trained and saved as that project does.
-"""
+"""Import of WikiMini checkpoints, compared with a plain torch implementation that is trained and saved as that project
+does; code in a checkpoint is never run."""
 
 import collections
 import json
@@ -202,7 +200,7 @@ def same_logits(ours, theirs, atol=1e-5):
 # --- The same model
 
 
-def test_logits_are_those_of_the_checkpoint(saved):
+def test_logits_match_the_checkpoint(saved):
     theirs = WikiMini(CONFIG)
     ours = load_wikimini(saved(checkpoint(theirs)))
     assert type(ours) is TinyLlamaForCausalLM and not ours.training
@@ -230,7 +228,7 @@ def test_other_settings(changes, saved):
     same_logits(load_wikimini(saved(checkpoint(theirs, config))), theirs)
 
 
-def test_a_setting_that_is_misread_would_be_seen(saved):
+def test_control_misread_setting_is_detected(saved):
     """The control: each of these is another function, far outside the tolerance."""
     theirs = WikiMini(CONFIG)
     for changes in ({"rope_percentage": 1.0}, {"n_heads": 2}, {"rope_base": 500}, {"rms_norm_eps": 1e-2}):
@@ -277,14 +275,14 @@ def separate_head(state):
     ],
     ids=["compiled", "parallel", "both", "no head", "buffers", "a head of its own", "norm", "ln_f", "ordered"],
 )
-def test_names_that_a_checkpoint_may_have(change, saved):
+def test_wrapped_weight_names_are_accepted(change, saved):
     theirs = WikiMini(CONFIG)
     content = checkpoint(theirs)
     content["model_state_dict"] = change(content["model_state_dict"])
     same_logits(load_wikimini(saved(content)), theirs)
 
 
-def test_a_norm_by_another_name_is_said(saved, caplog):
+def test_final_norm_under_another_name_is_logged(saved, caplog):
     content = checkpoint(WikiMini(CONFIG))
     load_wikimini(saved(content))
     assert not [record for record in caplog.records if record.levelname == "WARNING"]
@@ -293,7 +291,7 @@ def test_a_norm_by_another_name_is_said(saved, caplog):
     assert "taken from ln_f.weight" in caplog.text
 
 
-def test_a_flat_config_with_numbers_as_text_and_what_is_missing_by_default(saved):
+def test_flat_config_numbers_as_text_and_defaults(saved):
     theirs = WikiMini(CONFIG)
     content = checkpoint(theirs) | {"config": {"n_heads": "4", "rms_norm_eps": "1e-6", "rope_base": 1e4}}
     ours = load_wikimini(saved(content))
@@ -302,7 +300,7 @@ def test_a_flat_config_with_numbers_as_text_and_what_is_missing_by_default(saved
 
 
 @pytest.mark.parametrize("tables", ["freqs", "cached", "inv_freq"])
-def test_heads_and_positions_are_read_off_rotary_tables(tables, saved):
+def test_heads_and_positions_are_inferred_from_rotary_tables(tables, saved):
     theirs = WikiMini(CONFIG)
     content = checkpoint(theirs)
     for key in ("n_heads", "max_seq_len", "vocab_size", "d_model", "n_layers", "d_ffn", "tie_embeddings"):
@@ -322,7 +320,7 @@ def test_heads_and_positions_are_read_off_rotary_tables(tables, saved):
 
 
 @pytest.mark.parametrize("said", [False, "false", 0, None])
-def test_a_head_of_its_own_may_be_said_in_several_ways(said, saved):
+def test_untied_head_has_several_spellings(said, saved):
     config = {**CONFIG, "tie_embeddings": False}
     theirs = WikiMini(config)
     content = checkpoint(theirs, {**config, "tie_embeddings": said})
@@ -330,7 +328,7 @@ def test_a_head_of_its_own_may_be_said_in_several_ways(said, saved):
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_the_dtype_is_kept_and_positions_stay_sharp(dtype, saved):
+def test_dtype_is_kept_and_rotary_frequencies_are_not_rounded(dtype, saved):
     theirs = WikiMini(CONFIG).to(dtype)
     ours = load_wikimini(saved({"model_state_dict": theirs.state_dict(), "config": CONFIG}))
     assert ours.dtype == dtype and ours.model.rotary_emb.inv_freq.dtype == torch.float32
@@ -348,7 +346,7 @@ class Code:
         return pathlib.Path.touch, (pathlib.Path(self.path),)
 
 
-def test_a_file_with_code_is_refused_and_not_run(saved, tmp_path, tokenizer_folder, capsys):
+def test_file_with_code_is_refused_and_not_run(saved, tmp_path, tokenizer_folder, capsys):
     content = checkpoint(WikiMini(CONFIG))
     victim = tmp_path / "was-run"
     path = saved(content | {"extra": Code(str(victim))})
@@ -365,7 +363,7 @@ def test_a_file_with_code_is_refused_and_not_run(saved, tmp_path, tokenizer_fold
     assert not (tmp_path / "was-run2").exists()
 
 
-def test_numbers_of_numpy_are_read_and_nothing_else_of_it(saved):
+def test_numpy_numbers_are_read_and_nothing_else_of_numpy(saved):
     content = checkpoint(WikiMini(CONFIG))
     path = saved(content)
     with pytest.raises(Exception, match="numpy"):
@@ -390,80 +388,78 @@ def edited(change):
     return content
 
 
-def faults():
-    def fault(name, change, words):
+def cases():
+    def case(name, change, words):
         return pytest.param(change, words, id=name)
 
     huge = torch.zeros(1).expand(10**9, 32)
     attention = "blocks.1.attention.q_proj.weight"
-    yield fault("no state dict", lambda c, s, m: c.pop("model_state_dict"), "no `model_state_dict`, but epoch, global")
-    yield fault("no config", lambda c, s, m: c.pop("config"), "has no `config` beside")
-    yield fault("no heads", lambda c, s, m: m.pop("n_heads"), "no `n_heads` in its config.*add the number")
-    yield fault("heads of none", lambda c, s, m: m.update(n_heads=None), "no `n_heads` in its config")
-    yield fault("a config that is text", lambda c, s, m: c.update(config="n_heads: 4"), "a `config` that is a str")
-    yield fault("a config that is a list", lambda c, s, m: c.update(config=[4]), "a `config` that is a list")
-    yield fault("tied or not", lambda c, s, m: m.update(tie_embeddings="maybe"), "must be true or false")
-    yield fault("layers in words", lambda c, s, m: m.update(n_layers="two"), "`n_layers` in its config must be a")
-    yield fault("infinite eps", lambda c, s, m: m.update(rms_norm_eps=math.inf), "rms_norm_eps")
-    yield fault("negative eps", lambda c, s, m: m.update(rms_norm_eps=-1.0), "rms_norm_eps")
-    yield fault("negative base", lambda c, s, m: m.update(rope_base=-5), "rope_theta|rope_base")
-    yield fault("more than a head", lambda c, s, m: m.update(rope_percentage=1.5), "partial_rotary_factor")
-    yield fault("an odd part", lambda c, s, m: m.update(rope_percentage=0.4), "partial_rotary_factor")
-    yield fault("list", lambda c, s, m: m.update(max_seq_len=[64]), "`max_seq_len` in its config must be a number")
-    yield fault("heads do not divide", lambda c, s, m: m.update(n_heads=5), "hidden_size.*multiple")
-    yield fault("no heads at all", lambda c, s, m: m.update(n_heads=0), "num_attention_heads.*at least 1")
-    yield fault("heads in words", lambda c, s, m: m.update(n_heads="four"), "`n_heads` in its config must be a number")
-    yield fault("half a head", lambda c, s, m: m.update(n_heads=1.5), "`n_heads` in its config must be a number")
-    yield fault("no rotation", lambda c, s, m: m.update(rope_percentage=0.0), "partial_rotary_factor")
-    yield fault(
-        "no number", lambda c, s, m: m.update(rope_base=math.nan), "`rope_base` in its config must be a number"
-    )
-    yield fault("no length", lambda c, s, m: m.update(max_seq_len=-3), "max_position_embeddings.*at least 1")
-    yield fault("width", lambda c, s, m: m.update(d_model=64), "config has d_model 64, its weights 32")
-    yield fault("vocabulary", lambda c, s, m: m.update(vocab_size=10_000), "config has vocab_size 10,000")
-    yield fault("layers", lambda c, s, m: m.update(n_layers=3), "config has n_layers 3, its weights 2")
-    yield fault("untied without a head", lambda c, s, m: (m.update(tie_embeddings=False), s.pop("lm_head.weight")),
+    yield case("no state dict", lambda c, s, m: c.pop("model_state_dict"), "no `model_state_dict`, but epoch, global")
+    yield case("no config", lambda c, s, m: c.pop("config"), "has no `config` beside")
+    yield case("no heads", lambda c, s, m: m.pop("n_heads"), "no `n_heads` in its config.*add the number")
+    yield case("heads of none", lambda c, s, m: m.update(n_heads=None), "no `n_heads` in its config")
+    yield case("a config that is text", lambda c, s, m: c.update(config="n_heads: 4"), "a `config` that is a str")
+    yield case("a config that is a list", lambda c, s, m: c.update(config=[4]), "a `config` that is a list")
+    yield case("tied or not", lambda c, s, m: m.update(tie_embeddings="maybe"), "must be true or false")
+    yield case("layers in words", lambda c, s, m: m.update(n_layers="two"), "`n_layers` in its config must be a")
+    yield case("infinite eps", lambda c, s, m: m.update(rms_norm_eps=math.inf), "rms_norm_eps")
+    yield case("negative eps", lambda c, s, m: m.update(rms_norm_eps=-1.0), "rms_norm_eps")
+    yield case("negative base", lambda c, s, m: m.update(rope_base=-5), "rope_theta|rope_base")
+    yield case("more than a head", lambda c, s, m: m.update(rope_percentage=1.5), "partial_rotary_factor")
+    yield case("an odd part", lambda c, s, m: m.update(rope_percentage=0.4), "partial_rotary_factor")
+    yield case("list", lambda c, s, m: m.update(max_seq_len=[64]), "`max_seq_len` in its config must be a number")
+    yield case("heads do not divide", lambda c, s, m: m.update(n_heads=5), "hidden_size.*multiple")
+    yield case("no heads at all", lambda c, s, m: m.update(n_heads=0), "num_attention_heads.*at least 1")
+    yield case("heads in words", lambda c, s, m: m.update(n_heads="four"), "`n_heads` in its config must be a number")
+    yield case("half a head", lambda c, s, m: m.update(n_heads=1.5), "`n_heads` in its config must be a number")
+    yield case("no rotation", lambda c, s, m: m.update(rope_percentage=0.0), "partial_rotary_factor")
+    yield case("no number", lambda c, s, m: m.update(rope_base=math.nan), "`rope_base` in its config must be a number")
+    yield case("no length", lambda c, s, m: m.update(max_seq_len=-3), "max_position_embeddings.*at least 1")
+    yield case("width", lambda c, s, m: m.update(d_model=64), "config has d_model 64, its weights 32")
+    yield case("vocabulary", lambda c, s, m: m.update(vocab_size=10_000), "config has vocab_size 10,000")
+    yield case("layers", lambda c, s, m: m.update(n_layers=3), "config has n_layers 3, its weights 2")
+    yield case("untied without a head", lambda c, s, m: (m.update(tie_embeddings=False), s.pop("lm_head.weight")),
                 "no lm_head.weight")  # fmt: skip
-    yield fault("a head that differs", lambda c, s, m: s.update({"lm_head.weight": torch.ones(VOCAB_SIZE, 32)}),
+    yield case("a head that differs", lambda c, s, m: s.update({"lm_head.weight": torch.ones(VOCAB_SIZE, 32)}),
                 "lm_head.weight differs")  # fmt: skip
-    yield fault("no embedding", lambda c, s, m: s.pop("token_embedding.weight"), "no token_embedding.weight")
-    yield fault("a weight less", lambda c, s, m: s.pop(attention), f"no {attention}")
-    yield fault("a norm less", lambda c, s, m: s.pop("final_norm.weight"), "has none of final_norm, norm, ln_f")
-    yield fault("a norm more", lambda c, s, m: s.update({"norm.weight": torch.ones(32)}), "has final_norm and norm")
-    yield fault(
+    yield case("no embedding", lambda c, s, m: s.pop("token_embedding.weight"), "no token_embedding.weight")
+    yield case("a weight less", lambda c, s, m: s.pop(attention), f"no {attention}")
+    yield case("a norm less", lambda c, s, m: s.pop("final_norm.weight"), "has none of final_norm, norm, ln_f")
+    yield case("a norm more", lambda c, s, m: s.update({"norm.weight": torch.ones(32)}), "has final_norm and norm")
+    yield case(
         "a weight more",
         lambda c, s, m: s.update({"blocks.0.extra.weight": torch.ones(2)}),
         "that TinyLlama does not have",
     )
-    yield fault(
+    yield case(
         "a bias",
         lambda c, s, m: s.update({"blocks.0.attention.q_proj.bias": torch.ones(32)}),
         "that TinyLlama does not have",
     )
-    yield fault("a gap", lambda c, s, m: s.update({"blocks.7.attn_norm.weight": torch.ones(32)}), "without a gap")
-    yield fault(
+    yield case("a gap", lambda c, s, m: s.update({"blocks.7.attn_norm.weight": torch.ones(32)}), "without a gap")
+    yield case(
         "many blocks",
         lambda c, s, m: s.update({f"blocks.{'9' * 5000}.x": torch.ones(2)}),
         "that TinyLlama does not have",
     )
-    yield fault("twice", lambda c, s, m: s.update({f"module.{attention}": s[attention]}), "twice")
-    yield fault("shape", lambda c, s, m: s.update({attention: torch.ones(32, 16)}), r"\[32, 16\].*\[32, 32\]")
-    yield fault("one dimension", lambda c, s, m: s.update({"token_embedding.weight": torch.ones(5)}), "not a matrix")
-    yield fault("not a number", lambda c, s, m: s[attention].view(-1)[5].fill_(math.nan), "not finite")
-    yield fault("integers", lambda c, s, m: s.update({attention: s[attention].long()}), "is int64")
-    yield fault("a list", lambda c, s, m: s.update({attention: [1.0]}), "not a plain tensor")
-    yield fault("sparse", lambda c, s, m: s.update({attention: s[attention].to_sparse()}), "not a plain tensor")
-    yield fault("no memory in the file", lambda c, s, m: s.update({"token_embedding.weight": huge}), "claims 128,")
+    yield case("twice", lambda c, s, m: s.update({f"module.{attention}": s[attention]}), "twice")
+    yield case("shape", lambda c, s, m: s.update({attention: torch.ones(32, 16)}), r"\[32, 16\].*\[32, 32\]")
+    yield case("one dimension", lambda c, s, m: s.update({"token_embedding.weight": torch.ones(5)}), "not a matrix")
+    yield case("not a number", lambda c, s, m: s[attention].view(-1)[5].fill_(math.nan), "not finite")
+    yield case("integers", lambda c, s, m: s.update({attention: s[attention].long()}), "is int64")
+    yield case("a list", lambda c, s, m: s.update({attention: [1.0]}), "not a plain tensor")
+    yield case("sparse", lambda c, s, m: s.update({attention: s[attention].to_sparse()}), "not a plain tensor")
+    yield case("no memory in the file", lambda c, s, m: s.update({"token_embedding.weight": huge}), "claims 128,")
 
 
-@pytest.mark.parametrize("change, words", faults())
-def test_a_checkpoint_that_does_not_fit_is_one_line(change, words, saved):
+@pytest.mark.parametrize("change, words", cases())
+def test_invalid_checkpoint_is_one_line(change, words, saved):
     with pytest.raises(UserError, match=words) as caught:
         load_wikimini(saved(edited(change)))
     assert "\n" not in str(caught.value) and str(caught.value).endswith(".")
 
 
-def test_a_damaged_file_is_one_line(saved, tmp_path, tokenizer_folder):
+def test_damaged_file_is_one_line(saved, tmp_path, tokenizer_folder):
     path = saved(checkpoint(WikiMini(CONFIG)))
     whole = path.read_bytes()
     middle = len(whole) // 2
@@ -504,7 +500,7 @@ def test_a_damaged_file_is_one_line(saved, tmp_path, tokenizer_folder):
         load_wikimini(tmp_path / "none.pth")
 
 
-def test_a_plain_pickle_of_a_checkpoint_is_refused(tmp_path):
+def test_plain_pickle_is_refused(tmp_path):
     torch.save(checkpoint(WikiMini(CONFIG)), tmp_path / "old.pth", _use_new_zipfile_serialization=False)
     with pytest.raises(UserError, match="does not begin as a zip"):
         load_wikimini(tmp_path / "old.pth")
@@ -513,7 +509,7 @@ def test_a_plain_pickle_of_a_checkpoint_is_refused(tmp_path):
 # --- The tokenizer and the folder
 
 
-def test_the_tokenizer_loses_what_was_baked_in(tokenizer_folder, tmp_path):
+def test_truncation_and_padding_of_the_tokenizer_are_removed(tokenizer_folder, tmp_path):
     tokenizer = load_wikimini_tokenizer(tokenizer_folder, 64)
     tokenizer.save_pretrained(tmp_path / "saved")
     again = AutoTokenizer.from_pretrained(tmp_path / "saved")
@@ -530,7 +526,7 @@ def test_the_tokenizer_loses_what_was_baked_in(tokenizer_folder, tmp_path):
     assert json.loads((tmp_path / "saved" / "tokenizer.json").read_text())["truncation"] is None
 
 
-def test_a_tokenizer_that_will_not_do_is_one_line(tokenizer_folder, saved, tmp_path):
+def test_unusable_tokenizer_is_one_line(tokenizer_folder, saved, tmp_path):
     path = saved(checkpoint(WikiMini(CONFIG)))
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "tokenizer.json").write_text("{")
@@ -570,7 +566,7 @@ def trained(shift, tokenizer_folder):
 
 
 @pytest.mark.parametrize("shift", [1, 2])
-def test_a_model_of_labels_shifted_twice_is_said_to_be_one(shift, saved, tokenizer_folder, tmp_path, capsys):
+def test_model_of_labels_shifted_twice_is_reported(shift, saved, tokenizer_folder, tmp_path, capsys):
     path, out = saved(trained(shift, tokenizer_folder)), tmp_path / "out"
     assert main(["import", str(path), str(out), "--tokenizer", str(tokenizer_folder)]) == 0
     said = capsys.readouterr()
@@ -586,7 +582,7 @@ def test_a_model_of_labels_shifted_twice_is_said_to_be_one(shift, saved, tokeniz
     assert tokenizer.decode(model.generate(**tokenizer("Once", return_tensors="pt"), max_new_tokens=4)[0])
 
 
-def test_an_untrained_model_is_not_said_to_be_anything(saved, tokenizer_folder, tmp_path, capsys):
+def test_untrained_model_is_not_reported_as_shifted(saved, tokenizer_folder, tmp_path, capsys):
     for seed in range(3):
         model = WikiMini(CONFIG, seed)
         with torch.no_grad():
