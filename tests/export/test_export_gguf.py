@@ -1,4 +1,4 @@
-"""GGUF export: compared with a numpy implementation of llama.cpp, with transformers, and with an installed llama.cpp."""
+"""GGUF export, compared with a numpy implementation of llama.cpp, with transformers, and with llama.cpp itself."""
 
 import json
 import urllib.request
