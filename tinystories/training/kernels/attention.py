@@ -181,7 +181,7 @@ def _openmp() -> ctypes.CDLL:
         UserError: where torch uses another one.
     """
     maps = Path("/proc/self/maps")
-    lines = maps.read_text().splitlines() if maps.exists() else []
+    lines = maps.read_text(encoding="utf-8", errors="replace").splitlines() if maps.exists() else []
     files = {line.split(maxsplit=5)[-1] for line in lines if "libgomp" in line}
     # Another package's copy would have threads of its own.
     candidates = [file for file in files if "torch" in file] or sorted(files)
