@@ -20,7 +20,8 @@ from transformers import (
 )
 
 from tinystories.checks import examine
-from tinystories.checks import prediction_offset as objective
+from tinystories.checks.loss import check_model_shift
+from tinystories.checks.prediction_offset import check_beginning, check_objective
 from tinystories.cli import main
 from tinystories.data.corpus import load_corpus
 from tinystories.data.packing import PackedStories, tokenize_stories
@@ -123,7 +124,7 @@ def endless(corpus, tokenizer, tmp_path_factory):
 # What a model has learnt
 
 
-def test_a_healthy_run_has_no_fault(tiny_run):
+def test_a_healthy_run_has_no_error(tiny_run):
     found = by_check(examine(tiny_run, quick=True, limit=100))
     assert not errors(found.values())
     for check in ("objective", "shift in the model", "next token", "end of text", "stopping", "learning rate"):
@@ -136,7 +137,7 @@ def test_a_healthy_run_has_no_fault(tiny_run):
     assert not could_not
 
 
-def test_labels_that_were_shifted_twice_are_seen_in_the_model(shifted_twice, corpus):
+def test_labels_shifted_twice_in_training_are_found_in_the_model(shifted_twice, corpus):
     found = by_check(examine(shifted_twice, corpus=str(corpus), quick=True))
     assert found["objective"].status == "error" and "after the next" in found["objective"].evidence
     assert found["shift in the model"].status == "ok", "the model is stock: it was the data"
@@ -144,14 +145,14 @@ def test_labels_that_were_shifted_twice_are_seen_in_the_model(shifted_twice, cor
     assert found["learning rate"].status == "ok"
 
 
-def test_an_end_that_was_never_trained_and_a_schedule_that_restarts_are_seen(endless, corpus):
+def test_an_untrained_eos_and_a_restarting_schedule_are_found(endless, corpus):
     found = by_check(examine(endless, corpus=str(corpus), quick=True))
     assert found["objective"].status == "ok"
     assert found["stopping"].status == "error" and "not learnt to stop" in found["stopping"].evidence
     assert found["learning rate"].status == "error" and "restarts" in found["learning rate"].evidence
 
 
-def test_of_an_untrained_stock_model_nothing_is_told(corpus, tokenizer, tmp_path):
+def test_an_untrained_stock_model_is_inconclusive(corpus, tokenizer, tmp_path):
     torch.manual_seed(0)
     for name, network in (
         ("gpt2", GPT2LMHeadModel(GPT2Config(**SHAPE))),
@@ -167,7 +168,7 @@ def test_of_an_untrained_stock_model_nothing_is_told(corpus, tokenizer, tmp_path
         assert found["shift in the model"].status == "ok" and not errors(found.values())
 
 
-def test_a_model_that_only_copies_is_a_fault(corpus, tokenizer, tmp_path):
+def test_a_model_that_repeats_its_input_is_an_error(corpus, tokenizer, tmp_path):
     """Labels that were never shifted: the model is trained to give back what it is given."""
 
     def loss(outputs, labels, num_items_in_batch=None):
@@ -187,11 +188,11 @@ def test_a_model_that_only_copies_is_a_fault(corpus, tokenizer, tmp_path):
     )
     trainer.train()
     stories = load_corpus(str(corpus)).validation["text"][:20]
-    found, told = objective.check_objective(network, tokenizer, stories)
-    assert found[0].status == "error" and "repeats" in found[0].evidence and not told
+    [found] = check_objective(network, tokenizer, stories)
+    assert found.status == "error" and "repeats" in found.evidence
 
 
-def test_a_model_that_shifts_twice_itself_is_a_fault(tokenizer):
+def test_a_model_that_shifts_labels_twice_is_an_error(tokenizer):
     class Twice(LlamaForCausalLM):
         def forward(self, input_ids=None, labels=None, **kwargs):
             moved = torch.nn.functional.pad(labels[:, 1:], (0, 1), value=-100)
@@ -201,19 +202,19 @@ def test_a_model_that_shifts_twice_itself_is_a_fault(tokenizer):
     for kind, status in ((LlamaForCausalLM, "ok"), (Twice, "error")):
         network = kind(LlamaConfig(**SHAPE, intermediate_size=128))
         story = "Once upon a time there was a small red fox. He lived in a wood. One day he saw the moon."
-        assert objective.check_model_shift(network, tokenizer, story).status == status
+        assert check_model_shift(network, tokenizer, story)[0].status == status
 
 
-def test_a_beginning_that_prompts_lack_is_a_note(tiny_run):
+def test_a_start_token_that_prompts_lack_is_a_note(tiny_run):
     network, known = AutoModelForCausalLM.from_pretrained(tiny_run), AutoTokenizer.from_pretrained(tiny_run)
     stories = load_corpus("sample", max_stories=2, max_validation_stories=40).validation["text"][:]
-    assert objective.check_beginning(network, known, stories).status == "ok"
+    assert check_beginning(network, known, stories)[0].status == "ok"
     known.backend_tokenizer.post_processor = None
-    found = objective.check_beginning(network, known, stories)
+    [found] = check_beginning(network, known, stories)
     assert found.status == "note" and "nothing in front" in found.evidence
 
 
-def test_a_tokenizer_of_another_model_is_a_fault(tiny_run, tmp_path):
+def test_a_tokenizer_of_another_model_is_an_error(tiny_run, tmp_path):
     larger = train_bpe(load_corpus("sample", max_stories=400).train["text"][:], 2_000, progress=False)
     larger.save_pretrained(tmp_path)
     found = by_check(examine(tiny_run, tokenizer=str(tmp_path), quick=True, limit=50))
@@ -223,8 +224,8 @@ def test_a_tokenizer_of_another_model_is_a_fault(tiny_run, tmp_path):
     assert "ids that the model does not have" in found["shift in the model"].evidence
 
 
-def test_a_checkpoint_of_the_origin_is_examined_with_its_tokenizer(tiny_run, tmp_path):
-    """The weights of a healthy run under that project's names."""
+def test_a_checkpoint_of_llm_tinystories_is_examined_with_its_tokenizer(tiny_run, tmp_path):
+    """The weights of a healthy run under the names of karthyick/llm_tinystories."""
     network = AutoModelForCausalLM.from_pretrained(tiny_run)
     names = {ours: theirs for theirs, ours in BLOCK_NAMES.items()}
     weights = {}
@@ -244,14 +245,14 @@ def test_a_checkpoint_of_the_origin_is_examined_with_its_tokenizer(tiny_run, tmp
 # Runs and recipes
 
 
-def test_a_checkpoint_that_is_not_the_best_is_a_fault(tiny_run):
+def test_a_checkpoint_that_is_not_the_best_is_an_error(tiny_run):
     found = by_check(examine(tiny_run / "checkpoint-60", quick=True, limit=50))
     assert found["best checkpoint"].status == "error" and "checkpoint-120" in found["best checkpoint"].advice
     assert found["training length"].status == "note"
     assert examine(tiny_run / "checkpoint-120", quick=True, limit=50)[-1].status == "ok"
 
 
-def test_missing_and_damaged_pieces_cannot_be_told(tiny_run, tmp_path):
+def test_missing_and_damaged_files_are_inconclusive(tiny_run, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(tiny_run, folder, ignore=shutil.ignore_patterns("checkpoint-*"))
     (folder / "trainer_state.json").write_text('{"log_history": [')
@@ -264,7 +265,7 @@ def test_missing_and_damaged_pieces_cannot_be_told(tiny_run, tmp_path):
     assert found["objective"].status == "ok" and not errors(found.values())
 
 
-def test_a_log_that_is_not_of_its_recipe_is_a_fault(tiny_run, tmp_path):
+def test_a_log_that_does_not_match_its_recipe_is_an_error(tiny_run, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(tiny_run, folder, ignore=shutil.ignore_patterns("checkpoint-*"))
     text = (folder / "recipe.yaml").read_text()
@@ -274,7 +275,7 @@ def test_a_log_that_is_not_of_its_recipe_is_a_fault(tiny_run, tmp_path):
     assert found["learning rate and recipe"].status == "error"
 
 
-def test_a_recipe_is_examined_with_its_machine(tiny_recipe, tmp_path):
+def test_a_recipe_is_checked_with_memory_disk_and_time(tiny_recipe, tmp_path):
     save_recipe(tiny_recipe(max_length=512, row_length=1024, max_stories=100), tmp_path / "tiny.yaml")
     found = by_check(examine(tmp_path / "tiny.yaml", limit=50))
     assert not errors(found.values())
@@ -285,7 +286,7 @@ def test_a_recipe_is_examined_with_its_machine(tiny_recipe, tmp_path):
     assert "time" not in by_check(examine(tmp_path / "tiny.yaml", limit=50, quick=True))
 
 
-def test_the_length_of_a_run_is_that_of_the_whole_corpus(tiny_recipe, tmp_path):
+def test_the_length_of_a_run_is_computed_for_the_whole_corpus(tiny_recipe, tmp_path):
     recipe = tiny_recipe(num_train_epochs=2, max_steps=-1, max_stories=300)
     save_recipe(recipe, tmp_path / "tiny.yaml")
     counted = [
@@ -296,7 +297,7 @@ def test_the_length_of_a_run_is_that_of_the_whole_corpus(tiny_recipe, tmp_path):
     assert sampled == pytest.approx(whole, rel=0.1)
 
 
-def test_a_corpus_that_cannot_be_had_is_something_that_cannot_be_told(tiny_recipe, tmp_path):
+def test_an_unavailable_corpus_is_inconclusive(tiny_recipe, tmp_path):
     save_recipe(tiny_recipe(corpus="nobody/no-such-stories", max_steps=-1), tmp_path / "tiny.yaml")
     found = by_check(examine(tmp_path / "tiny.yaml", quick=True, limit=50))
     assert found["corpus"].status == "inconclusive" and "sample replaces them" in found["corpus"].evidence
@@ -306,7 +307,7 @@ def test_a_corpus_that_cannot_be_had_is_something_that_cannot_be_told(tiny_recip
         examine(tmp_path / "tiny.yaml", corpus="no/such/folder/at-all")
 
 
-def test_a_recipe_with_a_tokenizer_that_pads_with_its_end_is_a_fault(tiny_recipe, tokenizer, tmp_path):
+def test_a_tokenizer_that_pads_with_eos_is_an_error(tiny_recipe, tokenizer, tmp_path):
     tokenizer.save_pretrained(tmp_path / "tokenizer")
     path = tmp_path / "tokenizer" / "tokenizer_config.json"
     config = json.loads(path.read_text())
@@ -320,7 +321,7 @@ def test_a_recipe_with_a_tokenizer_that_pads_with_its_end_is_a_fault(tiny_recipe
 
 @pytest.fixture
 def doctor(capsys):
-    """Runs the command and gives its exit status, what it printed and what it said on stderr."""
+    """Runs the command and returns its exit status, stdout and stderr."""
 
     def run(*arguments):
         capsys.readouterr()
@@ -331,7 +332,7 @@ def doctor(capsys):
     return run
 
 
-def test_the_command_exits_with_0_or_1_and_prints_a_line_a_finding(doctor, tiny_run, shifted_twice, corpus):
+def test_the_command_exits_with_0_or_1_and_prints_one_line_per_finding(doctor, tiny_run, shifted_twice, corpus):
     status, out, _ = doctor(tiny_run, "--quick", "--limit", 50)
     assert status == 0
     assert "ok            objective: " in out and "llama2.c: github.com/karpathy/llama2.c" in out
@@ -340,7 +341,7 @@ def test_the_command_exits_with_0_or_1_and_prints_a_line_a_finding(doctor, tiny_
     assert status == 1 and "error         objective: " in out and "1 error" in out
 
 
-def test_json_is_all_that_is_printed(doctor, tiny_run):
+def test_with_json_nothing_else_is_printed(doctor, tiny_run):
     status, out, _ = doctor(tiny_run, "--quick", "--limit", 50, "--json")
     found = json.loads(out)
     assert status == 0 and {"check", "status", "evidence", "advice"} <= set(found[0])
@@ -364,19 +365,19 @@ def test_json_is_all_that_is_printed(doctor, tiny_run):
         ("unfinished",),
     ],
 )
-def test_wrong_input_is_one_line_and_status_2(doctor, tiny_run, tmp_path, monkeypatch, arguments):
+def test_bad_input_is_one_line_and_status_2(doctor, tiny_run, tmp_path, monkeypatch, arguments):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()
     (tmp_path / "here.pth").write_bytes(b"not a checkpoint")
     shutil.copytree(tiny_run / "checkpoint-60", tmp_path / "unfinished" / "checkpoint-60")
     status, out, err = doctor(*(str(tiny_run) if argument == "RUN" else argument for argument in arguments))
-    told = [line for line in err.splitlines() if line.startswith("tinystories: ")]
-    assert status == 2 and len(told) == 1 and "Traceback" not in err and not out
+    messages = [line for line in err.splitlines() if line.startswith("tinystories: ")]
+    assert status == 2 and len(messages) == 1 and "Traceback" not in err and not out
     if arguments == ("unfinished",):
-        assert "checkpoint-60" in told[0]
+        assert "checkpoint-60" in messages[0]
 
 
-def test_stories_alone_are_examined_and_mended(doctor, tmp_path):
+def test_stories_are_checked_and_cleaned(doctor, tmp_path):
     good = [
         f"Once upon a time there was a fox called {name}. He ran and ran, and then he went home to the {place}. He "
         f"said to his mother that it was a good day, and she was happy that he was there with her."
@@ -393,7 +394,7 @@ def test_stories_alone_are_examined_and_mended(doctor, tmp_path):
 
     write()
     assert doctor(stories)[0] == 0
-    # A warning for the text, which --strict makes a fault.
+    # A warning for the text, which --strict makes an error.
     write("Too short. ")
     assert doctor(stories)[0] == 0 and doctor(stories, "--strict")[0] == 1
     broken = good[0].replace("fox", "<b>fox</b>").replace("Tim", "Kim")
@@ -403,4 +404,4 @@ def test_stories_alone_are_examined_and_mended(doctor, tmp_path):
     status, out, _ = doctor(stories, "--clean", tmp_path / "clean", "--json")
     json.loads(out)
     assert doctor(tmp_path / "clean")[0] == 0
-    assert doctor(stories, "--clean", tmp_path / "clean")[0] == 2, "what is there is not written over"
+    assert doctor(stories, "--clean", tmp_path / "clean")[0] == 2, "existing files are not overwritten"

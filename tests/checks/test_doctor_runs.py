@@ -1,4 +1,4 @@
-"""What doctor says of real runs: by the clock, stopped early, resumed, streamed, in several processes."""
+"""What doctor finds in real runs: with a time limit, stopped early, resumed, streamed, in several processes."""
 
 import json
 import os
@@ -49,7 +49,7 @@ def recipe(tiny_recipe):
     return lambda **changes: tiny_recipe(**{**SMALL, "logging_steps": 2, "prompts": "[]", **changes})
 
 
-def test_a_run_by_the_clock_is_counted_by_its_own_steps(recipe):
+def test_a_run_with_a_time_limit_is_counted_by_its_steps(recipe):
     run = train(recipe(max_minutes=0.06, eval_steps=10_000, warmup_steps=2))
     found, steps = examined(run), state_of(run)["global_step"]
     assert tokens_in(found["tokens seen"]) == pytest.approx(counted(run, 4 * steps), rel=0.02)
@@ -63,7 +63,7 @@ def test_a_run_by_the_clock_is_counted_by_its_own_steps(recipe):
     assert "error" not in {finding.status for finding in found.values()}
 
 
-def test_two_evaluations_one_step_apart_are_no_curve(recipe):
+def test_two_evaluations_one_step_apart_are_inconclusive(recipe):
     run = train(recipe(max_steps=21, eval_steps=20))
     found = examined(run)
     assert found["validation curve"].status == "inconclusive"
@@ -71,7 +71,7 @@ def test_two_evaluations_one_step_apart_are_no_curve(recipe):
     assert found["best checkpoint"].status == "ok"
 
 
-def test_an_unfinished_run_by_the_clock_says_how_much_is_left(recipe, tmp_path):
+def test_an_unfinished_run_with_a_time_limit_shows_its_elapsed_time(recipe, tmp_path):
     run = train(recipe(max_minutes=0.06, eval_steps=3, warmup_steps=2, save_total_limit=100))
     earliest = min(run.glob("checkpoint-*"), key=lambda folder: int(folder.name.split("-")[1]))
     alone = tmp_path / "other" / earliest.name
@@ -85,7 +85,7 @@ def test_an_unfinished_run_by_the_clock_says_how_much_is_left(recipe, tmp_path):
     assert tokens_in(of_run["tokens seen"]) == pytest.approx(counted(run, 4 * steps), rel=0.02)
 
 
-def test_a_run_that_was_stopped_early_is_not_called_unfinished(recipe):
+def test_a_run_that_was_stopped_early_is_not_unfinished(recipe):
     """A learning rate so high that validation does not improve for long."""
     settings = {"optimizer": "adamw", "learning_rate": 0.5, "warmup_steps": 0}
     run = train(recipe(max_steps=200, eval_steps=4, early_stopping_patience=2, **settings))
@@ -103,7 +103,7 @@ def test_a_run_that_was_stopped_early_is_not_called_unfinished(recipe):
     assert found["best checkpoint"].status == "ok" and found["overfitting"].status != "error"
 
 
-def test_a_resumed_run_counts_all_its_sessions_with_their_own_batches(recipe, tmp_path):
+def test_a_resumed_run_counts_the_tokens_of_all_sessions(recipe, tmp_path):
     settings = {"max_steps": 8, "eval_steps": 4, "lr_scheduler_type": "constant", "logging_steps": 1}
     first = train(recipe(**settings, output_dir=tmp_path / "first"))
     second = train(
@@ -122,7 +122,7 @@ def test_a_resumed_run_counts_all_its_sessions_with_their_own_batches(recipe, tm
     assert json.loads((second / "run.json").read_text())["tokens_seen"] == tokens_in(found["tokens seen"])
 
 
-def test_a_run_that_counted_nothing_takes_the_figure_of_its_record(recipe):
+def test_a_run_without_a_token_count_uses_run_json(recipe):
     run = train(recipe(max_steps=4, eval_steps=4))
     recorded = json.loads((run / "run.json").read_text())["tokens_seen"]
     state = state_of(run)
@@ -151,7 +151,7 @@ def test_a_checkpoint_of_an_older_release_is_resumed_with_an_estimate(recipe, tm
     assert state_of(resumed)["num_input_tokens_seen"] == pytest.approx(counted_before * 6 / 4, rel=0.02)
 
 
-def test_a_stream_has_tokens_and_no_epochs(recipe):
+def test_a_streamed_run_has_tokens_and_no_epochs(recipe):
     run = train(recipe(streaming=True, max_steps=6, eval_steps=3, gradient_accumulation_steps=2))
     found = examined(run)
     assert tokens_in(found["tokens seen"]) == pytest.approx(counted_stream(run), rel=0.05)
@@ -169,7 +169,7 @@ def counted_stream(run):
     return 6 * 2 * 4 * packed.tokens_per_row
 
 
-def test_a_run_in_two_processes_is_counted_for_both(recipe, tmp_path):
+def test_a_run_in_two_processes_counts_the_tokens_of_both(recipe, tmp_path):
     run = tmp_path / "run"
     save_recipe(recipe(max_steps=6, eval_steps=3, gradient_accumulation_steps=2, output_dir=run), tmp_path / "r.yaml")
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=29533"]

@@ -1,4 +1,4 @@
-"""`check_trainer`: what is proven of a Trainer before its first step, with a control for each fault."""
+"""`check_trainer`: what is shown of a Trainer before its first step, with a control for each error."""
 
 import random
 
@@ -16,13 +16,18 @@ from transformers import (
 )
 
 from modeling_tinyllama import TinyLlamaForCausalLM
-from tinystories.checks import batches, check_trainer, has_error, machine
-from tinystories.checks import training_step as step
+from tinystories.checks import check_trainer, has_error, machine, memory
+from tinystories.checks.batches import find_stories, take_batches
+from tinystories.checks.forward import forward_and_backward
+from tinystories.checks.recorder import Recorder
 from tinystories.data.corpus import load_corpus
 from tinystories.data.packing import PackedStories, tokenize_stories
 from tinystories.tokenization import train_bpe
 from tinystories.training import build as training
 from tinystories.training.arguments import training_arguments
+from tinystories.training.kernels import attention
+from tinystories.training.kernels.head_loss import head_loss
+from tinystories.training.packed_attention import kernel_name
 
 
 @pytest.fixture(scope="module")
@@ -88,43 +93,58 @@ def errors(findings):
     return {finding.check for finding in findings if finding.status == "error"}
 
 
-PROVEN = {"labels", "end of text", "padding", "beginning of text", "next token", "looking ahead"}
+SHOWN = {"labels", "end of text", "padding", "beginning of text", "next token", "looking ahead"}
 LEAKS = {"leak between stories (train mode)", "leak between stories (eval mode)"}
 
 
-def test_a_healthy_trainer_is_proven(trainer):
+def test_a_healthy_trainer_is_ok(trainer):
     found = by_check(check_trainer(trainer()))
-    for check in PROVEN | LEAKS | {"vocabulary size", "memory", "disk", "attention kernel"}:
+    for check in SHOWN | LEAKS | {"vocabulary size", "memory", "disk", "attention kernel"}:
         assert found[check].status == "ok", found[check]
     assert "t+1" in found["next token"].evidence
     assert not has_error(found.values())
     assert not [finding for finding in found.values() if finding.status == "inconclusive"]
 
 
-def test_the_trainer_of_a_recipe_is_healthy(tiny_recipe):
-    recipe = tiny_recipe(max_stories=60, max_length=512, gradient_accumulation_steps=2)
-    corpus = load_corpus("sample", max_stories=60, max_validation_stories=10)
-    tokenizer = train_bpe(corpus.train["text"][:], 600, progress=False)
-    arguments = training_arguments(recipe)
-    rows, held_out = training.pack_corpus(corpus, tokenizer, recipe, 0)
-    network = TinyLlamaForCausalLM(training.model_config(recipe, tokenizer))
-    trainer = training.build_trainer(recipe, arguments, network, tokenizer, rows, held_out)
-    found = by_check(check_trainer(trainer))
+@pytest.fixture
+def story_trainer(tiny_recipe):
+    """A function that makes the trainer of a recipe."""
+
+    def make(kind=TinyLlamaForCausalLM, **changes):
+        recipe = tiny_recipe(**{"max_stories": 60, "max_length": 512, **changes})
+        corpus = load_corpus("sample", max_stories=60, max_validation_stories=10, streaming=recipe.streaming)
+        known = train_bpe((story["text"] for story in corpus.train), 600, progress=False)
+        arguments = training_arguments(recipe)
+        rows, held_out = training.pack_corpus(corpus, known, recipe, 0)
+        return training.build_trainer(
+            recipe, arguments, kind(training.model_config(recipe, known)), known, rows, held_out
+        )
+
+    return make
+
+
+def test_the_trainer_of_a_recipe_is_healthy(story_trainer):
+    found = by_check(check_trainer(story_trainer(gradient_accumulation_steps=2)))
     assert not errors(found.values())
-    for check in PROVEN | LEAKS | {"gradient accumulation"}:
+    for check in SHOWN | LEAKS | {"gradient accumulation"}:
         assert found[check].status == "ok", found[check]
 
 
-def test_weighted_articles_are_a_note_and_no_fault(tiny_recipe):
-    recipe = tiny_recipe(max_stories=60, article_loss_weight=1.5)
-    corpus = load_corpus("sample", max_stories=60, max_validation_stories=10)
-    tokenizer = train_bpe(corpus.train["text"][:], 600, progress=False)
-    rows, held_out = training.pack_corpus(corpus, tokenizer, recipe, 0)
-    network = TinyLlamaForCausalLM(training.model_config(recipe, tokenizer))
-    trainer = training.build_trainer(recipe, training_arguments(recipe), network, tokenizer, rows, held_out)
-    found = by_check(check_trainer(trainer))
+def test_weighted_articles_are_a_note_and_no_error(story_trainer):
+    found = by_check(check_trainer(story_trainer(article_loss_weight=1.5)))
     assert found["loss"].status == "note" and "1.5" in found["loss"].evidence
     assert found["next token"].status == "ok" and not errors(found.values())
+
+
+def test_a_shifted_head_loss_is_an_error(story_trainer):
+    """Training computes its loss without logits, so the loss of the model shows nothing."""
+    made = story_trainer()
+    assert made._uses_head_loss
+    made._head_loss = lambda hidden, head, labels, weights: head_loss(
+        hidden, head, torch.nn.functional.pad(labels[:, 1:], (0, 1), value=-100), weights
+    )
+    found = by_check(check_trainer(made))["next token"]
+    assert found.status == "error" and "t+2" in found.evidence
 
 
 # Labels
@@ -137,13 +157,13 @@ def shifted_once_more(features):
     return {**batch, "labels": labels}
 
 
-def test_labels_shifted_in_the_data_and_in_the_model_are_a_fault(trainer):
+def test_labels_shifted_in_the_data_and_in_the_model_are_an_error(trainer):
     found = by_check(check_trainer(trainer(collator=shifted_once_more)))
     assert found["next token"].status == "error" and "t+2" in found["next token"].evidence
     assert "once" in found["next token"].advice
 
 
-def test_labels_shifted_in_the_data_alone_are_right(trainer):
+def test_labels_shifted_only_in_the_data_are_ok(trainer):
     """What counts is that they are shifted once, not where."""
 
     def unshifted(outputs, labels, num_items_in_batch=None):
@@ -155,7 +175,7 @@ def test_labels_shifted_in_the_data_alone_are_right(trainer):
     assert found["next token"].status == "error" and "t itself" in found["next token"].evidence
 
 
-def test_a_loss_that_is_no_cross_entropy_of_any_token_is_a_fault(trainer):
+def test_a_loss_that_is_not_cross_entropy_is_an_error(trainer):
     def tripled(outputs, labels, num_items_in_batch=None):
         flat = outputs.logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten()
         return 3 * torch.nn.functional.cross_entropy(*flat)
@@ -189,7 +209,7 @@ def test_scrambled_and_missing_labels_are_errors(trainer):
     assert "labels" in errors(check_trainer(trainer(collator=unlabelled)))
 
 
-def test_a_model_that_drops_the_count_of_tokens_is_a_fault_under_accumulation(trainer):
+def test_a_model_that_ignores_num_items_in_batch_is_an_error_with_accumulation(trainer):
     class Forgetful(LlamaForCausalLM):
         def forward(self, *args, num_items_in_batch=None, **kwargs):
             return super().forward(*args, **kwargs)
@@ -204,7 +224,7 @@ def test_a_model_that_drops_the_count_of_tokens_is_a_fault_under_accumulation(tr
 # The end of text, and padding
 
 
-def test_a_dropped_end_of_text_is_a_fault(trainer, stories, tokenizer):
+def test_a_missing_end_of_text_is_an_error(trainer, stories, tokenizer):
     whole = tokenize_stories(stories, tokenizer, "doctor")
     cut = whole.map(lambda row: {"input_ids": row["input_ids"][:-1]})
     dataset = PackedStories(cut, context=128, overlap=16, pad_token_id=1, length=256)
@@ -212,7 +232,7 @@ def test_a_dropped_end_of_text_is_a_fault(trainer, stories, tokenizer):
     assert found["end of text"].status == "error" and "never trained" in found["end of text"].evidence
 
 
-def test_an_end_of_text_that_half_of_the_stories_lack_is_a_fault(trainer, stories, tokenizer):
+def test_an_end_of_text_missing_in_half_of_the_stories_is_an_error(trainer, stories, tokenizer):
     whole = tokenize_stories(stories, tokenizer, "doctor")
     cut = whole.map(lambda row, at: {"input_ids": row["input_ids"][: -1 if at % 2 else None]}, with_indices=True)
     dataset = PackedStories(cut, context=128, overlap=16, pad_token_id=1, length=256)
@@ -228,16 +248,16 @@ def one_a_row(stories, tokenizer):
     )
 
 
-def test_one_story_a_row_with_a_mask_is_proven_too(trainer, stories, tokenizer):
+def test_one_story_per_row_with_an_attention_mask_is_ok(trainer, stories, tokenizer):
     collator = DataCollatorForLanguageModeling(tokenizer, mlm=False)
     for kind in (LlamaForCausalLM, GPT2LMHeadModel):
         found = by_check(check_trainer(trainer(model(kind), collator, one_a_row(stories, tokenizer))))
-        for check in PROVEN | LEAKS:
+        for check in SHOWN | LEAKS:
             assert found[check].status == "ok", found[check]
         assert not errors(found.values())
 
 
-def test_padding_with_the_end_of_text_is_a_fault(trainer, stories, tokenizer, tmp_path):
+def test_padding_with_eos_is_an_error(trainer, stories, tokenizer, tmp_path):
     tokenizer.save_pretrained(tmp_path / "tokenizer")
     careless = type(tokenizer).from_pretrained(tmp_path / "tokenizer")
     careless.pad_token = careless.eos_token
@@ -246,7 +266,7 @@ def test_padding_with_the_end_of_text_is_a_fault(trainer, stories, tokenizer, tm
     assert found["end of text"].status == "error" and found["padding"].status == "error"
 
 
-def test_scored_padding_is_a_fault(trainer):
+def test_scored_padding_is_an_error(trainer):
     def scored(features):
         batch = default_data_collator(features)
         batch["input_ids"][:, -5:] = 1
@@ -266,7 +286,7 @@ def test_stories_that_begin_unlike_prompts_are_a_note(trainer, stories, tokenize
     assert [finding for finding in found if finding.check == "beginning of text" and finding.status == "note"]
 
 
-def test_first_tokens_that_are_scored_behind_another_story_are_a_note(trainer):
+def test_a_story_scored_as_the_continuation_of_another_is_a_note(trainer):
     def all_scored(features):
         batch = default_data_collator(features)
         labels = batch["input_ids"].masked_fill(batch["input_ids"] == 1, -100)
@@ -277,7 +297,7 @@ def test_first_tokens_that_are_scored_behind_another_story_are_a_note(trainer):
     assert not errors(found)
 
 
-# Who sees whom
+# Document masking
 
 
 def with_mask(features):
@@ -285,7 +305,7 @@ def with_mask(features):
     return {**batch, "attention_mask": torch.ones_like(batch["input_ids"])}
 
 
-def test_a_mask_of_ones_over_packed_rows_is_a_leak_in_a_stock_model(trainer):
+def test_an_attention_mask_over_packed_rows_leaks_in_a_stock_model(trainer):
     healthy = check_trainer(trainer(model(LlamaForCausalLM)))
     assert not errors(healthy) and by_check(healthy)["leak between stories (train mode)"].status == "ok"
     found = by_check(check_trainer(trainer(model(LlamaForCausalLM), with_mask)))
@@ -293,14 +313,14 @@ def test_a_mask_of_ones_over_packed_rows_is_a_leak_in_a_stock_model(trainer):
         assert found[check].status == "error" and "attention_mask" in found[check].evidence, found[check]
 
 
-def test_a_cache_is_a_leak_in_a_stock_model_and_none_in_ours(trainer):
+def test_a_cache_leaks_in_a_stock_model_and_not_in_ours(trainer):
     found = by_check(check_trainer(trainer(model(LlamaForCausalLM), use_cache=True)))
     assert found["leak between stories (eval mode)"].status == "error"
     assert "use_cache" in found["leak between stories (eval mode)"].evidence
     assert not errors(check_trainer(trainer(use_cache=True)))
 
 
-def test_stories_behind_one_another_without_positions_are_a_note(trainer):
+def test_packed_rows_without_position_ids_are_a_note(trainer):
     def joined(features):
         batch = default_data_collator(features)
         return {name: batch[name] for name in ("input_ids", "labels")}
@@ -310,7 +330,54 @@ def test_stories_behind_one_another_without_positions_are_a_note(trainer):
     assert "attention_mask" in found["leak between stories (train mode)"].advice
 
 
-def test_a_model_that_sees_the_future_is_a_fault(trainer):
+MASK = "leak between stories (mask)"
+
+
+def test_packed_attention_and_the_mask_are_both_tested(trainer, story_trainer):
+    found = by_check(check_trainer(story_trainer()))
+    for check in LEAKS:
+        assert "story_varlen" in found[check].evidence
+    assert found[MASK].status == "ok" and "sdpa" in found[MASK].evidence
+    # A plain Trainer has the mask alone, and so has a model that packed attention does not support.
+    for made in (trainer(), story_trainer(attention_dropout=0.1)):
+        found = by_check(check_trainer(made))
+        assert MASK not in found and "sdpa" in found["leak between stories (train mode)"].evidence
+
+
+def test_a_leak_of_packed_attention_is_an_error(story_trainer, monkeypatch):
+    def one_document_per_row(starts):
+        return torch.arange(0, starts.numel() + 1, starts.shape[1], dtype=torch.int32)
+
+    monkeypatch.setattr(attention, "cu_seqlens", one_document_per_row)
+    found = by_check(check_trainer(story_trainer()))
+    for check in LEAKS:
+        assert found[check].status == "error" and "story_varlen" in found[check].evidence
+    assert found[MASK].status == "ok"
+
+
+def test_a_leak_of_the_mask_alone_is_a_note(story_trainer):
+    class Leaking(TinyLlamaForCausalLM):
+        def forward(self, input_ids=None, position_ids=None, **kwargs):
+            if self.config._attn_implementation == "sdpa":
+                position_ids = None
+            return super().forward(input_ids, position_ids=position_ids, **kwargs)
+
+    findings = check_trainer(story_trainer(Leaking))
+    assert by_check(findings)[MASK].status == "note" and "plain Trainer" in by_check(findings)[MASK].advice
+    assert not errors(findings), "this run does not use the mask"
+
+
+def test_the_attention_that_runs_is_named(trainer, story_trainer):
+    packed = by_check(check_trainer(story_trainer(bf16="false")))["attention kernel"].evidence
+    assert kernel_name(torch.device("cpu"), torch.float32, 32) in packed
+    assert "story_varlen" in packed and "without a mask" in packed and "documents in 4 rows of 2,048" in packed
+    masked = by_check(check_trainer(trainer()))["attention kernel"].evidence
+    assert "document mask of [4, 1, 256, 256]" in masked and "story_varlen" not in masked
+    dropout = by_check(check_trainer(story_trainer(attention_dropout=0.1)))["attention kernel"]
+    assert dropout.status == "note" and "attention dropout" in dropout.evidence
+
+
+def test_a_model_without_a_causal_mask_is_an_error(trainer):
     class Seeing(LlamaForCausalLM):
         def forward(self, input_ids=None, labels=None, **kwargs):
             length = input_ids.shape[1]
@@ -324,29 +391,29 @@ def test_a_model_that_sees_the_future_is_a_fault(trainer):
     assert "looking ahead" in errors(check_trainer(trainer(model(Seeing))))
 
 
-def test_dropout_is_no_leak(trainer):
+def test_dropout_is_not_a_leak(trainer):
     found = by_check(check_trainer(trainer(model(attention_dropout=0.3))))
     assert found["leak between stories (train mode)"].status == "ok", found
     assert not errors(found.values())
 
 
-# Vocabulary, machine, and what cannot be told
+# Vocabulary, machine, and inconclusive checks
 
 
-def test_a_vocabulary_larger_than_the_model_is_a_fault(trainer):
+def test_a_vocabulary_larger_than_the_embeddings_is_an_error(trainer):
     network = model()
     network.resize_token_embeddings(400)
     found = check_trainer(trainer(network))
     assert "vocabulary size" in errors(found)
 
 
-def test_a_trainer_without_a_tokenizer_is_checked_as_far_as_it_can_be(trainer):
+def test_a_trainer_without_a_tokenizer(trainer):
     found = by_check(check_trainer(trainer(processing_class=None)))
     assert found["end of text"].status == "inconclusive"
     assert found["next token"].status == "ok" and found["leak between stories (train mode)"].status == "ok"
 
 
-def test_what_breaks_in_a_check_is_something_that_cannot_be_told(trainer):
+def test_a_model_that_fails_is_inconclusive(trainer):
     class Broken(LlamaForCausalLM):
         def forward(self, *args, **kwargs):
             raise RuntimeError("no such kernel")
@@ -356,8 +423,8 @@ def test_what_breaks_in_a_check_is_something_that_cannot_be_told(trainer):
     assert found["labels"].status == "ok"
 
 
-def test_too_little_memory_or_disk_is_a_fault(trainer, monkeypatch):
-    monkeypatch.setattr(step, "free_memory", lambda device: 2**20)
+def test_too_little_memory_or_disk_is_an_error(trainer, monkeypatch):
+    monkeypatch.setattr(memory, "free_memory", lambda device: 2**20)
     usage = type("usage", (), {"free": 10_000})
     monkeypatch.setattr(machine.shutil, "disk_usage", lambda place: usage)
     assert {"memory", "disk"} <= errors(check_trainer(trainer()))
@@ -366,17 +433,40 @@ def test_too_little_memory_or_disk_is_a_fault(trainer, monkeypatch):
 def test_memory_grows_with_the_batch_and_states_with_the_optimizer(trainer):
     def bytes_of(count):
         made = trainer(per_device_train_batch_size=count)
-        rows = batches.find_stories(batches.take_batches(made)[0], 0, 1)
-        return step.peak_bytes(made, rows, step.forward_and_backward, count, whole=True)[0]
+        rows = find_stories(take_batches(made)[0], 0, 1)
+        return memory.peak_bytes(made, rows, forward_and_backward, count, whole=True)[0]
 
     assert bytes_of(8) - bytes_of(4) == pytest.approx(4 * (bytes_of(2) - bytes_of(1)), rel=0.01)
     made = trainer()
     weights = sum(weight.numel() * 4 for weight in made.model.parameters())
-    assert step.optimizer_bytes(made.model, made.args, None) == 2 * weights
-    assert weights < step.optimizer_bytes(made.model, made.args, "muon") < 2 * weights
+    assert memory.optimizer_bytes(made.model, made.args, muon=False) == 2 * weights
+    assert weights < memory.optimizer_bytes(made.model, made.args, muon=True) < 2 * weights
 
 
-def test_without_quick_real_steps_are_measured_and_leave_nothing_behind(trainer):
+def test_memory_is_that_of_a_loss_without_logits(trainer, story_trainer):
+    """With few rows, all logits fit into what the loss holds at a time: each row more would seem to add its own."""
+    made = story_trainer(per_device_train_batch_size=24, row_length=512)
+    rows = find_stories(take_batches(made)[0], 0, 1).select(range(24))
+    estimated, _ = memory.peak_bytes(made, rows, forward_and_backward, 24, whole=True)
+    with Recorder([*made.model.parameters(), *rows.inputs.values()]) as recorder:
+        forward_and_backward(made, rows.inputs)
+    assert recorder.attends_per_document
+    assert estimated == pytest.approx(recorder.peak, rel=0.05)
+    assert "without holding its logits" in by_check(check_trainer(made))["memory"].evidence
+    assert "with all its logits" in by_check(check_trainer(trainer()))["memory"].evidence
+
+
+def test_time_is_measured_with_packed_attention_and_leaves_no_gradients(story_trainer):
+    made = story_trainer()
+    model, rows = made.model, find_stories(take_batches(made)[0], 0, 1)
+    with Recorder() as recorder:
+        machine.measure_step(made, rows)
+    assert recorder.attends_per_document
+    assert made.model is model and made.optimizer is None
+    assert all(weight.grad is None for weight in model.parameters())
+
+
+def test_without_quick_steps_are_timed_on_a_copy(trainer):
     made = trainer()
     before = {name: weight.clone() for name, weight in made.model.named_parameters()}
     found = by_check(check_trainer(made, quick=False))
@@ -389,7 +479,7 @@ def test_without_quick_real_steps_are_measured_and_leave_nothing_behind(trainer)
 # Nothing is left behind
 
 
-def test_everything_is_left_as_it_was(trainer):
+def test_the_trainer_is_unchanged(trainer):
     made = trainer(model(attention_dropout=0.2))
     made.model.eval()
     made.model.model.layers[0].train()
@@ -406,7 +496,7 @@ def test_everything_is_left_as_it_was(trainer):
     assert not made.accelerator.gradient_state.in_dataloader
 
 
-def test_training_after_the_check_is_training_without_it(trainer):
+def test_training_after_the_checks_is_the_same_as_without(trainer):
     losses = []
     for checked in (False, True):
         torch.manual_seed(3)
@@ -418,15 +508,10 @@ def test_training_after_the_check_is_training_without_it(trainer):
     assert len(losses[0]) == 4 and losses[0] == losses[1]
 
 
-def test_a_stream_is_checked_and_begins_again(tiny_recipe):
-    recipe = tiny_recipe(max_stories=200, max_length=512, streaming=True, max_steps=4)
-    corpus = load_corpus("sample", max_stories=200, max_validation_stories=10, streaming=True)
-    tokenizer = train_bpe((story["text"] for story in corpus.train), 600, progress=False)
-    rows, held_out = training.pack_corpus(corpus, tokenizer, recipe, 0)
-    network = TinyLlamaForCausalLM(training.model_config(recipe, tokenizer))
-    trainer = training.build_trainer(recipe, training_arguments(recipe), network, tokenizer, rows, held_out)
-    first = next(iter(rows))["input_ids"]
-    found = by_check(check_trainer(trainer))
+def test_a_stream_is_checked_and_begins_again(story_trainer):
+    made = story_trainer(streaming=True, max_steps=4)
+    first = next(iter(made.train_dataset))["input_ids"]
+    found = by_check(check_trainer(made))
     assert not errors(found.values()) and found["leak between stories (train mode)"].status == "ok"
     assert "setting: epochs" not in found, "a stream has no known length"
-    assert torch.equal(next(iter(rows))["input_ids"], first)
+    assert torch.equal(next(iter(made.train_dataset))["input_ids"], first)

@@ -132,7 +132,9 @@ def case(arguments: str, message: str, *marks):
         case("--resume_from_checkpoint no/such/folder", "no/such/folder is not a checkpoint folder"),
     ],
 )
-def test_it_is_refused_before_any_work(recipe_file, no_work, tmp_path, capsys, monkeypatch, arguments, message):
+def test_a_setting_that_would_fail_is_refused_before_any_work(
+    recipe_file, no_work, tmp_path, capsys, monkeypatch, arguments, message
+):
     monkeypatch.delenv("HF_TOKEN", raising=False)
     run = tmp_path / "runs" / "run"
     assert main(["train", str(recipe_file), "--output_dir", str(run), *arguments]) == 2
@@ -150,7 +152,7 @@ def test_a_folder_that_cannot_be_written_is_refused(recipe_file, no_work, tmp_pa
     assert capsys.readouterr().err.count("\n") == 1
 
 
-def test_a_folder_that_only_looks_writable_is_refused(recipe_file, no_work, tmp_path, capsys, monkeypatch):
+def test_a_read_only_file_system_is_refused(recipe_file, no_work, tmp_path, capsys, monkeypatch):
     """As on a disk that is mounted read-only for others, or a share: no flag says so, only trying does."""
     monkeypatch.setattr("os.access", lambda *_: True)
 
@@ -166,7 +168,7 @@ def test_a_folder_that_only_looks_writable_is_refused(recipe_file, no_work, tmp_
 # Defaults of ours give way to what is asked for
 
 
-def test_the_last_model_is_kept_where_evaluations_have_no_checkpoint(tmp_path, capsys):
+def test_the_last_model_is_kept_if_evaluations_have_no_checkpoint(tmp_path, capsys):
     for overrides in (
         {"save_strategy": "epoch"},
         {"eval_strategy": "epoch", "save_strategy": "steps"},
@@ -179,12 +181,12 @@ def test_the_last_model_is_kept_where_evaluations_have_no_checkpoint(tmp_path, c
     assert (run / "model.safetensors").is_file() and not list(run.glob("checkpoint-*"))
 
 
-def test_the_best_model_is_kept_where_it_can_be():
+def test_the_best_model_is_kept_if_evaluations_have_checkpoints():
     for overrides in ({}, {"eval_steps": "2", "save_steps": "4"}, {"save_strategy": "best"}, {"eval_steps": "0.5"}):
         assert training_arguments(build_recipe(SHORT, overrides)).load_best_model_at_end, overrides
 
 
-def test_what_is_better_follows_the_metric():
+def test_greater_is_better_follows_the_metric():
     for metric in METRICS:
         arguments = training_arguments(build_recipe(SHORT, {"metric_for_best_model": metric}))
         assert arguments.greater_is_better == metric.endswith("_per_second")
@@ -229,7 +231,7 @@ def test_every_optimizer_trains_or_is_refused(tmp_path, optimizer):
     ],
     ids=str,
 )
-def test_what_works_passes_the_rehearsal_without_a_word(tmp_path, capfd, overrides):
+def test_valid_settings_pass_the_rehearsal_silently(tmp_path, capfd, overrides):
     recipe = build_recipe(SHORT, {"output_dir": str(tmp_path / "run"), **{k: str(v) for k, v in overrides.items()}})
     arguments = training_arguments(recipe)
     before = dataclasses.asdict(recipe), arguments.to_json_string()
@@ -246,7 +248,7 @@ def test_a_rehearsal_changes_no_result(tmp_path, monkeypatch):
     assert (rehearsed / "model.safetensors").read_bytes() == (straight / "model.safetensors").read_bytes()
 
 
-def test_a_metric_of_words_that_no_validation_story_has_is_refused_before_the_first_step(tmp_path, monkeypatch):
+def test_a_metric_without_validation_words_is_refused_before_the_first_step(tmp_path, monkeypatch):
     """Else transformers ends at the first evaluation with a KeyError."""
     stories = tmp_path / "stories"
     stories.mkdir()
@@ -299,7 +301,7 @@ def test_a_prompt_of_unknown_characters_is_refused(tmp_path):
     assert train(build_recipe({**SHORT, "prompts": ["One day"]}, overrides)).is_dir()
 
 
-def test_prompts_that_are_our_default_give_way(tmp_path, capsys):
+def test_default_prompts_that_do_not_fit_are_left_out(tmp_path, capsys):
     content = {key: value for key, value in SHORT.items() if key != "prompts"}
     overrides = {"tokenizer": str(word_level(tmp_path)), "output_dir": str(tmp_path / "run")}
     run = train(build_recipe(content, overrides))
@@ -336,7 +338,7 @@ def test_a_disk_too_small_for_the_checkpoints_is_refused(recipe_file, no_work, t
     ],
     ids=str,
 )
-def test_the_checkpoints_that_are_counted_are_those_that_will_be(settings, number):
+def test_number_of_checkpoints_on_the_disk(settings, number):
     recipe = build_recipe(SHORT, {key: str(value) for key, value in settings.items()})
     assert preflight._checkpoints_at_once(training_arguments(recipe)) == number
 

@@ -7,7 +7,7 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, normalizers, processors, trainers
 from transformers import AutoTokenizer, LlamaTokenizer, PreTrainedTokenizerFast
 
-from tinystories.checks.text import check_prompt_ends
+from tinystories.checks.vocabulary import check_prompt_ends
 from tinystories.evaluation.likelihood import start_tokens
 from tinystories.generation.batch import generate_stories
 from tinystories.generation.generate import generate_story
@@ -46,7 +46,7 @@ def test_a_prompt_keeps_bos_and_loses_eos(single, front, behind):
     bare = tokenizer(PROMPT, add_special_tokens=False)["input_ids"]
     assert [len(ids) for ids in added_tokens(tokenizer)] == [front, behind]
     assert encode_prompt(tokenizer, PROMPT) == [0] * front + bare
-    assert check_prompt_ends(tokenizer).status == ("error" if behind else "ok")
+    assert check_prompt_ends(tokenizer)[0].status == ("error" if behind else "ok")
     keep_prompts_open(tokenizer)
     assert tokenizer(PROMPT)["input_ids"] == [0] * front + bare
 

@@ -6,8 +6,8 @@ import time
 import pytest
 from transformers import TrainingArguments
 
-from tinystories.checks.examine import _log_findings
 from tinystories.checks.log import read_log
+from tinystories.checks.trained_run import TrainedRun
 from tinystories.commands.train import train
 from tinystories.recipe import load_recipe
 from tinystories.runs.loading import load_model
@@ -38,7 +38,8 @@ def test_a_run_ends_on_time_at_the_end_of_its_schedule(tiny_recipe, capfd):
     # A tenth of the highest, as the recipe has it, and the clock is read once a step.
     assert max(rates) * 0.1 <= rates[-1] < max(rates) * 0.2
     assert (run / f"checkpoint-{state['global_step']}" / "model.safetensors").is_file()
-    findings = _log_findings(run, load_model(str(run))[0], load_recipe(run / "recipe.yaml"), None)
+    model, recipe = load_model(str(run))[0], load_recipe(run / "recipe.yaml")
+    findings = TrainedRun(run, read_log(run), model, recipe).check()
     assert not [finding for finding in findings if finding.status == "error" or "unfinished" in finding.evidence]
 
 

@@ -1,25 +1,31 @@
 """What can be shown of any `transformers.Trainer` before its first step."""
 
 import math
-from dataclasses import dataclass
 
-import torch
-from transformers import Trainer
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase, Trainer
 
-from . import batches, machine
-from . import isolation as through_model
-from . import training_step as step
-from .findings import Finding, tried
-from .hyperparameters import Run, compare_settings
-from .text import check_articles, check_vocabulary
+from . import batch_contents
+from .attention import check_attention
+from .batches import Rows, find_stories, restored, take_batches
+from .document_masking import check_leaks
+from .findings import Finding, as_check, error, inconclusive
+from .hyperparameters import RunLength, compare_settings
+from .loss import check_loss
+from .machine import check_disk, check_precision, check_time
+from .memory import check_memory
+from .vocabulary import check_articles, check_vocabulary
+
+
+MODEL_ROWS = 2  # rows that go through the model; one would do, two also show a leak between rows
 
 
 def check_trainer(trainer: Trainer, *, quick: bool = True) -> list[Finding]:
     """Check what a trainer feeds to its model, what the loss is about, and whether the machine can run it.
 
-    One or two real batches are taken from its own dataloader. Labels may come from packed rows (`position_ids` that
-    start again, no mask) or from a collator with one story per row and an `attention_mask`. Random states, weights,
-    gradients, modes and dataloaders are left unchanged.
+    A few real batches are taken from its own dataloader. Rows may be packed (`position_ids` that start again, no
+    mask) or hold one story each, with an `attention_mask`. Random states, weights, gradients, modes and dataloaders
+    are left unchanged.
 
     Args:
         trainer: any; its `processing_class` should be the tokenizer.
@@ -28,139 +34,99 @@ def check_trainer(trainer: Trainer, *, quick: bool = True) -> list[Finding]:
     Returns:
         Findings; an "error" among them is a reason not to start.
     """
-    return examine_trainer(trainer, Scale.of(trainer), time=not quick)
+    try:
+        rows = len(trainer.train_dataset)
+    except TypeError:  # a stream
+        rows = None
+    return examine_trainer(trainer, rows, trainer.args.output_dir, time=not quick)
 
 
-@dataclass
-class Scale:
-    """The size of the run, where the trainer at hand holds only a sample of it.
+def examine_trainer(
+    trainer: Trainer,
+    total_rows: int | None,
+    output_dir: str,
+    *,
+    made: RunLength | None = None,
+    time: bool = False,
+    machine: bool = True,
+) -> list[Finding]:
+    """[`check_trainer`] for a run of which the trainer may hold a sample.
 
-    Attributes:
-        rows: of the whole training set; None where that is not known.
+    Args:
+        total_rows: of the whole training set; None where that is not known.
         output_dir: folder of the checkpoints.
         made: the length of a run that has been made, where the trainer stands for one.
+        time: measure optimizer steps.
+        machine: check memory, disk and the like.
     """
-
-    rows: int | None
-    output_dir: str
-    made: Run | None = None
-
-    @classmethod
-    def of(cls, trainer: Trainer) -> "Scale":
-        try:
-            rows = len(trainer.train_dataset)
-        except TypeError:
-            rows = None
-        return cls(rows, trainer.args.output_dir)
-
-    def run(self, trainer: Trainer, tokens_per_row: float | None) -> Run:
-        """The length of the whole run, as `Trainer` counts it."""
-        if self.made is not None:
-            return self.made
-        args = trainer.args
-        batch = trainer._train_batch_size * args.world_size
-        tokens = None if tokens_per_row is None else tokens_per_row * batch * args.gradient_accumulation_steps
-        limit = getattr(trainer, "time_limit", None)
-        if limit is not None:
-            return Run(tokens_per_step=tokens, minutes=limit.seconds / 60)
-        steps, epochs = args.max_steps if args.max_steps > 0 else None, None
-        if self.rows:
-            batches_per_epoch = self.rows // batch if args.dataloader_drop_last else math.ceil(self.rows / batch)
-            steps_per_epoch = max(1, math.ceil(batches_per_epoch / args.gradient_accumulation_steps))
-            epochs = steps / steps_per_epoch if steps else args.num_train_epochs
-            steps = steps or math.ceil(steps_per_epoch * epochs)
-        return Run(steps, epochs, tokens)
-
-
-def examine_trainer(trainer: Trainer, scale: Scale, *, time: bool, needs: bool = True) -> list[Finding]:
-    """[`check_trainer`] for a run of this scale; without `needs`, what training needs of the machine is left out."""
-    optimizer = "muon" if getattr(trainer, "use_muon", False) else None
-    findings: list[Finding] = []
-    with batches.untouched(trainer):
-        taken: list[dict] = []
-
-        def take() -> list[Finding]:
-            taken.extend(batches.take_batches(trainer))
-            if not taken:
-                return [Finding("batches", "error", "the dataloader is empty", "Give a train_dataset with stories.")]
-            missing = [name for name in ("input_ids", "labels") if not isinstance(taken[0].get(name), torch.Tensor)]
-            if "labels" in missing:
-                taken.clear()
-                return [
-                    Finding(
-                        "labels",
-                        "error",
-                        "the batches have no labels",
-                        "Give labels equal to input_ids in the collator.",
-                    )
-                ]
-            if missing:
-                taken.clear()
-                return [Finding("batches", "inconclusive", "the batches have no input_ids")]
-            return []
-
-        findings += tried("batches", take)
-        tokenizer = _tokenizer_of(trainer)
-        eos, pad = (getattr(tokenizer, name, None) for name in ("eos_token_id", "pad_token_id"))
-        rows = [batches.find_stories(batch, eos, pad) for batch in taken]
+    tokenizer = trainer.processing_class or getattr(trainer.data_collator, "tokenizer", None)
+    tokenizer = tokenizer if isinstance(tokenizer, PreTrainedTokenizerBase) else None
+    with restored(trainer):
+        rows: list[Rows] = []
+        findings = _take_rows(trainer, tokenizer, rows)
         if rows:
-            findings += tried("labels", lambda: [batches.check_labels(rows)])
-            findings += _text_findings(rows, tokenizer, eos, pad)
-            offset = batches.label_offset(rows)
-            few = through_model.model_rows(rows)
-            findings += tried("next token", lambda: through_model.check_loss(trainer, few, offset))
-            findings += tried("leak between stories", lambda: through_model.check_leaks(trainer, few, tokenizer))
+            findings += batch_contents.check_labels(rows)
+            findings += _check_text(rows, tokenizer)
+            few = max(rows, key=lambda batch: len(batch.stories) / len(batch.ids)).with_most_stories(MODEL_ROWS)
+            findings += check_loss(trainer, few, batch_contents.label_offset(rows))
+            findings += check_leaks(trainer, few, tokenizer)
         if tokenizer is not None:
-            findings += tried("vocabulary size", lambda: vocabulary_findings(trainer.model, tokenizer))
-        findings += _run_findings(trainer, scale, rows, optimizer, time, needs)
+            findings += [*check_vocabulary(tokenizer, trainer.model), *check_articles(tokenizer)]
+        run = made or _run_length(trainer, total_rows, rows)
+        muon = getattr(trainer, "use_muon", False)
+        findings += compare_settings(trainer.args, run, muon=muon)
+        if machine:
+            findings += check_precision(trainer.args)
+            findings += check_disk(trainer, muon, run.steps, output_dir)
+        if machine and rows:
+            findings += [*check_attention(trainer, rows[0]), *check_memory(trainer, rows[0], muon)]
+        if time and rows:
+            findings += check_time(trainer, rows[0], run)
     return findings
 
 
-def vocabulary_findings(model, tokenizer) -> list[Finding]:
-    """The vocabulary against the model, and its articles."""
-    embeddings = model.get_input_embeddings()
-    parameters = sum(weight.numel() for weight in model.parameters())
-    return [
-        *check_vocabulary(tokenizer, embeddings.num_embeddings, parameters, embeddings.embedding_dim),
-        check_articles(tokenizer),
-    ]
-
-
-def _tokenizer_of(trainer: Trainer):
-    tokenizer = trainer.processing_class or getattr(trainer.data_collator, "tokenizer", None)
-    return tokenizer if hasattr(tokenizer, "eos_token_id") else None
-
-
-def _text_findings(rows: list[batches.Rows], tokenizer, eos: int | None, pad: int | None) -> list[Finding]:
-    if tokenizer is None:
-        return [Finding("end of text", "inconclusive", "the trainer has no tokenizer (processing_class)")]
-    return [
-        *tried("end of text", lambda: [batches.check_end_of_text(rows, eos)]),
-        *tried("padding", lambda: [batches.check_padding(rows, eos, pad)]),
-        *tried("beginning of text", lambda: batches.check_story_starts(rows, tokenizer)),
-    ]
-
-
-def _run_findings(
-    trainer: Trainer, scale: Scale, rows: list[batches.Rows], optimizer: str | None, time: bool, needs: bool
-) -> list[Finding]:
-    args, model = trainer.args, trainer.model
-    filled = None
+def _run_length(trainer: Trainer, total_rows: int | None, rows: list[Rows]) -> RunLength:
+    """The length of the whole run, as `Trainer` counts it."""
+    args, tokens = trainer.args, None
+    batch = trainer._train_batch_size * args.world_size
     if rows:
         # Of the batches at hand: close enough for a comparison, and it works for any dataset.
-        filled = sum(int((~batch.padding).sum()) for batch in rows) / sum(len(batch.ids) for batch in rows)
-    run = scale.run(trainer, filled)
-    findings = tried("settings", lambda: compare_settings(args, run, optimizer=optimizer))
-    if not needs:
-        return findings
-    averaged = getattr(trainer, "ema", None) is not None
-    findings += tried("precision", lambda: [machine.check_precision(args)])
-    if rows:
-        findings += tried("attention kernel", lambda: [step.check_attention(trainer, rows[0])])
-        findings += tried("memory", lambda: [step.check_memory(trainer, rows[0], optimizer)])
-    findings += tried(
-        "disk", lambda: [machine.check_disk(model, args, optimizer, run.steps, scale.output_dir, averaged)]
-    )
-    if rows and time:
-        findings += tried("time", lambda: [machine.check_time(trainer, rows[0], run)])
-    return findings
+        tokens_per_row = sum(int((~each.padding).sum()) for each in rows) / sum(len(each.ids) for each in rows)
+        tokens = tokens_per_row * batch * args.gradient_accumulation_steps
+    limit = getattr(trainer, "time_limit", None)
+    if limit is not None:
+        return RunLength(tokens_per_step=tokens, minutes=limit.seconds / 60)
+    steps, epochs = args.max_steps if args.max_steps > 0 else None, None
+    if total_rows:
+        batches_per_epoch = total_rows // batch if args.dataloader_drop_last else math.ceil(total_rows / batch)
+        steps_per_epoch = max(1, math.ceil(batches_per_epoch / args.gradient_accumulation_steps))
+        epochs = steps / steps_per_epoch if steps else args.num_train_epochs
+        steps = steps or math.ceil(steps_per_epoch * epochs)
+    return RunLength(steps, epochs, tokens)
+
+
+@as_check("batches")
+def _take_rows(trainer: Trainer, tokenizer: PreTrainedTokenizerBase | None, rows: list[Rows]) -> list[Finding]:
+    """Add the rows of the first batches to `rows`, or say why there are none."""
+    batches = take_batches(trainer)
+    if not batches:
+        return [error("the dataloader is empty", "Give a train_dataset with stories.")]
+    missing = [name for name in ("input_ids", "labels") if not isinstance(batches[0].get(name), Tensor)]
+    if "labels" in missing:
+        advice = "Give labels equal to input_ids in the collator."
+        return [error("the batches have no labels", advice, check="labels")]
+    if missing:
+        return [inconclusive("the batches have no input_ids")]
+    eos, pad = (getattr(tokenizer, name, None) for name in ("eos_token_id", "pad_token_id"))
+    rows += [find_stories(batch, eos, pad) for batch in batches]
+    return []
+
+
+def _check_text(rows: list[Rows], tokenizer: PreTrainedTokenizerBase | None) -> list[Finding]:
+    if tokenizer is None:
+        return [inconclusive("the trainer has no tokenizer (processing_class)", check="end of text")]
+    return [
+        *batch_contents.check_end_of_text(rows, tokenizer.eos_token_id),
+        *batch_contents.check_padding(rows, tokenizer.eos_token_id, tokenizer.pad_token_id),
+        *batch_contents.check_story_starts(rows, tokenizer),
+    ]

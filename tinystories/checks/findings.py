@@ -1,9 +1,10 @@
 """The result of a check: one line that a person and a program can read."""
 
 import logging
-import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from functools import wraps
+from typing import ParamSpec
 
 from ..utils.errors import UserError, first_line
 
@@ -11,7 +12,7 @@ from ..utils.errors import UserError, first_line
 logger = logging.getLogger(__name__)
 
 STATUSES = ("ok", "error", "inconclusive", "note")
-FORMER_STATUSES = {"fault": "error", "cannot tell": "inconclusive"}
+Arguments = ParamSpec("Arguments")
 
 
 @dataclass
@@ -31,11 +32,7 @@ class Finding:
     evidence: str
     advice: str = ""
 
-    def __post_init__(self):
-        if self.status in FORMER_STATUSES:
-            new = FORMER_STATUSES[self.status]
-            warnings.warn(f"The status {self.status!r} is now {new!r}.", FutureWarning, stacklevel=3)
-            self.status = new
+    def __post_init__(self) -> None:
         if self.status not in STATUSES:
             raise ValueError(f"`status` must be one of {', '.join(STATUSES)}, but is {self.status!r}.")
 
@@ -51,12 +48,57 @@ class SettingFinding(Finding):
     Attributes:
         here: its value.
         remark: why it cannot be compared, where it cannot.
-        published: value by source (see `settings.SOURCES`).
+        published: value by source (see `hyperparameters.SOURCES`).
     """
 
     here: str = ""
     remark: str = ""
     published: dict[str, str] = field(default_factory=dict)
+
+
+def ok(evidence: str, *, check: str = "") -> Finding:
+    return Finding(check, "ok", evidence)
+
+
+def error(evidence: str, advice: str = "", *, check: str = "") -> Finding:
+    return Finding(check, "error", evidence, advice)
+
+
+def note(evidence: str, advice: str = "", *, check: str = "") -> Finding:
+    return Finding(check, "note", evidence, advice)
+
+
+def inconclusive(evidence: str, advice: str = "", *, check: str = "") -> Finding:
+    return Finding(check, "inconclusive", evidence, advice)
+
+
+def as_check(
+    name: str,
+) -> Callable[[Callable[Arguments, Finding | list[Finding]]], Callable[Arguments, list[Finding]]]:
+    """Make a check of a function that returns a finding or a list of findings; those without a name get `name`.
+
+    A check always returns a list. Where the function fails, the result is "inconclusive" with the reason, so that no
+    check stops the others.
+    """
+
+    def decorate(function: Callable[Arguments, Finding | list[Finding]]) -> Callable[Arguments, list[Finding]]:
+        @wraps(function)
+        def check(*args: Arguments.args, **kwargs: Arguments.kwargs) -> list[Finding]:
+            try:
+                found = function(*args, **kwargs)
+            except UserError as reason:
+                found = inconclusive(str(reason))
+            except Exception as reason:
+                logger.debug("%s could not be checked", name, exc_info=True)
+                found = inconclusive(f"this could not be checked: {type(reason).__name__}: {first_line(reason)}")
+            findings = [found] if isinstance(found, Finding) else found
+            for finding in findings:
+                finding.check = finding.check or name
+            return findings
+
+        return check
+
+    return decorate
 
 
 def as_dicts(findings: list[Finding]) -> list[dict]:
@@ -66,22 +108,3 @@ def as_dicts(findings: list[Finding]) -> list[dict]:
 
 def has_error(findings: list[Finding]) -> bool:
     return any(finding.status == "error" for finding in findings)
-
-
-def has_fault(findings: list[Finding]) -> bool:
-    """The former name of [`has_error`]."""
-    warnings.warn("`has_fault` is now `has_error`.", FutureWarning, stacklevel=2)
-    return has_error(findings)
-
-
-def tried(check: str, look: Callable[[], list[Finding]]) -> list[Finding]:
-    """The findings of `look`, or "inconclusive" with the reason where it fails: one check must not stop the others."""
-    try:
-        return look()
-    except UserError as error:
-        return [Finding(check, "inconclusive", str(error))]
-    except Exception as error:
-        logger.debug("%s could not be checked", check, exc_info=True)
-        return [
-            Finding(check, "inconclusive", f"this could not be checked: {type(error).__name__}: {first_line(error)}")
-        ]

@@ -1,0 +1,155 @@
+"""What the batches of a trainer hold: labels, end of text, padding and the beginnings of stories."""
+
+from transformers import PreTrainedTokenizerBase
+
+from ..data.packing import IGNORE_INDEX
+from ..generation.prompts import added_tokens
+from .batches import Rows
+from .findings import Finding, as_check, error, inconclusive, note, ok
+
+
+NO_EOS_ADVICE = "Give it one: without an end-of-text token a model cannot learn to stop."
+START_ADVICE = (
+    "Make the tokenizer add it in front of a prompt: a post-processor with `BOS $A` in tokenizer.json, and "
+    "add_bos_token true in tokenizer_config.json where that key is present."
+)
+FEW_TOKENS = 2_000  # fewer may hold no end of a story
+
+
+def label_offset(rows: list[Rows]) -> int | None:
+    """`k` where each scored label is the input `k` places on: 0 where the model shifts, 1 where the data does."""
+    for offset in (0, 1, 2):
+        matches = total = 0
+        for batch in rows:
+            length = batch.ids.shape[1] - offset
+            scored = batch.labels[:, :length] != IGNORE_INDEX
+            matches += int((scored & (batch.labels[:, :length] == batch.ids[:, offset:])).sum())
+            total += int(scored.sum())
+        if total and matches == total:
+            return offset
+    return None
+
+
+@as_check("labels")
+def check_labels(rows: list[Rows]) -> Finding:
+    """Whether the labels are the inputs, or the inputs shifted by one."""
+    scored = sum(int((batch.labels != IGNORE_INDEX).sum()) for batch in rows)
+    positions = sum(batch.labels.numel() for batch in rows)
+    if not scored:
+        return error(f"all {positions:,} labels are -100, so nothing is trained", "Give labels equal to input_ids.")
+    offset = label_offset(rows)
+    if offset == 0:
+        return ok(f"equal to input_ids at all {scored:,} scored positions of {positions:,}")
+    if offset is not None:
+        distance = "one position" if offset == 1 else f"{offset} positions"
+        return note(f"shifted by {distance} in the data ({scored:,} scored positions)")
+    same = sum(int(((b.labels == b.ids) & (b.labels != IGNORE_INDEX)).sum()) for b in rows)
+    return error(
+        f"{scored - same:,} of {scored:,} scored labels match neither input_ids nor the next two tokens",
+        "Give labels equal to input_ids, with -100 where no loss is wanted.",
+    )
+
+
+@as_check("end of text")
+def check_end_of_text(rows: list[Rows], eos: int | None) -> Finding:
+    """Whether the stories that end in these rows have a scored end-of-text token."""
+    if eos is None:
+        return error("the tokenizer has no eos_token", NO_EOS_ADVICE)
+    offset = label_offset(rows) or 0
+    stories = [(batch, row, first, end) for batch in rows for row, first, end in batch.stories]
+    tokens, longest = sum(end - first for *_, first, end in stories), max(end - first for *_, first, end in stories)
+    present = sum(int((batch.ids == eos).sum()) for batch in rows)
+    scored = sum(int((batch.labels == eos).sum()) for batch in rows)
+    # What fills the context, or the row to its edge, may be cut off: it need not end here.
+    complete = [
+        story
+        for story in stories
+        if story[3] - story[2] < longest and (story[0].marked or story[3] < story[0].ids.shape[1])
+    ]
+    ended = sum(bool(batch.ids[row, end - 1] == eos) for batch, row, _, end in complete)
+    trained = sum(
+        bool((batch.labels[row, max(first, end - 1 - offset) : end] == eos).any())
+        for batch, row, first, end in complete
+    )
+    if not scored and not complete and tokens < FEW_TOKENS:
+        return inconclusive(f"no story ends in these {tokens:,} tokens")
+    if not scored and not present:
+        advice = "Append the end-of-text token to each story."
+        return error(f"never trained: no story ends with it ({len(stories):,} stories)", advice)
+    if not scored:
+        return error(
+            f"never trained: it is in the inputs {present:,} times, but its labels are all -100 ({len(stories):,} "
+            f"stories)",
+            "Keep its label; a collator removes it where pad_token and eos_token are the same.",
+        )
+    if trained < 0.95 * len(complete):
+        return error(
+            f"only {trained:,} of {len(complete):,} stories that end in these rows have a scored end-of-text token "
+            f"({ended:,} have one at all)",
+            "Append the end-of-text token to each story, with its label.",
+        )
+    if not complete:
+        return ok(f"the end-of-text token is scored {scored:,} times")
+    return ok(
+        f"the end-of-text token is scored at the end of {trained:,} of {len(complete):,} stories that end in these "
+        f"rows"
+    )
+
+
+@as_check("padding")
+def check_padding(rows: list[Rows], eos: int | None, pad: int | None) -> Finding:
+    """Whether padding is scored, and whether the pad token is the end-of-text token."""
+    scored = sum(int((batch.padding & (batch.labels != IGNORE_INDEX)).sum()) for batch in rows)
+    fraction = sum(int(batch.padding.sum()) for batch in rows) / sum(batch.ids.numel() for batch in rows)
+    if scored:
+        return error(f"{scored:,} pad tokens are scored", "Give padding the label -100.")
+    if pad is None:
+        return note("the tokenizer has no pad token, so rows of different lengths cannot be batched")
+    if pad == eos:
+        evidence, advice = (
+            f"the pad token is the end-of-text token ({pad})",
+            "Give the tokenizer a separate pad token.",
+        )
+        if any(bool((batch.labels == eos).any()) for batch in rows):
+            return note(evidence, advice)
+        return error(f"{evidence}, and no end of text is scored", advice)
+    return ok(f"{fraction:.2%} of the positions, never scored; pad ({pad}) differs from eos ({eos})")
+
+
+@as_check("beginning of text")
+def check_story_starts(rows: list[Rows], tokenizer: PreTrainedTokenizerBase) -> list[Finding]:
+    """Whether stories begin as prompts will, and whether a story is scored as the continuation of another."""
+    stories = [
+        batch.ids[row, first:end].tolist()
+        for batch in rows
+        for row, first, end in batch.stories
+        # The continuation of a long story repeats some tokens of the part before it, without loss.
+        if not (batch.labels[row, first : first + 2] == IGNORE_INDEX).all()
+    ]
+    if not stories:
+        return [inconclusive("no story begins in these rows")]
+    front, bos = added_tokens(tokenizer)[0], tokenizer.bos_token_id
+    start = front or ([] if bos is None else [bos])
+    fraction = sum(bool(start) and story[: len(start)] == start for story in stories) / len(stories)
+    name = repr(tokenizer.decode(start))
+    if front and fraction > 0.5:
+        findings = [ok(f"{fraction:.0%} of stories begin with {name}, as a prompt does")]
+    elif front:
+        evidence = f"the tokenizer puts {name} in front of a prompt, but {fraction:.0%} of stories begin with it"
+        findings = [note(evidence, "Begin stories in training as the tokenizer begins prompts.")]
+    elif fraction > 0.5:
+        evidence = f"{fraction:.0%} of stories begin with {name}, but the tokenizer puts nothing in front of a prompt"
+        findings = [note(evidence, START_ADVICE)]
+    else:
+        findings = [ok("neither stories nor prompts begin with a special token")]
+    offset = label_offset(rows) or 0
+    scored = sum(
+        bool(batch.labels[row, first - offset] != IGNORE_INDEX)
+        for batch in rows
+        for row, first, _ in batch.stories
+        if batch.marked and first > offset
+    )
+    if scored:
+        evidence = f"the first token of {scored:,} stories is scored as the continuation of another story"
+        findings.append(note(evidence, "Give the first token of each story the label -100."))
+    return findings

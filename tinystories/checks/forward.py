@@ -1,0 +1,84 @@
+"""Forward passes as a trainer makes them: under its autocast, with its own loss and its own attention."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+
+import torch
+from torch import Tensor
+from transformers import Trainer
+
+from ..utils.errors import UserError
+
+
+def attention_context(trainer: Trainer) -> AbstractContextManager:
+    """The context in which `StoryTrainer` attends document by document; for any other trainer, one without effect."""
+    return getattr(trainer, "attention_context", nullcontext)()
+
+
+@contextmanager
+def autocast(trainer: Trainer) -> Iterator[None]:
+    with trainer.accelerator.autocast(), trainer.compute_loss_context_manager():
+        yield
+
+
+def training_loss(trainer: Trainer, inputs: dict, num_items: int | None = None) -> float:
+    """The loss as a training step computes it, which may hold no logits; the same dropout in each call.
+
+    Args:
+        num_items: scored tokens of all accumulated batches.
+    """
+    inputs = _prepared(trainer, inputs)
+    items = None if num_items is None else torch.tensor(num_items, device=trainer.args.device)
+    torch.manual_seed(0)
+    with torch.no_grad(), autocast(trainer):
+        return float(trainer.compute_loss(trainer.model, inputs, num_items_in_batch=items))
+
+
+def training_logits(trainer: Trainer, inputs: dict) -> Tensor:
+    """Logits `[rows, length, vocabulary]` on the CPU, computed as in a training step, with the same dropout."""
+    inputs = _prepared(trainer, inputs)
+    torch.manual_seed(0)
+    with torch.no_grad(), autocast(trainer):
+        _, outputs = trainer.compute_loss(trainer.model, inputs, return_outputs=True)
+    logits = outputs["logits"] if isinstance(outputs, Mapping) else outputs[1]
+    return logits.float().cpu()
+
+
+def masked_logits(trainer: Trainer, inputs: dict) -> Tensor:
+    """As [`training_logits`], with the mask that transformers builds from `position_ids` for a plain `Trainer`."""
+    inputs = _prepared(trainer, inputs)
+    inputs = {name: value for name, value in inputs.items() if name not in ("labels", "loss_weights")}
+    torch.manual_seed(0)
+    with torch.no_grad(), autocast(trainer):
+        return trainer.model(**inputs).logits.float().cpu()
+
+
+def forward_and_backward(trainer: Trainer, inputs: dict) -> None:
+    """A training step on these inputs without the optimizer; no gradient is left in the model."""
+    trainer.model.train()
+    weights = [weight for weight in trainer.model.parameters() if weight.requires_grad]
+    with torch.enable_grad(), attention_context(trainer):
+        with autocast(trainer):
+            loss = trainer.compute_loss(trainer.model, trainer._prepare_inputs(dict(inputs)))
+        torch.autograd.grad(loss, weights, allow_unused=True)
+
+
+def evaluate_batch(trainer: Trainer, inputs: dict) -> None:
+    """What `Trainer.evaluate` computes for one batch."""
+    trainer.model.eval()
+    _, logits, labels = trainer.prediction_step(trainer.model, dict(inputs), prediction_loss_only=False)
+    if trainer.preprocess_logits_for_metrics is not None:
+        trainer.preprocess_logits_for_metrics(logits, labels)
+
+
+def _prepared(trainer: Trainer, inputs: dict) -> dict:
+    """Inputs on the trainer's device.
+
+    Raises:
+        UserError: for token ids that the model does not have. A GPU that is asked for their embeddings fails for the
+            rest of the process.
+    """
+    known, largest = trainer.model.get_input_embeddings().num_embeddings, int(inputs["input_ids"].max())
+    if largest >= known:
+        raise UserError(f"the rows hold ids up to {largest:,}, but the model has {known:,} embeddings")
+    return trainer._prepare_inputs(dict(inputs))

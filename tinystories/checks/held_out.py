@@ -1,0 +1,79 @@
+"""Whether validation stories stand in training, whole or in long runs of words.
+
+- Two stories are the same where their words are: case, punctuation and spaces do not count.
+- Free text does not share runs of 20 words by accident. Stories made from templates share them by design, so that is a
+  note; stories that are the same are an error from one in a hundred validation stories on.
+"""
+
+import re
+
+import numpy as np
+
+from .findings import Finding, as_check, error, inconclusive, note, ok
+
+
+RUN = 20  # words
+MANY = 0.01  # fraction of the validation stories
+_WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)?")
+_FACTORS = np.random.default_rng(0).integers(1, 2**63, RUN, dtype=np.uint64) | np.uint64(1)
+
+
+@as_check("held-out stories")
+def check_held_out(train: list[str], validation: list[str], of_train: int, of_validation: int) -> list[Finding]:
+    """Findings on whole stories and on runs of words.
+
+    Args:
+        train, validation: samples.
+        of_train, of_validation: how many stories they were taken from.
+    """
+    vocabulary: dict[str, int] = {}
+    trained = [_word_ids(story, vocabulary) for story in train]
+    held_out = [_word_ids(story, vocabulary) for story in validation]
+    sample = (
+        f"{len(held_out):,} of {of_validation:,} validation stories against {len(trained):,} of {of_train:,} training"
+    )
+    return [_check_stories(trained, held_out, sample), _check_runs(trained, held_out, sample)]
+
+
+def _check_stories(trained: list[np.ndarray], held_out: list[np.ndarray], sample: str) -> Finding:
+    known = {words.tobytes() for words in trained}
+    same = sum(words.tobytes() in known for words in held_out)
+    if not same:
+        return ok(f"none of them is a training story, too ({sample})")
+    judge = error if same >= MANY * len(held_out) else note
+    return judge(
+        f"{same:,} are training stories, too, except for case and punctuation ({sample})",
+        "Remove them from training, or the validation figure is too low.",
+    )
+
+
+def _check_runs(trained: list[np.ndarray], held_out: list[np.ndarray], sample: str) -> Finding:
+    check = "shared word runs"
+    runs = [hashes for words in held_out if len(hashes := _run_hashes(words))]
+    if not runs:
+        return inconclusive(f"no validation story has {RUN} words", check=check)
+    # Looked up in one go: each lookup sorts all runs of the training stories.
+    shared = np.isin(np.concatenate(runs), np.concatenate([_run_hashes(words) for words in trained]))
+    lengths = np.array([len(hashes) for hashes in runs])
+    fractions = np.add.reduceat(shared, np.cumsum(lengths) - lengths, dtype=float) / lengths
+    half = int((fractions > 0.5).sum())
+    evidence = (
+        f"{(fractions > 0).sum():,} of {len(runs):,} validation stories share a run of {RUN} words with training, "
+        f"{half:,} of them more than half of their text ({sample})"
+    )
+    if half < MANY * len(runs):
+        return ok(evidence, check=check)
+    advice = "Validation measures memorization where so much is shared, as in stories from templates."
+    return note(evidence, advice, check=check)
+
+
+def _word_ids(story: str, vocabulary: dict[str, int]) -> np.ndarray:
+    words = _WORD.findall(story.lower().replace("’", "'"))
+    return np.array([vocabulary.setdefault(word, len(vocabulary)) for word in words], dtype=np.uint64)
+
+
+def _run_hashes(words: np.ndarray) -> np.ndarray:
+    """A 64-bit hash of each run of `RUN` words."""
+    if len(words) < RUN:
+        return np.empty(0, np.uint64)
+    return ((np.lib.stride_tricks.sliding_window_view(words, RUN) + np.uint64(1)) * _FACTORS).sum(-1)

@@ -1,0 +1,144 @@
+"""The memory of a training step at its peak, measured and not computed from the configuration.
+
+- A batch of the trainer goes forward and backward through its own loss and attention; all live tensors are counted.
+- On a GPU a whole batch runs, and torch's allocator gives the peak; a batch that does not fit says so. On a CPU, where
+  a process that takes too much memory is killed, few rows run, and the rest is extrapolated.
+- Evaluation is measured, too: it holds the logits of a whole batch, which the training step of this package does not.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import torch
+from torch import nn
+from transformers import Trainer, TrainingArguments
+
+from ..training.kernels.head_loss import LOGITS_AT_A_TIME
+from ..training.optimizers import hidden_matrices
+from .batches import Rows
+from .findings import Finding, as_check, error, note, ok
+from .forward import evaluate_batch, forward_and_backward
+from .recorder import Recorder
+
+
+GIB = 2**30
+# What a process grows by, over what its tensors hold at the peak: pieces that the allocator cannot use again. On a CPU
+# glibc's allocator was seen to take 1.0 to 1.3 times as much (3.4M parameters, 4 to 12 rows of 768, vocabularies of
+# 400 to 4,096).
+OVERHEAD = {"cpu": 1.3}
+OTHER_OVERHEAD = 1.1
+
+
+def size_in_words(size: float) -> str:
+    return f"{size / GIB:.2f} GiB" if size >= 0.1 * GIB else f"{size / 2**20:.1f} MiB"
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that are free on the device; on a CPU, what this process may still take."""
+    if device.type == "cuda":
+        # What torch has cached is free for torch.
+        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + cached
+    if device.type == "mps":
+        return torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()
+    free = psutil.virtual_memory().available
+    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
+    try:
+        # A container may have less than the machine.
+        return min(free, int(limit.read_text("ascii")) - int(used.read_text("ascii")))
+    except (OSError, ValueError):
+        return free
+
+
+def optimizer_bytes(model: nn.Module, args: TrainingArguments, muon: bool) -> int:
+    """Bytes of the optimizer's states: two numbers per weight for Adam and its like, one for Muon's matrices."""
+    numbers = 2 if "adam" in args.optim or muon else 1
+    size = numbers * _bytes(weight for weight in model.parameters() if weight.requires_grad)
+    return size - _bytes(hidden_matrices(model).values()) if muon else size
+
+
+def _bytes(tensors) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+def peak_bytes(
+    trainer: Trainer, rows: Rows, compute: Callable[[Trainer, dict], None], count: int, *, whole: bool
+) -> tuple[int, str]:
+    """Bytes beside the weights at the peak of `compute(trainer, inputs)` for `count` rows, and how it was measured.
+
+    Args:
+        whole: run a whole batch where the device can say that it does not fit.
+
+    Raises:
+        torch.OutOfMemoryError: where a whole batch was tried and does not fit.
+    """
+    device = trainer.args.device
+    if device.type == "cuda" and whole:
+        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        try:
+            compute(trainer, rows.select(range(count)).inputs)
+            return torch.cuda.max_memory_allocated(device) - before, "measured on a whole batch"
+        finally:
+            torch.cuda.empty_cache()
+
+    def measure(some: int) -> int:
+        inputs = rows.select(range(some)).inputs
+        own = [*trainer.model.parameters(), *(each for each in inputs.values() if isinstance(each, torch.Tensor))]
+        with Recorder(own) as recorder:
+            compute(trainer, inputs)
+        return recorder.peak
+
+    available = min(count, len(rows.ids))
+    # The loss holds the logits of a number of positions: with fewer, each row more would seem to add its logits.
+    logits_of_a_row = rows.ids.shape[1] * trainer.model.get_input_embeddings().num_embeddings
+    few = min(available - 1, -(-LOGITS_AT_A_TIME["cpu"] // logits_of_a_row))
+    if few < 1:
+        return measure(1) * count, "measured on one row"
+    fewer, more = measure(few), measure(few + 1)
+    # What one row more adds is what all others add; the rest is there once, such as the gradients.
+    return fewer + (count - few) * max(0, more - fewer), f"measured on {few} and {few + 1} rows"
+
+
+@as_check("memory")
+def check_memory(trainer: Trainer, rows: Rows, muon: bool) -> Finding:
+    """The memory that training takes beside the weights, against what is free."""
+    model, args = trainer.model, trainer.args
+    weights = _bytes(model.parameters())
+    gradients = _bytes(weight for weight in model.parameters() if weight.requires_grad)
+    states = optimizer_bytes(model, args, muon) + (weights if getattr(trainer, "ema", None) else 0)
+    count, length = rows.ids.shape
+    smaller = "Lower per_device_train_batch_size and raise gradient_accumulation_steps by as much."
+    may_adapt = args.gradient_checkpointing or args.auto_find_batch_size
+    try:
+        batch, how = peak_bytes(trainer, rows, forward_and_backward, count, whole=True)
+    except torch.OutOfMemoryError:
+        evidence = f"a batch of {count} rows of {length} does not fit on {args.device}: it was tried"
+        evidence += f"; {size_in_words(free_memory(args.device))} free"
+        return note(evidence, smaller) if may_adapt else error(evidence, smaller)
+    # Gradients of the batches before stay where several batches make a step.
+    batch += gradients if args.gradient_accumulation_steps > 1 else 0
+    step, evaluation = max(batch, 2 * gradients), 0
+    if trainer.eval_dataset is not None:
+        evaluation, _ = peak_bytes(trainer, rows, evaluate_batch, args.eval_batch_size, whole=False)
+    overhead = OVERHEAD.get(args.device.type, OTHER_OVERHEAD)
+    # The weights are there already.
+    needed, free = round(states + overhead * max(step, evaluation)), free_memory(args.device)
+    loss = "without holding its logits" if getattr(trainer, "_uses_head_loss", False) else "with all its logits"
+    evidence = (
+        f"about {size_in_words(needed)} beside {size_in_words(weights)} of weights: {size_in_words(states)} of "
+        f"optimizer states, and at the peak {size_in_words(step)} for a training batch of {count} rows of {length}, "
+        f"{loss} ({how})"
+        + (f", or {size_in_words(evaluation)} for an evaluation batch of {args.eval_batch_size}" if evaluation else "")
+        + f", {overhead - 1:.0%} more for the allocator; {size_in_words(free)} free on {args.device}"
+    )
+    smaller = "Lower per_device_eval_batch_size." if evaluation > step else smaller
+    if needed > free and may_adapt:
+        return note(evidence, "It exceeds what is free without gradient checkpointing.")
+    if needed > free:
+        return error(evidence, smaller)
+    if needed > 0.8 * free:
+        return note(evidence, f"Little is left. {smaller}")
+    return ok(evidence)

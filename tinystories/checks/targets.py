@@ -1,0 +1,118 @@
+"""What TARGET is: stories, a tokenizer, a recipe, a run or a model; its recipe, its corpus and its model."""
+
+import dataclasses
+import glob
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+
+from ..data.corpus import Corpus, recipe_corpus
+from ..data.sources import may_hold_stories
+from ..recipe import Recipe, load_recipe
+from ..runs.loading import load_model, load_tokenizer
+from ..runs.run_folder import is_checkpoint
+from ..utils.errors import UserError, first_line
+
+
+# Settings of the place where a run trains, which a check in another place need not have.
+ELSEWHERE = ("fsdp", "fsdp_config", "deepspeed", "ddp_backend", "push_to_hub", "hub_token", "report_to")
+MODEL_FILES = ("config.json", "trainer_state.json", "recipe.yaml")
+
+
+def is_recipe(target: str) -> bool:
+    return Path(target).suffix in (".yaml", ".yml")
+
+
+def is_tokenizer(path: Path) -> bool:
+    """Whether a folder holds a tokenizer and no model, no run and no recipe."""
+    has_tokenizer = (path / "tokenizer.json").is_file()
+    return (
+        has_tokenizer
+        and not any((path / name).exists() for name in MODEL_FILES)
+        and not any(path.glob("checkpoint-*"))
+    )
+
+
+def is_corpus(target: str) -> bool:
+    """Whether a target names stories: `sample`, a file of them, or a folder that holds such files and no model."""
+    path = Path(target)
+    if target == "sample" or glob.has_magic(target) or (path.is_file() and may_hold_stories(path)):
+        return True
+    has_model = any((path / name).exists() for name in (*MODEL_FILES, "tokenizer.json"))
+    return path.is_dir() and not has_model and may_hold_stories(path)
+
+
+def corpus_of(target: str, corpus: str | None, **reading: Any) -> Corpus:
+    """The corpus of a target, for cleaning; read as [`examine`] reads it.
+
+    Args:
+        corpus: replaces that of the target.
+        reading: `text_column`, `split` and `skip_bad_rows`; None where the recipe says it.
+
+    Raises:
+        UserError: where it names none.
+    """
+    if corpus is not None or is_corpus(target):
+        recipe = Recipe(corpus=corpus or target)
+    else:
+        recipe = load_recipe(target) if is_recipe(target) else recipe_of(Path(target))
+    if recipe is None:
+        raise UserError(f"{target} has no recipe, so its stories are not known; name them with --corpus.")
+    return recipe_corpus(with_reading(dataclasses.replace(recipe, streaming=False), reading))
+
+
+def special_tokens_of(target: str, tokenizer: str | None) -> list[str]:
+    """Names that the tokenizer of a target takes for special tokens, which cleaning removes from stories."""
+    if tokenizer is None and is_recipe(target):
+        tokenizer = load_recipe(target).tokenizer
+    elif tokenizer is None and (Path(target) / "tokenizer.json").is_file():
+        tokenizer = target
+    return [] if tokenizer is None else load_tokenizer(tokenizer, as_saved=True).all_special_tokens
+
+
+def recipe_of(folder: Path) -> Recipe | None:
+    """The recipe in a run folder, or in the one that a checkpoint is in."""
+    for place in (folder, folder.parent) if is_checkpoint(folder) else (folder,):
+        if (place / "recipe.yaml").is_file():
+            return load_recipe(place / "recipe.yaml")
+    return None
+
+
+def with_reading(recipe: Recipe, reading: dict[str, Any]) -> Recipe:
+    """The recipe with those of these values that are not None."""
+    return dataclasses.replace(recipe, **{name: value for name, value in reading.items() if value is not None})
+
+
+def with_corpus(recipe: Recipe, corpus: str | None) -> Recipe:
+    return recipe if corpus is None else dataclasses.replace(recipe, corpus=corpus, validation_corpus=None)
+
+
+def local_recipe(recipe: Recipe, **settings: Any) -> Recipe:
+    """The recipe without what belongs to the place where it trains, such as its launcher and its reports.
+
+    Args:
+        settings: of the trainer, which replace those of the recipe.
+    """
+    kept = {name: value for name, value in recipe.trainer.items() if name not in ELSEWHERE}
+    return dataclasses.replace(recipe, trainer={**kept, "report_to": "none", **settings})
+
+
+def load_target(path: str, tokenizer: str | None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The model in a folder or on the Hub, and its tokenizer as it was saved, or the one that is named.
+
+    Raises:
+        UserError: where it cannot be loaded.
+    """
+    folder = Path(path)
+    if folder.is_dir() and not (folder / "config.json").exists():
+        checkpoints = sorted(folder.glob("checkpoint-*"), key=lambda found: (len(found.name), found.name))
+        if checkpoints:
+            raise UserError(f"{folder} has no finished model, but checkpoints: give {checkpoints[-1]}.")
+    if tokenizer is None:
+        return load_model(path)[0], load_tokenizer(path, as_saved=True)
+    known = load_tokenizer(tokenizer, as_saved=True)
+    try:
+        return AutoModelForCausalLM.from_pretrained(path).eval(), known
+    except (OSError, ValueError) as reason:
+        raise UserError(f"The model {path} cannot be loaded: {first_line(reason)}.") from None

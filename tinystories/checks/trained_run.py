@@ -1,0 +1,99 @@
+"""A run that has been made: its length and its tokens, from its log, its recipe and `run.json`, and checks of them."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from transformers import PreTrainedModel, TrainingArguments
+
+from ..recipe import Recipe
+from ..runs.run_folder import is_checkpoint
+from ..training.arguments import training_arguments
+from .findings import Finding
+from .hyperparameters import RunLength
+from .learning_rate import check_learning_rate, expected_rate
+from .log import Log, has_best_weights
+from .progress import check_best_checkpoint, check_end, check_overfitting, check_tokens, check_validation
+from .targets import local_recipe
+
+
+METADATA = "run.json"
+
+
+@dataclass
+class TrainedRun:
+    """A run folder, or a checkpoint in one.
+
+    Attributes:
+        recipe: None for a run that was not made with this package.
+        tokens_per_row: counts the tokens of a training row, where that is needed and possible.
+    """
+
+    folder: Path
+    log: Log
+    model: PreTrainedModel
+    recipe: Recipe | None = None
+    tokens_per_row: Callable[[], float | None] = lambda: None
+
+    @cached_property
+    def arguments(self) -> TrainingArguments | None:
+        return None if self.recipe is None else training_arguments(local_recipe(self.recipe))
+
+    @cached_property
+    def tokens(self) -> tuple[float | None, str]:
+        """Tokens of all sessions, and where that figure is from."""
+        args, state = self.arguments, self.log.state
+        if state.num_input_tokens_seen:
+            padded = args is not None and args.include_num_input_tokens_seen == "all"
+            return state.num_input_tokens_seen, f"counted in training{', padding included' if padded else ''}"
+        if recorded := self._recorded_tokens():
+            return recorded, f"as {METADATA} says"
+        if args is not None and (tokens := self.tokens_per_row()):
+            rows = state.global_step * args.train_batch_size * args.gradient_accumulation_steps
+            return rows * tokens, "steps x rows per step x tokens per row, if one process trained it"
+        if state.total_flos:
+            # `Trainer` counts 6 operations per token and parameter outside of the embedding.
+            weights = self.model.num_parameters(exclude_embeddings=True)
+            return state.total_flos / 6 / weights, "from total_flos, padding included"
+        return None, ""
+
+    def _recorded_tokens(self) -> float | None:
+        try:
+            metadata = "{}" if is_checkpoint(self.folder) else (self.folder / METADATA).read_text("utf-8")
+            return json.loads(metadata).get("tokens_seen")
+        except (OSError, ValueError):  # a missing or damaged file says nothing
+            return None
+
+    @property
+    def length(self) -> RunLength | None:
+        """The length as the log has it, whatever the recipe and its number of processes."""
+        log, (tokens, _) = self.log, self.tokens
+        if self.recipe is None or not log.steps:
+            return None
+        return RunLength(
+            steps=log.steps,
+            # A stream has no epochs, for which the trainer counts steps.
+            epochs=None if self.recipe.streaming else log.state.epoch,
+            tokens_per_step=None if tokens is None else tokens / log.steps,
+            planned=log.planned or None,
+            minutes=self.recipe.max_minutes,
+        )
+
+    def check(self) -> list[Finding]:
+        """Findings on the log."""
+        log, expected, restarts, minutes, patience = self.log, None, False, None, None
+        if self.recipe is not None:
+            minutes, patience = self.recipe.max_minutes, self.recipe.early_stopping_patience
+            restarts = "restart" in self.arguments.lr_scheduler_type.value
+            # With a time limit, the rate at a step is not known.
+            expected = expected_rate(self.arguments, log.planned) if log.planned and minutes is None else None
+        return [
+            *check_learning_rate(log, expected, restarts),
+            *check_end(self.folder, log, minutes=minutes, patience=patience),
+            *check_tokens(log, self.model.num_parameters(), *self.tokens),
+            *check_validation(log),
+            *check_overfitting(log, has_best_weights(self.folder, log)),
+            *check_best_checkpoint(self.folder, log),
+        ]

@@ -1,0 +1,164 @@
+"""The tokenizer: its special tokens, what it adds to prompts, and how it encodes stories."""
+
+import math
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from tinystories.tokenization import tokenizer_report
+
+from ..generation.prompts import added_tokens
+from .batch_contents import START_ADVICE
+from .findings import Finding, as_check, error, inconclusive, note, ok
+
+
+# Bytes per token on TinyStories by size of vocabulary, as measured on the same held-out stories: byte-level BPE
+# trained on stories (4,096 and 10,000), GPT-2's and Llama 2's.
+USUAL_BYTES = {4_096: 3.96, 10_000: 4.10, 32_000: 3.77, 50_257: 4.06}
+ALIKE = 2.2  # factor between the sizes of vocabularies that are compared
+ARTICLES = ("a", "an", "the")
+DECODED = 200  # stories that are decoded again
+
+
+@as_check("vocabulary size")
+def check_vocabulary(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel | None = None) -> Finding:
+    """The size of the vocabulary, against the embeddings of a model."""
+    size = len(tokenizer)
+    if model is None:
+        return ok(f"{size:,}")
+    embeddings = model.get_input_embeddings()
+    count, parameters = embeddings.num_embeddings, model.num_parameters()
+    highest = max(tokenizer.get_vocab().values())
+    if highest >= count:
+        return error(
+            f"the tokenizer has ids up to {highest:,}, the model {count:,} embeddings",
+            "Use the tokenizer of this model, or resize_token_embeddings.",
+        )
+    fraction = embeddings.weight.numel() / parameters
+    evidence = f"{size:,}; {count:,} embeddings are {fraction:.0%} of {parameters:,} parameters"
+    if count - size > 0.1 * count:
+        return note(evidence, "The model has embeddings that no token uses.")
+    if fraction > 0.5:
+        return note(evidence, "A smaller vocabulary leaves more parameters for the layers; 10,000 suits stories.")
+    return ok(evidence)
+
+
+@as_check("articles")
+def check_articles(tokenizer: PreTrainedTokenizerBase) -> Finding:
+    """Are " a", " an" and " the" single tokens, and at the beginning of a sentence "A", "An", "The"?"""
+
+    def tokens(text: str) -> int:
+        return len(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    # Each after a word, since some tokenizers put a space of their own in front of a text.
+    counts = {f'" {word}"': tokens(f"saw {word}") - tokens("saw") for word in ARTICLES}
+    counts |= {f'". {word.title()}"': tokens(f"ran. {word.title()}") - tokens("ran.") for word in ARTICLES}
+    counts |= {f'"{word.title()}"': tokens(word.title()) for word in ARTICLES}
+    several = ", ".join(f"{place} {count}" for place, count in counts.items() if count != 1)
+    if not several:
+        return ok("a, an and the are single tokens, after a space and capitalised")
+    return note(
+        f"not single tokens: {several}",
+        "A vocabulary trained on the stories has single tokens for them; several cost more, but cause no omission.",
+    )
+
+
+@as_check("bytes per token")
+def check_tokens(tokenizer: PreTrainedTokenizerBase, stories: list[str]) -> list[Finding]:
+    """Bytes per token, lost text, and the part of the vocabulary that these stories use."""
+    report = tokenizer_report(tokenizer, stories)
+    return [
+        _check_bytes_per_token(report["bytes_per_token"], report["vocab_size"], len(stories)),
+        _check_unused(report["unused_tokens"], report["vocab_size"], report["tokens"]),
+        *check_lost_text(tokenizer, stories[:DECODED]),
+    ]
+
+
+def _check_bytes_per_token(bytes_per_token: float, size: int, stories: int) -> Finding:
+    known = min(USUAL_BYTES, key=lambda other: abs(math.log(other / size)))
+    usual = USUAL_BYTES[known]
+    evidence = f"{bytes_per_token:.2f} with {size:,} entries, on {stories:,} stories"
+    if not 1 / ALIKE < size / known < ALIKE:
+        return ok(evidence)
+    evidence += f"; usual is {usual:.2f} with {known:,} entries"
+    if bytes_per_token < 0.85 * usual:
+        advice = "The vocabulary was not trained on such text: train one with `tinystories tokenizer`."
+        return note(evidence, advice)
+    return ok(evidence)
+
+
+def _check_unused(unused: int, size: int, tokens: int) -> Finding:
+    check = "unused vocabulary"
+    evidence = f"{unused:,} of {size:,} entries ({unused / size:.0%}) do not occur in {tokens:,} tokens"
+    enough = tokens >= 50 * size or (tokens >= 5 * size and unused > 0.5 * size)
+    if not enough:
+        return inconclusive(f"{evidence}, which are too few to judge", check=check)
+    if unused > 0.2 * size:
+        advice = "Train a tokenizer on the stories, or prune this one with `tinystories tokenizer --top-k-of`."
+        return note(evidence, advice, check=check)
+    return ok(evidence, check=check)
+
+
+@as_check("lost text")
+def check_lost_text(tokenizer: PreTrainedTokenizerBase, stories: list[str]) -> Finding:
+    """Whether stories are the same after encoding and decoding."""
+    encoded = tokenizer(stories, add_special_tokens=False, split_special_tokens=True, verbose=False)["input_ids"]
+    unknown = tokenizer.unk_token_id
+    missing = sum(unknown in ids for ids in encoded) if unknown is not None else 0
+    if missing:
+        judge = error if missing > 0.01 * len(stories) else note
+        return judge(
+            f"{missing:,} of {len(stories):,} stories have text that is encoded as {tokenizer.unk_token}",
+            "Use a byte-level vocabulary, which encodes all text.",
+        )
+    decoded = tokenizer.batch_decode(encoded, clean_up_tokenization_spaces=False)
+    # SentencePiece adds a space in front, which loses nothing.
+    changed = sum(text.strip() != story.strip() for text, story in zip(decoded, stories, strict=True))
+    if changed:
+        return note(
+            f"{changed:,} of {len(stories):,} stories are different after encoding and decoding",
+            "Case, accents or spaces are lost, and a model cannot generate what it was never trained on.",
+        )
+    return ok(f"{len(stories):,} stories are unchanged after encoding and decoding")
+
+
+@as_check("special tokens")
+def check_special_tokens(tokenizer: PreTrainedTokenizerBase) -> Finding:
+    """Whether the tokenizer has the special tokens that packed rows need."""
+    tokens = {name: getattr(tokenizer, name) for name in ("bos_token", "eos_token", "pad_token")}
+    if missing := [name for name, token in tokens.items() if token is None]:
+        return error(
+            f"there is no {' and no '.join(missing)}",
+            "Add them, or train a tokenizer with `tinystories tokenizer`.",
+        )
+    if tokenizer.pad_token_id == tokenizer.eos_token_id:
+        evidence = f"pad_token and eos_token are both {tokenizer.eos_token!r}"
+        return error(evidence, "Give the tokenizer a separate pad token.")
+    return ok(", ".join(f"{name} {token!r}" for name, token in tokens.items()))
+
+
+@as_check("end of a prompt")
+def check_prompt_ends(tokenizer: PreTrainedTokenizerBase) -> Finding:
+    """Whether the tokenizer appends something to a prompt: an end-of-text token there ends the story before it."""
+    _, behind = added_tokens(tokenizer)
+    if not behind:
+        return ok("the tokenizer appends nothing to a prompt")
+    names = " ".join(tokenizer.convert_ids_to_tokens(behind))
+    return error(
+        f"the tokenizer appends {names!r} to every prompt, so the model is asked to continue a finished story",
+        "Remove it from the post-processor in tokenizer.json, and set add_eos_token to false in "
+        "tokenizer_config.json. The commands of this package remove it from prompts; `pipeline` and other tools do "
+        "not.",
+    )
+
+
+@as_check("beginning of a prompt")
+def check_prompt_start(tokenizer: PreTrainedTokenizerBase, trained: list[int]) -> Finding:
+    """Whether a prompt begins with the tokens with which stories begin in training, `trained`."""
+    front, _ = added_tokens(tokenizer)
+    wanted, given = (" ".join(tokenizer.convert_ids_to_tokens(ids)) or "nothing" for ids in (trained, front))
+    if front == trained:
+        return ok(f"{given}, as in training")
+    return error(
+        f"the tokenizer puts {given} in front of a prompt, and training put {wanted} in front of stories",
+        START_ADVICE.replace("it", wanted, 1) if trained else "Remove it from the post-processor in tokenizer.json.",
+    )
