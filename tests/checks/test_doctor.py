@@ -290,7 +290,7 @@ def test_the_length_of_a_run_is_computed_for_the_whole_corpus(tiny_recipe, tmp_p
     recipe = tiny_recipe(num_train_epochs=2, max_steps=-1, max_stories=300)
     save_recipe(recipe, tmp_path / "tiny.yaml")
     counted = [
-        by_check(examine(tmp_path / "tiny.yaml", limit=limit, quick=True))["setting: tokens in all"].here
+        by_check(examine(tmp_path / "tiny.yaml", limit=limit, quick=True))["setting: total tokens"].here
         for limit in (100, 300)
     ]
     sampled, whole = (float(count.split()[0].replace(",", "")) for count in counted)
@@ -302,7 +302,7 @@ def test_an_unavailable_corpus_is_inconclusive(tiny_recipe, tmp_path):
     found = by_check(examine(tmp_path / "tiny.yaml", quick=True, limit=50))
     assert found["corpus"].status == "inconclusive" and "sample replaces them" in found["corpus"].evidence
     assert found["next token"].status == "ok" and found["memory"].status == "ok"
-    assert "setting: tokens in all" not in found, "of a corpus that is not there, no length is known"
+    assert "setting: total tokens" not in found, "of a corpus that is not there, no length is known"
     with pytest.raises(UserError):
         examine(tmp_path / "tiny.yaml", corpus="no/such/folder/at-all")
 

@@ -234,7 +234,7 @@ def test_published_settings_are_ok_and_distant_ones_are_notes(tmp_path):
     far = compared(
         tmp_path, RunLength(steps=10, tokens_per_step=100), learning_rate=0.1, weight_decay=0.9, max_grad_norm=0
     )
-    for name in ("learning rate", "weight decay", "gradient clipping", "tokens a step", "tokens in all"):
+    for name in ("learning rate", "weight decay", "gradient clipping", "tokens per step", "total tokens"):
         assert far[name].status == "note", name
     assert "AdamW" in compared(tmp_path, muon=True, learning_rate=0.02)["learning rate"].remark
 

@@ -71,13 +71,13 @@ SETTINGS = {
         advice="Strong decay suits a large model trained for several epochs on few stories.",
     ),
     "gradient clipping": Setting({"llama2.c": "1.0", "nanoGPT": "1.0"}, low=0.1, high=2.0),
-    "tokens a step": Setting(
+    "tokens per step": Setting(
         {"TinyStories": "655,360", "llama2.c": "131,072", "nanoGPT": "491,520", "llm_tinystories": "131,072"},
         low=131_072 / 8,
         high=655_360 * 8,
         advice="Small batches suit small machines; larger ones make better use of a GPU.",
     ),
-    "tokens in all": Setting(
+    "total tokens": Setting(
         {"llama2.c": "13.1 billion", "CS336": "328 million"},
         low=3e7,
         high=1e11,
@@ -147,9 +147,9 @@ def compare_settings(args: TrainingArguments, run: RunLength, *, muon: bool = Fa
         ),
     ]
     if run.tokens_per_step is not None:
-        findings.append(_compare("tokens a step", f"{run.tokens_per_step:,.0f}", run.tokens_per_step))
+        findings.append(_compare("tokens per step", f"{run.tokens_per_step:,.0f}", run.tokens_per_step))
     if run.tokens is not None:
-        findings.append(_compare("tokens in all", _in_words(run.tokens), run.tokens))
+        findings.append(_compare("total tokens", _in_words(run.tokens), run.tokens))
     if run.epochs is not None:
         findings.append(_compare("epochs", f"{run.epochs:.3g}", run.epochs))
     if run.minutes is not None and args.warmup_steps < 1:

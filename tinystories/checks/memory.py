@@ -92,14 +92,14 @@ def peak_bytes(
         return recorder.peak
 
     available = min(count, len(rows.ids))
-    # The loss holds the logits of a number of positions: with fewer, each row more would seem to add its logits.
+    # The loss holds the logits of so many positions twice: with fewer, each row more would seem to add its logits.
     logits_of_a_row = rows.ids.shape[1] * trainer.model.get_input_embeddings().num_embeddings
-    few = min(available - 1, -(-LOGITS_AT_A_TIME["cpu"] // logits_of_a_row))
+    few = min(available // 2, -(-2 * LOGITS_AT_A_TIME["cpu"] // logits_of_a_row))
     if few < 1:
         return measure(1) * count, "measured on one row"
-    fewer, more = measure(few), measure(few + 1)
-    # What one row more adds is what all others add; the rest is there once, such as the gradients.
-    return fewer + (count - few) * max(0, more - fewer), f"measured on {few} and {few + 1} rows"
+    fewer, more = measure(few), measure(2 * few)
+    # What some rows more add is what all others add; the rest is there once, such as the gradients.
+    return fewer + round((count / few - 1) * max(0, more - fewer)), f"measured on {few} and {2 * few} rows"
 
 
 @as_check("memory")
