@@ -333,6 +333,7 @@ def test_packed_rows_without_position_ids_are_a_note(trainer):
 
 
 MASK = "leak between stories (mask)"
+SHORT = {"max_length": 128, "row_length": 256}
 
 
 def test_packed_attention_and_the_mask_are_both_tested(trainer, story_trainer):
@@ -341,7 +342,7 @@ def test_packed_attention_and_the_mask_are_both_tested(trainer, story_trainer):
         assert "story_varlen" in found[check].evidence
     assert found[MASK].status == "ok" and "sdpa" in found[MASK].evidence
     # A plain Trainer has the mask alone, and so has a model that packed attention does not support.
-    for made in (trainer(), story_trainer(attention_dropout=0.1)):
+    for made in (trainer(), story_trainer(attention_dropout=0.1, **SHORT)):
         found = by_check(check_trainer(made))
         assert MASK not in found and "sdpa" in found["leak between stories (train mode)"].evidence
 
@@ -370,12 +371,12 @@ def test_a_leak_of_the_mask_alone_is_a_note(story_trainer):
 
 
 def test_the_attention_that_runs_is_named(trainer, story_trainer):
-    packed = by_check(check_trainer(story_trainer(bf16="false")))["attention kernel"].evidence
+    packed = by_check(check_trainer(story_trainer(bf16="false", **SHORT)))["attention kernel"].evidence
     assert kernel_name(torch.device("cpu"), torch.float32, 32) in packed
     assert "story_varlen" in packed and "without a mask" in packed and "documents in 4 rows of" in packed
     masked = by_check(check_trainer(trainer()))["attention kernel"].evidence
     assert "document mask of [4, 1, 256, 256]" in masked and "story_varlen" not in masked
-    dropout = by_check(check_trainer(story_trainer(attention_dropout=0.1)))["attention kernel"]
+    dropout = by_check(check_trainer(story_trainer(attention_dropout=0.1, **SHORT)))["attention kernel"]
     assert dropout.status == "note" and "attention dropout" in dropout.evidence
 
 
