@@ -446,6 +446,11 @@ def test_memory_grows_with_the_batch_and_states_with_the_optimizer(trainer):
     assert weights < memory.optimizer_bytes(made.model, made.args, muon=True) < 2 * weights
 
 
+def test_bf16_fragments_more_memory_on_a_cpu(trainer):
+    figures = {bf16: by_check(check_trainer(trainer(bf16=bf16)))["memory"].evidence for bf16 in (False, True)}
+    assert "30% more for the allocator" in figures[False] and "80% more for the allocator" in figures[True]
+
+
 def test_memory_is_that_of_a_loss_without_logits(trainer, story_trainer):
     """With few rows, all logits fit into what the loss holds at a time: each row more would seem to add its own."""
     made = story_trainer(per_device_train_batch_size=48, row_length=512, max_stories=300)
