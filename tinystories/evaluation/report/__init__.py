@@ -6,7 +6,8 @@
 - matplotlib is imported only when a page is written.
 """
 
-from .files import HTML, JSON, report_folder, write_report
+from .files import report_folder, write_report
+from .names import HTML, JSON
 from .terminal import terminal_table
 
 

@@ -1,4 +1,4 @@
-"""The files of a report. A file of another origin is never replaced, and that is checked before any work."""
+"""The files of a report. Files that this package did not write are never replaced; this is checked before any work."""
 
 import json
 import os
@@ -8,10 +8,9 @@ from pathlib import Path
 from ...runs.run_folder import is_run_folder
 from ...utils.errors import UserError
 from ...utils.paths import output_folder
+from .names import GENERATOR, HTML, JSON
 
 
-JSON, HTML = "report.json", "report.html"
-GENERATOR = "tinystories evaluate"  # of the HTML page, by which we recognise our own
 DEFAULT_FOLDER = "evaluation"
 
 
@@ -21,7 +20,7 @@ def report_folder(out: str | Path | None, models: Sequence[str | Path]) -> Path:
     The folder is not created yet.
 
     Raises:
-        UserError: if the folder is not writable, or holds a `report.json` or `report.html` of another origin.
+        UserError: if the folder is not writable, or has a `report.json` or `report.html` that is not a report of ours.
     """
     if out is None:
         out = models[0] if len(models) == 1 and is_run_folder(models[0]) else DEFAULT_FOLDER

@@ -29,7 +29,7 @@ from .figures import (
     percent,
     printable,
 )
-from .files import GENERATOR, JSON
+from .names import GENERATOR, JSON
 from .plots import COLOURS, Group, Mark, curve, domain_of, dot_plot
 
 
