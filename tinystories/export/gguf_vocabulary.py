@@ -5,8 +5,6 @@
 """
 
 import json
-import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import groupby, islice
 from pathlib import Path
@@ -17,6 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 from ..data.synthetic import sample_stories
 from ..utils.errors import UserError
+from .sentencepiece import BYTES, SPACE, piece_pairs
 from .verify import STORY
 
 
@@ -27,7 +26,6 @@ except ImportError:
 
 STORIES_COMPARED = 200
 BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True}
-SPACE = "▁"  # SentencePiece's mark for a space
 
 
 @dataclass(frozen=True)
@@ -94,11 +92,11 @@ def _sentencepiece(
     ranks = {piece: rank for rank, piece in enumerate(pieces)}
     if len(merges) != len(set(merges)) or len(pieces) != len(ranks):
         raise _unsupported("its merges are not ordered by piece")
-    if set(merges) != set(_pairs(normal)):
+    if set(merges) != set(piece_pairs(normal)):
         raise _unsupported("not all pairs of its pieces that form a piece are merges")
 
     for i, token in enumerate(tokens):
-        if types[i] == gguf.TokenType.NORMAL and re.fullmatch("<0x[0-9A-F]{2}>", token):
+        if types[i] == gguf.TokenType.NORMAL and token in BYTES:
             types[i] = gguf.TokenType.BYTE
     if unk is not None:
         types[unk] = gguf.TokenType.UNKNOWN
@@ -125,14 +123,6 @@ def _adds_space_prefix(spec: dict[str, Any]) -> bool:
     elif not steps and pre["type"] == "Metaspace" and pre["replacement"] == SPACE and not pre.get("split", True):
         return pre["prepend_scheme"] != "never"
     raise _unsupported("it does not split text as SentencePiece does")
-
-
-def _pairs(pieces: set[str]) -> Iterator[tuple[str, str]]:
-    """All pairs of pieces that form a piece."""
-    for piece in pieces:
-        for cut in range(1, len(piece)):
-            if piece[:cut] in pieces and piece[cut:] in pieces:
-                yield piece[:cut], piece[cut:]
 
 
 def _unsupported(reason: str) -> UserError:
@@ -206,7 +196,7 @@ def _read_tokenizer(file: Path) -> Tokenizer:
         return backend
     score = dict(zip(tokens, field("scores"), strict=True))
     normal = {token for token, kind in zip(tokens, types, strict=True) if kind == gguf.TokenType.NORMAL}
-    merges = sorted(_pairs(normal), key=lambda pair: (-score["".join(pair)], pair))
+    merges = sorted(piece_pairs(normal), key=lambda pair: (-score["".join(pair)], pair))
     unk = fields.get("tokenizer.ggml.unknown_token_id")
     unk_token = tokens[unk.contents()] if unk else None
     backend = Tokenizer(models.BPE(vocab=vocab, merges=merges, byte_fallback=True, unk_token=unk_token))

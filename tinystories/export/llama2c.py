@@ -24,6 +24,21 @@ from .verify import check_finite
 
 MAGIC = 0x616B3432  # "ak42"
 HEADER_BYTES = {0: 28, 1: 256, 2: 256}
+# The sections after the header. `head` exists only if it is not tied.
+ORDER = ("attention_norm", "ffn_norm", "norm", "embedding", "wq", "wk", "wv", "wo", "w1", "w2", "w3", "head")
+LEGACY_ORDER = ("embedding", "attention_norm", "wq", "wk", "wv", "wo", "ffn_norm", "w1", "w2", "w3", "norm", "cosines",
+                "sines", "head")  # fmt: skip
+LAYER_NAMES = {
+    "attention_norm": "input_layernorm",
+    "wq": "self_attn.q_proj",
+    "wk": "self_attn.k_proj",
+    "wv": "self_attn.v_proj",
+    "wo": "self_attn.o_proj",
+    "ffn_norm": "post_attention_layernorm",
+    "w1": "mlp.gate_proj",
+    "w2": "mlp.down_proj",
+    "w3": "mlp.up_proj",
+}
 FORMATS = {0: "legacy, float32", 1: "version 1, float32", 2: "version 2, int8"}
 
 
@@ -50,40 +65,40 @@ class Header:
     def head_size(self) -> int:
         return self.dim // self.n_heads
 
-    def sections(self) -> Iterator[tuple[str, tuple[int, ...], bool]]:
-        """Yield name, shape and whether it may be int8 of each section after the header, in order."""
+    def sections(self) -> Iterator[tuple[str, tuple[int, ...]]]:
+        """Yield name and shape of each section after the header, in order."""
         layers, dim, hidden = self.n_layers, self.dim, self.hidden_dim
-        kv_dim = self.n_kv_heads * self.head_size
-        embedding = ("embedding", (self.vocab_size, dim), True)
-        attention_norm, ffn_norm = ("attention_norm", (layers, dim), False), ("ffn_norm", (layers, dim), False)
-        norm = ("norm", (dim,), False)
-        attention = [
-            ("wq", (layers, dim, dim), True),
-            ("wk", (layers, kv_dim, dim), True),
-            ("wv", (layers, kv_dim, dim), True),
-            ("wo", (layers, dim, dim), True),
-        ]
-        ffn = [
-            ("w1", (layers, hidden, dim), True),
-            ("w2", (layers, dim, hidden), True),
-            ("w3", (layers, hidden, dim), True),
-        ]
-        table = (self.seq_len, self.head_size // 2)
-        if self.version == 0:
-            yield from [embedding, attention_norm, *attention, ffn_norm, *ffn, norm]
-            yield from [("cosines", table, False), ("sines", table, False)]
-        else:
-            yield from [attention_norm, ffn_norm, norm, embedding, *attention, *ffn]
-        if not self.tied:
-            yield ("head", (self.vocab_size, dim), True)
+        kv_dim, table = self.n_kv_heads * self.head_size, (self.seq_len, self.head_size // 2)
+        shapes = {
+            "embedding": (self.vocab_size, dim),
+            "attention_norm": (layers, dim),
+            "wq": (layers, dim, dim),
+            "wk": (layers, kv_dim, dim),
+            "wv": (layers, kv_dim, dim),
+            "wo": (layers, dim, dim),
+            "ffn_norm": (layers, dim),
+            "w1": (layers, hidden, dim),
+            "w2": (layers, dim, hidden),
+            "w3": (layers, hidden, dim),
+            "norm": (dim,),
+            "cosines": table,
+            "sines": table,
+            "head": (self.vocab_size, dim),
+        }
+        for name in LEGACY_ORDER if self.version == 0 else ORDER:
+            if name != "head" or not self.tied:
+                yield name, shapes[name]
+
+    def is_int8(self, name: str) -> bool:
+        """Whether a section is stored as int8."""
+        return self.version == 2 and "norm" not in name
 
     def file_bytes(self) -> int:
         """The size of a file with this header."""
         total = HEADER_BYTES[self.version]
-        for _, shape, may_be_int8 in self.sections():
+        for name, shape in self.sections():
             numbers = math.prod(shape)
-            int8 = self.version == 2 and may_be_int8
-            total += numbers + 4 * (numbers // self.group_size) if int8 else 4 * numbers
+            total += numbers + 4 * (numbers // self.group_size) if self.is_int8(name) else 4 * numbers
         return total
 
     def error(self) -> str | None:
@@ -97,8 +112,8 @@ class Header:
             return f"n_heads ({self.n_heads:,}) is not a multiple of n_kv_heads ({self.n_kv_heads:,})"
         if self.head_size % 2:
             return f"the head dimension is {self.head_size}, but rotary positions need an even one"
-        for name, shape, may_be_int8 in self.sections():
-            if self.version == 2 and may_be_int8 and math.prod(shape[-2:]) % self.group_size:
+        for name, shape in self.sections():
+            if self.is_int8(name) and math.prod(shape[-2:]) % self.group_size:
                 return f"{name} cannot be divided into groups of {self.group_size:,}"
         return None
 
@@ -179,19 +194,10 @@ def load_llama2c(path: str | Path) -> TinyLlamaForCausalLM:
 
     weights = {"model.embed_tokens.weight": read["embedding"], "model.norm.weight": read["norm"]}
     weights["lm_head.weight"] = read["embedding" if header.tied else "head"]
-    for i in range(header.n_layers):
-        for theirs, ours in (
-            ("attention_norm", "input_layernorm"),
-            ("wv", "self_attn.v_proj"),
-            ("wo", "self_attn.o_proj"),
-            ("ffn_norm", "post_attention_layernorm"),
-            ("w1", "mlp.gate_proj"),
-            ("w2", "mlp.down_proj"),
-            ("w3", "mlp.up_proj"),
-        ):
-            weights[f"model.layers.{i}.{ours}.weight"] = read[theirs][i]
-        for theirs, ours in (("wq", "q_proj"), ("wk", "k_proj")):
-            weights[f"model.layers.{i}.self_attn.{ours}.weight"] = _pairs_to_halves(read[theirs][i], header.head_size)
+    for section, name in LAYER_NAMES.items():
+        for i, weight in enumerate(read[section]):
+            weight = _pairs_to_halves(weight, header.head_size) if section in ("wq", "wk") else weight
+            weights[f"model.layers.{i}.{name}.weight"] = weight
     model = TinyLlamaForCausalLM._from_config(config, dtype=torch.float32)
     model.load_state_dict(weights, strict=True)
     return model.eval()
@@ -208,9 +214,9 @@ def _read_sections(path: Path, header: Header) -> dict[str, torch.Tensor]:
         offset += numbers.nbytes
         return numbers
 
-    for name, shape, may_be_int8 in header.sections():
+    for name, shape in header.sections():
         count = math.prod(shape)
-        if header.version == 2 and may_be_int8:
+        if header.is_int8(name):
             # Each matrix is followed by its scales.
             matrices = shape[0] if len(shape) == 3 else 1
             numbers = np.empty((matrices, count // matrices // header.group_size, header.group_size), np.float32)

@@ -15,8 +15,9 @@ import struct
 import sys
 import unicodedata
 from collections import defaultdict
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -218,22 +219,28 @@ def _ids(path: Path, pieces: list[str]) -> dict[str, int]:
     return ids
 
 
+def piece_pairs(pieces: Collection[str]) -> Iterator[tuple[str, str]]:
+    """Yield all pairs of pieces that form a piece."""
+    for piece in pieces:
+        for cut in range(1, len(piece)):
+            if piece[:cut] in pieces and piece[cut:] in pieces:
+                yield piece[:cut], piece[cut:]
+
+
 def _merges(path: Path, scores: dict[str, float]) -> list[tuple[str, str]]:
     """All pairs of pieces that form a piece, best score first."""
-    made_of: dict[str, list[tuple[str, str]]] = {}
-    for piece, score in scores.items():
-        cuts = ((piece[:cut], piece[cut:]) for cut in range(1, len(piece)))
-        pairs = [pair for pair in cuts if pair[0] in scores and pair[1] in scores]
-        if pairs and score > LOWEST_SCORE:
-            made_of[piece] = pairs
-    order = sorted(made_of, key=lambda piece: -scores[piece])
-    for one, other in zip(order, order[1:], strict=False):
+    pairs: dict[str, list[tuple[str, str]]] = defaultdict(list)
+    for pair in piece_pairs(scores):
+        if scores["".join(pair)] > LOWEST_SCORE:
+            pairs["".join(pair)].append(pair)
+    order = sorted(pairs, key=lambda piece: -scores[piece])
+    for one, other in pairwise(order):
         if scores[one] == scores[other]:
             raise UserError(
                 f"{path} gives the pieces {one!r} and {other!r} the same score, so their order depends on the text, "
                 f"which a tokenizer of transformers cannot reproduce."
             )
-    return [pair for piece in order for pair in made_of[piece]]
+    return [pair for piece in order for pair in pairs[piece]]
 
 
 # --- SentencePiece
