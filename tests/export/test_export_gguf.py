@@ -232,7 +232,7 @@ def test_transformers_reads_the_file_and_generates_the_same(run, tmp_path):
 # --- What must not pass.
 
 
-CASES = {
+DAMAGES = {
     "rows in their places": (FULL, "is not the weight of the model"),
     "gate after up": ({}, "is not the weight of the model"),
     "another theta": ({}, "does not reproduce the logits"),
@@ -242,9 +242,9 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", DAMAGES)
 def test_wrong_file_is_detected_and_nothing_is_written(case, run, tmp_path, monkeypatch):
-    changes, words = CASES[case]
+    changes, words = DAMAGES[case]
     writer = gguf.GGUFWriter
 
     def wrong(name, change):

@@ -232,7 +232,7 @@ def as_pickle(path):
 
 
 LAYER = "model.layers.1.self_attn.q_proj.weight"
-CASES = {
+DAMAGES = {
     "a weight less": (lambda p: edit_weights(p, lambda w: w.pop(LAYER)), "missing keys.*q_proj"),
     "a weight more": (lambda p: edit_weights(p, lambda w: w.update(extra=torch.ones(2))), "unexpected keys.*extra"),
     "a shape": (lambda p: edit_weights(p, lambda w: w.update({LAYER: torch.ones(4, 4)})), "cannot be loaded|mismatch"),
@@ -270,9 +270,9 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", DAMAGES)
 def test_damaged_folder_is_one_line(case, folder, tmp_path):
-    damage, words = CASES[case]
+    damage, words = DAMAGES[case]
     path = folder("llama")
     damage(path)
     with pytest.raises(UserError, match=words) as caught:
