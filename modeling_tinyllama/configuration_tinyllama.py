@@ -153,7 +153,9 @@ class TinyLlamaConfig(PreTrainedConfig):
         for key, default in (("rope_theta", 10_000.0), ("partial_rotary_factor", 0.5)):
             beside = kwargs.pop(key, None)
             if beside is not None and key in rope and rope[key] != beside:
-                raise ValueError(f"`{key}` is {beside!r}, but `rope_parameters` says {rope[key]!r}: drop one of them.")
+                raise ValueError(
+                    f"`{key}` is {beside!r}, but `rope_parameters` has {rope[key]!r}: remove one of them."
+                )
             rope.setdefault(key, default if beside is None else beside)
         return rope
 
@@ -194,12 +196,12 @@ class TinyLlamaConfig(PreTrainedConfig):
             if not _is_number(value) or value < 0:
                 raise ValueError(f"`{name}` must be a finite number of at least 0, but is {value!r}.")
             if name in dropouts and value >= 1:
-                raise ValueError(f"`{name}` must lie in [0, 1), but is {value!r}.")
+                raise ValueError(f"`{name}` must be in [0, 1), but is {value!r}.")
         from transformers.activations import ACT2FN  # here, as it loads what only models need
 
         if not isinstance(self.hidden_act, str) or self.hidden_act not in ACT2FN:
             nearest = difflib.get_close_matches(str(self.hidden_act), ACT2FN, n=1) or ["silu"]
-            raise ValueError(f"`hidden_act` {self.hidden_act!r} is not known: did you mean {nearest[0]!r}?")
+            raise ValueError(f"`hidden_act` {self.hidden_act!r} is unknown: did you mean {nearest[0]!r}?")
 
     def _check_heads(self):
         heads, key_value_heads = self.num_attention_heads, self.num_key_value_heads
@@ -221,7 +223,7 @@ class TinyLlamaConfig(PreTrainedConfig):
         rope_type = rope.get("rope_type", "default")
         if rope_type != "default" and rope_type not in ROPE_INIT_FUNCTIONS:
             known = ", ".join(["default", *ROPE_INIT_FUNCTIONS])
-            raise ValueError(f"`rope_type` {rope_type!r} in `rope_parameters` is not known: set it to one of {known}.")
+            raise ValueError(f"`rope_type` {rope_type!r} in `rope_parameters` is unknown: set it to one of {known}.")
         missing = [key for key in ROPE_REQUIRED_KEYS.get(rope_type, ()) if rope.get(key) is None]
         if missing:
             raise ValueError(f"`rope_parameters` of type {rope_type!r} must also have {', '.join(missing)}: {rope!r}.")
@@ -232,15 +234,15 @@ class TinyLlamaConfig(PreTrainedConfig):
         factor = rope.get("partial_rotary_factor")
         if not _is_number(factor) or not 0.0 < factor <= 1.0:
             raise ValueError(
-                f"`partial_rotary_factor` is the share of each head that is rotated and must lie in (0, 1], but is "
+                f"`partial_rotary_factor` is the fraction of each head that is rotated and must be in (0, 1], but is "
                 f"{factor!r}: set it to 1.0 to rotate whole heads, or to 0.5 for the first half of each."
             )
         rotary_dim = int(self.head_dim * factor)
         if rotary_dim < 2 or rotary_dim % 2:
             raise ValueError(
                 f"`partial_rotary_factor` ({factor}) of `head_dim` ({self.head_dim}) rotates {rotary_dim} dimensions, "
-                f"but rotary positions turn pairs: choose a factor for which `head_dim * partial_rotary_factor` is an "
-                f"even number of at least 2, or an even `head_dim`."
+                f"but rotary position embedding needs pairs: choose a factor for which `head_dim * "
+                f"partial_rotary_factor` is an even number of at least 2, or an even `head_dim`."
             )
 
     def _check_token_ids(self):
@@ -251,8 +253,8 @@ class TinyLlamaConfig(PreTrainedConfig):
                 if token_id is None or (_is_number(token_id, (int,)) and 0 <= token_id < self.vocab_size):
                     continue
                 raise ValueError(
-                    f"`{name}` must lie in the vocabulary, 0 to {self.vocab_size - 1}, but is {ids!r}: take the id "
-                    f"that the tokenizer gives, or None if it has no such token."
+                    f"`{name}` must be a token id from 0 to {self.vocab_size - 1}, but is {ids!r}: set it to the "
+                    f"id that the tokenizer uses, or to None if it has no such token."
                 )
 
     def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs: Any) -> None:

@@ -72,7 +72,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     """
     for argument in arguments:
         if not is_text(argument):
-            raise UserError(f"The argument {argument!a} is not valid UTF-8: type it again.")
+            raise UserError(f"The argument {argument!a} is not valid UTF-8.")
     parser = _Parser(
         prog="tinystories", description="Train a small language model that writes children's stories, and use it."
     )

@@ -75,71 +75,72 @@ class Recipe:
 
     corpus: str = _setting("sample", "`sample`, a dataset id on the Hub, or a file, folder or glob of stories.")
     validation_corpus: str | None = _setting(
-        None, "Held-out stories from another source; null takes the corpus's own validation split or holds some out."
+        None, "Held-out stories from another source; null uses the corpus's own validation split or holds some out."
     )
-    text_column: str = _setting("text", "Column that holds the stories; case does not matter.")
+    text_column: str = _setting("text", "Column with the stories; not case-sensitive.")
     split: str = _setting(
         "auto",
-        "Where stories end in .txt and .md: `file`, `line`, `blank-lines`, or the marker between two stories, such as "
-        "`<|endoftext|>`; `auto` finds out, and asks where that is uncertain.",
+        "How .txt and .md files are split into stories: `file`, `line`, `blank-lines`, or a separator such as "
+        "`<|endoftext|>`; `auto` detects it, and stops with an error if the text is ambiguous.",
     )
     skip_bad_rows: bool = _setting(
-        False, "Leave out and count the rows of .jsonl and .csv that cannot be read, instead of stopping."
+        False, "Skip and count unreadable rows of .jsonl and .csv files instead of stopping."
     )
     streaming: bool = _setting(
-        False, "Read training stories during training without storing them; needs `max_steps` or `max_minutes`."
+        False, "Stream the training stories instead of storing them on disk; needs `max_steps` or `max_minutes`."
     )
-    max_stories: int | None = _setting(None, "Maximum number of training stories; null takes all.")
-    max_validation_stories: int | None = _setting(None, "Maximum number of validation stories; null takes all.")
+    max_stories: int | None = _setting(None, "Maximum number of training stories; null for all.")
+    max_validation_stories: int | None = _setting(None, "Maximum number of validation stories; null for all.")
     tokenizer: str | None = _setting(None, "Folder or Hub id of a tokenizer; null trains one on the corpus.")
-    vocab_size: int = _setting(10_000, "Vocabulary size of a tokenizer that is trained.")
+    vocab_size: int = _setting(10_000, "Vocabulary size of the tokenizer, if one is trained.")
     max_length: int = _setting(
-        512, "Context length of the model in tokens; longer stories are trained on in overlapping parts."
+        512, "Context length of the model in tokens; longer stories are split into overlapping chunks."
     )
     row_length: int | None = _setting(
-        None, "Tokens per packed row; null takes the shortest that stories fill to over 99 %."
+        None, "Tokens per packed row; null for the shortest length with less than 1 % padding."
     )
-    num_proc: int | None = _setting(None, "Processes that tokenize.")
+    num_proc: int | None = _setting(None, "Number of processes for tokenization.")
     size: str | None = _setting(
         None,
-        f"Shape and vocabulary size by one name: {', '.join(SIZES)}. Single settings take precedence over it, and a "
-        f"size on the command line over the shape in the file.",
+        f"Preset for model shape and vocabulary size: {', '.join(SIZES)}. Individual settings override it, and a "
+        f"size on the command line overrides the shape in the file.",
     )
     optimizer: Literal["adamw", "muon"] = _setting(
         "adamw",
-        "`adamw` (or what `trainer.optim` names), or `muon` for the matrices of the layers and AdamW otherwise.",
+        "`adamw` (or the optimizer set by `trainer.optim`), or `muon`: Muon for the weight matrices of the layers, "
+        "AdamW for all other parameters.",
     )
     zero_init_residual: bool = _setting(
-        False, "Initialise `o_proj` and `down_proj` with zeros, so that each layer begins as the identity."
+        False, "Initialise `o_proj` and `down_proj` with zeros, so that each layer starts as the identity."
     )
     max_minutes: float | None = _setting(
         None,
-        "Train for this time instead of `max_steps` or `num_train_epochs`; the learning rate follows the clock. "
-        "Such a run is not exactly repeatable.",
+        "Train for this many minutes instead of `max_steps` or `num_train_epochs`; the learning rate schedule follows "
+        "elapsed time. Such a run is not exactly reproducible.",
     )
     ema_decay: float | None = _setting(
         None, "Evaluate and save an exponential moving average of the weights with this decay, such as 0.999."
     )
     early_stopping_patience: int | None = _setting(
-        None, "Stop after this many evaluations in a row without a better validation metric."
+        None, "Stop after this many consecutive evaluations without improvement."
     )
     article_loss_weight: float = _setting(
-        1.0, "Factor of the loss on `a`, `an` and `the`, up to 2; 1 is standard cross-entropy, and recommended."
+        1.0, "Weight of `a`, `an` and `the` in the loss, up to 2; 1 (recommended) is standard cross-entropy."
     )
     check: bool = _setting(
         True, "Run the checks of `tinystories doctor` before the first step, and stop if they find an error."
     )
-    overwrite_output_dir: bool = _setting(False, "Start again in a folder that holds checkpoints of an earlier run.")
+    overwrite_output_dir: bool = _setting(False, "Start over in a folder with checkpoints of an earlier run.")
     prompts: list[str] = _setting(
         ["Once upon a time there was", "One day, a little girl named Lily", "The happy cat"],
-        "Prompts that the trained model continues.",
+        "Prompts for sample stories at the end of training.",
     )
-    preset: str = _setting("balanced", "Sampling preset of the samples and of `generation_config.json`.")
+    preset: str = _setting("balanced", "Sampling preset for the sample stories and `generation_config.json`.")
     model: dict[str, Any] = _setting(
-        {}, "Fields of `TinyLlamaConfig`; vocabulary size, context length and token ids follow from the keys above."
+        {}, "Fields of `TinyLlamaConfig`; vocabulary size, context length and token ids are set by the keys above."
     )
     trainer: dict[str, Any] = _setting(
-        {}, "Fields of `TrainingArguments`; `bf16` and `torch_compile` may be `auto`, which asks the hardware."
+        {}, "Fields of `TrainingArguments`; `bf16` and `torch_compile` can be `auto`, which depends on the hardware."
     )
 
 
@@ -187,7 +188,7 @@ def load_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:
     try:
         content = yaml.load(Path(expand_user(str(path))).read_text(encoding="utf-8"), _Loader)
     except FileNotFoundError:
-        raise UserError(f"There is no recipe {path}; those that come with the project are in configs/.") from None
+        raise UserError(f"There is no recipe {path}; the recipes of this project are in configs/.") from None
     except IsADirectoryError:
         raise UserError(f"{path} is a folder; a recipe is a YAML file such as configs/quickstart.yaml.") from None
     except (OSError, UnicodeDecodeError) as error:
@@ -195,27 +196,27 @@ def load_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         place = f", line {mark.line + 1}" if mark else ""
-        raise UserError(f"{path}{place} is not YAML: {getattr(error, 'problem', None) or error}.") from None
+        raise UserError(f"{path}{place} is not valid YAML: {getattr(error, 'problem', None) or error}.") from None
     return build_recipe(content, parse_overrides(overrides or []), source=str(path))
 
 
 def build_recipe(content: dict | None, overrides: dict[str, str] | None = None, source: str = "the recipe") -> Recipe:
     """A recipe from the content of a YAML file and the values of a command line by key (`model.` may precede it)."""
     if not isinstance(content, dict | None):
-        raise UserError(f"{source} must hold `key: value` lines, but holds {type(content).__name__}.")
+        raise UserError(f"{source} must contain `key: value` lines, but contains a {type(content).__name__}.")
     hints = known_keys()
     settings: dict[Key, Any] = {}
     for section, name, value in _flat(content or {}, source):
         where = f"{source}, section `{section}`" if section else source
         key = _find_key(name, section, hints, where)
         if key in settings:
-            raise UserError(f"{source}: `{key[1]}` is given twice, under two names: keep one of them.")
+            raise UserError(f"{source}: `{key[1]}` is set twice, under two names: remove one of them.")
         settings[key] = _convert(value, hints[key], f"`{'.'.join(filter(None, key))}`")
     given: dict[Key, Any] = {}
     for option, text in (overrides or {}).items():
         section, dot, name = option.rpartition(".")
         if dot and section not in SECTIONS:
-            raise UserError(f"--{option}: there is no section `{section}`; there are {' and '.join(SECTIONS)}.")
+            raise UserError(f"--{option}: there is no section `{section}`; the sections are {' and '.join(SECTIONS)}.")
         key = _find_key(name, section if dot else None, hints, f"--{option}")
         given[key] = _convert(text, hints[key], f"`--{name}`")
     _drop_replaced(settings, given)
@@ -239,7 +240,7 @@ def parse_overrides(arguments: list[str]) -> dict[str, str]:
     while rest:
         argument = rest.pop(0)
         if not argument.startswith("--") or argument == "--":
-            raise UserError(f"Cannot place {argument!r}: settings are given as `--key value`.")
+            raise UserError(f"Unexpected argument {argument!r}: settings have the form `--key value`.")
         key, equals, value = argument[2:].partition("=")
         if not equals:
             value = rest.pop(0) if rest and not rest[0].startswith("--") else "true"
@@ -262,7 +263,7 @@ def _flat(content: dict, source: str) -> Iterator[tuple[str, Any, Any]]:
         elif isinstance(value, dict | None):
             yield from ((key, name, inner) for name, inner in (value or {}).items())
         else:
-            raise UserError(f"{source}: `{key}` is a section and takes indented `key: value` lines.")
+            raise UserError(f"{source}: `{key}` is a section and must contain indented `key: value` lines.")
 
 
 def _find_key(name: Any, section: str | None, hints: dict[Key, Any], where: str) -> Key:
@@ -278,7 +279,7 @@ def _find_key(name: Any, section: str | None, hints: dict[Key, Any], where: str)
             return key
     if name in DERIVED:
         raise UserError(
-            f"{where}: `{name}` follows from the tokenizer and `max_length`; set `vocab_size` or `max_length`."
+            f"{where}: `{name}` is derived from the tokenizer and `max_length`; set `vocab_size` or `max_length`."
         )
     for place in sections:
         if (place, name) in hints:
@@ -286,8 +287,8 @@ def _find_key(name: Any, section: str | None, hints: dict[Key, Any], where: str)
             raise UserError(f"{where}: `{name}` belongs to {there}.")
     names = [known for place, known in hints if section in (None, place)]
     similar = difflib.get_close_matches(str(name), names, n=1, cutoff=MIN_SIMILARITY)
-    hint = f"the nearest is `{similar[0]}`" if similar else "`tinystories train --help` lists all"
-    raise UserError(f"{where}: there is no setting `{name}`; {hint}.")
+    hint = f"did you mean `{similar[0]}`?" if similar else "`tinystories train --help` lists all settings."
+    raise UserError(f"{where}: there is no setting `{name}`; {hint}")
 
 
 def _drop_replaced(settings: dict[Key, Any], given: dict[Key, Any]) -> None:
@@ -316,7 +317,7 @@ def _apply_size(settings: dict[Key, Any]) -> None:
         return
     size = "".join(asked.lower().split()).removesuffix("m") + "m"
     if size not in SIZES:
-        raise UserError(f"There is no `size` {asked}; there are {', '.join(SIZES)}.")
+        raise UserError(f"There is no `size` {asked}; the sizes are {', '.join(SIZES)}.")
     settings[TOP, "size"] = size
     for name, value in SIZES[size].items():
         settings.setdefault((TOP if name == "vocab_size" else "model", name), value)
@@ -330,37 +331,37 @@ def _check(recipe: Recipe) -> None:
     _require(length >= 16, f"`max_length` ({length}) must be at least 16 tokens; stories take about 200.")
     _require(
         row_length is None or length <= row_length <= MAX_ROW_CONTEXTS * length,
-        f"`row_length` ({row_length}) must be at least `max_length` ({length}), since rows hold whole stories, and at "
-        f"most {MAX_ROW_CONTEXTS} times that.",
+        f"`row_length` ({row_length}) must be at least `max_length` ({length}), since a row holds whole stories, and "
+        f"at most {MAX_ROW_CONTEXTS} times that.",
     )
     _require(
         recipe.tokenizer is not None or recipe.vocab_size >= MIN_VOCAB_SIZE,
         f"`vocab_size` ({recipe.vocab_size}) must be at least {MIN_VOCAB_SIZE}: special tokens and bytes take "
-        f"{MIN_VOCAB_SIZE - 1} entries, and 10000 suits children's stories.",
+        f"{MIN_VOCAB_SIZE - 1} entries; 10000 suits children's stories.",
     )
-    _require(all(recipe.prompts), "`prompts` holds an empty text; '[]' generates no samples.")
-    _require(not broken, f"`prompts`: {broken!a} holds half of a character (a surrogate): write the whole character.")
+    _require(all(recipe.prompts), "`prompts` contains an empty string; set it to '[]' for no samples.")
+    _require(not broken, f"`prompts`: {broken!a} contains an unpaired surrogate: write the whole character.")
     _require(
         recipe.optimizer == "adamw" or optim is None,
-        f"`optimizer: muon` takes AdamW for the other weights: leave out `optim` ({optim}), or `optimizer`.",
+        f"`optimizer: muon` uses AdamW for the other weights: leave out either `optim` ({optim}) or `optimizer`.",
     )
     _require(
         recipe.split.strip() not in ("", "true"),
-        "`split` needs a value: auto, file, line, blank-lines or the marker between stories.",
+        "`split` needs a value: auto, file, line, blank-lines or a separator.",
     )
     for name in ("num_proc", "early_stopping_patience"):
         value = getattr(recipe, name)
         _require(value is None or value >= 1, f"`{name}` ({value}) must be at least 1.")
-    _require(decay is None or 0 < decay < 1, f"`ema_decay` ({decay}) must lie between 0 and 1; 0.999 is usual.")
+    _require(decay is None or 0 < decay < 1, f"`ema_decay` ({decay}) must be between 0 and 1, for example 0.999.")
     _require(
         0 < weight <= 2,
-        f"`article_loss_weight` ({weight}) must be above 0 and at most 2, which already turns an article's "
-        f"probability of 0.5 into 0.67. Missing articles have another cause: `tinystories doctor` looks for it.",
+        f"`article_loss_weight` ({weight}) must be above 0 and at most 2; 2 already raises an article's probability "
+        f"from 0.5 to 0.67. Omitted articles have another cause: `tinystories doctor` finds it.",
     )
     _require(minutes is None or 0 < minutes < float("inf"), f"`max_minutes` must be above 0, but is {minutes}.")
     _require(
         not recipe.streaming or minutes is not None or recipe.trainer.get("max_steps", -1) > 0,
-        "A stream has no known end: with `streaming` set `max_steps` or `max_minutes`.",
+        "With `streaming`, the number of stories is not known: set `max_steps` or `max_minutes`.",
     )
 
 

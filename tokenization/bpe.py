@@ -95,7 +95,7 @@ def train_bpe(
     if vocab_size < BASE_SIZE + 1:
         raise TokenizerError(
             f"vocab_size={vocab_size} is too small: special tokens and bytes take {BASE_SIZE} entries; "
-            f"give {BASE_SIZE + 1} or more (10000 suits children's stories)"
+            f"use {BASE_SIZE + 1} or more (10000 suits children's stories)"
         )
     backend = Tokenizer(models.BPE())
     # Pre-tokenizing takes nine tenths of the time in the library; `pretokenizer.py` does it faster and equally.
@@ -120,7 +120,7 @@ def train_bpe(
     if size < vocab_size:
         logger.warning(
             f"the vocabulary has {size:,} entries, not {vocab_size:,}: no other pair of tokens occurs twice in this "
-            f"corpus; give more text, or vocab_size={size}"
+            f"corpus; use more text, or vocab_size={size}"
         )
     return build_tokenizer(backend, model_max_length)
 
@@ -213,10 +213,10 @@ def read_texts(
     Unless `keep_special`, texts are split at the names of special tokens, which are left out.
 
     Raises:
-        TokenizerError: for something that is no string or cannot be UTF-8, and if there is no text at all.
+        TokenizerError: for an item that is not a string or not valid UTF-8, and if there is no text at all.
     """
     if isinstance(texts, (str, bytes)):
-        raise TokenizerError("texts is one string; give a list (or any iterable) of texts")
+        raise TokenizerError("texts is a single string; pass a list (or any iterable) of texts")
     count, empty = 0, True
     seconds = 0.2 if sys.stderr.isatty() else 30.0
     with tqdm(total=total, desc=label, unit=" texts", disable=not progress, mininterval=seconds) as bar:
@@ -229,7 +229,7 @@ def read_texts(
                     text.encode()
                 except UnicodeEncodeError:
                     raise TokenizerError(
-                        f"text {count} holds half of a surrogate pair, which is no character; repair it with "
+                        f"text {count} contains an unpaired surrogate; repair it with "
                         'text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")'
                     ) from None
                 empty = empty and not text

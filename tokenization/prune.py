@@ -55,13 +55,15 @@ def prune_to_top_k(
     """
     if k < BASE_SIZE + 1:
         raise TokenizerError(
-            f"k={k} is too small: special tokens and bytes take {BASE_SIZE} entries; give {BASE_SIZE + 1} or more"
+            f"k={k} is too small: special tokens and bytes take {BASE_SIZE} entries; use {BASE_SIZE + 1} or more"
         )
     merges, pre_tokenizer = _byte_level_parts(tokenizer)
     halves = _halves(merges)
     available = BASE_SIZE + len(halves)
     if k > available:
-        raise TokenizerError(f"k={k} is more than this tokenizer can give: {available} entries; give that or less")
+        raise TokenizerError(
+            f"k={k} is too large: this tokenizer has {available} entries that can be kept; use that or less"
+        )
 
     words: Counter[str] = Counter()
     for text in read_texts(texts, total=total, progress=progress, label="counting words"):
@@ -75,7 +77,9 @@ def prune_to_top_k(
         if token in needed:
             needed.update(halves[token])
     if unused := len(kept) - sum(token in needed for token in kept):
-        logger.warning(f"{unused:,} of the {k:,} entries are unused by this corpus; k={k - unused} encodes it equally")
+        logger.warning(
+            f"{unused:,} of the {k:,} entries are unused in this corpus; k={k - unused} encodes it identically"
+        )
     backend = Tokenizer(_model(by_usage, merges))
     backend.pre_tokenizer = pre_tokenizer
     return build_tokenizer(backend, model_max_length)
@@ -157,8 +161,8 @@ def _byte_level_parts(tokenizer) -> tuple[list[Merge], pre_tokenizers.PreTokeniz
     ):
         kind = model["type"] or "not a fast tokenizer"
         raise TokenizerError(
-            f"{type(tokenizer).__name__} ({kind}) cannot be pruned: only a fast tokenizer with a byte-level BPE of "
-            "all 256 bytes can (such as GPT-2's: vocab.json and merges.txt)"
+            f"{type(tokenizer).__name__} ({kind}) cannot be pruned: pruning needs a fast tokenizer with a "
+            "byte-level BPE over all 256 bytes, such as GPT-2's"
         )
     for step in byte_level:
         step["add_prefix_space"] = False  # otherwise decode(encode(text)) != text

@@ -177,7 +177,7 @@ def test_the_last_model_is_kept_if_evaluations_have_no_checkpoint(tmp_path, caps
     ):
         assert training_arguments(build_recipe(SHORT, overrides)).load_best_model_at_end is False, overrides
     run = train(build_recipe(SHORT, {"output_dir": str(tmp_path / "run"), "save_strategy": "no"}))
-    assert "the last weights are kept, not the best ones" in capsys.readouterr().out
+    assert "the final weights are kept, not the best ones" in capsys.readouterr().out
     assert (run / "model.safetensors").is_file() and not list(run.glob("checkpoint-*"))
 
 

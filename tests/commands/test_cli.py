@@ -69,7 +69,7 @@ def test_mistakes_with_generate_are_one_line(tiny_run, tmp_path):
 def test_mistakes_with_train_are_one_line(tmp_path):
     quickstart = ROOT / "configs" / "quickstart.yaml"
     train_hf = [sys.executable, str(ROOT / "train_hf.py"), str(quickstart), "--learning_rat", "1"]
-    fails_with_one_line(subprocess.run(train_hf, capture_output=True, text=True), "nearest is `learning_rate`")
+    fails_with_one_line(subprocess.run(train_hf, capture_output=True, text=True), "did you mean `learning_rate`?")
     fails_with_one_line(tinystories("train", "none.yaml"), "no recipe none.yaml", "configs/")
     elsewhere = ("--output_dir", tmp_path / "run")
     fails_with_one_line(tinystories("train", quickstart, "--corpus", tmp_path / "none.txt", *elsewhere), "none.txt")
@@ -95,7 +95,7 @@ def test_a_folder_that_cannot_be_written_to_is_refused_before_the_work(tmp_path)
     fails_with_one_line(tinystories("train", quickstart, "--output_dir", tmp_path / "file"), "is a file")
     inside = tmp_path / "file" / "run"
     fails_with_one_line(tinystories("train", quickstart, "--output_dir", inside), "file is a file")
-    fails_with_one_line(tinystories("tokenizer", "sample", inside), "cannot be written to")
+    fails_with_one_line(tinystories("tokenizer", "sample", inside), "Cannot write to")
 
 
 def test_tokenizer_is_trained_reported_and_loads(tmp_path):
@@ -114,7 +114,7 @@ def test_tokenizer_is_trained_reported_and_loads(tmp_path):
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
     again = tinystories("tokenizer", "sample", tmp_path / "cut", "--max-stories", 500)
-    fails_with_one_line(again, "already holds a tokenizer")
+    fails_with_one_line(again, "already contains a tokenizer")
     cut = AutoTokenizer.from_pretrained(tmp_path / "cut")
     assert len(cut) == 600 and cut.model_max_length == 64
     assert cut.decode(cut("A purple xylophone!")["input_ids"], skip_special_tokens=True) == "A purple xylophone!"

@@ -323,11 +323,11 @@ def test_empty_corpus_is_refused(texts, gpt2, tokenizer):
 @pytest.mark.parametrize(
     ("texts", "complaint"),
     [
-        ("one long string", "give a list"),
+        ("one long string", "pass a list"),
         (["fine", None], "text 2 is NoneType"),
         ([["fine", "fine"], ["fine", 3]], "text 4 is int"),
         ([b"bytes"], "text 1 is bytes"),
-        (["fine", "half \ud83d"], "text 2 holds half of a surrogate"),
+        (["fine", "half \ud83d"], "text 2 contains an unpaired surrogate"),
     ],
 )
 def test_wrong_texts_are_named(texts, complaint):
@@ -486,7 +486,7 @@ def test_stepping_stones_stay_and_the_useless_go(caplog):
         spare = prune_to_top_k(tokenizer, ["abcd"], BASE_SIZE + 5, progress=False)
     assert len(spare) == BASE_SIZE + 5
     assert [record.message for record in caplog.records] == [
-        f"2 of the {BASE_SIZE + 5} entries are unused by this corpus; k={BASE_SIZE + 3} encodes it equally"
+        f"2 of the {BASE_SIZE + 5} entries are unused in this corpus; k={BASE_SIZE + 3} encodes it identically"
     ]
 
 
@@ -608,7 +608,7 @@ def some_bytes_bpe():
     ],
 )
 def test_pruning_another_kind_of_tokenizer_is_an_error(make, kind):
-    with pytest.raises(TokenizerError, match=rf"\({kind}\) cannot be pruned: only a fast tokenizer") as error:
+    with pytest.raises(TokenizerError, match=rf"\({kind}\) cannot be pruned: pruning needs a fast tokenizer") as error:
         prune_to_top_k(StockTokenizer(tokenizer_object=make()), CORPUS, 1000, progress=False)
     assert "\n" not in str(error.value)
 

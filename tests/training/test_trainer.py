@@ -557,7 +557,7 @@ def test_training_on_shifted_labels_is_refused(tmp_path, monkeypatch):
         return built
 
     monkeypatch.setattr(PackedStories, "__getitems__", shifted)
-    with pytest.raises(UserError, match="Training would go wrong: .*--check false trains all the same") as error:
+    with pytest.raises(UserError, match="The checks found an error: .*--check false trains anyway") as error:
         run_with(tmp_path / "run", check=True)
     assert "\n" not in str(error.value) and not list((tmp_path / "run").glob("checkpoint-*"))
     run_with(tmp_path / "run", check=False)
@@ -570,7 +570,9 @@ def test_text_that_should_not_be_trained_on_is_reported(tmp_path, capsys):
     ]
     corpus.write_text("".join(json.dumps({"text": story}) + "\n" for story in stories))
     run_with(tmp_path / "run", check=True, corpus=corpus, max_steps=2, eval_strategy="no")
-    assert re.search(r"note: of the first \d+ stories, html in \d+ should not be trained on", capsys.readouterr().out)
+    assert re.search(
+        r"note: some of the first \d+ stories are unfit for training \(html in \d+\)", capsys.readouterr().out
+    )
 
 
 def test_the_checks_change_nothing(one_by_eight, tmp_path, capsys):

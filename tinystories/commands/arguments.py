@@ -41,7 +41,7 @@ def add_reading_arguments(parser: argparse.ArgumentParser, default: str | None =
     parser.add_argument(
         "--text-column",
         default=None if default else "text",
-        help=f"column that holds the text (default: {default or 'text'})",
+        help=f"column with the stories (default: {default or 'text'})",
     )
     parser.add_argument(
         "--split",

@@ -16,22 +16,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "target",
         type=expand_user,
-        help="recipe (.yaml), run folder or checkpoint, any causal model, a file that `import` reads (.pth, .bin), "
-        "tokenizer folder, or stories",
+        help="recipe (.yaml), run folder or checkpoint, any causal language model, file that `import` can read "
+        "(.pth, .bin), tokenizer folder, or stories",
     )
     parser.add_argument(
-        "--corpus", type=expand_user, help="stories to check and to measure on (default: the recipe's)"
+        "--corpus", type=expand_user, help="stories to check and to evaluate the model on (default: the recipe's)"
     )
     add_reading_arguments(parser, default="the recipe's")
     parser.add_argument(
         "--tokenizer", metavar="PATH", type=expand_user, help="tokenizer to use (default: the target's)"
     )
     parser.add_argument(
-        "--limit", type=number(int, 1), help="stories to check, spread over the corpus (default: 2000)"
+        "--limit", type=number(int, 1), help="number of stories to check, spread over the corpus (default: 2000)"
     )
-    parser.add_argument("--quick", action="store_true", help="time no training steps and score fewer stories")
+    parser.add_argument("--quick", action="store_true", help="do not time training steps, and score fewer stories")
     parser.add_argument(
-        "--strict", action="store_true", help="treat text quality warnings, and all that --clean changes, as errors"
+        "--strict",
+        action="store_true",
+        help="treat text quality warnings, and everything that --clean would change, as errors",
     )
     parser.add_argument("--json", action="store_true", help="print the findings as JSON")
     parser.add_argument(
@@ -72,7 +74,7 @@ def _clean(options: argparse.Namespace) -> dict:
     for split, counts in cleaned.items():
         print(
             f"{options.clean}, {split}: {counts['kept']:,} of {counts['stories']:,} stories kept; "
-            f"fixed {counts['repaired'] or 'none'}, dropped {counts['dropped'] or 'none'}",
+            f"repaired {counts['repaired'] or 'none'}, dropped {counts['dropped'] or 'none'}",
             file=sys.stderr if options.json else sys.stdout,
         )
     return cleaned

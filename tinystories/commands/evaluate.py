@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--train-corpus",
         type=expand_user,
-        help="training stories, to find copied text (default: the recipe's, if available here)",
+        help="training stories, to detect copied text (default: the recipe's, if they are on this machine)",
     )
     parser.add_argument(
         "--out",
@@ -36,13 +36,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--limit", type=number(int, 1), help="at most this many stories, pairs per kind, and prompts")
     parser.add_argument(
-        "--quick", action="store_true", help="a quick look: 100 stories, 50 pairs, 5 prompts, the model's own preset"
+        "--quick",
+        action="store_true",
+        help="quick evaluation: 100 stories, 50 pairs per kind, 5 prompts, the model's own preset",
     )
     parser.add_argument(
         "--presets",
         type=comma_separated,
-        help="sampling presets, such as balanced,plain,greedy; the first is the headline (default: all but greedy, "
-        "the model's own first)",
+        help="sampling presets, such as balanced,plain,greedy; the report leads with the first (default: all but "
+        "greedy, the model's own first)",
     )
     parser.add_argument("--seed", type=seed, default=0, help="makes the evaluation reproducible (default: 0)")
     parser.add_argument(
@@ -81,5 +83,5 @@ def run(options: argparse.Namespace) -> int:
     )
     if report["models"]:
         print(terminal_table(report))
-        print(f"\nThe report is in {folder / HTML}")
+        print(f"\nReport: {folder / HTML}")
     return 2 if report["failed"] else 0

@@ -11,7 +11,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Write a model as a stock transformers architecture, which loads without trust_remote_code, as a GGUF file "
         "for llama.cpp, or as ONNX for transformers.js. The export is loaded again and its logits are compared with "
-        "the model's before it is put in place."
+        "the model's; if they differ, nothing is written."
     )
     parser.add_argument("model", type=expand_user, help="run folder, or model id on the Hub")
     parser.add_argument("out", type=expand_user, help="new or empty folder to write to; for gguf, the file name")
@@ -34,9 +34,9 @@ def run(options: argparse.Namespace) -> None:
     from ..export.stock import TARGETS, TOLERANCE, export_stock
 
     if options.to is not None and options.to not in TARGETS:
-        raise UserError(f"There is no export to {options.to!r}; choose one of {', '.join([*TARGETS, *_FORMATS])}.")
+        raise UserError(f"--to {options.to} is not supported; choose one of {', '.join([*TARGETS, *_FORMATS])}.")
     if options.dtype is not None:
-        raise UserError("--dtype applies to --to gguf and --to onnx; other exports keep the dtype of the weights.")
+        raise UserError("--dtype applies to --to gguf and --to onnx; other formats keep the dtype of the weights.")
     written = export_stock(options.model, options.out, options.to)
     print(f"model     {written.architecture}, {written.parameters:,} parameters, {str(written.dtype)[6:]}")
     print(f"checked   largest logit difference {written.difference:.1e} over {written.positions:,} positions "
@@ -55,7 +55,7 @@ def _gguf(options: argparse.Namespace, dtype: dict[str, str]) -> None:
     if written.rounding:
         print(f"rounding  changes a logit by at most {written.rounding:.1e}")
     if written.not_quantized:
-        print(f"f16       {written.not_quantized:,} matrices, because their rows are not a multiple of 32")
+        print(f"f16       {written.not_quantized:,} matrices, whose row length is not a multiple of 32")
     print(f"saved in  {written.file}")
 
 

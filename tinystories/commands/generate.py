@@ -22,17 +22,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "generation_config.json)",
     )
     parser.add_argument("--temperature", type=float, help=f"0 to 2; 0 is greedy decoding ({preset})")
-    parser.add_argument("--top-p", type=float, help=f"nucleus sampling, above 0 to 1; 1 disables it ({preset})")
+    parser.add_argument("--top-p", type=float, help=f"nucleus sampling, above 0 and up to 1; 1 disables it ({preset})")
     parser.add_argument("--top-k", type=int, help=f"0 disables it ({preset})")
     parser.add_argument("--repetition-penalty", type=float, help=f"1 to 2; 1 disables it ({preset})")
     parser.add_argument("--seed", type=seed, help="makes sampling reproducible on the same machine")
     parser.add_argument(
-        "--max-new-tokens", type=number(int, 1), help="tokens to generate at most (default: the remaining context)"
+        "--max-new-tokens",
+        type=number(int, 1),
+        help="maximum number of tokens to generate (default: the remaining context length)",
     )
     parser.add_argument(
         "--post-process",
         action="store_true",
-        help="clean up spacing, capitals and final punctuation; prints the text once it is complete",
+        help="correct spacing, capitals and final punctuation; the text is printed when it is complete",
     )
     parser.add_argument(
         "--engine",
@@ -55,7 +57,7 @@ def run(options: argparse.Namespace) -> None:
     sampling = {name: value for name, value in given.items() if value is not None}
     check_sampling(options.preset, sampling)
     if options.engine not in ENGINES:
-        raise UserError(f"There is no engine {options.engine!r}; choose {' or '.join(ENGINES)}.")
+        raise UserError(f"--engine {options.engine} is not supported; choose {' or '.join(ENGINES)}.")
     require_run(options.model)
     settings = {
         "preset": options.preset,

@@ -9,7 +9,7 @@ from ..utils.paths import expand_user
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Convert a WikiMini checkpoint (.pth), a llama2.c model (.bin), or a stock Llama or Phi-3 to TinyLlama. The "
-        "result is loaded again and its logits are compared with the source's before it is put in place."
+        "result is loaded again and its logits are compared with the source's; if they differ, nothing is written."
     )
     parser.add_argument("source", type=expand_user, help="file, folder, or model id on the Hub")
     parser.add_argument("out", type=expand_user, help="new or empty folder to write to")
@@ -17,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--tokenizer",
         metavar="PATH",
         type=expand_user,
-        help="the model's tokenizer (default: beside the source, under its usual name)",
+        help="the model's tokenizer (default: the one next to the source)",
     )
 
 
@@ -38,6 +38,6 @@ def run(options: argparse.Namespace) -> None:
     if written.shifted_twice:
         print(
             "tinystories: warning: this model predicts the token after the next one: its labels were shifted twice in "
-            "training, so its stories lose short words. No import can repair that; train the model again.",
+            "training, so its stories omit short words. Importing cannot repair that; retrain the model.",
             file=sys.stderr,
         )

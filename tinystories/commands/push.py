@@ -9,7 +9,7 @@ from .arguments import comma_separated
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
-        "Build a release from a run, upload it in one commit, download it into a clean environment and compare it "
+        "Build a release from a run, upload it in one commit, download it into a clean environment, and compare it "
         "with the run. The exit status is 1 if the download does not reproduce the run's model."
     )
     parser.add_argument("model", type=expand_user, help="run folder or checkpoint folder")

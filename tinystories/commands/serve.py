@@ -39,9 +39,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--time-limit",
         type=number(float, 0.001, YEAR),
         metavar="SECONDS",
-        help="for a request, time in the queue included (default: 120)",
+        help="time limit of a request, including its time in the queue (default: 120)",
     )
-    parser.add_argument("--rate-limit", metavar="LIMIT", help="per client, or none (default: 60/minute)")
+    parser.add_argument(
+        "--rate-limit", metavar="LIMIT", help="requests per client, such as 60/minute, or none (default: 60/minute)"
+    )
     parser.add_argument(
         "--drain-time",
         type=number(float, 0, YEAR),
@@ -71,7 +73,7 @@ def run(options: argparse.Namespace) -> None:
         if (error.name or "").partition(".")[0] not in PACKAGES:
             raise
         raise UserError(
-            f"The server needs packages that are not installed ({error.name}): pip install 'tinyllama-stories[serve]'."
+            f"The server needs a package that is not installed ({error.name}): pip install 'tinyllama-stories[serve]'."
         ) from None
     from ..serving.settings import read_settings
 

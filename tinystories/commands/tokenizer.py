@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--model-max-length",
         type=number(int, 1, LARGEST_INT),
         default=512,
-        help="longest input in tokens (default: 512)",
+        help="model_max_length of the tokenizer, in tokens (default: 512)",
     )
     add_reading_arguments(parser)
     parser.add_argument("--max-stories", type=number(int, 1), help="use at most this many stories")
@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     if (output_folder(options.out) / "tokenizer.json").exists():
-        raise UserError(f"{options.out} already holds a tokenizer, which a model may need; choose another folder.")
+        raise UserError(f"{options.out} already contains a tokenizer, which a model may need; choose another folder.")
     hub_dataset(options.corpus)
     # These imports take seconds; the checks above come first.
     from tinystories.tokenization import prune_to_top_k, tokenizer_report, train_bpe

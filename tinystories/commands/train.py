@@ -87,7 +87,7 @@ def train(recipe: Recipe) -> Path:
     rehearse(recipe, arguments)
     keeps_last = arguments.eval_strategy != "no" and not arguments.load_best_model_at_end
     if keeps_last and "load_best_model_at_end" not in recipe.trainer and arguments.process_index == 0:
-        print("note: no checkpoint is written at each evaluation, so the last weights are kept, not the best ones.")
+        print("note: not every evaluation has a checkpoint, so the final weights are kept, not the best ones.")
     set_seed(arguments.seed)
 
     with arguments.main_process_first(desc="reading the corpus"):
@@ -140,7 +140,7 @@ def train(recipe: Recipe) -> Path:
             f"\nValidation: {metrics['eval_bits_per_byte']:.4f} bits per byte "
             f"({metrics['eval_nats_per_token']:.3f} nats per token) on {len(corpus.validation):,} held-out stories of "
             f"{corpus.name}.\nTraining took {timedelta(seconds=round(trained.metrics['train_runtime']))}, "
-            f"with {trainer.state.global_step:,} steps in all."
+            f"for {trainer.state.global_step:,} steps in total."
         )
         # A sharded model generates only with all processes at once; here, one does.
         trained_model = load_model(str(output_dir))[0] if trainer.is_fsdp_enabled else trainer.model
@@ -174,7 +174,7 @@ def _report_text_quality(corpus: "Corpus", recipe: Recipe) -> None:
     if report.errors:
         found = ", ".join(f"{finding.kind} in {finding.count:,}" for finding in report.errors)
         print(
-            f"note: of the first {report.stories:,} stories, {found} should not be trained on; "
+            f"note: some of the first {report.stories:,} stories are unfit for training ({found}); "
             f"tinystories doctor {recipe.corpus} --clean OUT writes a cleaned copy."
         )
     for finding in check_writing(corpus.train[:ENGLISH_STORIES]["text"]):
@@ -194,10 +194,10 @@ def _refuse_errors(trainer: "StoryTrainer") -> None:
     if trainer.args.process_index == 0:
         counts = Counter(finding.status for finding in findings)
         counted = ", ".join(f"{count} {status}" for status, count in counts.items())
-        print(f"checked     {counted} (tinystories doctor lists all)")
+        print(f"checks      {counted} (`tinystories doctor` lists them)")
     if errors := [finding for finding in findings if finding.status == "error"]:
-        found = "; ".join(f"{error.check}: {error.evidence} {error.advice}".strip() for error in errors)
-        raise UserError(f"Training would go wrong: {found.rstrip('.')}. --check false trains all the same.")
+        found = " ".join(f"{error.check}: {error.evidence}. {error.advice}".strip() for error in errors)
+        raise UserError(f"The checks found an error: {found.rstrip('.')}. --check false trains anyway.")
 
 
 def _write_model_card(trainer: "StoryTrainer") -> None:
@@ -217,6 +217,6 @@ def _push(trainer: "StoryTrainer", output_dir: Path) -> None:
         trainer.push_to_hub(commit_message="End of training")
     except (HfHubHTTPError, OSError, ValueError, RuntimeError) as error:
         raise UserError(
-            f"The model is complete in {output_dir}, but could not be pushed: {first_line(error)}. To try again: "
+            f"The model in {output_dir} is complete, but could not be pushed: {first_line(error)}. To try again: "
             f"python push_to_hub.py {output_dir} --repo-id {trainer.hub_model_id}."
         ) from None

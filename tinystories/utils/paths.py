@@ -27,14 +27,14 @@ def output_folder(path: str | Path, *, probe: bool = True) -> Path:
     if not existing.is_dir():
         reason = f"{existing} is a file"
     elif not os.access(existing, os.W_OK | os.X_OK):
-        reason = f"{existing} does not allow it"
+        reason = f"no write permission for {existing}"
     elif probe:
         try:
             _probe(folder)
         except OSError as error:
             reason = error.strerror or first_line(error)
     if reason is not None:
-        raise UserError(f"{folder} cannot be written to: {reason}. Choose another folder.")
+        raise UserError(f"Cannot write to {folder}: {reason}. Choose another folder.")
     return folder
 
 
