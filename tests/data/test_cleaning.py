@@ -316,7 +316,7 @@ def test_a_very_small_fraction_is_not_shown_as_zero():
 def test_a_limit_checks_the_first_stories_and_is_reported():
     stories = [*numbered(5), ""]
     report = check_quality(stories, limit=5, progress=False)
-    assert not report.findings and "the first of 6" in str(report) and "fit to train on" in str(report)
+    assert not report.findings and "the first of 6" in str(report) and "suitable for training" in str(report)
     assert check_quality(stories, limit=6, progress=False).errors
     assert check_quality(stories, limit=99, progress=False).stories == 6
 
@@ -595,7 +595,7 @@ def test_no_partial_file_is_left(name, tmp_path):
 
     with pytest.raises(RuntimeError):
         write_clean(breaking_off(), tmp_path / name, progress=False)
-    with pytest.raises(UserError, match="No story is left"):
+    with pytest.raises(UserError, match="No stories of .* are left"):
         write_clean(["Too short."], tmp_path / name, progress=False)
     assert not list(tmp_path.iterdir())
 

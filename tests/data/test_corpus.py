@@ -158,7 +158,7 @@ def test_empty_rows_are_dropped_and_counted(write, texts, caplog):
     source = write("a.jsonl", "\n".join(map(json.dumps, rows)).encode())
     with caplog.at_level(logging.WARNING):
         assert texts(source) == ["A.", "B."]
-    assert "a.jsonl: left out 3 of 5 rows" in caplog.text
+    assert "a.jsonl: skipped 3 of 5 rows" in caplog.text
 
 
 def test_a_column_is_chosen_by_name(write, texts):
@@ -184,25 +184,25 @@ LOSSES = {
     "comma behind": ({"a.csv": csv_rows("1,One day,")}, "3 fields, but the header has 2"),
     "field missing": ({"a.csv": csv_rows("1,A", "2")}, r"row 2 \(line 3\): 1 fields"),
     "row after long texts": ({"a.csv": csv_rows('1,"A\n\nB"', "", "2,C,D")}, r"row 2 \(line 6\): 3 fields"),
-    "quote not closed": ({"a.csv": csv_rows("1,A", '2,"B', "3,C")}, "line 3 to 4: a quote is opened and not closed"),
-    "quote closed by another": ({"a.csv": csv_rows('1,"A', '2,"B"', "3,C")}, "line 2 to 3: text follows a closing"),
-    "quote with a backslash": ({"a.csv": csv_rows(r'1,"A \"B\" C"')}, "line 2: text follows a closing quote"),
+    "quote not closed": ({"a.csv": csv_rows("1,A", '2,"B', "3,C")}, "line 3 to 4: a quote is opened, but not closed"),
+    "quote closed by another": ({"a.csv": csv_rows('1,"A', '2,"B"', "3,C")}, "line 2 to 3: .* text after a closing"),
+    "quote with a backslash": ({"a.csv": csv_rows(r'1,"A \"B\" C"')}, "line 2: there is text after a closing quote"),
     "tab too many": ({"a.tsv": b"id\ttext\n1\tA\tB\n"}, r"a.tsv, row 1 \(line 2\): 3 fields"),
-    "column twice": ({"a.csv": b"text,text\nA,B\n"}, "a.csv has 2 columns text"),
-    "column twice but for case": ({"a.csv": b"Text,TEXT\nA,B\n"}, "a.csv has 2 columns text"),
-    "key twice": ({"a.jsonl": b'{"text": "A"}\n{"text": "B", "text": "C"}\n'}, "a.jsonl, line 2: text is there twice"),
+    "column twice": ({"a.csv": b"text,text\nA,B\n"}, "a.csv has 2 columns named text"),
+    "column twice but for case": ({"a.csv": b"Text,TEXT\nA,B\n"}, "a.csv has 2 columns named text"),
+    "key twice": ({"a.jsonl": b'{"text": "A"}\n{"text": "B", "text": "C"}\n'}, "a.jsonl, line 2: text occurs twice"),
     "key missing": ({"a.jsonl": b'{"text": "A"}\n{"body": "B"}\n'}, "a.jsonl, line 2: no text, only body"),
     "text is a number": ({"a.jsonl": b'{"text": "A"}\n{"text": 5}\n'}, "a.jsonl, line 2: text is a number, not text"),
-    "line cut": ({"a.jsonl": jsonl(STORIES)[:-5]}, "a.jsonl, line 100: not JSON"),
-    "broken line inside": ({"a.jsonl": b'{"text": "A"}\n{"text": "B"\n{"text": "C"}\n'}, "a.jsonl, line 2: not JSON"),
-    "zeros at the end": ({"a.jsonl": b'{"text": "A"}\n' + bytes(64)}, "a.jsonl, line 2: not JSON"),
-    "half a character": ({"a.jsonl": b'{"text": "A \\ud83d B"}'}, r"line 1: holds half of a character \(U\+D83D"),
-    "list cut": ({"a.json": json_list(STORIES)[:-1]}, "a.json, item 101: cut off"),
-    "list goes on": ({"a.json": json_list(STORIES) * 2}, "a.json goes on after the end of its list"),
+    "line cut": ({"a.jsonl": jsonl(STORIES)[:-5]}, "a.jsonl, line 100: not valid JSON"),
+    "broken line inside": ({"a.jsonl": b'{"text": "A"}\n{"text": "B"\n{"text": "C"}\n'}, "line 2: not valid JSON"),
+    "zeros at the end": ({"a.jsonl": b'{"text": "A"}\n' + bytes(64)}, "a.jsonl, line 2: not valid JSON"),
+    "half a character": ({"a.jsonl": b'{"text": "A \\ud83d B"}'}, r"line 1: contains an unpaired surrogate \(U\+D83D"),
+    "list cut": ({"a.json": json_list(STORIES)[:-1]}, "a.json, item 101: truncated"),
+    "list goes on": ({"a.json": json_list(STORIES) * 2}, "a.json continues after the end of its list"),
     "comma missing in list": ({"a.json": b'["A" "B"]'}, "a.json, item 2: .*Expecting ','"),
     "pretty object cut": (
         {"a.json": json.dumps({"text": "A", "n": 1}, indent=1).encode()[:-3]},
-        "a.json, line 3: not JSON",
+        "a.json, line 3: not valid JSON",
     ),
     "gzip cut": ({"a.jsonl.gz": gzip.compress(jsonl(STORIES))[:-9]}, "a.jsonl.gz cannot be read as json: Truncated"),
     "bzip2 cut": ({"a.csv.bz2": bz2.compress(csv_table(STORIES))[:-9]}, "a.csv.bz2 cannot be read as csv: Truncated"),
@@ -215,7 +215,7 @@ LOSSES = {
         "a.txt cannot be read as text: .*truncated",
     ),
     "mark in lines": ({"a.txt": b"A<|endoftext|>B"}, r"a.txt holds <\|endoftext\|>.* --split", {"text_split": "line"}),
-    "marker missing": ({"a.txt": b"A\n###\nB"}, r"a.txt has no \*\*\* in 7 characters", {"text_split": "***"}),
+    "marker missing": ({"a.txt": b"A\n###\nB"}, r"a.txt has no \*\*\* in the 7 characters", {"text_split": "***"}),
     "file too long": ({"a.txt": b"A\n" * 600_000}, "more than 1,000,000 characters", {"text_split": "file"}),
     "line too long": ({"a.txt": b"A" * 1_100_000}, "more than 1,000,000 characters", {"text_split": "line"}),
 }
@@ -257,15 +257,15 @@ def test_words_such_as_na_are_not_missing_values(write, texts):
             "a.jsonl",
             b'{"text": "A"}\nbroken\n{"text": 5}\n{"text": "B"}\n{"tex',
             ["A", "B"],
-            "left out 3 .*line 2: not",
+            "skipped 3 .*line 2: not",
         ),
-        ("a.csv", csv_rows("1,A", "2,B,C", "3,D"), ["A", "D"], r"left out 1 .*row 2 \(line 3\): 3 fields"),
-        ("a.json", b'["A", 5, {"text": "B"}, {"n": 1}]', ["A", "B"], "left out 2 .*item 2: a number"),
+        ("a.csv", csv_rows("1,A", "2,B,C", "3,D"), ["A", "D"], r"skipped 1 .*row 2 \(line 3\): 3 fields"),
+        ("a.json", b'["A", 5, {"text": "B"}, {"n": 1}]', ["A", "B"], "skipped 2 .*item 2: a number"),
         (
             "a.parquet",
             parquet(["cafe x", "B"]).replace(b"cafe", b"caf\xe9"),
             ["B"],
-            "left out 1 .*row 1: is not UTF-8",
+            "skipped 1 .*row 1: is not valid UTF-8",
         ),
     ],
 )
@@ -283,7 +283,7 @@ def test_skip_bad_rows_skips_and_counts_them(name, content, left, message, write
 
 
 def test_skip_bad_rows_does_not_skip_everything_after_an_open_quote(write, texts):
-    with pytest.raises(UserError, match="a quote is opened and not closed"):
+    with pytest.raises(UserError, match="a quote is opened, but not closed"):
         texts(write("a.csv", csv_rows("1,A", '2,"B', *(f"{i},C" for i in range(50)))), skip_bad_rows=True)
 
 
@@ -371,7 +371,7 @@ def test_dataset_descriptions_are_not_stories(write, texts, tmp_path, caplog):
         write(f"in/{name}", b'{\n"name": "tales"}')
     with caplog.at_level(logging.INFO):
         assert texts(tmp_path / "in") == STORIES
-    assert "left out as descriptions of the data: LICENSE.txt, README.md, about.json" in caplog.text
+    assert "skipped, because they only describe the data: LICENSE.txt, README.md, about.json" in caplog.text
 
 
 @pytest.mark.parametrize("name, content", [("a.jsonl", b'{"TEXT": "A"}'), ("a.csv", b"Id, Text\n1,A\n")])
@@ -473,7 +473,7 @@ UNSURE = {
 def test_an_uncertain_auto_split_is_an_error(files, write, texts, tmp_path):
     for name, content in files.items():
         path = write(name, content.encode())
-    with pytest.raises(UserError, match="where they end is not certain: say it with --split file") as raised:
+    with pytest.raises(UserError, match="where they end is ambiguous: specify it with --split file") as raised:
         texts(tmp_path / "in" if len(files) > 1 else path)
     assert "\n" not in str(raised.value)
 
@@ -505,11 +505,11 @@ def test_links_to_folders_are_followed_once(write, texts, tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         assert texts(tmp_path / "in") == ["A", "B"]
     for message in (
-        "in/a/up: left out, since it leads to a folder that is read already",
-        "in/linked: left out, since it leads to a folder",
-        "in/same.jsonl: left out, since it is the same file as",
-        f"in/gone.jsonl: left out, a broken link to {tmp_path}/nowhere.jsonl",
-        f"in/gone: left out, a broken link to {tmp_path}/nowhere",
+        "in/a/up: skipped, because it links to a folder that is already read",
+        "in/linked: skipped, because it links to a folder",
+        "in/same.jsonl: skipped, because it is the same file as",
+        f"in/gone.jsonl: skipped, because it is a broken link to {tmp_path}/nowhere.jsonl",
+        f"in/gone: skipped, because it is a broken link to {tmp_path}/nowhere",
     ):
         assert message in caplog.text
     assert texts(tmp_path / "in/linked") == ["B"]
@@ -554,12 +554,12 @@ def test_an_unreadable_folder_is_an_error(write, texts, tmp_path, monkeypatch):
 def test_documents_are_refused_with_a_command_to_convert_them(name, command, write, texts, tmp_path, caplog):
     path = write(f"in/{name}", b"x")
     for source in path, tmp_path / "in":
-        with pytest.raises(UserError, match=f"{name} is no text file; convert it first: `{command}"):
+        with pytest.raises(UserError, match=f"{name} is not a text file; convert it first: `{command}"):
             texts(source)
     write("in/b.jsonl", jsonl(STORIES))
     with caplog.at_level(logging.WARNING):
         assert texts(tmp_path / "in") == STORIES
-    assert f"{name} is no text file; convert it first" in caplog.text
+    assert f"{name} is not a text file; convert it first" in caplog.text
 
 
 def test_home_folder(write, texts, tmp_path, monkeypatch):
@@ -611,8 +611,8 @@ def test_the_files_of_each_split_are_logged(write, load, tmp_path, caplog):
         write(f"in/{name}", txt([*STORIES, ""]))
     with caplog.at_level(logging.INFO):
         load(tmp_path / "in", validation_fraction=0.1)
-    assert "in: files taken for train: Test of courage.txt, The dev.txt, b.txt" in caplog.text
-    assert "in: 270 training stories, 10 validation stories held out of the training stories" in caplog.text
+    assert "in: files used for train: Test of courage.txt, The dev.txt, b.txt" in caplog.text
+    assert "in: 270 training stories, 10 validation stories held out from the training stories" in caplog.text
     write("in/stories-dev.txt", txt(["New one.", ""]))
     with caplog.at_level(logging.INFO):
         load(tmp_path / "in")
@@ -682,7 +682,7 @@ def test_names_of_files_and_folders_are_splits(train, held, write, load, texts, 
     assert found.name == "in"
     assert found.validation["text"][:] == [STORIES[3], "New one.", "New one."]
     assert found.train["text"][:] == STORIES[:3] + STORIES[4:]
-    assert "left out 1 training stories, which are validation stories too" in caplog.text
+    assert "removed 1 training stories that are also validation stories" in caplog.text
     assert texts(tmp_path / "in") == STORIES  # one split, nothing held out
     assert texts(tmp_path / "in", "validation") == found.validation["text"][:]
     assert texts(tmp_path / "in" / train, "validation") == STORIES
@@ -753,16 +753,16 @@ BAD = {
     "missing folder": ({}, "nowhere", "no file or folder .*nowhere .*owner/name"),
     "empty file": ({"a.txt": b""}, "a.txt", "a.txt is empty"),
     "empty file among others": ({"in/a.csv": b"text\nx\n", "in/b.csv": b""}, "in", "b.csv is empty"),
-    "empty folder": ({"in/.keep": b""}, "in", r"in holds no files that end in .txt, .md, .json"),
-    "nothing readable": ({"in/a.xyz": b"x"}, "in", r"holds no files that end in .txt, .md, .json"),
-    "glob of nothing": ({"in/a.pdf": b"x"}, "in/*.txt", r"in/\*.txt holds no files"),
+    "empty folder": ({"in/.keep": b""}, "in", r"in contains no files that end in .txt, .md, .json"),
+    "nothing readable": ({"in/a.xyz": b"x"}, "in", r"contains no files that end in .txt, .md, .json"),
+    "glob of nothing": ({"in/a.pdf": b"x"}, "in/*.txt", r"in/\*.txt contains no files"),
     "unknown ending": ({"a.xyz": b"x"}, "a.xyz", r"a.xyz does not end in .txt, .md, .json"),
-    "mixed formats": ({"in/a.txt": txt("ab"), "in/b.csv": b"text\nx\n"}, "in", "a.txt and b.csv differ in format"),
+    "mixed formats": ({"in/a.txt": txt("ab"), "in/b.csv": b"text\nx\n"}, "in", "a.txt and b.csv have different"),
     "only validation": ({"in/valid.txt": txt("ab")}, "in", "in has no train split, only validation"),
-    "one story": ({"a.txt": txt(["x", "x", "x"])}, "a.txt", "a.txt holds 1 story; at least 2"),
-    "only marks": ({"a.txt": txt(["", " ", "\n"])}, "a.txt", "a.txt holds no stories"),
-    "only blanks": ({"a.csv": b'text,n\n" ",1\n"",2\n'}, "a.csv", "a.csv holds no stories"),
-    "empty list": ({"a.json": b"[]"}, "a.json", "a.json holds no stories"),
+    "one story": ({"a.txt": txt(["x", "x", "x"])}, "a.txt", "a.txt contains only one distinct story; at least two"),
+    "only marks": ({"a.txt": txt(["", " ", "\n"])}, "a.txt", "a.txt contains no stories"),
+    "only blanks": ({"a.csv": b'text,n\n" ",1\n"",2\n'}, "a.csv", "a.csv contains no stories"),
+    "empty list": ({"a.json": b"[]"}, "a.json", "a.json contains no stories"),
     "no mark": (
         {"a.txt": b"One.\n\nTwo.\n"},
         "a.txt",
@@ -771,46 +771,46 @@ BAD = {
     "no mark for long": (
         {"a.txt": b"x<|endoftext|>" + b"x" * 9**7},
         "a.txt",
-        "no .* in 1,0.* characters from the beginning of story 2",
+        "no .* in the 1,0.* characters after the beginning of story 2",
     ),
-    "not utf-8": ({"a.txt": txt(STORIES) + b"caf\xe9 x"}, "a.txt", "a.txt, story 100: is not UTF-8: byte 0xe9"),
+    "not utf-8": ({"a.txt": txt(STORIES) + b"caf\xe9 x"}, "a.txt", "a.txt, story 100: is not valid UTF-8: byte 0xe9"),
     "not utf-8 after bom": (
         {"a.txt": b"\xef\xbb\xbfca\xe9 <|endoftext|>"},
         "a.txt",
-        "story 1: is not UTF-8: byte 0xe9",
+        "story 1: is not valid UTF-8: byte 0xe9",
     ),
     "not utf-8 in csv": (
         {"a.csv": b"text\ncaf\xe9 x\n"},
         "a.csv",
-        r"a.csv, row 1 \(line 2\): is not UTF-8: byte 0xe9",
+        r"a.csv, row 1 \(line 2\): is not valid UTF-8: byte 0xe9",
     ),
     "not utf-8 in jsonl": (
         {"a.jsonl": jsonl(STORIES) + b'\n{"text": "c\xe9 x"}'},
         "a.jsonl",
-        "a.jsonl, line 101: is not UTF-8: byte 0xe9",
+        "a.jsonl, line 101: is not valid UTF-8: byte 0xe9",
     ),
     "not utf-8 in parquet": (
         {"a.parquet": parquet(["cafe x"]).replace(b"cafe", b"caf\xe9")},
         "a.parquet",
-        "a.parquet, row 1: is not UTF-8: byte 0xe9",
+        "a.parquet, row 1: is not valid UTF-8: byte 0xe9",
     ),
     "broken gzip": ({"a.txt.gz": gzip.compress(txt(STORIES))[:40]}, "a.txt.gz", "a.txt.gz cannot be read as text"),
-    "broken json": ({"a.json": json_list(STORIES)[:-9]}, "a.json", "a.json, item 100: cut off, or not JSON"),
-    "broken jsonl": ({"a.jsonl": jsonl(STORIES)[:-9]}, "a.jsonl", "a.jsonl, line 100: not JSON"),
-    "broken csv": ({"a.csv": b'text,n\na,1\n"b,2\n'}, "a.csv", "a.csv, line 3: a quote is opened and not closed"),
+    "broken json": ({"a.json": json_list(STORIES)[:-9]}, "a.json", "a.json, item 100: truncated, or not valid JSON"),
+    "broken jsonl": ({"a.jsonl": jsonl(STORIES)[:-9]}, "a.jsonl", "a.jsonl, line 100: not valid JSON"),
+    "broken csv": ({"a.csv": b'text,n\na,1\n"b,2\n'}, "a.csv", "a.csv, line 3: a quote is opened, but not closed"),
     "broken parquet": ({"a.parquet": parquet(STORIES)[:-9]}, "a.parquet", "a.parquet cannot be read as parquet"),
     "one broken of two": (
         {"in/a.jsonl": jsonl(STORIES), "in/b.jsonl": jsonl(STORIES)[:-9]},
         "in",
-        "b.jsonl, line 100: not JSON",
+        "b.jsonl, line 100: not valid JSON",
     ),
     "columns differ": (
         {"in/a.jsonl": jsonl(STORIES), "in/b.jsonl": jsonl(STORIES, "tale")},
         "in",
-        "b.jsonl has no column text: .*--text-column; there are: tale, n",
+        "b.jsonl has no column text: .*--text-column .columns: tale, n",
     ),
-    "no column": ({"a.jsonl": jsonl(STORIES, "tale")}, "a.jsonl", "no column text: .*--text-column; .*: tale, n"),
-    "numbers": ({"a.csv": b"text\n1\n2\n"}, "a.csv", "stories of a.csv have no letters in them: .*--text-column"),
+    "no column": ({"a.jsonl": jsonl(STORIES, "tale")}, "a.jsonl", "no column text: .*--text-column .columns: tale, n"),
+    "numbers": ({"a.csv": b"text\n1\n2\n"}, "a.csv", "stories of a.csv contain no letters: .*--text-column"),
     "lists": (
         {"a.jsonl": b'{"text": ["a"]}\n{"text": ["b"]}\n'},
         "a.jsonl",
@@ -835,7 +835,7 @@ def test_unreadable_sources_are_one_line_errors(files, source, message, write, l
         ({"validation_fraction": 0.0}, "validation_fraction must be between 0 and 1"),
         ({"max_stories": 0}, "max_stories must be at least 1"),
         ({"max_validation_stories": -1}, "max_validation_stories must be at least 1"),
-        ({"validation": "same.txt"}, "Every story of a.txt is a validation story too"),
+        ({"validation": "same.txt"}, "Every training story of a.txt is also a validation story"),
         ({"validation": "none.txt"}, "no file or folder none.txt"),
     ],
 )
@@ -1009,11 +1009,11 @@ def test_hub(hub, tmp_path):
     assert sorted([*table[0], *table[1]]) == ["A cat", "NA", "One\nday, x"]
     messages = [
         r"owner/ragged/a.csv, row 1 \(line 2\): 3 fields, but the header has 2",
-        "'owner/missing' doesn't exist on the Hub .* no such file or folder here either",
+        "'owner/missing' doesn't exist on the Hub .* no such file or folder on this machine either",
         "'owner/gated' is a gated dataset .*ask for access.*hf auth login",
         "Revision 'v9' doesn't exist",
         "owner/stories cannot be loaded: .*'nope' not found. Available: .*default",
-        "owner/stories/data/train-00000-of-00001.parquet has no column tale: .*: text, n$",
+        "owner/stories/data/train-00000-of-00001.parquet has no column tale: .*: text, n.$",
     ]
     for error, message in zip(errors, messages, strict=True):
         assert re.search(message, error.rstrip(".")) and "\n" not in error
@@ -1021,7 +1021,7 @@ def test_hub(hub, tmp_path):
     calls = [("owner/stories", {}), ("owner/other", {})]
     offline, error = results(client(hub, tmp_path, calls, HF_HUB_OFFLINE="1"))
     assert offline == found
-    assert re.search("owner/other is no file or folder here, and the Hub cannot be asked .*HF_HUB_OFFLINE", error)
+    assert re.search("There is no file or folder owner/other, and the Hub cannot be reached.*HF_HUB_OFFLINE", error)
 
 
 def test_hub_stream(hub, tmp_path):
@@ -1047,12 +1047,12 @@ def test_hub_stream(hub, tmp_path):
     assert table[:2] == [["NA", "One\nday, x"], ["A cat"]]
     assert lines[:2] == [STORIES[1:], STORIES[:1]]
     assert re.search(r"owner/ragged/a.csv, row 1 \(line 2\): 3 fields", ragged)
-    assert "owner/unsplit ends with its 100 validation stories" in short
+    assert "owner/unsplit has no stories beyond its 100 validation stories" in short
 
 
 def test_an_unreachable_hub_is_an_error(unreachable):
     (error,) = results(unreachable)
-    assert re.search("owner/stories is no file or folder here, and the Hub cannot be asked for it", error)
+    assert re.search("There is no file or folder owner/stories, and the Hub cannot be reached", error)
     assert "\n" not in error
 
 
@@ -1072,7 +1072,7 @@ def test_reading_options_in_a_recipe(write, tmp_path, monkeypatch):
         found = recipe_corpus(recipe)
         assert {*found.train["text"], *found.validation["text"]} == {"A\n\nB", "C"}
     arguments = ["--corpus", str(tmp_path / "a.jsonl"), "--text_column", "Tale"]
-    with pytest.raises(UserError, match="a.jsonl, line 2: not JSON"):
+    with pytest.raises(UserError, match="a.jsonl, line 2: not valid JSON"):
         recipe_corpus(build_recipe({}, parse_overrides(arguments)))
     found = recipe_corpus(build_recipe({}, parse_overrides([*arguments, "--skip_bad_rows"])))
     assert {*found.train["text"], *found.validation["text"]} == {"A", "C"}
@@ -1133,15 +1133,15 @@ def test_reading_options_of_commands(verb, write, tmp_path, capsys):
         return status, capsys.readouterr().err
 
     status, log = run(tmp_path / "in")
-    assert status == 2 and "where they end is not certain: say it with --split file" in log
+    assert status == 2 and "where they end is ambiguous: specify it with --split file" in log
     for options in (["--split", "file"], ["--one-story-per-file"]):
         status, log = run(tmp_path / "in", *options)
         assert status < 2, log
-        assert "in: files taken for train: The dev.txt, b.txt" in log
+        assert "in: files used for train: The dev.txt, b.txt" in log
         assert "one story per file (as given): 2 stories" in log
     assert run(tmp_path / "a.jsonl")[0] == run(tmp_path / "a.jsonl", "--text-column=body")[0] == 2
     status, log = run(tmp_path / "a.jsonl", "--text-column=body", "--skip-bad-rows")
-    assert status < 2 and "left out 1 rows that cannot be read" in log
+    assert status < 2 and "skipped 1 unreadable rows" in log
 
 
 def test_reading_options_of_evaluate(write, tmp_path):
@@ -1151,7 +1151,7 @@ def test_reading_options_of_evaluate(write, tmp_path):
     assert (name, stories) == ("in", ["A\n\nB", "C"])
     options = cli.parse("evaluate x --split line --skip-bad-rows --text-column body".split())
     assert reading_options(options) == {"text_column": "body", "split": "line", "skip_bad_rows": True}
-    with pytest.raises(UserError, match="a.jsonl, line 1: not JSON"):
+    with pytest.raises(UserError, match="a.jsonl, line 1: not valid JSON"):
         evaluate_models(["x"], corpus=write("a.jsonl", b"broken\n"), split="file", progress=False)
 
 
@@ -1188,5 +1188,5 @@ def test_a_stream_that_becomes_empty_is_an_error(packed_stream):
     def rows():
         yield from ({"text": tale} for tale in (left.pop() if left else []))
 
-    with pytest.raises(UserError, match="has become empty"):
+    with pytest.raises(UserError, match="no longer has any stories"):
         list(islice(packed_stream(IterableDataset.from_generator(rows)), 1_000))

@@ -105,16 +105,16 @@ def load_corpus(
     keys = _keys(train, num_proc)
     origin = "of their own split" if validation is None else f"of {validation}"
     if held_out is None:
-        origin = "held out of the training stories"
+        origin = "held out from the training stories"
         rows = _hold_out(keys, validation_fraction, seed, found.name)
         held_out, held_out_keys = train.select(rows), keys[rows]
     else:
         held_out_keys = _keys(held_out, num_proc)
         if shared := int(np.isin(keys, held_out_keys).sum()):
-            logger.warning("%s: left out %d training stories, which are validation stories too", found.name, shared)
+            logger.warning("%s: removed %d training stories that are also validation stories", found.name, shared)
     keep = np.flatnonzero(~np.isin(keys, held_out_keys))
     if not len(keep):
-        raise UserError(f"Every story of {found.name} is a validation story too; none is left to train on.")
+        raise UserError(f"Every training story of {found.name} is also a validation story; none is left to train on.")
     if len(keep) < len(train):  # otherwise no `select`: a contiguous memory map reads faster than selected rows
         train, keys = train.select(keep), keys[keep]
     train, held_out = _first(train, max_stories), _first(held_out, max_validation_stories)
@@ -184,7 +184,9 @@ def _split(found: _Source, wanted: str) -> Dataset | IterableDataset:
     if wanted == "validation" and wanted not in found.splits:
         wanted = "test"
     if wanted not in found.splits:
-        raise UserError(f"{found.name} has no {wanted} split, only {', '.join(found.splits)}; name the files instead.")
+        raise UserError(
+            f"{found.name} has no {wanted} split, only {', '.join(found.splits)}; specify the files instead."
+        )
     return found.splits[wanted]()
 
 
@@ -204,9 +206,9 @@ def _open(
     path = Path(source).expanduser()
     name, files = path.resolve().name, find_files(path)
     if not path.is_file():
-        logger.info("%s: files taken for %s", name, files.describe())
+        logger.info("%s: files used for %s", name, files.describe())
     if "validation" in files.splits and "test" in files.splits:
-        logger.warning("%s: left unused: %s", path, ", ".join(file.name for file in files.splits["test"]))
+        logger.warning("%s: not used: %s", path, ", ".join(file.name for file in files.splits["test"]))
     splits = files.splits.items()
     return _Source(
         name, {split: partial(_read_files, name, split, paths, options, cache_dir) for split, paths in splits}
@@ -238,7 +240,7 @@ def _read_files(source: str, split: str, files: list[Path], options: ReadOptions
     formats = {file_format(file): file.name for file in files}
     if len(formats) > 1:
         raise UserError(
-            f"{' and '.join(formats.values())} differ in format; choose with a glob such as 'folder/*.txt'."
+            f"{' and '.join(formats.values())} have different formats; select one with a glob such as 'folder/*.txt'."
         )
     found = [StoryFile(str(file.resolve()), str(file)) for file in files]
     stats = [(file.stat().st_size, file.stat().st_mtime_ns) for file in files]
@@ -277,7 +279,7 @@ def _open_hub(
         except ConnectionError:
             if streaming or not record.is_file():
                 raise
-            logger.warning("%s: the Hub cannot be reached; what was downloaded before is used", name)
+            logger.warning("%s: the Hub cannot be reached; using the files downloaded earlier", name)
             recorded = json.loads(record.read_text("utf-8")).items()
             files = {split: [StoryFile(*file) for file in files] for split, files in recorded}
         else:
@@ -342,11 +344,11 @@ def _only_texts(
     try:
         stories = arrow.map(_only_texts_of_batch, num_proc=num_proc, desc="Reading stories", **options)
     except pa.ArrowInvalid as error:
-        raise UserError(f"{name} holds text that cannot be used: {first_line(error)}.") from error
+        raise UserError(f"{name} contains invalid text: {first_line(error)}.") from error
     if not len(stories):
-        raise UserError(f"{name} holds no stories.")
+        raise UserError(f"{name} contains no stories.")
     if dropped := len(dataset) - len(stories):
-        logger.warning("%s: left out %d of %d rows, which hold no text", name, dropped, len(dataset))
+        logger.warning("%s: skipped %d of %d rows, which have no text", name, dropped, len(dataset))
     return stories.with_format(None)
 
 
@@ -362,13 +364,13 @@ def _hub_errors(repo: str) -> Iterator[None]:
         yield
     except DatasetNotFoundError as error:
         raise UserError(
-            f"{first_line(error).rstrip('.')}. There is no such file or folder here either. "
-            "If it is private or gated: `hf auth login`."
+            f"{first_line(error).rstrip('.')}. There is no such file or folder on this machine either. "
+            "If the dataset is private or gated, run `hf auth login`."
         ) from error
     except ConnectionError as error:
         raise UserError(
-            f"{repo} is no file or folder here, and the Hub cannot be asked for it: {first_line(error).rstrip('.')}. "
-            "Check the connection and HF_HUB_OFFLINE, or give local files or `sample`."
+            f"There is no file or folder {repo}, and the Hub cannot be reached: {first_line(error).rstrip('.')}. "
+            "Check the connection and HF_HUB_OFFLINE, or use local files or `sample`."
         ) from error
     except Exception as error:
         cause = _first_cause(error)
@@ -404,7 +406,9 @@ def _hold_out(keys: np.ndarray, fraction: float, seed: int, name: str) -> np.nda
     """Rows to hold out, at least one, each distinct story once."""
     distinct, rows = np.unique(keys, return_index=True)
     if len(distinct) < 2:
-        raise UserError(f"{name} holds 1 story; at least 2 different ones are needed, one to validate on.")
+        raise UserError(
+            f"{name} contains only one distinct story; at least two are needed, one of them for validation."
+        )
     count = min(max(1, round(fraction * len(distinct))), len(distinct) - 1)
     # The order is that of the hashes times an odd number: a permutation that depends on the seed and the texts alone.
     odd = np.frombuffer(blake2b(str(seed).encode(), digest_size=8).digest(), "<u8") | np.uint64(1)
@@ -433,7 +437,9 @@ def _stream(
     with _hub_errors(name):
         first = next(iter(train), None)
     if first is None:
-        raise UserError(f"{name} ends with its {len(held_out):,} validation stories; load it without streaming.")
+        raise UserError(
+            f"{name} has no stories beyond its {len(held_out):,} validation stories; load it without streaming."
+        )
     train = train if max_stories is None else train.take(max_stories)
     fingerprint = Hasher.hash([settings, keys[:max_validation_stories].tobytes()])
     return Corpus(train, _first(held_out, max_validation_stories), name, fingerprint)

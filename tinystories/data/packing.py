@@ -115,7 +115,7 @@ def split_long_stories(lengths: np.ndarray, context: int, overlap: int) -> Segme
     """Split stories of `lengths` `[stories]` tokens into segments of at most `context`; each but the first repeats the
     `overlap` tokens before it."""
     if not 1 <= overlap < context:
-        raise ValueError(f"`overlap` ({overlap}) must lie between 1 and the context ({context}) less one.")
+        raise ValueError(f"`overlap` ({overlap}) must be from 1 to {context - 1}, the context length minus one.")
     stride = context - overlap
     parts = 1 + np.maximum(0, -(-(lengths - context) // stride))
     story = np.repeat(np.arange(len(lengths)), parts)

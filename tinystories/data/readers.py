@@ -93,7 +93,7 @@ class _Reading:
         """Count a row that cannot be read, or raise an error."""
         message = f"{self.file.name}, {place}: {problem}"
         if not self.options.skip_bad_rows:
-            raise UserError(f"{message}. Correct it, or leave such rows out with --skip_bad_rows.")
+            raise UserError(f"{message}. Correct the row, or skip such rows with --skip_bad_rows.")
         self.counts.bad += 1
         self.counts.first_bad = self.counts.first_bad or message
 
@@ -201,9 +201,9 @@ def _array(reading: _Reading, place: str, numbers: list, texts: list[str | None]
                 valid.append(text)
             except UnicodeEncodeError as error:
                 code = ord(text[error.start])
-                problem = f"holds half of a character (U+{code:04X} alone)"
+                problem = f"contains an unpaired surrogate (U+{code:04X})"
                 if 0xDC80 <= code <= 0xDCFF:
-                    problem = f"is not UTF-8: byte 0x{code - 0xDC00:02x}"
+                    problem = f"is not valid UTF-8: byte 0x{code - 0xDC00:02x}"
                 reading.bad_row(place.format(number), problem)
         return pa.array(valid, pa.string())
 
@@ -222,10 +222,10 @@ def find_column(names: Iterable[str], wanted: str, file: str) -> str:
         if len(alike) == 1:
             return alike[0]
         if alike:
-            raise UserError(f"{file} has {len(alike)} columns {wanted}: give each column a name of its own.")
+            raise UserError(f"{file} has {len(alike)} columns named {wanted}: give each column a unique name.")
     shown = ", ".join(name[:40] for name in names[:20])
     raise UserError(
-        f"{file} has no column {wanted}: name the column with the stories with --text-column; there are: {shown}."
+        f"{file} has no column {wanted}: specify the column of the stories with --text-column (columns: {shown})."
     )
 
 
@@ -251,8 +251,8 @@ def resolve_split(files: list[StoryFile], source: str, options: ReadOptions) -> 
     chosen = choose_split(samples, len(files))
     if chosen is None:
         raise UserError(
-            f"{source} has no {END_OF_TEXT} between its stories, and where they end is not certain: say it with "
-            "--split file, --split line, --split blank-lines or --split MARKER, what stands between them."
+            f"{source} has no {END_OF_TEXT} between its stories, and where they end is ambiguous: specify it with "
+            "--split file, --split line, --split blank-lines, or --split followed by the separator."
         )
     return chosen
 
@@ -265,8 +265,8 @@ def _read_text(reading: _Reading) -> Iterator[pa.Array]:
     for texts in _arrays(reading, "line {:,}", _stories_in_lines(reading.file, split)):
         if contains(texts, re.escape(END_OF_TEXT)):
             raise UserError(
-                f"{reading.file.name} holds {END_OF_TEXT}, which ends a story, and was to be split by {split}: "
-                f"give --split '{END_OF_TEXT}'."
+                f"{reading.file.name} contains {END_OF_TEXT}, which ends a story, but --split is {split}: "
+                f"use --split '{END_OF_TEXT}'."
             )
         yield texts
 
@@ -282,8 +282,8 @@ def _stories_in_lines(file: StoryFile, split: str) -> Iterator[tuple[int, str]]:
             size += len(line)
             if size > MAX_STORY:
                 raise UserError(
-                    f"{file.name} is to be split by {split}, but has more than {MAX_STORY:,} characters without "
-                    f"an end from line {begin:,}: choose another --split."
+                    f"{file.name}, line {begin:,}: with --split {split}, the story that begins here has more than "
+                    f"{MAX_STORY:,} characters: choose another --split."
                 )
         yield begin, "".join(story)
 
@@ -300,8 +300,8 @@ def _marked_stories(file: StoryFile, marker: str) -> Iterator[tuple[int, str]]:
                 break
         if len(rest) > MAX_STORY or number == 1:
             raise UserError(
-                f"{file.name} has no {marker} in {len(rest):,} characters from the beginning of story {number:,}: put "
-                "one on a line between stories, say with --split how they are split, or write them as .jsonl."
+                f"{file.name} has no {marker} in the {len(rest):,} characters after the beginning of story "
+                f"{number:,}: put {marker} on a line between stories, choose another --split, or use .jsonl."
             )
         yield number, rest
 
@@ -342,24 +342,24 @@ def _csv_rows(reading: _Reading) -> Iterator[tuple[tuple[int, int], str]]:
             else:
                 reading.bad_row(
                     _CSV_PLACE.format((number, begin)),
-                    f"{len(row):,} fields, but the header has {len(header):,}; a text with {delimiter!r} in it must "
-                    "stand in double quotes",
+                    f"{len(row):,} fields, but the header has {len(header):,}; a text that contains {delimiter!r} "
+                    "must be in double quotes",
                 )
 
 
 def _csv_error(file: StoryFile, error: csv.Error, begin: int, end: int) -> UserError:
     problem = str(error)
     if "unexpected end" in problem:
-        problem = "a quote is opened and not closed before the end of the file"
+        problem = "a quote is opened, but not closed before the end of the file"
     elif "expected after" in problem:
-        problem = 'text follows a closing quote; inside a quoted text, a quote is written ""'
+        problem = 'there is text after a closing quote; inside quoted text, write a quote as ""'
     return UserError(f"{file.name}, line {begin:,}{f' to {end:,}' if end > begin else ''}: {problem}.")
 
 
 def _csv_header(head: str, file: StoryFile, options: ReadOptions) -> tuple[str, list[str], int]:
     """The delimiter, the names of the columns, and the index of the one with the stories."""
     if not head:
-        raise UserError(f"{file.name} holds no stories.")
+        raise UserError(f"{file.name} contains no stories.")
     problem = None
     for delimiter in "\t,;|" if ".tsv" in file.name.lower()[-8:] else ",;\t|":
         try:
@@ -398,12 +398,12 @@ def _json_lines(reading: _Reading, lines: Iterable[tuple[int, str]]) -> Iterator
     """The number, the source and the value of each line."""
     for number, line in lines:
         if len(line) >= MAX_ROW:
-            raise UserError(f"{reading.file.name}, line {number:,}: longer than {MAX_ROW:,} characters.")
+            raise UserError(f"{reading.file.name}, line {number:,}: the line has more than {MAX_ROW:,} characters.")
         if line := line.rstrip():
             value = _decode(line)
             if isinstance(value, Exception):
                 number += getattr(value, "lineno", 1) - 1
-                reading.bad_row(f"line {number:,}", f"not JSON: {_json_problem(value)}")
+                reading.bad_row(f"line {number:,}", f"not valid JSON: {_json_problem(value)}")
             else:
                 yield number, line, value
 
@@ -421,9 +421,9 @@ def _json_items(name: str, text: str) -> Iterator[tuple[int, str, Any]]:
             elif text[at : at + 1] != "]":
                 raise json.JSONDecodeError("Expecting ',' or ']'", text, at)
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{name}, item {number:,}: cut off, or not JSON: {_json_problem(error)}.") from None
+        raise UserError(f"{name}, item {number:,}: truncated, or not valid JSON: {_json_problem(error)}.") from None
     if text[at + 1 :].strip():
-        raise UserError(f"{name} goes on after the end of its list: write one list, or one row on each line.")
+        raise UserError(f"{name} continues after the end of its list: write a single list, or one row per line.")
 
 
 def _decode(line: str) -> Any:
@@ -447,7 +447,7 @@ def _json_rows(
             continue
         problem = None
         if not isinstance(value, dict):
-            problem = f"{_json_type(value)} instead of an object with the column {wanted}"
+            problem = f"{_json_type(value)} instead of an object with the key {wanted}"
         elif column not in value:
             try:
                 column = find_column(value, wanted, reading.file.name)
@@ -460,7 +460,7 @@ def _json_rows(
             if text is not None and not isinstance(text, str):
                 problem = f"{column} is {_json_type(text)}, not text"
             elif source.count(f'"{column}"') > 1 and _is_repeated(column, source):
-                problem = f"{column} is there twice"
+                problem = f"{column} occurs twice"
         if problem is None:
             yield number, text
         else:
@@ -520,8 +520,8 @@ def require_text(kind: pa.DataType, column: str, file: str, names: Iterable[str]
     is_bytes = (pa.types.is_binary, pa.types.is_large_binary)
     if not any(is_kind(value) for is_kind in is_text + is_bytes):
         raise UserError(
-            f"The column {column} of {file} is of type {kind}, not text: name the column with the stories with "
-            f"--text-column; there are: {', '.join(names)}."
+            f"The column {column} of {file} is of type {kind}, not text: specify the column of the stories "
+            f"with --text-column (columns: {', '.join(names)})."
         )
 
 

@@ -30,7 +30,7 @@ FORMATS = {
 }
 COMPRESSIONS = {".gz": "gzip", ".bz2": "bz2", ".xz": "xz", ".zst": "zstd"}
 SUFFIXES = (
-    ".txt, .md, .json, .jsonl, .ndjson, .csv, .tsv, .parquet or .arrow (also with .gz, .bz2, .xz or .zst behind it)"
+    ".txt, .md, .json, .jsonl, .ndjson, .csv, .tsv, .parquet or .arrow (optionally followed by .gz, .bz2, .xz or .zst)"
 )
 SPLITS = {"train": ("train", "training"), "validation": ("validation", "valid", "val", "dev")}
 SPLITS["test"] = ("test", "testing", "eval", "evaluation")
@@ -79,7 +79,9 @@ def hub_dataset(source: str) -> tuple[str, str | None, str | None] | None:
         raise UserError(f"{source} is a broken link to {os.readlink(path)}.")
     hub = re.fullmatch(r"([\w-][\w.-]*/[\w.-]+)(?::([\w.-]+))?(?:@([\w./-]+))?", source)
     if not hub or file_format(path):
-        raise UserError(f"There is no file or folder {source} (and a dataset on the Hub is called owner/name).")
+        raise UserError(
+            f"There is no file or folder {source}, and it is not the id of a dataset on the Hub (owner/name)."
+        )
     return hub.groups()
 
 
@@ -116,16 +118,20 @@ def find_files(path: Path) -> StoryFiles:
     for file in stories:
         first = unique.setdefault(os.path.realpath(file), file)
         if first != file:
-            logger.warning("%s: left out, since it is the same file as %s", file, first)
+            logger.warning("%s: skipped, because it is the same file as %s", file, first)
     files = list(unique.values())
     documents = [file for file in found if file.suffix.lower() in CONVERTERS]
     if not files:
-        raise UserError(_conversion(documents[0]) if documents else f"{path} holds no files that end in {SUFFIXES}.")
+        raise UserError(
+            _conversion(documents[0]) if documents else f"{path} contains no files that end in {SUFFIXES}."
+        )
     if documents:
-        logger.warning("%s: %d files left out that are no text: %s", path, len(documents), _conversion(documents[0]))
+        logger.warning(
+            "%s: %d files skipped, which are not text files: %s", path, len(documents), _conversion(documents[0])
+        )
     if others := [file.name for file in found if file_format(file) and file not in stories]:
         names = ", ".join(others[:5]) + ", ..." * (len(others) > 5)
-        logger.info("%s: left out as descriptions of the data: %s", path, names)
+        logger.info("%s: skipped, because they only describe the data: %s", path, names)
     splits = {}
     for file, split in zip(files, split_names([file.relative_to(root) for file in files]), strict=True):
         splits.setdefault(split, []).append(file)
@@ -142,7 +148,7 @@ def _conversion(file: Path) -> str:
     command = CONVERTERS.get(file.suffix.lower())
     if command is None:
         return f"{file} does not end in {SUFFIXES}."
-    return f"{file} is no text file; convert it first: `{command.format(file=file.name, name=file.stem)}`."
+    return f"{file} is not a text file; convert it first: `{command.format(file=file.name, name=file.stem)}`."
 
 
 def _walk(folder: Path, quiet: bool = False) -> Iterator[Path]:
@@ -159,7 +165,7 @@ def _walk(folder: Path, quiet: bool = False) -> Iterator[Path]:
             inner = os.path.join(place, name)
             real = os.path.realpath(inner)
             if real in seen:
-                logger.log(level, "%s: left out, since it leads to a folder that is read already", inner)
+                logger.log(level, "%s: skipped, because it links to a folder that is already read", inner)
                 folders.remove(name)
             seen.add(real)
         for name in names:
@@ -169,7 +175,7 @@ def _walk(folder: Path, quiet: bool = False) -> Iterator[Path]:
             if file.is_file():
                 yield file
             elif file.is_symlink():
-                logger.log(level, "%s: left out, a broken link to %s", file, os.readlink(file))
+                logger.log(level, "%s: skipped, because it is a broken link to %s", file, os.readlink(file))
 
 
 def _expand(pattern: Path) -> tuple[Path, list[Path]]:
@@ -184,7 +190,7 @@ def _expand(pattern: Path) -> tuple[Path, list[Path]]:
         elif match.is_file():
             files.append(match)
         elif match.is_symlink():
-            logger.warning("%s: left out, a broken link to %s", match, os.readlink(match))
+            logger.warning("%s: skipped, because it is a broken link to %s", match, os.readlink(match))
     return Path(*parts[:fixed]), list(dict.fromkeys(files))
 
 

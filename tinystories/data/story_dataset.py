@@ -72,14 +72,14 @@ def stored_stories(
     builder.download_and_prepare()
     notes = json.loads(builder.info.description)
     if notes["rows"] == notes["empty"]:
-        bad = f"; {notes['bad']:,} rows cannot be read: {notes['first_bad']}" if notes["bad"] else ""
-        raise UserError(f"{source} holds no stories{bad}.")
+        bad = f"; {notes['bad']:,} rows are unreadable: {notes['first_bad']}" if notes["bad"] else ""
+        raise UserError(f"{source} contains no stories{bad}.")
     stories = builder.as_dataset(split=datasets.Split.TRAIN)
     stories._fingerprint = key
     _log(source, notes)
     if not notes["has_letters"]:
         raise UserError(
-            f"The stories of {source} have no letters in them: name the column with the stories with --text-column."
+            f"The stories of {source} contain no letters: specify the column of the stories with --text-column."
         )
     return stories
 
@@ -97,6 +97,6 @@ def _log(source: str, notes: dict) -> None:
         logger.info("%s: %s (%s): %d stories", source, how, notes["why"], notes["rows"] - notes["empty"])
     elif notes["empty"]:  # in plain text, nothing between two markers or lines is usual
         rows = notes["rows"] + notes["bad"]
-        logger.warning("%s: left out %d of %d rows, which hold no text", source, notes["empty"], rows)
+        logger.warning("%s: skipped %d of %d rows, which have no text", source, notes["empty"], rows)
     if notes["bad"]:
-        logger.warning("%s: left out %d rows that cannot be read; %s", source, notes["bad"], notes["first_bad"])
+        logger.warning("%s: skipped %d unreadable rows; the first: %s", source, notes["bad"], notes["first_bad"])

@@ -56,7 +56,7 @@ class PackedStream(torch.utils.data.IterableDataset):
         self._begun: deque[dict] = deque()  # blocks whose rows may come after the next checkpoint
         beginning = list(islice(iter(stories), block_stories))
         if not beginning:
-            raise UserError("The stream of stories is empty.")
+            raise UserError("The streamed corpus has no stories.")
         first = self._pack(beginning, 0, length)
         self.length, self.padding = first.length, first.padding
         self.tokens_per_row, self.mean_attended = first.tokens_per_row, first.mean_attended
@@ -96,7 +96,7 @@ class PackedStream(torch.utils.data.IterableDataset):
                     "source": self.stories.state_dict(),
                 }
             if state["block"] == first_block and state["source"] is None:
-                raise UserError("The stream of stories has become empty: its files are gone, or hold no stories now.")
+                raise UserError("The streamed corpus no longer has any stories: its files were deleted or emptied.")
             state = {**state, "epoch": state["epoch"] + 1, "source": None}
 
     def _pack(self, stories: list[dict], block: int, length: int | None) -> PackedStories:
@@ -116,7 +116,7 @@ class PackedStream(torch.utils.data.IterableDataset):
             state = json.loads((folder / STATE_NAME).read_text("utf-8"))
         except (OSError, ValueError):
             raise UserError(
-                f"{folder} was not written by a run with `streaming: true`, so its stream cannot be resumed."
+                f"{folder} was not written by a run with `streaming: true`, so this run cannot resume from it."
             ) from None
         self._skip = state.pop("skip")
         self._start = state

@@ -40,10 +40,10 @@ def normalize_split(split: str) -> str:
 def choose_split(samples: list[Sample], count: int) -> tuple[str, str] | None:
     """Where stories end in `count` files, given samples of some, and why; None if that is uncertain."""
     if any(END_OF_TEXT in sample.text for sample in samples):
-        return END_OF_TEXT, "which is there"
+        return END_OF_TEXT, "found in the text"
     lines, blocks = _parts(samples, r"\n"), _parts(samples, r"\n[ \t]*\n")
     if not lines:
-        return FILE, "the files hold no text"
+        return FILE, "the files have no text"
     if len(lines) <= len(samples) and all(sample.is_complete for sample in samples):
         return FILE, "each file is one line"
     openings = sum(map(bool, map(_OPENING.match, blocks if len(blocks) > len(samples) else lines)))
@@ -53,8 +53,8 @@ def choose_split(samples: list[Sample], count: int) -> tuple[str, str] | None:
     if count >= SOME_FILES and small and few_long_lines and openings <= 1.2 * len(samples):
         return FILE, f"there are {count:,} small files"
     if len(blocks) > len(samples):
-        return (BLANK_LINES, "what lies between blank lines looks like stories") if _are_stories(blocks) else None
-    return (LINE, "lines look like stories") if _are_stories(lines) else None
+        return (BLANK_LINES, "the blocks between blank lines look like stories") if _are_stories(blocks) else None
+    return (LINE, "the lines look like stories") if _are_stories(lines) else None
 
 
 def _parts(samples: list[Sample], separator: str) -> list[str]:

@@ -71,7 +71,10 @@ def clean_stories(
     """
     cleaner = _Cleaner(special_tokens, drop)
     if isinstance(stories, IterableDataset):
-        raise UserError("A stream cannot become a Dataset; write it to a file with write_clean, or do not stream it.")
+        raise UserError(
+            "A streaming dataset cannot become a Dataset; write it to a file with write_clean, or load "
+            "it without streaming."
+        )
     if not isinstance(stories, Dataset):
         kept = [text for texts in batches(stories, "Cleaning stories", progress) for text in cleaner(texts)]
         return Dataset.from_dict({"text": kept}, features=TEXT), cleaner.counts()
@@ -161,7 +164,7 @@ class _Cleaner:
 
     def __init__(self, special_tokens: Collection[str], drop: Collection[str]):
         if wrong := sorted(set(drop) - set(WARNINGS)):
-            raise UserError(f"`drop` takes kinds of warnings ({', '.join(WARNINGS)}), and {wrong[0]!r} is none.")
+            raise UserError(f"`drop` must contain kinds of warnings ({', '.join(WARNINGS)}), not {wrong[0]!r}.")
         self._special = token_pattern(special_tokens)
         self._removable = token_pattern(special_tokens, removable=True)
         self._drop = [kind for kind in KINDS if kind in drop or kind in ERRORS]
@@ -200,8 +203,8 @@ class _Cleaner:
         for counts in (self._numbers, self._repaired, self._dropped):
             counts.clear()
         if not numbers["kept"] and not may_be_empty:
-            why = ", ".join(f"{kind} {count:,}" for kind, count in dropped.items()) or "none were given"
-            raise UserError(f"No story is left of {numbers['stories']:,} ({why}); nothing was written.")
+            why = ", ".join(f"{kind} {count:,}" for kind, count in dropped.items()) or "there were none"
+            raise UserError(f"No stories of {numbers['stories']:,} are left ({why}); nothing was written.")
         return {**numbers, "repaired": repaired, "dropped": dropped}
 
     def _repair(self, text: str) -> tuple[list[str], set[str]]:
@@ -284,5 +287,5 @@ def _write(stories: Stories, path: Path, cleaner: _Cleaner, progress: bool) -> d
 def _require_new(out: Path, is_folder: bool) -> None:
     if (out.exists() or out.is_symlink()) and not (is_folder and out.is_dir() and not any(out.iterdir())):
         raise UserError(
-            f"{out} exists already and is not overwritten; choose another {'folder' if is_folder else 'file'}."
+            f"{out} already exists and is not overwritten; choose another {'folder' if is_folder else 'file'}."
         )

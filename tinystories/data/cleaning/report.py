@@ -77,8 +77,8 @@ class QualityReport:
         """The lines of the report for a terminal."""
         part = f" (the first of {self.total:,})" if self.total is not None and self.total > self.stories else ""
         counts = {"error": len(self.errors), "warning": len(self.warnings)}
-        kinds = [f"{count} kind{'s' * (count != 1)} of {name}" for name, count in counts.items() if count]
-        verdict = " and ".join(kinds) or "fit to train on"
+        kinds = [f"{count} type{'s' * (count != 1)} of {name}" for name, count in counts.items() if count]
+        verdict = " and ".join(kinds) or "suitable for training"
         lines = [f"{self.stories:,} stories{part}, {self.characters:,} characters: {verdict}"]
         for found in self.findings:
             stories = "story" if found.count == 1 else "stories"
@@ -97,7 +97,7 @@ class QualityReport:
 def check_quality(
     stories: Stories, *, limit: int | None = None, special_tokens: Collection[str] = (), progress: bool = True
 ) -> QualityReport:
-    """Check every story (or the first `limit`) for what should not be trained on.
+    """Check every story (or the first `limit`) for text that is unsuitable for training.
 
     Args:
         stories: a `datasets.Dataset` with the column "text", or any iterable of strings; it is read once, in order.
