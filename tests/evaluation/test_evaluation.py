@@ -229,7 +229,7 @@ def test_another_architecture_and_tokenizer(measured):
     assert other["architecture"] == "GPT2LMHeadModel" and other["vocab_size"] != measured["tiny"]["vocab_size"]
     assert other["context"] == 64 and other["step"] is None and other["run"] is None
     assert 0 < other["bits_per_byte"]["value"] and other["generation"]["plain"]["max_new_tokens"] < 64
-    assert any("training stories are not measured" in note for note in other["notes"])
+    assert any("unknown words are not measured" in note for note in other["notes"])
     assert other["training_stories"] is None and "outside_vocabulary" not in other["generation"]["plain"]["raw"]
 
 

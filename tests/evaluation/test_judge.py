@@ -277,13 +277,13 @@ def test_the_estimate_is_printed_before_the_first_request(server, make, capsys):
     host = server.url.split("/")[2]
     assert re.fullmatch(
         rf"judge        m at {host}: 5 requests, about [\d,]+ tokens in and 500 out, "
-        r"about 0\.00\d+ at the prices given\n",
+        r"about 0\.00\d+ at the given prices\n",
         printed[0],
     )
     judge_stories(make(), PAIRS[:8], progress=False)
     assert ": 3 requests (5 are in the cache), about " in printed[5] and "price" not in printed[5]
     judge_stories(make(), PAIRS[:8], progress=False)
-    assert capsys.readouterr().err.endswith("nothing to send (8 are in the cache)\n")
+    assert capsys.readouterr().err.endswith("no requests needed (8 are in the cache)\n")
 
 
 def test_progress_bar(server, make, capsys):
@@ -452,9 +452,9 @@ def test_an_error_in_a_reply_with_status_200_is_reported(server, make):
     [
         (401, r"does not accept this API key \(status 401: bad key \*\*\*\)\. Set OPENAI_API_KEY\."),
         (403, r"does not accept this API key \(status 403"),
-        (404, r"does not know the model 'm' or the URL \(status 404.*end in /v1"),
-        (402, r"refuses the request \(status 402"),
-        (301, r"refuses the request \(status 301"),
+        (404, r"does not have the model 'm' or the URL is wrong \(status 404.*end in /v1"),
+        (402, r"rejected the request \(status 402"),
+        (301, r"rejected the request \(status 301"),
     ],
 )
 def test_permanent_errors_fail_at_once(server, make, capsys, status, words):
@@ -587,10 +587,10 @@ def test_invalid_arguments_are_one_line(make, tmp_path):
             make(**options)
         assert "\n" not in str(caught.value)
 
-    refuses("must be one such as https://", url="api.openai.com/v1")
-    refuses("must be one such as https://", url="ftp://host/v1")
-    refuses("must be one such as https://", url="http://[")
-    refuses("must be one such as https://", url="http://127.0.0.1:99999/v1")
+    refuses("must look like https://", url="api.openai.com/v1")
+    refuses("must look like https://", url="ftp://host/v1")
+    refuses("must look like https://", url="http://[")
+    refuses("must look like https://", url="http://127.0.0.1:99999/v1")
     refuses("name of a model", model="")
     refuses("invalid characters", api_key="sk-ab\ncd")
     refuses("invalid characters", api_key="sk-“ab”")
@@ -604,7 +604,7 @@ def test_invalid_arguments_are_one_line(make, tmp_path):
 def test_without_the_package_one_line_says_what_to_install(make, monkeypatch):
     monkeypatch.setitem(sys.modules, "openai", None)
     with pytest.raises(
-        UserError, match=r"^The judge needs one more package: pip install 'tinyllama-stories\[judge\]'$"
+        UserError, match=r"^The judge needs an additional package: pip install 'tinyllama-stories\[judge\]'$"
     ):
         make()
 

@@ -446,13 +446,13 @@ def test_bits_per_byte_agrees_with_training(tiny_run):
     [
         ([], {}, "There are no stories"),
         ([""], {}, "are empty"),
-        ("One day", {}, "one string"),
+        ("One day", {}, "single string"),
         (["One day", 3], {}, "Story 2 is int"),
-        (["One \ud83c day"], {}, "Story 1 has half of a surrogate pair"),
+        (["One \ud83c day"], {}, "Story 1 contains an unpaired surrogate"),
         (["One day"], {"context": CONTEXT + 1}, "at most 32, the model's limit"),
         (["One day"], {"context": 1}, "at least 2 tokens"),
-        (["One day"], {"stride": 0}, "`stride` \\(0\\) must lie between 1"),
-        (["One day"], {"stride": CONTEXT}, "`stride` \\(32\\) must lie between 1"),
+        (["One day"], {"stride": 0}, "`stride` \\(0\\) must be from 1 to 31"),
+        (["One day"], {"stride": CONTEXT}, "`stride` \\(32\\) must be from 1 to 31"),
         (["One day"], {"batch_size": 0}, "`batch_size` \\(0\\)"),
     ],
 )
@@ -465,7 +465,7 @@ def test_bad_input_is_refused(stories, options, message):
 def test_models_that_cannot_be_scored_are_refused():
     tokenizer = byte_level(bos=END, eos=END)
     other = gpt2(whole_words())
-    with pytest.raises(UserError, match="the model has 6: they do not belong together"):
+    with pytest.raises(UserError, match="the model has 6 embeddings: they do not match"):
         score(other, tokenizer, STORIES)
     broken = gpt2(tokenizer)
     with torch.no_grad():
@@ -476,5 +476,5 @@ def test_models_that_cannot_be_scored_are_refused():
     with pytest.raises(UserError, match="encoder-decoder"):
         score(t5, tokenizer, STORIES)
     unlimited = BloomForCausalLM(BloomConfig(vocab_size=len(tokenizer), hidden_size=32, n_layer=1, n_head=2))
-    with pytest.raises(UserError, match="`stride` needs a `context`"):
+    with pytest.raises(UserError, match="`stride` needs `context`"):
         score(unlimited, tokenizer, STORIES, stride=4)

@@ -205,7 +205,7 @@ def test_rare_swaps_are_found_among_many_frequent_ones():
         ({"kinds": ["article_delete"]}, "did you mean article_deleted"),
         ({"kinds": ["spelling of words"]}, "there are article_deleted, "),
         ({"per_kind": 0}, "per_kind must be at least 1"),
-        ({"stories": "Then the dog ran."}, "stories are one string"),
+        ({"stories": "Then the dog ran."}, "stories are a single string"),
         ({"stories": ["Then the dog ran.", None]}, "Story 2 is NoneType"),
     ],
 )
@@ -367,9 +367,9 @@ def test_texts_that_cannot_be_scored_are_refused(stories):
     initial = Pair("pronoun_gender", "She ran.", "He ran.", 0)
     assert len(score_pairs(model, tokenizer, [initial], progress=False)) == 1
     for message, call in {
-        "must share its first word": lambda: score_pairs(model, without, [initial], progress=False),
+        "must share their first word": lambda: score_pairs(model, without, [initial], progress=False),
         "no texts": lambda: score_pairs(model, tokenizer, [], progress=False),
-        "nothing to score": lambda: text_log_likelihoods(model, tokenizer, [""], progress=False),
+        "no tokens to score": lambda: text_log_likelihoods(model, tokenizer, [""], progress=False),
         "batch_size": lambda: text_log_likelihoods(model, tokenizer, ["a b"], batch_size=0, progress=False),
         "do not belong together": lambda: text_log_likelihoods(tiny_model(vocab_size=50), tokenizer, ["She ran."]),
     }.items():

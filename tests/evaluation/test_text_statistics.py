@@ -109,5 +109,5 @@ def test_endings():
 
 def test_one_string_is_not_a_list_of_texts():
     for function in (article_statistics, repetition, lengths_and_endings, longest_repeated_runs):
-        with pytest.raises(ValueError, match="One string was given"):
+        with pytest.raises(ValueError, match="The texts are a single string"):
             function("One day")

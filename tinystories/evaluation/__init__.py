@@ -13,5 +13,5 @@ def metric_path(name: str) -> str:
     folder = installed_folder("metrics")
     if not (folder / name / f"{name}.py").is_file():
         names = ", ".join(sorted(path.parent.name for path in folder.glob("*/README.md")))
-        raise UserError(f"There is no metric {name!r}; there are {names}.")
+        raise UserError(f"There is no metric {name!r}; the metrics are {names}.")
     return str(folder / name)

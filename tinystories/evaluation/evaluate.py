@@ -113,7 +113,7 @@ def evaluate_models(
         UserError: for invalid arguments; errors of single models are in `failed`.
     """
     if not paths:
-        raise UserError("Name at least one model: a run folder, a checkpoint folder or an id on the Hub.")
+        raise UserError("Specify at least one model: a run folder, a checkpoint folder or an id on the Hub.")
     if limit is not None and limit < 1:
         raise UserError(f"The limit must be at least 1, but is {limit}.")
     models = list(dict.fromkeys(os.path.normpath(path) if os.path.exists(path) else str(path) for path in paths))
@@ -250,7 +250,7 @@ def _evaluate_model(path: str, task: _Task, training: TrainingStories) -> tuple[
     except UserError as error:
         entry["training_stories"] = None
         reason = str(error).rstrip(".")
-        entry["notes"].append(f"Copies and words outside the training stories are not measured: {reason}.")
+        entry["notes"].append(f"Copied text and unknown words are not measured: {reason}.")
     problem = None
     if task.judge is not None:
         entry["judge"] = {"model": task.judge.model, "presets": {}}
@@ -291,7 +291,7 @@ def _compare_with_training(
         figures |= training_figures(group, list(islice(copied, len(group))), known, task.seed)
     shared = len(set(texts).intersection(task.stories))
     if shared:
-        note = f"{shared:,} of the {len(task.stories):,} held-out stories are training stories of this model."
+        note = f"{shared:,} of the {len(task.stories):,} held-out stories are also training stories of this model."
         entry["notes"].append(note)
         logger.warning("%s: %s", path, note)
     return {"name": name, "stories": len(texts), "shared_with_held_out": shared}

@@ -96,8 +96,8 @@ class Estimate:
     def __str__(self) -> str:
         cached = f" ({self.cached:,} are in the cache)" if self.cached else ""
         if not self.requests:
-            return f"nothing to send{cached}"
-        price = "" if self.price is None else f", about {self.price:.4f} at the prices given"
+            return f"no requests needed{cached}"
+        price = "" if self.price is None else f", about {self.price:.4f} at the given prices"
         tokens = f"about {self.tokens_in:,} tokens in and {self.tokens_out:,} out"
         return f"{self.requests:,} request{'s' if self.requests > 1 else ''}{cached}, {tokens}{price}"
 
@@ -171,9 +171,9 @@ class Judge:
         try:
             from openai import Omit, OpenAI
         except ImportError:
-            raise UserError("The judge needs one more package: pip install 'tinyllama-stories[judge]'") from None
+            raise UserError("The judge needs an additional package: pip install 'tinyllama-stories[judge]'") from None
         if not model:
-            raise UserError("The judge needs the name of a model at its endpoint.")
+            raise UserError("The judge needs the name of a model that its endpoint serves.")
         if timeout <= 0 or retries < 0 or concurrency < 1:
             raise UserError(
                 "The judge's timeout must be above 0, its retries at least 0 and its concurrency at least 1."
@@ -260,13 +260,13 @@ class Judge:
                     raise UserError(f"The judge at {self.host} {what} ({reason}). Set OPENAI_API_KEY.") from None
                 elif status == 404:
                     raise UserError(
-                        f"The judge at {self.host} does not know the model {self.model!r} or the URL ({reason}). "
-                        f"Check both; most URLs end in /v1."
+                        f"The judge at {self.host} does not have the model {self.model!r} or the URL is wrong "
+                        f"({reason}). Check both; most URLs end in /v1."
                     ) from None
                 elif status in (*_BAD_REQUEST, 408, 409, 429) or status >= 500:
                     raise _NoReply(reason) from None
                 else:
-                    raise UserError(f"The judge at {self.host} refuses the request ({reason}).") from None
+                    raise UserError(f"The judge at {self.host} rejected the request ({reason}).") from None
             else:
                 self._options = options
                 return reply
@@ -399,6 +399,6 @@ def _endpoint(url: str) -> tuple[str, str, str]:
     except ValueError:
         valid = False
     if not valid:
-        raise UserError("The judge's URL must be one such as https://api.openai.com/v1 or http://127.0.0.1:8000/v1.")
+        raise UserError("The judge's URL must look like https://api.openai.com/v1 or http://127.0.0.1:8000/v1.")
     host = parts.netloc.rpartition("@")[2]
     return base, host, parts._replace(netloc=host).geturl() + "/chat/completions"

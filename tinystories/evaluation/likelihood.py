@@ -96,7 +96,8 @@ def score_sequences(
     largest = max((max(ids) for ids in sequences), default=0)
     if largest >= vocab_size:
         raise UserError(
-            f"The tokenizer gives token {largest:,}, but the model has {vocab_size:,}: they do not belong together."
+            f"The tokenizer returns the id {largest:,}, but the model has {vocab_size:,} embeddings: they do not "
+            f"match."
         )
     lengths = np.array([len(ids) for ids in sequences], dtype=np.int64)
     order = np.argsort(-lengths, kind="stable").tolist()  # longest first, so that a lack of memory shows at once
@@ -278,7 +279,7 @@ def score_stories(
 def check_stories(stories: Sequence[str]) -> None:
     """Raise a `UserError` for anything but a list of texts that UTF-8 can encode."""
     if isinstance(stories, (str, bytes)):
-        raise UserError("The stories are one string; give a list of stories.")
+        raise UserError("The stories are a single string; pass a list of stories.")
     if not len(stories):
         raise UserError("There are no stories.")
     for number, story in enumerate(stories, 1):
@@ -287,7 +288,7 @@ def check_stories(stories: Sequence[str]) -> None:
         try:
             story.encode()
         except UnicodeEncodeError:
-            raise UserError(f"Story {number} has half of a surrogate pair, which UTF-8 cannot encode.") from None
+            raise UserError(f"Story {number} contains an unpaired surrogate, which UTF-8 cannot encode.") from None
 
 
 def check_finite(model: PreTrainedModel, values: np.ndarray) -> None:
@@ -295,7 +296,7 @@ def check_finite(model: PreTrainedModel, values: np.ndarray) -> None:
     if not np.isfinite(values).all():
         raise UserError(
             f"The model's loss is {values[~np.isfinite(values)][0]} on {(~np.isfinite(values)).sum():,} of "
-            f"{len(values):,} texts: its weights are damaged, or overflow in {model.dtype}."
+            f"{len(values):,} texts: its weights are damaged, or the computation overflows in {model.dtype}."
         )
 
 
@@ -309,13 +310,13 @@ def _windows(
         raise UserError(f"`context` ({context:,}) must be at least 2 tokens{most}.")
     context = context or limit
     if context is None and stride is not None:
-        raise UserError("`stride` needs a `context`: this model's configuration states no limit.")
+        raise UserError("`stride` needs `context`, because this model's configuration has no maximum length.")
     width = context or int(max(lengths.max(), 2))
     overlap = width // 2 if stride is None else width - stride
     if not 1 <= overlap < width:
-        raise UserError(f"`stride` ({stride}) must lie between 1 and the context ({width:,}) less one.")
+        raise UserError(f"`stride` ({stride}) must be from 1 to {width - 1:,}, the context length minus one.")
     if start >= width:
-        raise UserError(f"The tokenizer adds {start} tokens before a story, and the context is {width}.")
+        raise UserError(f"The tokenizer adds {start} tokens before a story, but the context length is only {width}.")
     windows = split_long_stories(lengths, width, overlap)
     windows.context[windows.start == 0] = max(start, 1)
     scored = windows.length > windows.context
@@ -341,8 +342,8 @@ def _notes(lossy: np.ndarray, unk_tokens: np.ndarray, uniform: np.ndarray, vocab
     notes = []
     if unknown := int(unk_tokens.sum()):
         notes.append(
-            f"{unknown:,} tokens in {(unk_tokens > 0).sum():,} of {len(lossy):,} stories are unknown to the tokenizer "
-            f"and hide text from the model: its bits per byte are too low."
+            f"{unknown:,} tokens in {(unk_tokens > 0).sum():,} of {len(lossy):,} stories are unknown to the "
+            f"tokenizer, so the model does not see all text: its bits per byte are too low."
         )
     if changed := int((lossy & (unk_tokens == 0)).sum()):
         notes.append(

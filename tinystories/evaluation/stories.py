@@ -36,7 +36,7 @@ def held_out_stories(
             recipes.setdefault((*_source(recipe), recipe.max_validation_stories), (path, recipe))
     if len(recipes) > 1:
         named = " and ".join(f"{path} ({recipe.corpus})" for path, recipe in list(recipes.values())[:2])
-        raise UserError(f"{named} have different held-out stories; name the stories to evaluate on with --corpus.")
+        raise UserError(f"{named} have different held-out stories; specify the stories to evaluate on with --corpus.")
     path, recipe = next(iter(recipes.values()), ("", Recipe()))
     most = smaller(recipe.max_validation_stories, limit)
     try:
@@ -44,7 +44,7 @@ def held_out_stories(
     except UserError as error:
         reason = str(error).rstrip(".")
         raise UserError(
-            f"The held-out stories of {path} cannot be loaded: {reason}. Name others with --corpus."
+            f"The held-out stories of {path} cannot be loaded: {reason}. Specify others with --corpus."
         ) from None
     return found.name, found.validation["text"][:]
 
@@ -87,7 +87,7 @@ class TrainingStories:
             return self._corpus, self._texts
         recipe = run_recipe(path)
         if recipe is None:
-            raise UserError("it has no recipe.yaml that names its training stories")
+            raise UserError("it has no recipe.yaml, so its training stories are unknown")
         source = recipe.corpus
         if source != "sample" and not Path(source).expanduser().exists() and not glob.has_magic(source):
             raise UserError(f"its training stories ({source}) are not on this machine")

@@ -377,11 +377,11 @@ KINDS: dict[str, ErrorKind] = {
     "article_deleted": ErrorKind(article_deleted, "an article is missing"),
     "article_swapped": ErrorKind(article_swapped, '"a" becomes "an", or "an" becomes "a"'),
     "article_doubled": ErrorKind(article_doubled, "an article is repeated"),
-    "article_moved": ErrorKind(article_moved, "an article stands after its adjective or its noun"),
-    "subject_verb_agreement": ErrorKind(subject_verb_agreement, "a verb has the form of the other number"),
+    "article_moved": ErrorKind(article_moved, "an article is placed after its adjective or noun"),
+    "subject_verb_agreement": ErrorKind(subject_verb_agreement, "a verb does not agree with its subject in number"),
     "tense": ErrorKind(tense, 'a verb has a form that its auxiliary, its "to" or its subject does not allow'),
     "pronoun_gender": ErrorKind(
-        pronoun_gender, "a pronoun has the other gender than everyone before", needs_context=True
+        pronoun_gender, "a pronoun has a different gender from everyone mentioned before", needs_context=True
     ),
-    "word_order": ErrorKind(word_order, "two neighbouring words in a fixed order are swapped"),
+    "word_order": ErrorKind(word_order, "two adjacent words whose order is fixed are swapped"),
 }

@@ -73,7 +73,7 @@ def make_pairs(
     for kind in kinds:
         if kind not in KINDS:
             near = difflib.get_close_matches(kind, KINDS, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(KINDS)}."
+            hint = f"did you mean {near[0]}?" if near else f"the kinds are {', '.join(KINDS)}."
             raise UserError(f"There is no kind of pair called {kind!r}; {hint}")
     if per_kind < 1:
         raise UserError(f"per_kind must be at least 1, but is {per_kind}.")
@@ -180,7 +180,9 @@ def check_pairs_file(path: str | Path) -> Path:
     if path.is_dir():
         raise UserError(f"{path} is a folder.")
     if path.exists() and not path.read_text("utf-8", errors="replace").startswith(starts[path.suffix]):
-        raise UserError(f"{path} is not a file of minimal pairs and is left as it is; choose another file.")
+        raise UserError(
+            f"{path} exists and is not a file of minimal pairs, so it is not overwritten; choose another file."
+        )
     return path
 
 

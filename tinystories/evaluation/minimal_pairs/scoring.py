@@ -115,11 +115,11 @@ def _encode_after_context(
         shared = len(os.path.commonprefix([head, ids]))
         excess = max(0, len(start) + len(ids) - limit) if limit else 0
         if excess and shared - excess < (0 if start else 1):
-            raise UserError(f"A text is longer than the model's {limit} positions: {text[:60]!r}")
+            raise UserError(f"A text is longer than the model's context of {limit} tokens: {text[:60]!r}")
         sequences.append(start + ids[excess:])
         first.append(max(1, len(start) + shared - excess))
         if first[-1] >= len(sequences[-1]):
-            raise UserError(f"There is nothing to score in the text {text[:60]!r}.")
+            raise UserError(f"The text {text[:60]!r} has no tokens to score.")
     return sequences, first
 
 
@@ -141,7 +141,8 @@ def score_pairs(
         for pair in pairs:
             if not pair.context and pair.good.split()[:1] != pair.bad.split()[:1]:
                 raise UserError(
-                    f"This tokenizer has no start token, so a pair must share its first word: {pair.good!r}"
+                    f"This tokenizer has no start token, so both sentences of a pair must share their first word: "
+                    f"{pair.good!r}"
                 )
     texts = [text for pair in pairs for text in (pair.good, pair.bad)]
     contexts = [pair.context for pair in pairs for _ in range(2)]

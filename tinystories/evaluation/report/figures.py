@@ -49,10 +49,10 @@ FIGURES = (
         "Rate of countable singular nouns (“dog”, “ball”) without an article or another determiner.",
         percent,
     ),
-    Figure("wrong_a_or_an", "Wrong “a” or “an”", "Rate of “a” and “an” that should be the other.", percent),
-    Figure("articles_per_100_words", "Articles per 100 words", "Best near the rate of the real stories.", number),
+    Figure("wrong_a_or_an", "Wrong “a” or “an”", "Rate of “a” that should be “an”, or the reverse.", percent),
+    Figure("articles_per_100_words", "Articles per 100 words", "Best when close to the rate of real stories.", number),
     Figure("finished", "EOS rate", "Rate of stories that end with EOS within the token limit.", percent, None),
-    Figure("mean_words", "Words per story", "Without the prompt.", number),
+    Figure("mean_words", "Words per story", "Excluding the prompt.", number),
     Figure(
         "repeated_4grams",
         "Repeated 4-grams",
@@ -70,15 +70,15 @@ FIGURES = (
     Figure(
         "distinct_2",
         "Distinct 2-grams",
-        "Rate of distinct word pairs over all stories. Far below the real stories, the stories are all alike; far "
-        "above, their words have no order.",
+        "Rate of distinct word pairs over all stories. Far below real stories: the stories are all alike. Far above: "
+        "their words are in random order.",
         percent,
         "same_length",
     ),
     Figure(
         "outside_vocabulary",
         "Unknown words",
-        "Rate of words that occur in no training story and no prompt. Most of them are made up.",
+        "Rate of words that occur in no training story and no prompt. Most of them are not real words.",
         percent,
         "same_length",
     ),

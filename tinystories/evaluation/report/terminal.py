@@ -30,8 +30,8 @@ def terminal_table(report: dict) -> str:
     blocks.append(_columns([head, *rows]))
     blocks.append(
         "pairs: accuracy on minimal pairs, mean over kinds (chance is 50 %).\n"
-        f"omitted, a/an, repeated, EOS: omitted articles, wrong a or an, repeated 4-grams and EOS rate of stories "
-        f"generated with {preset}."
+        f"omitted, a/an, repeated, EOS: rates of omitted articles, wrong a or an, repeated 4-grams and EOS in stories "
+        f"generated with the preset {preset}."
     )
     kinds = [kind for kind in KINDS if any(kind in model["minimal_pairs"] for model in report["models"])]
     if kinds:
