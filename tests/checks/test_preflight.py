@@ -129,7 +129,7 @@ def case(arguments: str, message: str, *marks):
         case("--accelerator_config none.json", "none.json"),
         case("--fsdp full_shard", "accelerate launch"),
         case("--ddp_backend gloo", "accelerate launch"),
-        case("--resume_from_checkpoint no/such/folder", "no/such/folder is not a checkpoint folder"),
+        case("--resume_from_checkpoint no/such/folder", "no/such/folder is not a checkpoint"),
     ],
 )
 def test_a_setting_that_would_fail_is_refused_before_any_work(

@@ -251,4 +251,4 @@ def test_a_file_instead_of_a_model_gets_the_next_step(verb, tiny_run, tmp_path):
         line = next(line for line in result.stderr.splitlines() if name in line)
         assert all(word in line for word in expected), line
     result = tinystories(verb, tiny_run / "model.safetensors", *arguments, cwd=tmp_path)
-    assert f"give its folder, {tiny_run}" in result.stderr
+    assert f"specify its folder, {tiny_run}" in result.stderr

@@ -193,7 +193,7 @@ def test_mistakes_are_one_line(tiny_run, tmp_path, capsys, monkeypatch):
 
     llama = ("--engine", "llama.cpp")
     assert "choose transformers or llama.cpp" in refused(tiny_run, "Lily", "--engine", "vllm")
-    assert "go with --engine llama.cpp" in refused(tiny_run, "Lily", "--dtype", "f16")
+    assert "--engine llama.cpp" in refused(tiny_run, "Lily", "--dtype", "f16")
     assert "no preset 'loud'" in refused(tiny_run, "Lily", *llama, "--preset", "loud")
     there = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "xllamacpp" else there(name))

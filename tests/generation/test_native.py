@@ -631,7 +631,7 @@ def test_remote_code_that_computes_something_else_is_detected(caplog):
     model.model.layers[0].mlp.__class__ = TinyLlamaMLP
     modes = [module.training for module in model.train().modules()]
     use_native_decoding(model)
-    assert type(model) is TinyLlamaForCausalLM and "does not give this model's logits" in caplog.text
+    assert type(model) is TinyLlamaForCausalLM and "does not reproduce this model's logits" in caplog.text
     assert [module.training for module in model.modules()] == modes
 
 

@@ -137,8 +137,8 @@ def test_a_relative_cache_folder_is_ignored(monkeypatch):
     ("compiler", "reason"),
     [
         ("", "there is no C compiler (cc, gcc or clang)"),
-        ("nowhere-cc", "there is no C compiler 'nowhere-cc', which CC names"),
-        ("false", "cannot compile the native step: exit status 1"),
+        ("nowhere-cc", "there is no C compiler 'nowhere-cc' (set by CC)"),
+        ("false", "cannot compile the native code: exit status 1"),
     ],
 )
 def test_the_reason_for_no_native_step_is_reported(compiler, reason, tmp_path, monkeypatch):

@@ -167,7 +167,7 @@ def test_a_pad_token_never_takes_the_id_of_a_word(stories, tiny_recipe, tmp_path
     vocabulary["Ġthe"] = len(vocabulary)
     tokenizer._tokenizer = type(tokenizer.backend_tokenizer).from_str(json.dumps(spec))
     tokenizer.save_pretrained(tmp_path / "tokenizer")
-    with pytest.raises(UserError, match="several tokens with one id"):
+    with pytest.raises(UserError, match="several tokens with the same id"):
         train(tiny_recipe(tokenizer=tmp_path / "tokenizer"))
 
 

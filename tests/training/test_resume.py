@@ -319,7 +319,7 @@ def test_a_checkpoint_without_a_manifest_counts(stopped_run):
 def test_resuming_past_a_broken_checkpoint(stopped_run, uninterrupted, capsys):
     damage_truncate(stopped_run / "checkpoint-44")
     train(recipe_for(stopped_run, resume_from_checkpoint="true"))
-    assert "checkpoint-44 cannot be used, model.safetensors has" in capsys.readouterr().out
+    assert "checkpoint-44 cannot be used: model.safetensors has" in capsys.readouterr().out
     assert differing(stopped_run, uninterrupted) == []
     assert checkpoints.fault(stopped_run / "checkpoint-44") is None
 
@@ -330,13 +330,13 @@ def test_no_complete_checkpoint_is_one_line(stopped_run):
     with pytest.raises(UserError, match="no checkpoint to resume from.*checkpoint-44 cannot be used") as error:
         train(recipe_for(stopped_run, resume_from_checkpoint="true"))
     assert "\n" not in str(error.value)
-    with pytest.raises(UserError, match="checkpoint-36 is not a checkpoint folder.*no trainer_state.json"):
+    with pytest.raises(UserError, match="checkpoint-36 is not a checkpoint.*no trainer_state.json"):
         train(recipe_for(stopped_run, resume_from_checkpoint=stopped_run / "checkpoint-36"))
 
 
 def test_another_model_is_refused_before_anything_is_written(stopped_run):
     before = (stopped_run / "recipe.yaml").read_text()
-    with pytest.raises(UserError, match="`num_hidden_layers` 2, but the recipe says 3"):
+    with pytest.raises(UserError, match="`num_hidden_layers` 2, but the recipe has 3"):
         train(recipe_for(stopped_run, resume_from_checkpoint="true", num_hidden_layers=3))
     assert (stopped_run / "recipe.yaml").read_text() == before
 
@@ -344,7 +344,7 @@ def test_another_model_is_refused_before_anything_is_written(stopped_run):
 def test_other_settings_are_reported(stopped_run, capsys):
     damage_truncate(stopped_run / "checkpoint-44")
     train(recipe_for(stopped_run, resume_from_checkpoint="true", max_grad_norm=0.5))
-    assert "note: the run began with another max_grad_norm" in capsys.readouterr().out
+    assert "note: the run started with different max_grad_norm" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -352,7 +352,7 @@ def test_other_settings_are_reported(stopped_run, capsys):
 )
 def test_changes_to_what_a_resumed_run_keeps_are_refused(stopped_run, change):
     before = (stopped_run / "recipe.yaml").read_text()
-    with pytest.raises(UserError, match=f"A resumed run keeps its {next(iter(change))}"):
+    with pytest.raises(UserError, match=f"A resumed run cannot change {next(iter(change))}"):
         train(recipe_for(stopped_run, resume_from_checkpoint="true", **change))
     assert (stopped_run / "recipe.yaml").read_text() == before
 

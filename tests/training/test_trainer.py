@@ -211,7 +211,7 @@ def test_stable_is_stable():
 def test_wrong_settings_are_refused_before_any_work():
     for overrides, message in (
         ({"lr_scheduler_type": "linear", "lr_scheduler_kwargs": "{num_decay_steps: 3}"}, "linear has no setting"),
-        ({"lr_scheduler_kwargs": "{min_lr: 1.0}"}, "minimum must lie between"),
+        ({"lr_scheduler_kwargs": "{min_lr: 1.0}"}, "minimum must be between"),
         ({"lr_scheduler_type": "warmup_stable_decay", "lr_scheduler_kwargs": "{decay_type: x}"}, "decay_type"),
         ({"lr_scheduler_type": "cosin"}, "trainer"),
         ({"learning_rate": "-1"}, "`trainer.learning_rate` is -1"),
@@ -223,7 +223,7 @@ def test_wrong_settings_are_refused_before_any_work():
         ({"max_steps": "-1", "num_train_epochs": "0"}, "num_train_epochs"),
         ({"prompts": "[1, 2]"}, "`--prompts` must be list of str"),
         ({"label_smoothing_factor": "-0.1"}, "`trainer.label_smoothing_factor` is -0.1"),
-        ({"label_smoothing_factor": "0.1", "article_loss_weight": "1.5"}, "leave one out"),
+        ({"label_smoothing_factor": "0.1", "article_loss_weight": "1.5"}, "leave out one of them"),
         ({"lr_scheduler_kwargs": "{min_lr: half}"}, "min_lr must be a finite number, but is 'half'"),
         ({"lr_scheduler_kwargs": "{min_lr_rate: .nan}"}, "min_lr_rate must be a finite number, but is nan"),
         ({"lr_scheduler_kwargs": "{min_lr: null}"}, "min_lr must be a finite number, but is None"),

@@ -218,7 +218,7 @@ def test_checkpoints_of_an_earlier_run_are_kept_or_removed(tiny_run, tiny_recipe
         train(tiny_recipe(output_dir=earlier))
     with pytest.raises(UserError, match="has no checkpoint to resume from"):
         train(tiny_recipe(output_dir=tmp_path / "empty", resume_from_checkpoint="true"))
-    with pytest.raises(UserError, match="is not a checkpoint folder"):
+    with pytest.raises(UserError, match="is not a checkpoint"):
         train(tiny_recipe(output_dir=tmp_path / "empty", resume_from_checkpoint=str(tmp_path)))
     kept = sorted(earlier.rglob("*"))
     for mistake in ({"hidden_size": 65}, {"preset": "wild"}, {"corpus": "none.txt"}, {"tokenizer": "none/none"}):
@@ -232,10 +232,10 @@ def test_checkpoints_of_an_earlier_run_are_kept_or_removed(tiny_run, tiny_recipe
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        ({"hidden_size": 65}, "`model` section does not work: `hidden_size` \\(65\\)"),
+        ({"hidden_size": 65}, "`model` section of the recipe is invalid: `hidden_size` \\(65\\)"),
         ({"preset": "wild"}, "no preset 'wild'; there are balanced"),
         ({"bf16": "sometimes"}, "`--bf16` must be bool or auto"),
-        ({"optim": "sgdd"}, "`trainer` section does not work"),
+        ({"optim": "sgdd"}, "`trainer` section of the recipe is invalid"),
         ({"corpus": "no/such/file.txt"}, "no/such/file.txt"),
         ({"tokenizer": "no/such/tokenizer"}, "There is no folder no/such/tokenizer"),
     ],

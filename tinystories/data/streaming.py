@@ -63,7 +63,7 @@ class PackedStream(torch.utils.data.IterableDataset):
 
     def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
         if torch.utils.data.get_worker_info() is not None:
-            raise UserError("A stream is read in the training process itself: set `dataloader_num_workers` to 0.")
+            raise UserError("`streaming` reads stories in the training process: set `dataloader_num_workers` to 0.")
         skip = self._skip
         self._begun.clear()
         blocks = self._blocks()

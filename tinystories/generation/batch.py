@@ -128,7 +128,7 @@ def generate_stories(
             )
         max_new_tokens = resolve_max_new_tokens(context, longest, max_new_tokens)
     elif max_new_tokens is None:
-        raise UserError("This model's config has no context length: give `max_new_tokens`.")
+        raise UserError("This model's config has no context length: set `max_new_tokens`.")
     config = preset_config(preset, tokenizer, max_new_tokens)
     ends = eos_token_ids(model, tokenizer)
     config.eos_token_id = ends or None

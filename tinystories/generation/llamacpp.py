@@ -163,7 +163,7 @@ def require_packages() -> None:
     missing = [name for name in ("xllamacpp", "gguf") if importlib.util.find_spec(name) is None]
     if missing:
         raise UserError(
-            f"llama.cpp needs {' and '.join(missing)}, which is not installed: pip install "
+            f"The llama.cpp engine needs {' and '.join(missing)}, which is not installed: pip install "
             f"'tinyllama-stories[llamacpp]'."
         )
 

@@ -61,7 +61,7 @@ class SamplingSettings:
 def check_preset(preset: str) -> None:
     """Raises `UserError` for an unknown preset."""
     if preset not in (*PRESETS, GREEDY):
-        raise UserError(f"There is no preset {preset!r}; there are {', '.join(PRESETS)} and {GREEDY}.")
+        raise UserError(f"There is no preset {preset!r}; the presets are {', '.join(PRESETS)} and {GREEDY}.")
 
 
 def check_sampling(preset: str | None, sampling: Mapping[str, float]) -> None:
@@ -84,8 +84,8 @@ def check_dtype(dtype: str | None) -> None:
     """Raises `UserError` for weights other than "int8", or None for those of the checkpoint."""
     if dtype not in (None, "int8"):
         raise UserError(
-            f"--dtype {dtype} is not supported: use int8 or leave it out. {', '.join(GGUF_DTYPES)} go with "
-            f"--engine llama.cpp of `tinystories generate`."
+            f"--dtype {dtype} is not supported: use int8 or leave it out. {', '.join(GGUF_DTYPES)} need `tinystories "
+            f"generate --engine llama.cpp`."
         )
 
 
@@ -104,7 +104,7 @@ def resolve_max_new_tokens(context: int, prompt_tokens: int, max_new_tokens: int
         return remaining
     if not 1 <= max_new_tokens <= remaining:
         raise UserError(
-            f"max_new_tokens must be at least 1 and at most {remaining} (the context is {context} tokens and the "
-            f"prompt takes {prompt_tokens}), but is {max_new_tokens}."
+            f"max_new_tokens must be from 1 to {remaining} (the context has {context} tokens, of which the prompt "
+            f"takes {prompt_tokens}), but is {max_new_tokens}."
         )
     return max_new_tokens

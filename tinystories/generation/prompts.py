@@ -37,7 +37,7 @@ def open_prompt(
     if not ids and begin is not None:
         ids = [begin]
     if not ids:
-        raise UserError("An empty prompt has no tokens with this tokenizer: give the prompt at least one word.")
+        raise UserError("With this tokenizer, an empty prompt has no tokens: the prompt needs at least one word.")
     return ids
 
 

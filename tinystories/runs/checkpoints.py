@@ -43,7 +43,7 @@ def seal(checkpoint: Path) -> None:
 def fault(checkpoint: Path) -> str | None:
     """Why training cannot go on from this folder, or None."""
     if not checkpoint.is_dir():
-        return "there is no such folder"
+        return "the folder does not exist"
     try:
         state = json.loads((checkpoint / STATE).read_text("utf-8"))
     except FileNotFoundError:
@@ -68,9 +68,9 @@ def _differs_from_manifest(checkpoint: Path) -> str | None:
                 return f"{name} has {path.stat().st_size:,} bytes instead of {expected['bytes']:,}"
             with path.open("rb") as file:
                 if hashlib.file_digest(file, "sha256").hexdigest() != expected["sha256"]:
-                    return f"{name} is not what was written"
+                    return f"the checksum of {name} is wrong"
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        return f"its {MANIFEST} cannot be followed: {first_line(error)}"
+        return f"its {MANIFEST} is invalid: {first_line(error)}"
     return None
 
 
@@ -93,7 +93,7 @@ def _damaged_file(checkpoint: Path) -> str | None:
         "schedule": ("scheduler.pt",),
     }.items():
         if not any(path for name in names for path in checkpoint.glob(name)):
-            return f"it holds no {kind}"
+            return f"it has no {kind}"
     return None
 
 

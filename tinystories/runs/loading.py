@@ -38,7 +38,7 @@ def load_model(path: str, dtype: str | None = None) -> tuple[PreTrainedModel, Pr
         try:
             return require_native_decoding(model.eval(), dtype), tokenizer
         except UserError as reason:
-            raise UserError(f"--dtype int8 cannot be had: {reason}.") from None
+            raise UserError(f"--dtype int8 is not available: {reason}.") from None
     return model.to(_device()).eval(), tokenizer  # type: ignore[arg-type]
 
 
@@ -58,7 +58,7 @@ def load_tokenizer(path: str, *, as_saved: bool = False) -> PreTrainedTokenizerB
     except (OSError, ValueError) as error:
         where = f"The tokenizer in {path} cannot be loaded"
         if not Path(path).exists():
-            where = f"There is no folder {path}, and no tokenizer of that name can be had from the Hub"
+            where = f"There is no folder {path}, and no tokenizer of that name can be loaded from the Hub"
         raise UserError(f"{where}: {first_line(error)}.") from None
     if not as_saved:
         keep_prompts_open(tokenizer)

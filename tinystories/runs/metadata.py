@@ -92,9 +92,9 @@ def _json(path: Path) -> dict:
     try:
         content = json.loads(path.read_text("utf-8"))
         if not isinstance(content, dict):
-            raise ValueError("it is no mapping")
+            raise ValueError("it is not a mapping")
     except (OSError, ValueError) as error:
-        raise UserError(f"{path} is damaged ({first_line(error)}): delete it, or write it again.") from None
+        raise UserError(f"{path} is damaged ({first_line(error)}): delete it, or create it again.") from None
     return content
 
 
@@ -105,7 +105,7 @@ def _read_recipe(metadata: RunMetadata, run: Path) -> None:
     try:
         recipe = load_recipe(path)
     except UserError as error:
-        metadata.notes.append(f"recipe.yaml is passed over: {error}")
+        metadata.notes.append(f"recipe.yaml is ignored: {error}")
         return
     metadata.recipe = {**recipe.trainer, **{k: v for k, v in vars(recipe).items() if k not in ("model", "trainer")}}
     source = recipe.corpus
@@ -163,9 +163,11 @@ def _read_report(metadata: RunMetadata, run: Path) -> None:
         return
     weights = max(file.stat().st_mtime for file in run.glob("*.safetensors"))
     if len(found) > 1 or found[0].get("parameters", metadata.parameters) != metadata.parameters:
-        metadata.notes.append("report.json is of another model, so its figures are left out; evaluate again.")
+        metadata.notes.append("report.json is from another model, so its figures are omitted; evaluate the run again.")
     elif path.stat().st_mtime < weights - 1:
-        metadata.notes.append("report.json is older than the weights, so its figures are left out; evaluate again.")
+        metadata.notes.append(
+            "report.json is older than the weights, so its figures are omitted; evaluate the run again."
+        )
     else:
         entry, corpus = found[0], report.get("corpus") or {}
         metadata.results = {**entry, "on": corpus.get("name"), "stories": corpus.get("stories")}

@@ -22,7 +22,7 @@ def require_run(path: str) -> None:
     if not there.exists() and (path.count("/") != 1 or there.parts[0] in ("runs", ".", "..", "~", "/")):
         raise UserError(f"There is no run folder {path}; `make quickstart` makes runs/quickstart.")
     if there.is_dir() and not (there / "config.json").exists():
-        raise UserError(f"{path} is not a run folder: it has no config.json. Give the folder that training wrote.")
+        raise UserError(f"{path} is not a run folder: it has no config.json. Specify the folder that training wrote.")
 
 
 def refuse_file(path: str | Path) -> None:
@@ -36,23 +36,23 @@ def refuse_file(path: str | Path) -> None:
         return
     kind = path.suffix.lower()
     if (path.parent / "config.json").is_file() and kind in (".bin", ".safetensors", ".json"):
-        raise UserError(f"{path} is one file of a model: give its folder, {path.parent}.")
+        raise UserError(f"{path} is one file of a model: specify its folder, {path.parent}.")
     if kind == ".gguf":
         what = (
-            f"is a GGUF file, which llama.cpp runs (llama-cli -m {path}): give the run folder that it was exported "
-            f"from, with --engine llama.cpp of `tinystories generate` for the same model in llama.cpp"
+            f"is a GGUF file for llama.cpp (llama-cli -m {path}): specify the run folder that it was exported from; "
+            f"`tinystories generate --engine llama.cpp` runs the model in llama.cpp"
         )
     elif kind == ".onnx":
-        what = "is an ONNX graph, which ONNX Runtime runs: give the run folder that it was exported from"
+        what = "is an ONNX file for ONNX Runtime: specify the run folder that it was exported from"
     elif kind in (".pth", ".pt", ".bin"):
-        what = f"has to be imported first: tinystories import {path} FOLDER, and then give FOLDER"
+        what = f"has to be imported first, with tinystories import {path} FOLDER; then specify FOLDER"
     elif kind == ".safetensors":
         what = (
-            "holds weights and no configuration: give the folder of the model, with its config.json, or import a "
-            "model of another architecture first: tinystories import MODEL_FOLDER FOLDER"
+            "contains weights without a configuration: specify a model folder with a config.json, or first import a "
+            "model of another architecture with tinystories import MODEL_FOLDER FOLDER"
         )
     else:
-        what = "is a file: give the run folder that training wrote"
+        what = "is a file: specify the run folder that training wrote"
     raise UserError(f"{path} {what}.")
 
 

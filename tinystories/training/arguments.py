@@ -78,12 +78,12 @@ RULES: dict[str, Rule] = {
     "max_steps": (lambda value: value == -1 or value >= 1, "at least 1, or -1 to train for `num_train_epochs`"),
     "dataloader_prefetch_factor": _AT_LEAST_ONE,
     "lr_scheduler_kwargs": (lambda value: isinstance(value, dict), "a mapping, such as '{min_lr_rate: 0.1}'"),
-    "label_names": (lambda value: value == ["labels"], "[labels], as the packed rows have it"),
+    "label_names": (lambda value: value == ["labels"], "[labels], the name that packed rows use"),
     "debug": (lambda value: "tpu" not in str(value), "empty or underflow_overflow"),
     "include_for_metrics": (lambda value: {*value} <= {"inputs", "loss"}, "a list of inputs and loss"),
     "prediction_loss_only": (lambda value: not value, "false (bits per byte need the loss of each token)"),
     "use_liger_kernel": (lambda value: not value, "false (Liger has no kernels for this model)"),
-    "hub_token": (lambda value: False, "left out, since a recipe is published: use `hf auth login`"),
+    "hub_token": (lambda value: False, "left out, because recipes are published: use `hf auth login`"),
 }
 
 
@@ -114,7 +114,7 @@ def training_arguments(recipe: Recipe) -> TrainingArguments:
         settings["max_steps"] = STEPS_WITHOUT_END
         if fractions := [name for name in ("eval_steps", "save_steps", "logging_steps") if 0 < settings[name] < 1]:
             names = ", ".join(fractions)
-            raise UserError(f"With `max_minutes` the number of steps is not known: give {names} in steps.")
+            raise UserError(f"With `max_minutes`, the number of steps is not known in advance: set {names} in steps.")
     arguments = _build(settings, recipe)
     _check_arguments(arguments, recipe)
     # Both refuse what they do not know.
@@ -152,7 +152,7 @@ def user_errors(section: str) -> Iterator[None]:
         # The text of a KeyError or AttributeError is only a name.
         plain = isinstance(error, (ValueError, TypeError, ImportError, RuntimeError, OSError))
         name = "" if plain else f"{type(error).__name__}: "
-        raise UserError(f"The recipe's `{section}` section does not work: {name}{first_line(error)}.") from None
+        raise UserError(f"The `{section}` section of the recipe is invalid: {name}{first_line(error)}.") from None
 
 
 def _check_settings(settings: dict[str, Any], recipe: Recipe) -> None:
@@ -171,11 +171,13 @@ def _check_settings(settings: dict[str, Any], recipe: Recipe) -> None:
         if value is not None and not allowed(value):
             raise UserError(f"`trainer.{name}` is {value!r}, but must be {text}.")
     if not str(settings["output_dir"] or "").strip():
-        raise UserError("`trainer.output_dir` is empty: give the folder for the run.")
+        raise UserError("`trainer.output_dir` is empty: set it to the run folder.")
     if settings.get("label_smoothing_factor") and recipe.article_loss_weight != 1:
-        raise UserError("`label_smoothing_factor` and `article_loss_weight` both change the loss: leave one out.")
+        raise UserError(
+            "`label_smoothing_factor` and `article_loss_weight` both change the loss: leave out one of them."
+        )
     if recipe.streaming and settings.get("dataloader_num_workers"):
-        raise UserError("A stream is read in the training process itself: set `dataloader_num_workers` to 0.")
+        raise UserError("`streaming` reads stories in the training process: set `dataloader_num_workers` to 0.")
     if settings["eval_strategy"] == "no" and recipe.trainer.get("load_best_model_at_end"):
         raise UserError("`load_best_model_at_end` needs evaluations: set `eval_strategy` to steps or epoch.")
     if settings.get("deepspeed") and find_spec("deepspeed") is None:
@@ -202,10 +204,10 @@ def _check_arguments(arguments: TrainingArguments, recipe: Recipe) -> None:
     """Refuse contradictions in the arguments as transformers has completed them."""
     evaluates, metric, steps = arguments.eval_strategy != "no", arguments.metric_for_best_model, arguments.max_steps
     if evaluates and metric is not None and metric.removeprefix("eval_") not in METRICS:
-        raise UserError(f"`trainer.metric_for_best_model` cannot be {metric}: evaluations give {', '.join(METRICS)}.")
+        raise UserError(f"`trainer.metric_for_best_model` cannot be {metric}: the metrics are {', '.join(METRICS)}.")
     if recipe.early_stopping_patience is not None and not (evaluates and arguments.load_best_model_at_end):
         raise UserError(
-            "`early_stopping_patience` needs evaluations with a checkpoint at each, and `load_best_model_at_end`."
+            "`early_stopping_patience` needs a checkpoint at each evaluation, and `load_best_model_at_end`."
         )
     if arguments.lr_scheduler_type == "polynomial" and 0 < steps <= arguments.get_warmup_steps(steps):
         raise UserError(f"`trainer.warmup_steps` must be below `max_steps` ({steps}) with a polynomial schedule.")

@@ -82,9 +82,9 @@ def build_trainer(
     batch = arguments.train_batch_size * arguments.world_size
     if arguments.dataloader_drop_last and isinstance(train_rows, PackedStories) and len(train_rows) < batch:
         raise UserError(
-            f"The stories fill {len(train_rows):,} rows, less than one batch of {batch:,}, which "
-            f"`dataloader_drop_last` drops: take a smaller --per_device_train_batch_size, or --dataloader_drop_last "
-            f"false."
+            f"The stories fill {len(train_rows):,} rows, less than one batch of {batch:,}, and "
+            f"`dataloader_drop_last` drops incomplete batches: use a smaller --per_device_train_batch_size, or "
+            f"--dataloader_drop_last false."
         )
     _require_metric(arguments, tokenizer, validation_rows)
     with user_errors("trainer"):
@@ -184,23 +184,23 @@ def _complete_special_tokens(tokenizer: PreTrainedTokenizerBase, name: str) -> N
     """Add the special tokens that training needs; many tokenizers, such as GPT-2's, have none for padding."""
     if tokenizer.eos_token_id is None:
         raise UserError(
-            f"The tokenizer {name} has no eos_token, which ends a story: set one and save the tokenizer again, or "
-            f"make one with `tinystories tokenizer`."
+            f"The tokenizer {name} has no eos_token to end stories: set one and save the tokenizer again, or train a "
+            f"tokenizer with `tinystories tokenizer`."
         )
     if tokenizer.bos_token_id is None:
         tokenizer.bos_token = tokenizer.eos_token
-        print(f"note: the tokenizer {name} has no bos_token; stories begin with its {tokenizer.eos_token}.")
+        print(f"note: the tokenizer {name} has no bos_token; stories begin with its eos_token {tokenizer.eos_token}.")
     if tokenizer.pad_token_id in (None, tokenizer.eos_token_id, tokenizer.bos_token_id):
         # If padding were EOS, too, either padding would be trained on or EOS would not.
         missing = tokenizer.pad_token_id is None
         tokenizer.add_special_tokens({"pad_token": PAD})
-        print(f"note: the tokenizer {name} has no pad_token{'' if missing else ' of its own'}; {PAD} was added.")
+        print(f"note: the tokenizer {name} has no {'' if missing else 'separate '}pad_token; {PAD} was added.")
     ids = tokenizer.get_vocab()
     if len(set(ids.values())) < len(ids):
         # `tokenizers` gives a new token the vocabulary size as its id, which is taken where ids have gaps.
         raise UserError(
-            f"The tokenizer {name} has several tokens with one id: give it a pad_token with an id of its own, or "
-            f"number its tokens without gaps."
+            f"The tokenizer {name} has several tokens with the same id: add a pad_token with a unique id, or number "
+            f"its tokens without gaps."
         )
 
 
@@ -217,17 +217,17 @@ def summary(trainer: StoryTrainer, corpus: Corpus) -> str:
     batch = rows_per_step(arguments)
     last = model.config.vocab_size - 1
     if isinstance(train_rows, PackedStream):
-        stories, tokens = "a stream of stories", "a stream in rows"
+        stories, tokens = "streamed stories", "streamed in rows"
     else:
         stories, tokens = f"{len(corpus.train):,} stories", f"{train_rows.tokens:,} in {len(train_rows):,} rows"
     return "\n".join(
         (
-            f"corpus      {corpus.name}: {stories} to train on, {len(corpus.validation):,} held out",
+            f"corpus      {corpus.name}: {stories} for training, {len(corpus.validation):,} for validation",
             f"tokens      {tokens} of {train_rows.length} ({train_rows.padding:.2%} padding), "
             f"{validation_rows.bytes / validation_rows.scored:.2f} bytes per token",
             f"vocabulary  {len(tokenizer):,}" + (f", ids up to {last:,}" if last >= len(tokenizer) else ""),
             f"model       {model.num_parameters():,} parameters",
-            f"batch       {batch} rows, {round(batch * train_rows.tokens_per_row):,} tokens",
+            f"batch       {batch} rows, about {round(batch * train_rows.tokens_per_row):,} tokens",
             f"precision   {_precision(arguments)} on {arguments.device}",
         )
     )

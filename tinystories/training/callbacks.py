@@ -42,7 +42,7 @@ def replaced_if_possible(path: Path) -> Iterator[Path]:
     except OSError as error:
         if path not in _unwritable:
             _unwritable.add(path)
-            print(f"{path} cannot be written, and training goes on: {first_line(error)}.", file=sys.stderr)
+            print(f"{path} cannot be written; training continues: {first_line(error)}.", file=sys.stderr)
 
 
 class TrainingProgressCallback(ProgressCallback):

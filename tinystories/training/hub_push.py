@@ -77,5 +77,5 @@ class CheckpointPushTrainer(Trainer):
                 self._finish_current_push()
         pushed = super().push_to_hub(*args, **kwargs)
         if self._failed:
-            raise RuntimeError(f"{', '.join(folder.name for folder in self._failed)} did not reach the Hub")
+            raise RuntimeError(f"{', '.join(folder.name for folder in self._failed)} could not be pushed")
         return pushed

@@ -75,7 +75,9 @@ def lr_lambda(
     settings = _checked(kind, args.lr_scheduler_kwargs or {})  # type: ignore[arg-type]
     min_rate = settings.get("min_lr_rate", settings.get("min_lr", 0.0) / args.learning_rate)
     if not 0 <= min_rate <= 1:
-        raise UserError(f"`lr_scheduler_kwargs`: the minimum must lie between 0 and the rate, {args.learning_rate}.")
+        raise UserError(
+            f"`lr_scheduler_kwargs`: the minimum must be between 0 and the learning rate, {args.learning_rate}."
+        )
     if warmup_steps is None:
         warmup_steps = min(args.get_warmup_steps(total_steps), total_steps)
     decay_steps, decay = total_steps - warmup_steps, "linear" if kind == "linear" else "cosine"
@@ -107,7 +109,7 @@ def timed_lr_lambda(args: TrainingArguments, limit: TimeLimitCallback) -> Callab
     by_instant = lr_lambda(args, INSTANTS, warmup_steps=0 if warmup_steps >= 1 else None)
     if by_instant is None:
         kind = getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type)
-        raise UserError(f"`max_minutes` has no schedule {kind}; it has {', '.join(KINDS)}.")
+        raise UserError(f"`max_minutes` does not support the schedule {kind}; it supports {', '.join(KINDS)}.")
 
     def factor(step: int) -> float:
         warmup = min(1.0, (step + 1) / warmup_steps) if warmup_steps >= 1 else 1.0
@@ -119,8 +121,8 @@ def timed_lr_lambda(args: TrainingArguments, limit: TimeLimitCallback) -> Callab
 def _checked(kind: str, settings: dict) -> dict:
     if unknown := settings.keys() - KINDS[kind]:
         raise UserError(
-            f"`lr_scheduler_kwargs`: {kind} has no setting {', '.join(sorted(unknown))} (it has: "
-            f"{', '.join(sorted(KINDS[kind])) or 'none'}); --lr_scheduler_kwargs '{{}}' empties them."
+            f"`lr_scheduler_kwargs`: {kind} has no setting {', '.join(sorted(unknown))} (its settings: "
+            f"{', '.join(sorted(KINDS[kind])) or 'none'}); --lr_scheduler_kwargs '{{}}' resets them."
         )
     for name, value in settings.items():
         is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)

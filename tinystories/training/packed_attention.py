@@ -78,9 +78,9 @@ def _unsupported_setting(config: PreTrainedConfig, device: torch.device) -> str 
     if device.type == "cuda":
         head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         if head_dim % 8 or head_dim > 256:
-            return f"flash attention does not support heads of {head_dim}"
+            return f"flash attention does not support a head size of {head_dim}"
         if not _has_flash_attention(device):
-            return "this GPU or this torch has no flash attention"
+            return "this GPU or this version of torch has no flash attention"
     elif device.type != "cpu":
         return f"there is no kernel for {device.type}"
     return None

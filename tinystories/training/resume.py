@@ -39,24 +39,24 @@ def checkpoint_to_resume(arguments: TrainingArguments, recipe: Recipe) -> Path |
         exists = checkpoints.find_checkpoints(output_dir) or (output_dir / "model.safetensors").exists()
         if exists and not recipe.overwrite_output_dir:
             raise UserError(
-                f"{output_dir} holds checkpoints of an earlier run, or its model: resume it with "
-                f"--resume_from_checkpoint, choose another --output_dir, or start again with --overwrite_output_dir."
+                f"{output_dir} contains checkpoints or the model of an earlier run: resume it with "
+                f"--resume_from_checkpoint, choose another --output_dir, or start over with --overwrite_output_dir."
             )
         return None
     if asked == "true":
         checkpoint, reasons = checkpoints.last_whole_checkpoint(output_dir)
-        unusable = "; ".join(f"{folder.name} cannot be used, {reason}" for folder, reason in reasons.items())
+        unusable = "; ".join(f"{folder.name} cannot be used: {reason}" for folder, reason in reasons.items())
         if checkpoint is None:
             raise UserError(
                 f"{output_dir} has no checkpoint to resume from{f' ({unusable})' if unusable else ''}; leave out "
-                f"--resume_from_checkpoint{', with --overwrite_output_dir,' if unusable else ''} to begin."
+                f"--resume_from_checkpoint{' and use --overwrite_output_dir' if unusable else ''} to start a new run."
             )
         if unusable and arguments.process_index == 0:
             print(f"note: {unusable}; resuming from {checkpoint.name}.")
     else:
         checkpoint = Path(asked)
         if reason := checkpoints.fault(checkpoint):
-            raise UserError(f"{checkpoint} is not a checkpoint folder to resume from: {reason}.")
+            raise UserError(f"{checkpoint} is not a checkpoint to resume from: {reason}.")
     if arguments.process_index == 0:
         _compare_recipes(checkpoint.parent / "recipe.yaml", recipe)
     return checkpoint
@@ -72,8 +72,8 @@ def require_same_model(checkpoint: Path, config: TinyLlamaConfig) -> None:
     for name in SHAPE:
         if getattr(saved, name) != getattr(config, name):
             raise UserError(
-                f"{checkpoint} holds a model with `{name}` {getattr(saved, name)}, but the recipe says "
-                f"{getattr(config, name)}: use the recipe of its run, {checkpoint.parent / 'recipe.yaml'}."
+                f"{checkpoint} contains a model with `{name}` {getattr(saved, name)}, but the recipe has "
+                f"{getattr(config, name)}: use the recipe of that run, {checkpoint.parent / 'recipe.yaml'}."
             )
 
 
@@ -87,11 +87,13 @@ def _compare_recipes(path: Path, recipe: Recipe) -> None:
     changed = [name for name in {**old, **new} if old.get(name) != new.get(name)]
     if kept := [name for name in changed if name in FIXED]:
         raise UserError(
-            f"A resumed run keeps its {', '.join(kept)}: leave that as {path} has it, or begin a new run with another "
+            f"A resumed run cannot change {', '.join(kept)}: use the value in {path}, or start a new run with another "
             f"--output_dir."
         )
     if others := [name for name in changed if name not in WITHOUT_EFFECT]:
-        print(f"note: the run began with another {', '.join(others)}, so its result is not that of an unchanged run.")
+        print(
+            f"note: the run started with different {', '.join(others)}; its result will differ from an unchanged run."
+        )
 
 
 def _flat(recipe: Recipe) -> dict:

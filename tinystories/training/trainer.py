@@ -314,7 +314,9 @@ class StoryTrainer(CheckpointPushTrainer):
         if self.ema is not None:
             path = Path(resume_from_checkpoint) / TRAINING_WEIGHTS
             if not path.is_file():
-                raise UserError(f"{resume_from_checkpoint} is of a run without `ema_decay`, which must begin with it.")
+                raise UserError(
+                    f"{resume_from_checkpoint} is from a run without `ema_decay`, which cannot be added when resuming."
+                )
             self.ema.begin(self.model)
             self.model.load_state_dict(safetensors.torch.load_file(path), strict=False)
 
@@ -323,8 +325,8 @@ class StoryTrainer(CheckpointPushTrainer):
             super()._load_optimizer_and_scheduler(checkpoint)
         except (KeyError, ValueError) as error:
             raise UserError(
-                f"The optimizer state in {checkpoint} is not of this recipe's optimizer ({first_line(error)}): resume "
-                f"with the recipe of the run."
+                f"The optimizer state in {checkpoint} does not match the optimizer of this recipe "
+                f"({first_line(error)}): resume with the recipe of the run."
             ) from None
         scheduler = self.lr_scheduler
         if checkpoint is None or not isinstance(scheduler, LambdaLR):
@@ -334,8 +336,8 @@ class StoryTrainer(CheckpointPushTrainer):
         if now > before * (1 + 1e-6) and before < base:
             raise UserError(
                 f"Resuming from {checkpoint} with these settings would raise the learning rate again, from "
-                f"{before:.2e} to {now:.2e}: keep the number of steps and the schedule of the run, or begin a new one "
-                f"(only constant and warmup_stable_decay can be lengthened, before their decay)."
+                f"{before:.2e} to {now:.2e}: keep the number of steps and the schedule of the run, or start a new run "
+                f"(only constant and warmup_stable_decay can be extended, and only before their decay)."
             )
 
     def _load_best_model(self) -> None:
@@ -376,7 +378,7 @@ class StoryTrainer(CheckpointPushTrainer):
     def _last_checkpoint(self) -> str:
         last, _ = checkpoints.last_whole_checkpoint(Path(self._get_output_dir(trial=None)))
         if last is None:
-            return "No checkpoint was written before that."
+            return "No checkpoint had been written yet."
         return f"The last complete checkpoint is {last}; --resume_from_checkpoint resumes from it."
 
 

@@ -54,7 +54,7 @@ def library() -> ctypes.CDLL:
 
 def _found_or_built() -> ctypes.CDLL:
     if os.name != "posix":
-        raise UserError(f"there is no native step for {platform.system()}")
+        raise UserError(f"native decoding does not support {platform.system()}")
     folder = _cache_folder() / _key()
     with suppress(OSError):
         if found := _load(folder):
@@ -68,7 +68,7 @@ def _found_or_built() -> ctypes.CDLL:
         with tempfile.TemporaryDirectory(prefix="tinystories-") as alone:
             return _build(compiler, Path(alone))
     except OSError as error:
-        raise UserError(f"the native step cannot be loaded: {first_line(error)}") from None
+        raise UserError(f"the native code cannot be loaded: {first_line(error)}") from None
 
 
 def _compiler() -> list[str]:
@@ -77,7 +77,7 @@ def _compiler() -> list[str]:
         command = shlex.split(given)
         if command and shutil.which(command[0]):
             return [shutil.which(command[0]), *command[1:]]
-        raise UserError(f"there is no C compiler {given!r}, which CC names")
+        raise UserError(f"there is no C compiler {given!r} (set by CC)")
     for name in ("cc", "gcc", "clang"):
         if path := shutil.which(name):
             return [path]
@@ -129,7 +129,7 @@ def _build(compiler: list[str], folder: Path) -> ctypes.CDLL:
             if status == 0:
                 break
         else:
-            raise UserError(f"{compiler[0]} cannot compile the native step: {message or f'exit status {status}'}")
+            raise UserError(f"{compiler[0]} cannot compile the native code: {message or f'exit status {status}'}")
         digest = Path(workplace) / "step.sha256"
         digest.write_text(hashlib.sha256(file.read_bytes()).hexdigest(), encoding="ascii")
         built = _open(file)

@@ -77,11 +77,11 @@ def unsupported_reason(model: nn.Module, weights: str = "float32") -> str | None
         if parameter.dtype != torch.float32:
             return f"the model's weights are {str(parameter.dtype).removeprefix('torch.')}, not float32"
         if not parameter.is_contiguous():
-            return "the model's weights do not lie in order in memory"
+            return "the model's weights are not contiguous in memory"
     if getattr(model, "hf_quantizer", None) is not None:
         return "the model is quantized already"
     if len(inner.layers) != model.config.num_hidden_layers:
-        return "some of the model's layers are not in use"
+        return "some of the model's layers are not used"
     for module in model.modules():
         if module is not model and is_wrapped(vars(module)):
             return f"a {type(module).__name__} in the model has hooks"
@@ -195,7 +195,7 @@ def _prove(model: PreTrainedModel, plan: "_Plan") -> None:
     cache = DynamicCache(config=model.config)
     parts = [plan.run(part, None, None, cache, 0) for part in (ids[:, :3], ids[:, 3:])]
     if any(part is None for part in parts):
-        raise UserError("the native step does not fit the cache that this model has")
+        raise UserError("native decoding does not support this model's cache")
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
@@ -206,7 +206,7 @@ def _prove(model: PreTrainedModel, plan: "_Plan") -> None:
             module.training = training
     closeness = 1e-3 * (1 + theirs.abs().max().nan_to_num().item())
     if not torch.allclose(torch.cat(parts, dim=1), theirs, rtol=0, atol=closeness, equal_nan=True):
-        raise UserError("the native step does not give this model's logits")
+        raise UserError("native decoding does not reproduce this model's logits")
 
 
 class _Plan:
