@@ -166,7 +166,7 @@ def test_spellings_of_a_size(size):
 
 @pytest.mark.parametrize("size", ["tiny", "25", "24mm", "m", "2.4"])
 def test_an_unknown_size_is_refused(size):
-    with pytest.raises(UserError, match=f"no `size` {size}; there are 1m"):
+    with pytest.raises(UserError, match=f"no `size` {size}; the sizes are 1m"):
         build_recipe({}, {"size": size})
 
 

@@ -360,7 +360,7 @@ def test_text_of_any_arrow_type_is_text(write, texts, tmp_path):
     sink = io.BytesIO()
     pq.write_table(pa.table({"text": [["A"]], "n": [1]}), sink)
     with pytest.raises(
-        UserError, match="column text of .*a.parquet is of type list<.*--text-column; there are: text, n"
+        UserError, match="column text of .*a.parquet is of type list<.*--text-column .columns: text, n"
     ):
         texts(write("a.parquet", sink.getvalue()))
 

@@ -85,7 +85,9 @@ def test_without_the_package_one_line_says_what_to_install(load, monkeypatch):
 def test_metrics_are_found_by_name_in_the_repository_and_where_they_are_installed(monkeypatch, tmp_path):
     assert [Path(metric_path(name)) for name in METRICS] == [ROOT / "metrics" / name for name in METRICS]
     assert not [path for path in (ROOT / "metrics").rglob("*") if path.is_symlink()]
-    with pytest.raises(UserError, match="There is no metric 'bleu'; there are article_statistics, bits_per_byte,"):
+    with pytest.raises(
+        UserError, match="There is no metric 'bleu'; the metrics are article_statistics, bits_per_byte,"
+    ):
         metric_path("bleu")
 
     installed = tmp_path / "site-packages" / "tinystories"

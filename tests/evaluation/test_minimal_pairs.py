@@ -203,7 +203,7 @@ def test_rare_swaps_are_found_among_many_frequent_ones():
     ("arguments", "message"),
     [
         ({"kinds": ["article_delete"]}, "did you mean article_deleted"),
-        ({"kinds": ["spelling of words"]}, "there are article_deleted, "),
+        ({"kinds": ["spelling of words"]}, "the kinds are article_deleted, "),
         ({"per_kind": 0}, "per_kind must be at least 1"),
         ({"stories": "Then the dog ran."}, "stories are a single string"),
         ({"stories": ["Then the dog ran.", None]}, "Story 2 is NoneType"),

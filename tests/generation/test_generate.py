@@ -252,7 +252,7 @@ def test_mistakes_are_one_line(trained):
             generate_stories(model, tokenizer, prompts, preset=preset, progress=False, **options)
         assert "\n" not in str(caught.value)
 
-    refuses("no preset 'wild'; there are balanced, .*plain and greedy", preset="wild")
+    refuses("no preset 'wild'; the presets are balanced, .*plain and greedy", preset="wild")
     refuses("batch size must be at least 1", batch_size=0)
     refuses("must be from 1 to .*but is 0", max_new_tokens=0)
     refuses("at most 1?[0-9]+ .*but is 200", max_new_tokens=200)

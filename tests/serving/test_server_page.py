@@ -125,8 +125,8 @@ def test_stop(server, visit):
         expect(page.locator("#write")).to_have_text("Stop")
         expect(page.locator("#story")).to_have_text(re.compile(f"{PROMPT}.+", re.DOTALL))
         stop()
-        expect(page.locator("#write")).to_have_text("Write the story")
-        assert page.inner_text("#status") == "stopped"
+        expect(page.locator("#write")).to_have_text("Generate a story")
+        assert page.inner_text("#status") == "Stopped."
         server.until(lambda report: report["running"] == 0, seconds=0.5)
         assert story(page).startswith(PROMPT)
     expect(page.locator("#copy")).to_be_enabled()
@@ -168,7 +168,7 @@ def test_post_processing_and_copying(server, visit):
     text = story(page)
     assert text.startswith("Once there was ")
     page.click("#copy")
-    expect(page.locator("#status")).to_have_text("copied")
+    expect(page.locator("#status")).to_have_text("Copied.")
     assert page.evaluate("() => navigator.clipboard.readText()") == text
 
 
@@ -210,7 +210,7 @@ def test_the_page_can_do_nothing_else(server, visit, tiny_run):
     )
     assert page.evaluate("() => fetch('/health').then((answer) => answer.status)") == 200
     with running(tiny_run) as other:
-        assert page.evaluate("(url) => fetch(url).then(() => 'let through', () => 'stopped')", other.url) == "stopped"
+        assert page.evaluate("(url) => fetch(url).then(() => 'let through', () => 'stopped')", other.url) == "Stopped."
         page.evaluate(
             """(url) => {
                 const script = document.createElement("script");

@@ -510,7 +510,7 @@ def test_a_size_on_the_command_line_wins_over_the_shape_in_the_file():
         assert recipe.vocab_size == 10_000 and recipe.model["hidden_size"] == 256
         assert recipe.model["num_hidden_layers"] == 3, "what is said beside it wins over the size"
     assert build_recipe({"size": "3m", "vocab_size": 999}).vocab_size == 999
-    with pytest.raises(UserError, match="no `size` 2m; there are 1m, 3m"):
+    with pytest.raises(UserError, match="no `size` 2m; the sizes are 1m, 3m"):
         build_recipe({"size": "2m"})
 
 

@@ -233,7 +233,7 @@ def test_checkpoints_of_an_earlier_run_are_kept_or_removed(tiny_run, tiny_recipe
     ("overrides", "message"),
     [
         ({"hidden_size": 65}, "`model` section of the recipe is invalid: `hidden_size` \\(65\\)"),
-        ({"preset": "wild"}, "no preset 'wild'; there are balanced"),
+        ({"preset": "wild"}, "no preset 'wild'; the presets are balanced"),
         ({"bf16": "sometimes"}, "`--bf16` must be bool or auto"),
         ({"optim": "sgdd"}, "`trainer` section of the recipe is invalid"),
         ({"corpus": "no/such/file.txt"}, "no/such/file.txt"),

@@ -63,7 +63,7 @@ class ContinuousBatch:
         cache: Any = DynamicCache(config=self.model.config)
         self._forward(torch.zeros(1, 1, dtype=torch.long, device=self.model.device), past_key_values=cache)
         if any(type(layer) not in (DynamicLayer, PreallocatedCacheLayer) for layer in cache.layers):
-            raise UserError("The server does not support models whose cache keeps only part of a text.")
+            raise UserError("The server does not support models whose cache holds only part of the context.")
         return [layer.keys for layer in cache.layers]
 
     def _forward(self, ids: torch.Tensor, **arguments) -> torch.Tensor:
@@ -80,7 +80,7 @@ class ContinuousBatch:
             ValueError: for a token that is not in the model's vocabulary; on a GPU, it would end all completions.
         """
         if max(prompt_ids) >= self.model.config.get_text_config(decoder=True).vocab_size:
-            raise ValueError(f"The model has no token {max(prompt_ids)}: this is not its tokenizer.")
+            raise ValueError(f"The model has no token with the id {max(prompt_ids)}: this is not its tokenizer.")
         cache: Any = DynamicCache(config=self.model.config)
         ids = torch.tensor([prompt_ids], device=self.model.device)
         logits = self._forward(ids, past_key_values=cache, logits_to_keep=0 if all_logits else 1)[0]

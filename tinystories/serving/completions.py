@@ -131,7 +131,7 @@ def completions_router(model: ServedModel) -> APIRouter:
     def check_model(name: str) -> JSONResponse | None:
         if name in (model.name, model.settings.checkpoint):
             return None
-        message = f"There is no model {name!r} here; there is {model.name!r}."
+        message = f"There is no model {name!r}; this server has {model.name!r}."
         return error_response(404, message, field="model", code="model_not_found")
 
     @router.get("/models")
@@ -165,12 +165,12 @@ def completions_router(model: ServedModel) -> APIRouter:
 def _generation_requests(model: ServedModel, body: CompletionRequest) -> tuple[list[GenerationRequest], list[str]]:
     """A request for each choice, and the text of its prompt."""
     if body.stream_options and not body.stream:
-        raise InvalidInput("stream_options", "stream_options can be given only with stream.")
+        raise InvalidInput("stream_options", "stream_options can be set only with stream.")
     if body.max_tokens == 0 and not body.echo:
         raise InvalidInput("max_tokens", "max_tokens can be 0 only with echo.")
     prompts, n = body.prompts(), body.n or 1
     if len(prompts) * n > MAX_CHOICES:
-        raise InvalidInput("n", f"{len(prompts)} prompts with n = {n} are more than {MAX_CHOICES} choices.")
+        raise InvalidInput("n", f"{len(prompts)} prompts with n = {n} exceed the maximum of {MAX_CHOICES} choices.")
     seed = model.seed(body.seed)
     deadline, sampling = model.deadline(), body.sampling(model.default_sampling)
     stop = (body.stop,) if isinstance(body.stop, str) else tuple(body.stop or ())

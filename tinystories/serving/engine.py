@@ -186,7 +186,7 @@ class Engine:
     def check_ready(self) -> None:
         """Raises `ServiceUnavailable` unless the state is "ready"."""
         if self.state != "ready":
-            what = "is still loading" if self.state == "loading" else "accepts no new requests"
+            what = "is still loading" if self.state == "loading" else "no longer accepts requests"
             raise ServiceUnavailable(f"The model {what}.", retry_after=5)
 
     def cancel(self, state: RequestState) -> None:
@@ -224,7 +224,7 @@ class Engine:
             self._on_state()
             return
         if ignored := unsupported_settings(self.model.generation_config):
-            logger.warning("The server ignores these settings of generation_config.json: %s.", ", ".join(ignored))
+            logger.warning("These settings in generation_config.json are ignored: %s.", ", ".join(ignored))
         with self._changed:
             self.state = "ready" if self.state == "loading" else self.state
         self._on_state()
@@ -235,7 +235,7 @@ class Engine:
             try:
                 self._round()
             except Exception:
-                logger.exception("A generation step failed; the running completions end here.")
+                logger.exception("A generation step failed; the running completions are aborted.")
                 self._finish_all("error")
         self._finish_all("shutdown")
         while state := self._next_queued():
@@ -321,7 +321,7 @@ class Engine:
     def _append_token(self, state: RequestState, token: int | None, logits: torch.Tensor) -> str | None:
         request = state.request
         if token is None:
-            logger.error("The model's logits are NaN or infinite; the completion ends here.")
+            logger.error("The model's logits are NaN or infinite; the completion is aborted.")
             return "error"
         if token in self._eos:
             return "stop"

@@ -52,7 +52,9 @@ def parse_rate_limit(text: str) -> RateLimitItem | None:
     try:
         return parse(text)
     except ValueError:
-        raise UserError(f"--rate-limit takes a limit such as 60/minute or 2/second, or none, not {text!r}.") from None
+        raise UserError(
+            f"--rate-limit must be a limit such as 60/minute or 2/second, or none, not {text!r}."
+        ) from None
 
 
 class RateLimit:

@@ -53,8 +53,8 @@ def serve(settings: ServerSettings) -> None:
     if engine.error is not None:
         if isinstance(engine.error, (MemoryError, RuntimeError)) and "memory" in str(engine.error).lower():
             raise UserError(
-                f"There is not enough memory for the model and {settings.max_batch} completions at once: choose a "
-                f"smaller --max-batch."
+                f"There is not enough memory for the model and {settings.max_batch} concurrent completions: choose "
+                f"a smaller --max-batch."
             )
         raise engine.error
 
@@ -83,7 +83,7 @@ class Server(uvicorn.Server):
     def handle_exit(self, sig, frame) -> None:
         if not self.should_exit:
             count = self._engine.running + self._engine.queue_length
-            left = f": {count} completions have {self._drain_time:g} seconds to end" if count else ""
+            left = f": waiting up to {self._drain_time:g} seconds for {count} completions" if count else ""
             print(f"{signal.Signals(sig).name}{left}", flush=True)
         self._engine.drain(self._drain_time)
         super().handle_exit(sig, frame)
@@ -103,7 +103,7 @@ def load(settings: ServerSettings) -> tuple[PreTrainedModel, PreTrainedTokenizer
     entries = model.config.get_text_config(decoder=True).vocab_size
     if (needed := vocabulary_size(tokenizer)) > entries:
         raise UserError(
-            f"The tokenizer has {needed} entries, but the model's vocabulary has {entries}: they do not fit together."
+            f"The tokenizer has {needed} entries, but the model's vocabulary has {entries}: they do not match."
         )
     if settings.device not in (None, "auto"):
         try:
@@ -124,7 +124,7 @@ def _check_checkpoint(checkpoint: str) -> None:
     require_run(checkpoint)
     folder = Path(checkpoint)
     if folder.exists() and not any((folder / name).exists() for name in (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME)):
-        raise UserError(f"{checkpoint} has no weights as safetensors, and the server loads no other format.")
+        raise UserError(f"{checkpoint} has no weights in safetensors format, the only one that the server loads.")
 
 
 def _may_be_on_the_hub(name: str) -> bool:
@@ -152,11 +152,11 @@ def _listen(host: str, port: int) -> socket.socket:
         return socket.create_server((host, port), family=family, backlog=2048)
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
-            raise UserError(f"Port {port} at {host} is in use: choose another --port.") from None
+            raise UserError(f"Port {port} on {host} is in use: choose another --port.") from None
         if error.errno == errno.EACCES:
-            raise UserError(f"Port {port} needs root permissions: choose a --port above 1023.") from None
+            raise UserError(f"Port {port} needs root privileges: choose a --port above 1023.") from None
         reason = (error.strerror or str(error)).partition(" (while")[0]
-        raise UserError(f"Cannot listen at {host}: {reason}. Choose another --host.") from None
+        raise UserError(f"Cannot listen on {host}: {reason}. Choose another --host.") from None
 
 
 def _report(engine: Engine, server: uvicorn.Server) -> None:

@@ -24,7 +24,7 @@ from .stream import CompletionStream
 
 
 MAX_PROMPT = 2_048  # characters
-UNFINISHED = "The completion could not be generated to its end."
+UNFINISHED = "The completion could not be finished."
 # Line ends to str.splitlines, with which some clients split a stream, but not to server-sent events.
 LINE_ENDS = {ord(end): f"\\u{ord(end):04x}" for end in "\x85\u2028\u2029"}
 
@@ -75,7 +75,9 @@ class ServedModel:
         """The text of a prompt of tokens. Raises `InvalidInput` for one that is not in the model's vocabulary."""
         entries = self.engine.model.config.get_text_config(decoder=True).vocab_size
         if max(prompt_ids) >= entries:
-            raise InvalidInput("prompt", f"There is no token {max(prompt_ids)}; the vocabulary has {entries}.")
+            raise InvalidInput(
+                "prompt", f"There is no token with the id {max(prompt_ids)}; the vocabulary has {entries} entries."
+            )
         return decode(self.tokenizer, prompt_ids)
 
     def max_tokens(self, prompt_ids: list[int], requested: int | None, default: int) -> int:
@@ -98,7 +100,8 @@ class ServedModel:
         if requested is not None and requested > remaining:
             raise InvalidInput(
                 "max_tokens",
-                f"The context is {context} tokens and the prompt takes {used}: max_tokens can be at most {remaining}.",
+                f"The context has {context} tokens, of which the prompt takes {used}: max_tokens can be at most "
+                f"{remaining}.",
                 maximum=remaining,
             )
         return min(default, remaining) if requested is None else requested

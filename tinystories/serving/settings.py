@@ -47,13 +47,13 @@ class ServerSettings:
                 raise UserError(f"--{name.replace('_', '-')} must be above 0 and finite, but is {value}.")
         for origin in self.cors_origins:
             if origin != "*" and not re.fullmatch(r"https?://[^/?#\s]+", origin):
-                raise UserError(f"--cors-origin takes an origin such as https://example.org, not {origin!r}.")
+                raise UserError(f"--cors-origin must be an origin such as https://example.org, not {origin!r}.")
         for proxy in self.trusted_proxies:
             try:
                 ipaddress.ip_network(proxy)
             except ValueError:
                 raise UserError(
-                    f"--trusted-proxy takes an address or a network such as 10.0.0.0/8, not {proxy!r}."
+                    f"--trusted-proxy must be an address or a network such as 10.0.0.0/8, not {proxy!r}."
                 ) from None
 
 
@@ -75,9 +75,7 @@ def read_settings(options: Mapping, environment: Mapping[str, str] = os.environ)
         if values.get(name):
             values[name] = expand_user(values[name])
     if "checkpoint" not in values:
-        raise UserError(
-            "There is no model to serve: give its run folder (tinystories serve RUN), or set CHECKPOINT_PATH."
-        )
+        raise UserError("No model was specified: pass its run folder (tinystories serve RUN), or set CHECKPOINT_PATH.")
     try:
         values["port"] = int(values.get("port", ServerSettings.port))
     except ValueError:
