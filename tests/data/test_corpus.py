@@ -214,7 +214,11 @@ LOSSES = {
         {"a.txt": txt(STORIES).decode().encode("utf-16")[:-1]},
         "a.txt cannot be read as text: .*truncated",
     ),
-    "mark in lines": ({"a.txt": b"A<|endoftext|>B"}, r"a.txt holds <\|endoftext\|>.* --split", {"text_split": "line"}),
+    "mark in lines": (
+        {"a.txt": b"A<|endoftext|>B"},
+        r"a.txt contains <\|endoftext\|>.* --split",
+        {"text_split": "line"},
+    ),
     "marker missing": ({"a.txt": b"A\n###\nB"}, r"a.txt has no \*\*\* in the 7 characters", {"text_split": "***"}),
     "file too long": ({"a.txt": b"A\n" * 600_000}, "more than 1,000,000 characters", {"text_split": "file"}),
     "line too long": ({"a.txt": b"A" * 1_100_000}, "more than 1,000,000 characters", {"text_split": "line"}),
@@ -695,7 +699,7 @@ def test_a_test_split_is_unused_if_there_is_a_validation_split(write, load, tmp_
         write(f"in/{split}.txt", txt([*stories, ""]))
     found = load(tmp_path / "in")
     assert (found.train["text"][:], found.validation["text"][:]) == (["A."], ["B."])
-    assert "left unused: test.txt" in caplog.text
+    assert "not used: test.txt" in caplog.text
 
 
 def test_validation_can_be_another_source(write, load):
@@ -750,7 +754,7 @@ def test_a_second_load_reads_the_cache(write, load, tmp_path):
 
 BAD = {
     "missing file": ({}, "nowhere.txt", "no file or folder .*nowhere.txt"),
-    "missing folder": ({}, "nowhere", "no file or folder .*nowhere .*owner/name"),
+    "missing folder": ({}, "nowhere", "no file or folder .*nowhere.*owner/name"),
     "empty file": ({"a.txt": b""}, "a.txt", "a.txt is empty"),
     "empty file among others": ({"in/a.csv": b"text\nx\n", "in/b.csv": b""}, "in", "b.csv is empty"),
     "empty folder": ({"in/.keep": b""}, "in", r"in contains no files that end in .txt, .md, .json"),

@@ -371,7 +371,7 @@ def test_texts_that_cannot_be_scored_are_refused(stories):
         "no texts": lambda: score_pairs(model, tokenizer, [], progress=False),
         "no tokens to score": lambda: text_log_likelihoods(model, tokenizer, [""], progress=False),
         "batch_size": lambda: text_log_likelihoods(model, tokenizer, ["a b"], batch_size=0, progress=False),
-        "do not belong together": lambda: text_log_likelihoods(tiny_model(vocab_size=50), tokenizer, ["She ran."]),
+        "do not match": lambda: text_log_likelihoods(tiny_model(vocab_size=50), tokenizer, ["She ran."]),
     }.items():
         with pytest.raises(UserError, match=message):
             call()

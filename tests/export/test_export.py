@@ -219,7 +219,7 @@ def test_export_mistakes_are_one_line(run, tiny_run, tmp_path, capsys):
     assert "no run folder" in refused(tmp_path / "none", out)
     gpt2 = GPT2LMHeadModel(GPT2Config(vocab_size=600, n_embd=8, n_layer=1, n_head=1))
     assert "is a gpt2, not a tinyllama" in refused(run(gpt2), out)
-    assert "do not belong together" in refused(run(vocab_size=500), out)
+    assert "do not match" in refused(run(vocab_size=500), out)
     assert not out.exists()
     fails_with_one_line(tinystories("export", tiny_run, tiny_run), "exists already")
 

@@ -324,7 +324,7 @@ def test_mistakes_are_one_line(tiny_run, tmp_path, monkeypatch, capsys):
     assert "f32, f16, q8" in refused(tmp_path / "out", "--dtype", "q8_0")
     assert "exists already" in refused(tiny_run)
     monkeypatch.setattr(ours, "LARGEST_FILE", 1000)
-    assert "one ONNX file holds 2 GB" in refused(tmp_path / "out")
+    assert "limited to 2 GB" in refused(tmp_path / "out")
     monkeypatch.setattr(ours, "onnxruntime", None)
     assert "pip install 'tinyllama-stories[export]'" in refused(tmp_path / "out")
     assert not (tmp_path / "out").exists()

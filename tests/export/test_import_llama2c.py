@@ -515,7 +515,7 @@ def model_cases():
     yield "an infinite scale", patched(second, scale, "<f", math.inf), "embedding has a scale"
     yield "text", b"Once upon a time there was a girl. " * 40, "not a llama2.c model"
     yield "GGUF", b"GGUF" + bytes(200), "GGUF"
-    yield "safetensors", struct.pack("<Q", 2) + b"{}", "give the folder of the model"
+    yield "safetensors", struct.pack("<Q", 2) + b"{}", "specify the folder of the model"
 
 
 @pytest.mark.parametrize("content, words", [pytest.param(c, w, id=n) for n, c, w in model_cases()])

@@ -352,7 +352,7 @@ def test_file_with_code_is_refused_and_not_run(saved, tmp_path, tokenizer_folder
     path = saved(content | {"extra": Code(str(victim))})
     assert main(["import", str(path), str(tmp_path / "out"), "--tokenizer", str(tokenizer_folder)]) == 2
     said = capsys.readouterr().err.strip().splitlines()
-    assert len(said) == 1 and "could run any code" in said[0] and "Path" in said[0]
+    assert len(said) == 1 and "can run arbitrary code" in said[0] and "Path" in said[0]
     assert not victim.exists() and not (tmp_path / "out").exists()
     torch.load(path, weights_only=False)
     assert victim.exists(), "the control: loading it without care does run it"
@@ -502,7 +502,7 @@ def test_damaged_file_is_one_line(saved, tmp_path, tokenizer_folder):
 
 def test_plain_pickle_is_refused(tmp_path):
     torch.save(checkpoint(WikiMini(CONFIG)), tmp_path / "old.pth", _use_new_zipfile_serialization=False)
-    with pytest.raises(UserError, match="does not begin as a zip"):
+    with pytest.raises(UserError, match="is not a zip file"):
         load_wikimini(tmp_path / "old.pth")
 
 
@@ -539,7 +539,7 @@ def test_unusable_tokenizer_is_one_line(tokenizer_folder, saved, tmp_path):
         tmp_path: f"no tokenizer.json in {tmp_path}",
         tmp_path / "broken": "cannot be loaded",
         tmp_path / "padless.json": "has no pad_token",
-        tmp_path / "large.json": "do not belong together",
+        tmp_path / "large.json": "do not match",
         None: "--tokenizer",
     }.items():
         with pytest.raises(UserError, match=words) as caught:

@@ -73,14 +73,14 @@ def export_gguf(run: str | Path, out: str | Path, dtype: str = "f16") -> GgufExp
         UserError: if llama.cpp does not support the model or its tokenizer, or `out` exists.
     """
     if gguf is None:
-        raise UserError("GGUF export needs one more package: pip install 'tinyllama-stories[export]'")
+        raise UserError("GGUF export needs an additional package: pip install 'tinyllama-stories[export]'")
     out = Path(out)
     if dtype not in GGUF_DTYPES:
         raise UserError(f"GGUF export does not support {dtype!r}; choose one of {', '.join(GGUF_DTYPES)}.")
     if out.suffix != ".gguf":
         raise UserError(f"A GGUF export is one file: choose a name that ends in .gguf, such as {out}.gguf.")
     if out.exists():
-        raise UserError(f"{out} exists already: choose a new file name.")
+        raise UserError(f"{out} already exists: choose another file name.")
     with staged(out) as file:
         stock = file.parent / "stock"
         export_stock(run, stock)
@@ -199,7 +199,7 @@ def _write_tensors(writer: "gguf.GGUFWriter", model: PreTrainedModel, dtype: str
         with np.errstate(over="ignore", invalid="ignore"):
             data = gguf.quants.quantize(weight.float().contiguous().numpy(), quantization)
         if kind in ("F16", "Q8_0") and not np.isfinite(gguf.quants.dequantize(data, quantization)).all():
-            raise UserError(f"{name} has values too large for {kind.lower()}: choose --dtype bf16 or f32.")
+            raise UserError(f"{name} has values that are too large for {kind.lower()}: choose --dtype bf16 or f32.")
         writer.add_tensor(names.get_name(name, try_suffixes=(".weight",)), data, raw_dtype=quantization)
         kinds[name] = kind
     return kinds

@@ -37,7 +37,7 @@ def model_folder(path: str) -> Path:
             ) from None
     for name in ("config.json", "tokenizer.json"):
         if not (folder / name).is_file():
-            raise UserError(f"{path} is not a run folder: it has no {name}. Give the folder that training wrote.")
+            raise UserError(f"{path} is not a run folder: it has no {name}. Specify the folder that training wrote.")
     return folder
 
 
@@ -48,7 +48,7 @@ def cached_gguf(folder: Path, dtype: str) -> Path:
         UserError: for another dtype, or if the model cannot be exported.
     """
     if dtype not in GGUF_DTYPES:
-        raise UserError(f"llama.cpp does not support --dtype {dtype} here: use one of {', '.join(GGUF_DTYPES)}.")
+        raise UserError(f"--engine llama.cpp does not support --dtype {dtype}: use one of {', '.join(GGUF_DTYPES)}.")
     file = cached_assets_path("tinystories", namespace="gguf", subfolder=_digest(folder)[:16]) / f"{dtype}.gguf"
     if not file.is_file():
         from transformers.utils import logging

@@ -64,13 +64,13 @@ def to_vocabulary(tokenizer: PreTrainedTokenizerBase, size: int) -> Vocabulary:
     types = [gguf.TokenType.UNUSED] * size
     vocab = tokenizer.get_vocab()
     if max(vocab.values()) >= size:
-        raise _unsupported(f"it has the id {max(vocab.values()):,}, but the model only {size:,} tokens")
+        raise _unsupported(f"it has the id {max(vocab.values()):,}, but the model has only {size:,} tokens")
     for token, i in vocab.items():
         tokens[i], types[i] = token, gguf.TokenType.NORMAL
     for token in added:
         types[token["id"]] = gguf.TokenType.CONTROL if token["special"] else gguf.TokenType.USER_DEFINED
     if len(set(tokens)) < size:
-        raise _unsupported("one of its tokens has the name of an unused one, such as [PAD0]")
+        raise _unsupported("one of its tokens has a name reserved for unused tokens, such as [PAD0]")
     # tokenizers before 0.20 write "left right", later versions ["left", "right"].
     merges = [tuple(merge.split(" ")) if isinstance(merge, str) else tuple(merge) for merge in model["merges"]]
     if model.get("byte_fallback"):
@@ -126,7 +126,7 @@ def _adds_space_prefix(spec: dict[str, Any]) -> bool:
 
 
 def _unsupported(reason: str) -> UserError:
-    return UserError(f"llama.cpp cannot encode as this tokenizer does: {reason}.")
+    return UserError(f"llama.cpp cannot reproduce this tokenizer: {reason}.")
 
 
 def write_vocabulary(
@@ -175,8 +175,8 @@ def compare_tokens(file: Path, tokenizer: PreTrainedTokenizerBase) -> int:
     for text in texts:
         expected = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
         if written.encode(text, add_special_tokens=False).ids != expected:
-            raise UserError("The tokenizer in the GGUF file does not encode as that of the model, so nothing was "
-                            "written.")  # fmt: skip
+            raise UserError("The tokenizer in the GGUF file does not encode text as the model's does, so nothing was "
+            "written.")  # fmt: skip
     return len(texts)
 
 

@@ -134,23 +134,25 @@ def _reader(source: Path) -> Callable[[str | Path, str | Path | None], Source]:
         if not source.exists() and (source.is_absolute() or len(source.parts) != 2):
             raise UserError(f"There is no file or folder {source}.")
         if source.is_dir() and not (source / "config.json").exists():
-            raise UserError(f"{source} is not a model folder: it has no config.json. For a checkpoint, give its file.")
+            raise UserError(
+                f"{source} is not a model folder: it has no config.json. To import a checkpoint, specify its file."
+            )
         return _read_stock
     with source.open("rb") as file:
         start = file.read(9)
     if start.startswith(b"PK\x03\x04"):
         return _read_wikimini
     if start.startswith(b"GGUF"):
-        raise UserError(f"{source} is a GGUF file, which cannot be imported: give the model it was made from.")
+        raise UserError(f"{source} is a GGUF file, which cannot be imported: specify the model it was made from.")
     if start[8:9] == b"{" or source.suffix == ".safetensors":
-        raise UserError(f"{source} holds weights without a configuration: give the folder of the model.")
+        raise UserError(f"{source} contains weights without a configuration: specify the folder of the model.")
     return _read_llama2c
 
 
 def _read_wikimini(source: str | Path, tokenizer: str | Path | None) -> Source:
     beside = Path(source).parent / "tokenizer.json"
     if tokenizer is None and not beside.is_file():
-        raise UserError(f"There is no tokenizer.json beside {source}: give it, or its folder, with --tokenizer.")
+        raise UserError(f"There is no tokenizer.json next to {source}: specify it, or its folder, with --tokenizer.")
     model = load_wikimini(source)
     context = model.config.max_position_embeddings
     loaded = load_wikimini_tokenizer(tokenizer or beside, context)
@@ -190,16 +192,16 @@ def _llama2c_tokenizer(source: Path, header: Header, path: str | Path | None) ->
         return load_piece_tokenizer(path, *sizes)
     file, names = find_piece_tokenizer(folder, header.vocab_size)
     if file is None:
-        where = f"beside {source}" if path is None else f"in {folder}"
-        raise UserError(f"There is no {', '.join(names[:-1])} or {names[-1]} {where}: give the file of the tokenizer "
-                        f"with --tokenizer.")  # fmt: skip
+        where = f"next to {source}" if path is None else f"in {folder}"
+        raise UserError(f"There is no {', '.join(names[:-1])} or {names[-1]} {where}: specify the tokenizer file "
+        f"with --tokenizer.")  # fmt: skip
     tokenizer = load_piece_tokenizer(file, *sizes)
     other = alternative_to(file, header.vocab_size)
     if other is not None:
         trained_with = load_piece_tokenizer(other, *sizes)
         for story in sample_stories(STORIES_SCORED):
             if trained_with(story, verbose=False)["input_ids"] != tokenizer(story, verbose=False)["input_ids"]:
-                logger.warning("%s does not encode as %s does, which is used instead.", file.name, other.name)
+                logger.warning("%s does not encode text as %s does; the latter is used.", file.name, other.name)
                 return trained_with
     return tokenizer
 
@@ -241,7 +243,7 @@ def _stock_tokenizer(source: str | Path, stock: PreTrainedModel, path: Path | No
         raise UserError(f"There is no tokenizer {path}.")
     if path.suffix == ".json":
         if path.name != "tokenizer.json":
-            raise UserError(f"{path} is not named tokenizer.json: give the folder of the tokenizer.")
+            raise UserError(f"{path} is not named tokenizer.json: specify the folder of the tokenizer.")
         return load_tokenizer(str(path.parent))
     tokenizer = load_piece_tokenizer(path, stock.config.vocab_size, stock.config.max_position_embeddings)
     eos = stock.config.eos_token_id

@@ -82,7 +82,7 @@ def export_onnx(run: str | Path, out: str | Path, dtype: str = "f32") -> OnnxExp
         UserError: if the model cannot be exported, or `out` is not empty.
     """
     if onnxruntime is None:
-        raise UserError("ONNX export needs more packages: pip install 'tinyllama-stories[export]'")
+        raise UserError("ONNX export needs additional packages: pip install 'tinyllama-stories[export]'")
     out = Path(out)
     if dtype not in DTYPES:
         raise UserError(f"ONNX export does not support {dtype!r}; choose one of {', '.join(DTYPES)}.")
@@ -136,8 +136,8 @@ def _check_config(model: PreTrainedModel) -> None:
         )
     if 4 * model.num_parameters() >= LARGEST_FILE:
         raise UserError(
-            f"The model has {model.num_parameters():,} parameters, but one ONNX file holds 2 GB, fewer than "
-            f"{LARGEST_FILE // 4:,}."
+            f"The model has {model.num_parameters():,} parameters, but an ONNX file is limited to 2 GB, which is "
+            f"fewer than {LARGEST_FILE // 4:,} parameters."
         )
 
 

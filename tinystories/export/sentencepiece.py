@@ -87,7 +87,7 @@ def find_piece_tokenizer(folder: Path, vocab_size: int) -> tuple[Path | None, li
                 _read_proto(file)  # raises if it is damaged
             found = ", ".join(file.name for file in existing)
             raise UserError(
-                f"None of the tokenizers in {folder} ({found}) has the {vocab_size:,} pieces of the model: give "
+                f"None of the tokenizers in {folder} ({found}) has the {vocab_size:,} pieces of the model: specify "
                 f"another file with --tokenizer."
             )
         return next(iter(existing), None), [*names, "*.model"]
@@ -121,7 +121,7 @@ def load_sentencepiece(path: str | Path, vocab_size: int, model_max_length: int)
     pieces = [(piece.piece, piece.score, piece.type) for piece in proto.pieces]
     if len(pieces) > vocab_size:
         raise UserError(
-            f"{path} has {len(pieces):,} pieces, but the model {vocab_size:,} tokens: it belongs to another model."
+            f"{path} has {len(pieces):,} pieces, but the model has {vocab_size:,} tokens: it belongs to another model."
         )
     kind = type(proto.pieces[0])
     ids = _ids(path, [piece for piece, _, _ in pieces])
@@ -262,7 +262,7 @@ def _read_proto(path: Path) -> Any:
         from google.protobuf.message import DecodeError
     except ImportError:
         raise UserError(
-            f"{path} needs one more package to be read: pip install 'tinyllama-stories[import]' (protobuf)."
+            f"{path} needs an additional package to be read: pip install 'tinyllama-stories[import]' (protobuf)."
         ) from None
     proto = schema.ModelProto()
     try:
@@ -358,7 +358,7 @@ def _rules(table: bytes) -> list[normalizers.Normalizer]:
 
 
 def _unsupported(path: Path, reason: str) -> UserError:
-    return UserError(f"No tokenizer of transformers can encode as {path} does: {reason}.")
+    return UserError(f"No tokenizer of transformers can reproduce {path}: {reason}.")
 
 
 # --- llama2.c

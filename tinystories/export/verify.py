@@ -81,7 +81,7 @@ def check_vocabulary(tokenizer: PreTrainedTokenizerBase, vocab_size: int, path: 
     tokens = vocabulary_size(tokenizer)
     if tokens > vocab_size:
         raise UserError(
-            f"The tokenizer of {path} has {tokens:,} tokens and the model {vocab_size:,}: they do not belong together."
+            f"The tokenizer of {path} has {tokens:,} tokens but the model has {vocab_size:,}: they do not match."
         )
 
 
@@ -92,7 +92,7 @@ def check_out(out: Path) -> None:
         UserError: if it is not.
     """
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        raise UserError(f"{out} exists already: choose a folder that is new or empty.")
+        raise UserError(f"{out} already exists: choose a folder that is new or empty.")
 
 
 @contextmanager

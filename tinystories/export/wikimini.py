@@ -102,7 +102,7 @@ def load_wikimini_tokenizer(path: str | Path, model_max_length: int) -> PreTrain
     file = path / "tokenizer.json" if path.is_dir() else path
     if not file.is_file():
         where = f"in {path}" if path.is_dir() else f"at {path}"
-        raise UserError(f"There is no tokenizer.json {where}: give that file, or its folder.")
+        raise UserError(f"There is no tokenizer.json {where}: specify the file, or its folder.")
     try:
         backend = Tokenizer.from_file(str(file))
     except Exception as error:  # the library raises nothing more precise
@@ -163,8 +163,8 @@ def _read(path: Path) -> Any:
                 unsafe = ""
             if unsafe:
                 raise UserError(
-                    f"{path} asks for {unsafe} to be loaded, which could run any code, and is refused. If you "
-                    f"trust it, save only its `model_state_dict` and `config`, with plain values, to another file."
+                    f"{path} would load {unsafe}, which can run arbitrary code, so it is not loaded. If you trust "
+                    f"it, save only its `model_state_dict` and `config`, with plain values, to another file."
                 ) from None
             raise UserError(f"{path} cannot be loaded: {_plain(error)}.") from None
 
@@ -181,7 +181,7 @@ def _check_archive(path: Path) -> None:
         raise UserError(f"There is no file {path}.")
     with path.open("rb") as file:
         if file.read(4) != b"PK\x03\x04":
-            raise UserError(f"{path} is not a checkpoint of torch 1.6 or newer: it does not begin as a zip.")
+            raise UserError(f"{path} is not a checkpoint of torch 1.6 or newer: it is not a zip file.")
         file.seek(max(0, path.stat().st_size - 22))
         if file.read(4) != ZIP_END:
             raise UserError(f"{path} is damaged: it is truncated or has extra bytes.")
@@ -204,8 +204,8 @@ def _settings(path: Path, checkpoint: dict) -> dict:
     if not isinstance(config, dict):
         found = "no `config`" if config is None else f"a `config` that is a {type(config).__name__}, not a dictionary,"
         raise UserError(
-            f"{path} has {found} beside `model_state_dict`: save the settings of the model there, at least `n_heads`, "
-            f"which the weights do not contain."
+            f"{path} has {found} next to `model_state_dict`: save the settings of the model there, at least "
+            f"`n_heads`, which the weights do not contain."
         )
     return config
 
@@ -223,7 +223,7 @@ def _heads(path: Path, settings: dict, hidden_size: int, factor: float, state: d
     if len(fitting) != 1:
         raise UserError(
             f"{path} has no `n_heads` in its config, and the weights do not contain it: load it with torch.load, add "
-            f"the number of attention heads as `n_heads` beside `d_model` and save it again."
+            f"the number of attention heads as `n_heads` next to `d_model`, and save it again."
         )
     logger.warning("`n_heads` is missing in the config; %d is inferred from the rotary tables.", fitting[0])
     return fitting[0]
@@ -253,12 +253,12 @@ def _weights(path: Path, state: dict) -> dict[str, torch.Tensor]:
         if not isinstance(tensor, torch.Tensor) or tensor.layout != torch.strided or tensor.device.type != "cpu":
             raise UserError(f"{path}: {name} is not a plain tensor.")
         if not tensor.dtype.is_floating_point or tensor.dtype.itemsize < 2:
-            raise UserError(f"{path}: {name} is {str(tensor.dtype)[6:]}, and weights are floating-point numbers.")
+            raise UserError(f"{path}: {name} is {str(tensor.dtype)[6:]}, but weights must be floating-point numbers.")
         weights[name] = tensor
     # Strides of zero let a tensor claim more than is stored. The head may share the storage of the embedding.
     claimed = sum(tensor.nbytes for name, tensor in weights.items() if name != "lm_head.weight")
     if claimed > path.stat().st_size:
-        raise UserError(f"{path} claims {claimed:,} bytes of weights and is {path.stat().st_size:,} bytes long.")
+        raise UserError(f"{path} claims {claimed:,} bytes of weights, but is {path.stat().st_size:,} bytes long.")
     return weights
 
 
