@@ -213,15 +213,15 @@ def test_export_mistakes_are_one_line(run, tiny_run, tmp_path, capsys):
     said = refused(tiny_run, out, "--to", "llama")
     assert "rotates whole heads" in said and "0.5" in said and "leave out `--to llama`" in said
     assert "'gpt2'; choose one of llama, phi3" in refused(tiny_run, out, "--to", "gpt2")
-    assert "exists already" in refused(tiny_run, tiny_run)
-    assert "exists already" in refused(tiny_run, file)
+    assert "already exists" in refused(tiny_run, tiny_run)
+    assert "already exists" in refused(tiny_run, file)
     assert "cannot be written" in refused(tiny_run, file / "below")
     assert "no run folder" in refused(tmp_path / "none", out)
     gpt2 = GPT2LMHeadModel(GPT2Config(vocab_size=600, n_embd=8, n_layer=1, n_head=1))
     assert "is a gpt2, not a tinyllama" in refused(run(gpt2), out)
     assert "do not match" in refused(run(vocab_size=500), out)
     assert not out.exists()
-    fails_with_one_line(tinystories("export", tiny_run, tiny_run), "exists already")
+    fails_with_one_line(tinystories("export", tiny_run, tiny_run), "already exists")
 
 
 @pytest.mark.parametrize(

@@ -307,7 +307,7 @@ def test_mistakes_are_one_line(tiny_run, tmp_path, monkeypatch, capsys):
     for words in ("phi3", "q8_0", "tolerance 1e-05", "identical tokens in 201 stories", "rounding"):
         assert words in said
     assert main(command) == 2
-    assert "exists already" in capsys.readouterr().err.splitlines()[-1]
+    assert "already exists" in capsys.readouterr().err.splitlines()[-1]
     assert main(["export", str(tiny_run), str(tmp_path / "out"), "--dtype", "f16"]) == 2
     assert "--to gguf" in capsys.readouterr().err.splitlines()[-1]
     for out, dtype, words in (

@@ -322,7 +322,7 @@ def test_mistakes_are_one_line(tiny_run, tmp_path, monkeypatch, capsys):
         return capsys.readouterr().err.strip().splitlines()[-1]
 
     assert "f32, f16, q8" in refused(tmp_path / "out", "--dtype", "q8_0")
-    assert "exists already" in refused(tiny_run)
+    assert "already exists" in refused(tiny_run)
     monkeypatch.setattr(ours, "LARGEST_FILE", 1000)
     assert "limited to 2 GB" in refused(tmp_path / "out")
     monkeypatch.setattr(ours, "onnxruntime", None)

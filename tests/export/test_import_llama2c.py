@@ -586,7 +586,7 @@ def test_mistakes_on_the_command_line_are_one_line(source, tmp_path, capsys):
     model, full = source(), tmp_path / "full"
     full.mkdir()
     (full / "mine.txt").write_text("x")
-    assert "exists already" in refused(model, full)
+    assert "already exists" in refused(model, full)
     assert (full / "mine.txt").read_text() == "x"
     assert "There is no file or folder" in refused(tmp_path / "none.bin", tmp_path / "out")
     assert "no config.json" in refused(model.parent, tmp_path / "out")

@@ -304,7 +304,7 @@ def test_mistakes_on_the_command_line_are_one_line(folder, tokenizer, tmp_path, 
     assert "is a tinyllama; only" in refused(folder(tiny_model(vocab_size=VOCAB_SIZE)), out)
     assert "do not match" in refused(folder("llama", vocab_size=300), out)
     source = folder("llama")
-    assert "exists already" in refused(source, source)
+    assert "already exists" in refused(source, source)
     assert "There is no file or folder" in refused(tmp_path / "none", out)
     assert "specify the folder of the model" in refused(source / "model.safetensors", out)
     assert "no config.json" in refused(tmp_path, out)

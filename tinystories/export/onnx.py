@@ -109,7 +109,7 @@ def export_onnx(run: str | Path, out: str | Path, dtype: str = "f32") -> OnnxExp
             cost = _cost(model, tokenizer, _Session(file, model.config))
             if not cost <= ALLOWED_COST[dtype]:
                 raise UserError(
-                    f"As {dtype} the loss of the model on stories is {cost:.3f} nats per token higher (allowed: "
+                    f"In {dtype}, the loss of the model on stories is {cost:.3f} nats per token higher (allowed: "
                     f"{ALLOWED_COST[dtype]}), so nothing was written to {out}: choose --dtype f32."
                 )
         _finish_folder(folder, dtype, tokenizer)
