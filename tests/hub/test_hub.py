@@ -284,8 +284,8 @@ def test_the_card_says_what_was_measured(pushed, hub):
     for figure in (
         "0.825 (0.812 to 0.839)", "2.267", "9.65", "3.96", "93.4 % (90.9 % to 95.3 %) | 500", "3,613 held-out stories",
         "2,900,000 bytes", "3,355,443", "0:10:29", "16,054 stories", "`0123abcd4567`", "x86_64 CPU, 2 cores",
-        "bf16 autocast", "torch 2.13.0", "nouns without their article | 1.2 % (1.0 % to 2.0 %) | 1.1 %",
-        "CDLA-Sharing-1.0", "It said &lt;b&gt;hello&lt;/b&gt;.", "it rained and *(cut here)*", "| layers | 2 |",
+        "bf16 autocast", "torch 2.13.0", "omitted articles | 1.2 % (1.0 % to 2.0 %) | 1.1 %",
+        "CDLA-Sharing-1.0", "It said &lt;b&gt;hello&lt;/b&gt;.", "it rained and *(truncated)*", "| layers | 2 |",
     ):  # fmt: skip
         assert figure in text, figure
     assert "0.111" not in text  # of the other model in the report

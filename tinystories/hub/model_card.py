@@ -25,11 +25,11 @@ PERCENT, TENTH = "{:.1%}", "{:.1f}"
 GENERATION_METRICS = {
     "mean_words": ("words per story", TENTH),
     "finished": ("EOS rate", PERCENT),
-    "article_omission": ("nouns without their article", PERCENT),
+    "article_omission": ("omitted articles", PERCENT),
     "wrong_a_or_an": ("wrong a or an", PERCENT),
     "repeated_4grams": ("repeated 4-grams", PERCENT),
-    "outside_vocabulary": ("words outside the training vocabulary", PERCENT),
-    "longest_copied_run": ("longest copied run of words", TENTH),
+    "outside_vocabulary": ("words not in the training stories", PERCENT),
+    "longest_copied_run": ("longest copied sequence, in words", TENTH),
 }
 
 
@@ -106,7 +106,7 @@ def _format(form: str, value: Any, low: float | None = None, high: float | None 
 
 def _blockquote(sample: dict[str, Any]) -> str:
     text = html.escape(sample["text"].strip(), quote=False)
-    text += " *(cut here)*" if sample.get("ended") is False else ""
+    text += " *(truncated)*" if sample.get("ended") is False else ""
     return "\n".join(f"> {line}".rstrip() for line in text.splitlines())
 
 
@@ -171,12 +171,12 @@ def _training(metadata: RunMetadata) -> list[tuple[str, ...]]:
     stories = _format("{:,} stories", data.get("training_stories"))
     steps = _format("{:,}", known.get("steps"))
     if steps and metadata.results.get("step") not in (None, known["steps"]):
-        steps += f"; the weights are those of step {metadata.results['step']:,}, the best in validation"
+        steps += f"; the weights are from step {metadata.results['step']:,}, the best in validation"
     tokens, padded = known.get("tokens"), known.get("tokens_padded")
     return _known(
         (
             ("data", ", ".join(filter(None, (metadata.corpus, stories)))),
-            ("fingerprint of the data", _format("`{}`", data.get("fingerprint"))),
+            ("data fingerprint", _format("`{}`", data.get("fingerprint"))),
             ("tokens seen", _format("{:,}", tokens) or _format("{:,}, including padding", padded)),
             ("steps", steps),
             ("epochs", _format("{:.2f}", known.get("epochs"))),
