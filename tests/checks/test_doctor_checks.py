@@ -154,7 +154,7 @@ def test_overfitting_is_a_note_if_the_best_weights_were_kept(tmp_path):
     made = log(tmp_path, [*falling, *evaluations(1.0, 0.8, 0.7, 0.75, 0.8)])
     assert check_overfitting(made)[0].status == "error"
     kept = check_overfitting(made, best_is_kept=True)[0]
-    assert kept.status == "note" and "the weights here are those of the best step" in kept.evidence
+    assert kept.status == "note" and "these are the weights of the best step" in kept.evidence
 
 
 def test_how_a_run_ended_is_read_from_its_log(tmp_path):

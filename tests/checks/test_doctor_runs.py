@@ -140,7 +140,7 @@ def test_a_run_without_a_token_count_uses_run_json(recipe):
     (run / "trainer_state.json").write_text(json.dumps({**state, "num_input_tokens_seen": 0}))
     (run / "run.json").unlink()
     found = examined(run)["tokens seen"]
-    assert tokens_in(found) == pytest.approx(recorded, rel=0.1) and "if one process" in found.evidence
+    assert tokens_in(found) == pytest.approx(recorded, rel=0.1) and "a single process" in found.evidence
 
 
 def test_a_checkpoint_of_an_older_release_is_resumed_with_an_estimate(recipe, tmp_path):

@@ -102,7 +102,7 @@ def case(arguments: str, message: str, *marks):
         case("--eval_steps .nan", "`trainer.eval_steps` is nan"),
         case("--eval_steps 0", "`trainer.eval_steps` is 0.0"),
         case("--row_length 100000000", "`row_length` (100000000) must be at least `max_length` (128)"),
-        case("--hidden_size 10000000", "Take a smaller --size"),
+        case("--hidden_size 10000000", "Choose a smaller --size"),
         # schedules
         case(
             '--warmup_steps 0 --lr_scheduler_type polynomial --lr_scheduler_kwargs {"lr_end":1.0}',
@@ -305,7 +305,7 @@ def test_default_prompts_that_do_not_fit_are_left_out(tmp_path, capsys):
     content = {key: value for key, value in SHORT.items() if key != "prompts"}
     overrides = {"tokenizer": str(word_level(tmp_path)), "output_dir": str(tmp_path / "run")}
     run = train(build_recipe(content, overrides))
-    assert capsys.readouterr().out.count("so it is left out") == len(Recipe().prompts)
+    assert capsys.readouterr().out.count("so it is skipped") == len(Recipe().prompts)
     assert yaml.safe_load((run / "recipe.yaml").read_text("utf-8"))["prompts"] == []
 
 

@@ -54,7 +54,9 @@ def test_mistakes_with_generate_are_one_line(tiny_run, tmp_path):
     fails_with_one_line(tinystories("generate", tmp_path / "empty", PROMPT), "not a run folder", "config.json")
     fails_with_one_line(tinystories_process("generate", tiny_run, PROMPT, "--preset", "wild"), "wild", "conservative")
     fails_with_one_line(tinystories("generate", tiny_run, PROMPT, "--max-new-tokens", 0), "at least 1")
-    fails_with_one_line(tinystories_process("generate", tiny_run, PROMPT, "--max-new-tokens", 999), "at most")
+    fails_with_one_line(
+        tinystories_process("generate", tiny_run, PROMPT, "--max-new-tokens", 999), "must be from 1 to"
+    )
     fails_with_one_line(tinystories("generate", tiny_run, "again and " * 200), "shorten the prompt")
     fails_with_one_line(tinystories("generate", tiny_run, PROMPT, "--sed", 1), "--sed")
     missing = tinystories("train", ROOT / "configs" / "quickstart.yaml", "--tokenizer", "tok2", "--max_stories", 50,

@@ -33,7 +33,7 @@ def check_attention(trainer: Trainer, rows: Rows) -> Finding:
     if recorder.attention is None:
         implementation = active_implementation(trainer.model) if packs else trainer.model.config._attn_implementation
         return inconclusive(
-            f"no attention operator was seen in a forward pass (attn_implementation {implementation!r})"
+            f"no attention operator was observed in a forward pass (attn_implementation {implementation!r})"
         )
     name, arguments, results = recorder.attention
     if name in SOFTMAX:
@@ -43,11 +43,11 @@ def check_attention(trainer: Trainer, rows: Rows) -> Finding:
     if name in PER_DOCUMENT:
         kernel = kernel_name(query.device, query.dtype, query.shape[-1])
         documents = f"{len(rows.stories):,} documents in {len(rows.ids):,} rows of {rows.ids.shape[1]:,}"
-        return ok(f"story_varlen, {kernel}: each document by itself, without a mask ({documents}), {shape}")
+        return ok(f"story_varlen, {kernel}: each document separately, without a mask ({documents}), {shape}")
     evidence = f"{KERNELS.get(name, name)}, {_mask(arguments, rows)}, {shape}"
     if packs:
         default = "these rows have an attention_mask, or are float32 on a GPU"
-        evidence += f"; not document by document, because {unsupported_reason(trainer.model) or default}"
+        evidence += f"; not separately for each document, because {unsupported_reason(trainer.model) or default}"
     return ok(evidence)
 
 
@@ -61,9 +61,9 @@ def _without_kernel(trainer: Trainer, scores: Tensor) -> Finding:
     batch, heads, length, _ = scores.shape
     return note(
         f"no fused kernel: matrix products and a softmax over {heads} heads and rows of {length}{reason}; each layer "
-        f"holds scores of {size_in_words(scores.nbytes)} for {batch} rows, {_dtype(scores)}",
-        "A fused kernel is faster and holds no scores: use attn_implementation sdpa, no attention dropout, and on a "
-        "GPU bf16.",
+        f"stores attention scores of {size_in_words(scores.nbytes)} for {batch} rows, {_dtype(scores)}",
+        "A fused kernel is faster and stores no scores: use attn_implementation sdpa, no attention dropout, and bf16 "
+        "on a GPU.",
     )
 
 

@@ -8,10 +8,10 @@ from .batches import Rows
 from .findings import Finding, as_check, error, inconclusive, note, ok
 
 
-NO_EOS_ADVICE = "Give it one: without an end-of-text token a model cannot learn to stop."
+NO_EOS_ADVICE = "Set one: without an end-of-text token, a model cannot learn to stop."
 START_ADVICE = (
-    "Make the tokenizer add it in front of a prompt: a post-processor with `BOS $A` in tokenizer.json, and "
-    "add_bos_token true in tokenizer_config.json where that key is present."
+    "Make the tokenizer add it in front of prompts: use a post-processor with `BOS $A` in tokenizer.json, and "
+    "set add_bos_token to true in tokenizer_config.json if that key is present."
 )
 FEW_TOKENS = 2_000  # fewer may hold no end of a story
 
@@ -36,7 +36,9 @@ def check_labels(rows: list[Rows]) -> Finding:
     scored = sum(int((batch.labels != IGNORE_INDEX).sum()) for batch in rows)
     positions = sum(batch.labels.numel() for batch in rows)
     if not scored:
-        return error(f"all {positions:,} labels are -100, so nothing is trained", "Give labels equal to input_ids.")
+        return error(
+            f"all {positions:,} labels are -100, so there is nothing to learn", "Set labels equal to input_ids."
+        )
     offset = label_offset(rows)
     if offset == 0:
         return ok(f"equal to input_ids at all {scored:,} scored positions of {positions:,}")
@@ -46,7 +48,7 @@ def check_labels(rows: list[Rows]) -> Finding:
     same = sum(int(((b.labels == b.ids) & (b.labels != IGNORE_INDEX)).sum()) for b in rows)
     return error(
         f"{scored - same:,} of {scored:,} scored labels match neither input_ids nor the next two tokens",
-        "Give labels equal to input_ids, with -100 where no loss is wanted.",
+        "Set labels equal to input_ids, and to -100 where no loss is wanted.",
     )
 
 
@@ -80,7 +82,7 @@ def check_end_of_text(rows: list[Rows], eos: int | None) -> Finding:
         return error(
             f"never trained: it is in the inputs {present:,} times, but its labels are all -100 ({len(stories):,} "
             f"stories)",
-            "Keep its label; a collator removes it where pad_token and eos_token are the same.",
+            "Keep its label; a collator removes it if pad_token and eos_token are the same.",
         )
     if trained < 0.95 * len(complete):
         return error(
@@ -102,13 +104,13 @@ def check_padding(rows: list[Rows], eos: int | None, pad: int | None) -> Finding
     scored = sum(int((batch.padding & (batch.labels != IGNORE_INDEX)).sum()) for batch in rows)
     fraction = sum(int(batch.padding.sum()) for batch in rows) / sum(batch.ids.numel() for batch in rows)
     if scored:
-        return error(f"{scored:,} pad tokens are scored", "Give padding the label -100.")
+        return error(f"{scored:,} pad tokens are scored", "Set the labels of padding to -100.")
     if pad is None:
         return note("the tokenizer has no pad token, so rows of different lengths cannot be batched")
     if pad == eos:
         evidence, advice = (
             f"the pad token is the end-of-text token ({pad})",
-            "Give the tokenizer a separate pad token.",
+            "Add a separate pad token to the tokenizer.",
         )
         if any(bool((batch.labels == eos).any()) for batch in rows):
             return note(evidence, advice)
@@ -136,7 +138,7 @@ def check_story_starts(rows: list[Rows], tokenizer: PreTrainedTokenizerBase) -> 
         findings = [ok(f"{fraction:.0%} of stories begin with {name}, as a prompt does")]
     elif front:
         evidence = f"the tokenizer puts {name} in front of a prompt, but {fraction:.0%} of stories begin with it"
-        findings = [note(evidence, "Begin stories in training as the tokenizer begins prompts.")]
+        findings = [note(evidence, "In training, begin stories in the same way as the tokenizer begins prompts.")]
     elif fraction > 0.5:
         evidence = f"{fraction:.0%} of stories begin with {name}, but the tokenizer puts nothing in front of a prompt"
         findings = [note(evidence, START_ADVICE)]
@@ -151,5 +153,5 @@ def check_story_starts(rows: list[Rows], tokenizer: PreTrainedTokenizerBase) -> 
     )
     if scored:
         evidence = f"the first token of {scored:,} stories is scored as the continuation of another story"
-        findings.append(note(evidence, "Give the first token of each story the label -100."))
+        findings.append(note(evidence, "Set the label of the first token of each story to -100."))
     return findings

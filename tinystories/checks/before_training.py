@@ -110,10 +110,10 @@ def _take_rows(trainer: Trainer, tokenizer: PreTrainedTokenizerBase | None, rows
     """Add the rows of the first batches to `rows`, or say why there are none."""
     batches = take_batches(trainer)
     if not batches:
-        return [error("the dataloader is empty", "Give a train_dataset with stories.")]
+        return [error("the dataloader is empty", "Use a train_dataset with stories.")]
     missing = [name for name in ("input_ids", "labels") if not isinstance(batches[0].get(name), Tensor)]
     if "labels" in missing:
-        advice = "Give labels equal to input_ids in the collator."
+        advice = "Set labels equal to input_ids in the collator."
         return [error("the batches have no labels", advice, check="labels")]
     if missing:
         return [inconclusive("the batches have no input_ids")]

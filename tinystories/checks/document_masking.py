@@ -20,7 +20,7 @@ from .recorder import Recorder
 
 Forward = Callable[[Trainer, dict], Tensor]
 LEAK = 1e-3  # of what the changed stories moved themselves; a real leak moves others by tenths of that, a mask by 0
-MASK_ADVICE = "Give position_ids, no attention_mask and use_cache false: transformers masks documents only then."
+MASK_ADVICE = "Pass position_ids, use_cache=False and no attention_mask: only then does transformers mask documents."
 
 
 def check_leaks(trainer: Trainer, rows: Rows, tokenizer: PreTrainedTokenizerBase | None) -> list[Finding]:
@@ -47,8 +47,8 @@ def _check_leak(trainer: Trainer, rows: Rows, tokens: Tensor, forward: Forward) 
         return inconclusive(f"the logits do not depend on the tokens ({count})")
     attention = NAME if recorder.attends_per_document else trainer.model.config._attn_implementation
     evidence = (
-        f"changing every other story of {count} changes its own logits by up to {own:.2g} and those of the others by "
-        f"{others:.2g} (attention {attention})"
+        f"changing every other story of {count} changes their own logits by up to {own:.2g} and those of the others "
+        f"by {others:.2g} (attention {attention})"
     )
     if others <= LEAK * own:
         one_per_row = len({row for row, _, _ in rows.stories}) == len(rows.stories)
@@ -56,12 +56,12 @@ def _check_leak(trainer: Trainer, rows: Rows, tokens: Tensor, forward: Forward) 
     if not rows.marked:
         return note(
             f"{evidence}: stories attend to those before them in the row, as in llama2.c and nanoGPT",
-            "For document masking, give position_ids that start again at each story, and no attention_mask.",
+            "For document masking, pass position_ids that restart at each story, and no attention_mask.",
         )
     causes = [name for name in ("attention_mask",) if name in rows.inputs]
     causes += ["use_cache"] if getattr(trainer.model.config, "use_cache", False) else []
     cause = f" (the batch or the configuration has {' and '.join(causes)})" if causes else ""
-    return error(f"{evidence}, although position_ids start again at each story{cause}", MASK_ADVICE)
+    return error(f"{evidence}, although position_ids restart at each story{cause}", MASK_ADVICE)
 
 
 @as_check("leak between stories (mask)")

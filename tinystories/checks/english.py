@@ -65,8 +65,8 @@ _SENTENCE = re.compile(r"[^.!?…]+")
 _USUAL_MARKS = set("\"'.,!?;:()-–—‘’“”„‚…«»¿¡。、，！？：；「」『』·&/%")
 # Letters and a block with which tokenizers spell a space and a line break.
 _TOKEN_MARKS = {"Ġ": "byte-level BPE", "Ċ": "byte-level BPE", "▁": "SentencePiece"}
-READ_AGAIN = "Read the source again, or use a copy that was not preprocessed."
-ORIGINAL = "Use a copy with the original punctuation."
+READ_AGAIN = "Read the source again, or use a version that was not preprocessed."
+ORIGINAL = "Use a version with the original punctuation."
 
 
 class _Sample:
@@ -139,7 +139,8 @@ def _check_language(sample: _Sample) -> Finding:
         return ok(evidence)
     return inconclusive(
         f"{evidence}, {sample.beginning()}: this is not English prose, so its articles and grammar are not judged",
-        "Nothing, where another language is meant. The minimal pairs and article statistics are for English.",
+        "No action if the text is meant to be in another language; minimal pairs and article statistics are for "
+        "English only.",
     )
 
 
@@ -155,9 +156,9 @@ def _check_symbols(sample: _Sample) -> Finding:
     if fraction <= few or count < 2:
         return ok(f"no unusual mark is in more than {few:.0%} of {sample.name}")
     name = unicodedata.name(mark, f"U+{ord(mark):04X}").lower()
-    source = f", which {_TOKEN_MARKS[mark]} tokenizers write for spaces" if mark in _TOKEN_MARKS else ""
+    source = f", which {_TOKEN_MARKS[mark]} tokenizers use for spaces" if mark in _TOKEN_MARKS else ""
     return (error if fraction > many else note)(
-        f"{count:,} of {sample.name} ({fraction:.0%}) hold {mark!r} ({name}{source}), "
+        f"{count:,} of {sample.name} ({fraction:.0%}) contain {mark!r} ({name}{source}), "
         f"{sample.example(re.compile(re.escape(mark)))} (usual: under 0.1%)",
         "The text is escaped, marked up or tokenized: decode it to plain text.",
     )
@@ -187,14 +188,18 @@ def _check_spacing(sample: _Sample) -> list[Finding]:
     marks = sample.count(_MARKS)
     findings = []
     for pattern, what, advice in (
-        (_NO_SPACE, "are not followed by a space", "Put a space after each mark, or read the source again."),
+        (
+            _NO_SPACE,
+            "are not followed by a space",
+            "Add a space after each punctuation mark, or read the source again.",
+        ),
         (_SPACE_BEFORE, "follow a space", "The text is tokenized: detokenize it, or read the source again."),
     ):
         count = sample.count(pattern)
         rate = count / max(1, marks) if count >= 3 else 0.0
         evidence = f"{count:,} of {marks:,} punctuation marks ({rate:.1%}; usual: under 0.01%) {what} in {sample.name}"
         findings.append(_grade(rate, (0.005, 0.03), evidence, sample.example(pattern), advice))
-    usual = ok(f"{length:.1f} characters per word; marks are followed and not preceded by a space")
+    usual = ok(f"{length:.1f} characters per word; punctuation marks are followed, and not preceded, by a space")
     return [finding for finding in findings if finding.status != "ok"] or [usual]
 
 
@@ -210,12 +215,12 @@ def _check_capitals(sample: _Sample) -> Finding | list[Finding]:
     titled = sum(word[0].isupper() for word in long_words) / max(1, len(long_words))
     small = sum(map(str.islower, starts)) / max(1, len(starts))
     evidence = (
-        f"{capitals:.1%} of the letters in {sample.name} are capitals (usual: 4%), {small:.0%} of the sentences begin "
-        f"with a small letter (usual: 1%)"
+        f"{capitals:.1%} of the letters in {sample.name} are capitals (usual: 4%), {small:.0%} of the sentences "
+        f"begin with a lower-case letter (usual: 1%)"
     )
     enough = len(starts) >= 50
     problems = {
-        "the text is in capitals": capitals > 0.4,
+        "the text is in upper case": capitals > 0.4,
         "the text is in lower case": capitals < 0.003,
         f"{titled:.0%} of the words begin with a capital (usual: 15%)": titled > 0.7,
         "sentences begin without a capital": enough and small > 0.4,
@@ -224,7 +229,7 @@ def _check_capitals(sample: _Sample) -> Finding | list[Finding]:
     problem = next((problem for problem, applies in problems.items() if applies), None)
     if problem is None:
         return ok(evidence)
-    advice = "Use a copy with the original case: a model trained on this one writes as it does."
+    advice = "Use a version with the original case: a model trained on this text will write in the same case."
     return (note if problem.startswith("many") else error)(f"{evidence}, {sample.beginning()}: {problem}", advice)
 
 
@@ -233,10 +238,10 @@ def _check_sentence_ends(sample: _Sample) -> Finding:
     ends, commas = (sample.per_100_words(sample.count(pattern)) for pattern in (_ENDS, _COMMA))
     evidence = f"{ends:.1f} ends of sentences and {commas:.1f} commas per 100 words in {sample.name} (usual: 11 and 5)"
     if ends < 2:
-        advice = "Use a copy with punctuation: without it a model learns no sentences."
+        advice = "Use a version with punctuation: without it, a model does not learn sentences."
         return error(f"{evidence}, {sample.beginning()}: ends of sentences are missing", advice)
     if commas < 0.1 and len(sample.words) > 2_000:
-        advice = "Use a copy with the original punctuation, unless the stories are meant to have none."
+        advice = "Use a version with the original punctuation, unless the stories are meant to have no commas."
         return note(f"{evidence}, {sample.beginning()}: there are no commas", advice)
     return ok(evidence)
 
@@ -255,7 +260,7 @@ def _check_doubled_words(sample: _Sample) -> Finding:
     if len(examples) < 3:
         return ok(evidence)
     story, span = examples[0]
-    return _grade(rate, (0.1, 0.5), evidence, _example(story, *span), f"Words were written twice. {READ_AGAIN}")
+    return _grade(rate, (0.1, 0.5), evidence, _example(story, *span), f"Words are duplicated. {READ_AGAIN}")
 
 
 @as_check("text: repeated sentences")
@@ -277,7 +282,7 @@ def _check_repeated_sentences(sample: _Sample) -> Finding:
     if len(examples) < 5:
         return ok(evidence)
     story, span = examples[0]
-    advice = "Remove the repetition: a model learns to repeat itself from it."
+    advice = "Remove the repetition: a model trained on it learns to repeat itself."
     return _grade(fraction, (0.03, 0.15), evidence, _example(story, *span, around=10), advice)
 
 
@@ -307,8 +312,8 @@ def _check_articles(sample: _Sample) -> Finding:
     judge = error if rate < FEW_ARTICLES / 2 or omission > MOST_OMISSIONS else note
     return judge(
         f"{evidence}, {example}: articles are missing",
-        'Use a copy in which "a", "an" and "the" were not removed, as stop-word filters do: a model trained on this '
-        "one leaves them out.",
+        'Use a version from which "a", "an" and "the" were not removed, for example by a stop-word filter: a model '
+        "trained on this text omits them.",
     )
 
 
@@ -324,7 +329,7 @@ def _check_function_words(sample: _Sample) -> Finding | list[Finding]:
     listed = ", ".join(f'"{word}" {sample.counts[word]:,} times (usual: {expected[word]:,.0f})' for word in rare)
     return error(
         f"{listed} in {sample.name}, {sample.beginning()}",
-        "Use a copy from which no words were removed, as stop-word filters do.",
+        "Use a version from which no words were removed, for example by a stop-word filter.",
     )
 
 

@@ -169,7 +169,7 @@ def _examine_recipe(target: str, options: _Options) -> list[Finding]:
     findings = [_check_arguments(recipe, local, arguments)]
     stories = options.load_stories(recipe)
     if isinstance(stories, Finding):
-        evidence = f"{stories.evidence} {REPLACED}, for batches and the machine only."
+        evidence = f"{stories.evidence} {REPLACED}, only to check batches and the machine."
         findings.append(dataclasses.replace(stories, evidence=evidence))
         stories = StorySample.of(load_corpus("sample"), options.limit, is_replacement=True)
     tokenizer = (
@@ -204,10 +204,10 @@ def _check_arguments(recipe: Recipe, local: Recipe, arguments: TrainingArguments
         training_arguments(recipe)
         rehearse(local, arguments)
     except UserError as reason:
-        return error(str(reason).rstrip("."), "Training would stop with this message.", check=check)
+        return error(str(reason).rstrip("."), "Training would fail with this message.", check=check)
     except Exception as reason:
         return error(f"one step with them fails: {type(reason).__name__}: {first_line(reason)}", check=check)
-    return ok("a step, an evaluation and a checkpoint of a small model worked with them", check=check)
+    return ok("a step, an evaluation and a checkpoint of a small model succeeded with them", check=check)
 
 
 def _new_tokenizer(recipe: Recipe, stories: StorySample) -> PreTrainedTokenizerBase:
@@ -297,7 +297,7 @@ def _examine_model(target: str, options: _Options) -> list[Finding]:
     except UserError as reason:
         findings.append(inconclusive(str(reason), check="training log"))
     if recipe is None:
-        evidence = f"{target} has no recipe.yaml, so how it was trained is not known"
+        evidence = f"{target} has no recipe.yaml, so it is not known how it was trained"
         findings.append(inconclusive(evidence, check="settings"))
     elif isinstance(model, TinyLlamaForCausalLM):
         # Rows are packed with the start token in front of each story, whatever the tokenizer adds.
@@ -311,8 +311,8 @@ def _examine_model(target: str, options: _Options) -> list[Finding]:
 def _stories_of(recipe: Recipe | None, options: _Options) -> StorySample | Finding:
     if recipe is not None or options.corpus is not None:
         return options.load_stories(recipe)
-    evidence = "no stories were named; the built-in sample replaces them"
-    return inconclusive(evidence, "Name some with --corpus.", check="corpus")
+    evidence = "no stories were specified; the built-in sample replaces them"
+    return inconclusive(evidence, "Specify stories with --corpus.", check="corpus")
 
 
 def _examine_weights(

@@ -39,11 +39,11 @@ def _check_stories(trained: list[np.ndarray], held_out: list[np.ndarray], sample
     known = {words.tobytes() for words in trained}
     same = sum(words.tobytes() in known for words in held_out)
     if not same:
-        return ok(f"none of them is a training story, too ({sample})")
+        return ok(f"none of them is also a training story ({sample})")
     judge = error if same >= MANY * len(held_out) else note
     return judge(
-        f"{same:,} are training stories, too, except for case and punctuation ({sample})",
-        "Remove them from training, or the validation figure is too low.",
+        f"{same:,} are also training stories, up to case and punctuation ({sample})",
+        "Remove them from training; otherwise, the validation loss is too low.",
     )
 
 
@@ -58,12 +58,13 @@ def _check_runs(trained: list[np.ndarray], held_out: list[np.ndarray], sample: s
     fractions = np.add.reduceat(shared, np.cumsum(lengths) - lengths, dtype=float) / lengths
     half = int((fractions > 0.5).sum())
     evidence = (
-        f"{(fractions > 0).sum():,} of {len(runs):,} validation stories share a run of {RUN} words with training, "
+        f"{(fractions > 0).sum():,} of {len(runs):,} validation stories share a sequence of {RUN} words with "
+        f"training, "
         f"{half:,} of them more than half of their text ({sample})"
     )
     if half < MANY * len(runs):
         return ok(evidence, check=check)
-    advice = "Validation measures memorization where so much is shared, as in stories from templates."
+    advice = "With so much shared text, as in stories from templates, validation measures memorisation."
     return note(evidence, advice, check=check)
 
 

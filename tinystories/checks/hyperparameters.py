@@ -18,7 +18,7 @@ SOURCES = {
     "nanoGPT": "github.com/karpathy/nanoGPT, train.py: the defaults, made for GPT-2 124M on OpenWebText",
     "llm_tinystories": "github.com/karthyick/llm_tinystories, README: a story model of 24.5M parameters",
 }
-FAR = "It is far from what is published: try a published value first."
+FAR = "It is far from the published values: try one of these first."
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,8 @@ SETTINGS = {
         {"TinyStories": "5e-4", "llama2.c": "5e-4", "nanoGPT": "6e-4", "llm_tinystories": "5e-4"},
         low=1.25e-4,
         high=2.4e-3,  # a factor of 4
-        advice="It is far from what is published, for models of 15M and more; smaller ones tolerate more.",
+        advice="It is far from the published values, which are for models of 15M parameters and more; smaller models "
+        "tolerate more.",
     ),
     "end of the schedule": Setting(
         {
@@ -88,7 +89,7 @@ SETTINGS = {
         {"llama2.c": "1,000 of 100,000", "nanoGPT": "2,000 of 600,000"},
         low=1e-4,
         high=0.2,  # of the run
-        advice="Without warm-up the first steps can make training diverge; more than a fifth wastes steps.",
+        advice="Without warm-up, training can diverge in the first steps; more than a fifth of all steps is a waste.",
     ),
 }
 

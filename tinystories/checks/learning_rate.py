@@ -45,7 +45,7 @@ def check_learning_rate(
     # In the order in which they were logged: a resumed run may repeat steps.
     steps, rates = log.column("learning_rate")
     if len(rates) < LEAST_ENTRIES:
-        return [inconclusive(f"the learning rate was logged {times(len(rates))}; it takes three entries")]
+        return [inconclusive(f"the learning rate was logged {times(len(rates))}; at least three entries are needed")]
     findings = [_check_restart(steps, rates, restarts_wanted)]
     if expected is not None:
         findings.append(_compare_with_recipe(steps, rates, expected))
@@ -71,7 +71,7 @@ def _check_restart(steps: np.ndarray, rates: np.ndarray, restarts_wanted: bool) 
                 evidence, "Use one schedule that ends with the run, and resume with the same number of steps."
             )
     return ok(
-        f"it never rises again after it has fallen: {rates[0]:.2e} at step {steps[0]:,}, highest {rates.max():.2e}, "
+        f"it never rises again after falling: {rates[0]:.2e} at step {steps[0]:,}, highest {rates.max():.2e}, "
         f"{rates[-1]:.2e} at {steps[-1]:,}"
     )
 
@@ -85,7 +85,7 @@ def _compare_with_recipe(steps: np.ndarray, rates: np.ndarray, expected: Callabl
     if difference[worst] > TOLERANCE * rates.max():
         return error(
             f"at step {steps[worst]:,} the log has {rates[worst]:.2e}, and recipe.yaml gives {near[worst, 1]:.2e}",
-            "The run, or a part of it before a resume, was trained with other settings than recipe.yaml has.",
+            "The run, or a part of it before a resume, was trained with settings other than those in recipe.yaml.",
             check=check,
         )
-    return ok(f"the logged rates are those of the recipe, up to {rates[-1]:.2e} at the last step", check=check)
+    return ok(f"the logged learning rates match the recipe, up to {rates[-1]:.2e} at the last step", check=check)

@@ -74,9 +74,12 @@ def check_loss(trainer: Trainer, rows: Rows, offset: int | None) -> list[Finding
     weights = inputs.pop("loss_weights", None)
     findings = []
     if weights is not None and (weights != 1).any():
-        evidence = f"some tokens have up to {float(weights.max()):g} times the weight of others, which is not the "
+        evidence = (
+            f"some tokens have up to {float(weights.max()):g} times the weight of others, which is not the standard "
+            f"objective"
+        )
         advice = "No published story model needed token weights to learn articles."
-        findings.append(note(f"{evidence}standard objective", advice, check="loss"))
+        findings.append(note(evidence, advice, check="loss"))
     shift = _training_shift(trainer, inputs)
     if not shift.clear:
         # Over few labels, even the logits of a new model differ enough.
@@ -94,7 +97,7 @@ def _judge_shift(shift: Shift, offset: int | None, smoothing: float) -> Finding:
         advice = "Use the model's own loss: plain cross-entropy, one shift, no weights."
         return error(f"{shift.evidence}: the loss is none of these", advice)
     if offset is None:
-        return inconclusive(f"{shift.evidence}; but the labels are not the inputs (see `labels`)")
+        return inconclusive(f"{shift.evidence}; but the labels differ from the inputs (see `labels`)")
     where = f"the labels are shifted {TIMES[offset]} in the data and {TIMES[shift.number]} in the model"
     where += f", with label smoothing {smoothing:g}" if smoothing else ""
     distance = offset + shift.number
@@ -102,7 +105,7 @@ def _judge_shift(shift: Shift, offset: int | None, smoothing: float) -> Finding:
         return ok(f"position t is scored on token t+1: {where}; {shift.evidence}")
     return error(
         f"position t is scored on token {f't+{distance}' if distance else 't itself'}: {where}; {shift.evidence}",
-        "Shift exactly once: give labels equal to input_ids and let the model shift.",
+        "Shift exactly once: set labels equal to input_ids and let the model shift.",
     )
 
 
@@ -146,7 +149,7 @@ def check_model_shift(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
     ids = torch.tensor([(beginning_of_text(tokenizer) + encode(tokenizer, [story])[0])[: scored_context(model)]])
     # A GPU that is asked for an embedding that does not exist fails for the rest of the process.
     if ids.max() >= model_vocab_size(model):
-        return inconclusive("the tokenizer gives ids that the model does not have")
+        return inconclusive("the tokenizer returns ids that the model does not have")
     with torch.no_grad():
         output = model.eval()(input_ids=ids.to(model.device), labels=ids.to(model.device), use_cache=False)
     shift = find_shift(float(output.loss), output.logits.float().cpu(), ids)

@@ -35,9 +35,9 @@ def check_precision(args: TrainingArguments) -> Finding:
     if args.bf16 == supported:
         return ok(f"{used}; {machine}")
     if args.bf16:
-        advice = "bf16 is emulated here, and slow: set it to false, or in a recipe to auto."
+        advice = "bf16 is emulated on this device, and slow: set it to false, or to auto in a recipe."
         return note(f"{used}, but {machine}", advice)
-    return note(f"{used}, although {machine}", "bf16 is faster: set it to true, or in a recipe to auto.")
+    return note(f"{used}, although {machine}", "bf16 is faster: set it to true, or to auto in a recipe.")
 
 
 @as_check("disk")
@@ -54,7 +54,7 @@ def check_disk(trainer: Trainer, muon: bool, steps: int | None, output_dir: str 
     kept = _checkpoints(args, steps)
     if kept is None:
         return inconclusive(
-            "how many checkpoints will be kept depends on the length of the run, which is not known",
+            "the number of checkpoints depends on the length of the run, which is not known",
             "Set save_total_limit.",
         )
     count, description = kept
@@ -68,7 +68,7 @@ def check_disk(trainer: Trainer, muon: bool, steps: int | None, output_dir: str 
     if needed > free:
         return error(evidence, "Set save_total_limit, or an output_dir on another disk.")
     if needed > 0.5 * free:
-        return note(evidence, "Little disk is left: set save_total_limit.")
+        return note(evidence, "Little disk space is left: set save_total_limit.")
     return ok(evidence)
 
 
@@ -79,7 +79,7 @@ def _checkpoints(args: TrainingArguments, steps: int | None) -> tuple[int, str] 
     if args.save_total_limit:
         # A new one is complete before an old one is deleted, and the best one is kept beside the last ones.
         limit = args.save_total_limit
-        return limit + 1, f"{limit} checkpoints, and one while it is written"
+        return limit + 1, f"{limit} checkpoints, plus one while it is written"
     if args.save_strategy == "steps" and steps:
         every = args.save_steps if args.save_steps >= 1 else max(1, round(args.save_steps * steps))
         return int(steps // every) + 1, f"a checkpoint every {every:g} of {steps:,} steps, none deleted"
@@ -144,12 +144,12 @@ def check_time(trainer: Trainer, rows: Rows, run: RunLength) -> Finding:
         steps = max(1, int(run.minutes * 60 / seconds))
         return ok(
             f"an estimate: about {steps:,} steps and {steps * run.tokens_per_step:,.0f} tokens in the {run.minutes:g} "
-            f"minutes of the run ({measured}), less what evaluation takes"
+            f"minutes of the run ({measured}), minus evaluation time"
         )
     if run.steps is None:
-        return inconclusive(f"{measured}; how many steps the run will have is not known")
+        return inconclusive(f"{measured}; the number of steps of the run is not known")
     duration = timedelta(seconds=round(run.steps * seconds))
-    return ok(f"an estimate: {duration} for {run.steps:,} steps ({measured}), evaluation not counted")
+    return ok(f"an estimate: {duration} for {run.steps:,} steps ({measured}), excluding evaluation")
 
 
 def _synchronize(device: torch.device) -> None:

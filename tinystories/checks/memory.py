@@ -114,7 +114,7 @@ def check_memory(trainer: Trainer, rows: Rows, muon: bool) -> Finding:
     try:
         batch, how = peak_bytes(trainer, rows, forward_and_backward, count, whole=True)
     except torch.OutOfMemoryError:
-        evidence = f"a batch of {count} rows of {length} does not fit on {args.device}: it was tried"
+        evidence = f"a batch of {count} rows of {length} does not fit on {args.device} (measured)"
         evidence += f"; {size_in_words(free_memory(args.device))} free"
         return note(evidence, smaller) if may_adapt else error(evidence, smaller)
     # Gradients of the batches before stay where several batches make a step.
@@ -128,7 +128,8 @@ def check_memory(trainer: Trainer, rows: Rows, muon: bool) -> Finding:
     needed, free = round(states + overhead * max(step, evaluation)), free_memory(args.device)
     loss = "without holding its logits" if getattr(trainer, "_uses_head_loss", False) else "with all its logits"
     evidence = (
-        f"about {size_in_words(needed)} beside {size_in_words(weights)} of weights: {size_in_words(states)} of "
+        f"about {size_in_words(needed)} in addition to {size_in_words(weights)} of weights: {size_in_words(states)} "
+        f"of "
         f"optimizer states, and at the peak {size_in_words(step)} for a training batch of {count} rows of {length}, "
         f"{loss} ({how})"
         + (f", or {size_in_words(evaluation)} for an evaluation batch of {args.eval_batch_size}" if evaluation else "")
@@ -136,9 +137,9 @@ def check_memory(trainer: Trainer, rows: Rows, muon: bool) -> Finding:
     )
     smaller = "Lower per_device_eval_batch_size." if evaluation > step else smaller
     if needed > free and may_adapt:
-        return note(evidence, "It exceeds what is free without gradient checkpointing.")
+        return note(evidence, "It exceeds the free memory without gradient checkpointing.")
     if needed > free:
         return error(evidence, smaller)
     if needed > 0.8 * free:
-        return note(evidence, f"Little is left. {smaller}")
+        return note(evidence, f"Little memory is left. {smaller}")
     return ok(evidence)

@@ -116,8 +116,8 @@ def check_objective(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, 
     if largest >= known:
         return [
             error(
-                f"the tokenizer gives ids up to {largest:,}, but the model has {known:,} embeddings",
-                "This is not the tokenizer that the model was trained with: name that one with --tokenizer.",
+                f"the tokenizer returns ids up to {largest:,}, but the model has {known:,} embeddings",
+                "This is not the tokenizer that the model was trained with: specify the right one with --tokenizer.",
             )
         ]
     losses = score_offsets(model, tokenizer, stories)
@@ -143,7 +143,7 @@ def _judge_offsets(losses: StoryLosses, vocab_size: int) -> Finding:
         return error(f"{evidence}: the loss is not finite", "The weights are damaged; train again.")
     best, second, _ = np.argsort(mean, kind="stable")
     if mean[best] > uniform - TRAINED:
-        return inconclusive(f"{evidence}: it predicts nothing yet", LATER)
+        return inconclusive(f"{evidence}: it has not learnt to predict yet", LATER)
     difference = losses.offsets[:, second] - losses.offsets[:, best]
     deviation = difference.std(ddof=1) / math.sqrt(len(difference)) if len(difference) > 1 else math.inf
     if difference.mean() < max(3 * deviation, LEAST_DIFFERENCE):
@@ -156,14 +156,14 @@ def _judge_offsets(losses: StoryLosses, vocab_size: int) -> Finding:
     if best == 2:
         return error(
             f"{evidence}: it predicts the token after the next one",
-            "Its labels were shifted twice, in the data and in the model: give labels equal to input_ids and train "
-            "again. Models with this error leave out articles.",
+            "Its labels were shifted twice, in the data and in the model: set labels equal to input_ids and train "
+            "again. Models with this error omit articles.",
         )
     if mean[0] > COPIES:
-        cause = "it favours the token it was given, as an untrained model with tied embeddings does"
+        cause = "it favours the current token, as an untrained model with tied embeddings does"
         return inconclusive(f"{evidence}: {cause}", LATER)
     return error(
-        f"{evidence}: it repeats the token it was given",
+        f"{evidence}: it repeats the current token",
         "Its labels were never shifted: score token t+1 at position t and train again.",
     )
 
@@ -211,7 +211,7 @@ def check_beginning(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, 
     without, behind = loss_behind([]), loss_behind(begin)
     adds = added_tokens(tokenizer)[0][:1] == begin
     evidence = (
-        f"the first words have a loss of {behind:.3f} nats per token behind {tokenizer.decode(begin)!r} and "
+        f"the first words have a loss of {behind:.3f} nats per token after {tokenizer.decode(begin)!r} and "
         f"{without:.3f} without"
     )
     fact = f"the tokenizer puts {'it' if adds else 'nothing'} in front of a prompt"

@@ -65,7 +65,7 @@ def _check_memory(parameters: int, device: torch.device) -> None:
     if parameters * 8 > memory:
         raise UserError(
             f"The model has {parameters:,} parameters, which take {_size(parameters * 8)} with their gradients alone; "
-            f"{device} has {_size(memory)}. Take a smaller --size."
+            f"{device} has {_size(memory)}. Choose a smaller --size."
         )
 
 
@@ -188,7 +188,7 @@ def fitting_prompts(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> list[
         if reason is None:
             fitting.append(prompt)
         elif recipe.prompts == Recipe().prompts:
-            print(f"note: the prompt {name} {reason}, so it is left out.")
+            print(f"note: the prompt {name} {reason}, so it is skipped.")
         else:
             raise UserError(f"The prompt {name} {reason}: change `prompts`, or set it to '[]'.")
     return fitting
@@ -203,7 +203,7 @@ def _unsupported_reason(prompt: str, recipe: Recipe, tokenizer: PreTrainedTokeni
     if len(ids) <= front:
         return "has no tokens with this tokenizer"
     if len(ids) >= recipe.max_length:
-        return f"is {len(ids):,} tokens long, and `max_length` is {recipe.max_length:,}"
+        return f"is {len(ids):,} tokens long, but `max_length` is {recipe.max_length:,}"
     if tokenizer.unk_token_id is not None and tokenizer.unk_token_id in ids[front:]:
         return "has characters that this tokenizer does not know"
     return None

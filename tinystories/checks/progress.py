@@ -47,13 +47,13 @@ def check_end(
     if patience is not None and log.evaluations:
         step, best = log.best
         reason = (
-            f"early stopping ended it after {patience} evaluations without a better figure than {best:.4f} "
+            f"early stopping ended it after {patience} evaluations without improvement on {best:.4f} "
             f"{log.unit} at step {step:,}"
         )
     return note(
         f"{evidence}: {reason}, before the learning rate had decayed to its end",
-        f"A run of about {log.steps:,} steps with its whole schedule often ends better than a longer one that is "
-        f"stopped early.",
+        f"A run of about {log.steps:,} steps with a complete schedule often gives a better model than a longer one "
+        f"that is stopped early.",
     )
 
 
@@ -68,11 +68,11 @@ def _has_ended(run: Path) -> bool:
 def check_tokens(log: Log, parameters: int, tokens: float | None, source: str = "") -> Finding:
     """How many tokens each parameter has seen; `tokens` and `source` are those of [`tokens_seen`]."""
     if tokens is None:
-        return inconclusive(f"{log.steps:,} steps, but it is not known how many tokens each had")
+        return inconclusive(f"{log.steps:,} steps, but the number of tokens per step is not known")
     ratio = tokens / parameters
     evidence = (
-        f"{log.steps:,} steps, {tokens:,.0f} tokens{f' ({source})' if source else ''}, {ratio:.3g} for each of "
-        f"{parameters:,} parameters (Chinchilla {CHINCHILLA}, CS336's TinyStories model {CS336})"
+        f"{log.steps:,} steps, {tokens:,.0f} tokens{f' ({source})' if source else ''}, {ratio:.3g} per "
+        f"parameter, with {parameters:,} parameters (Chinchilla: {CHINCHILLA}, CS336's TinyStories model: {CS336})"
     )
     if ratio < CS336 / 2:
         return note(evidence, "More stories or more epochs would improve the model.")
@@ -83,7 +83,9 @@ def check_tokens(log: Log, parameters: int, tokens: float | None, source: str = 
 def check_validation(log: Log) -> Finding:
     """Whether validation is still falling."""
     if len(log.evaluations) < 2:
-        return inconclusive(f"validation was measured {times(len(log.evaluations))} in training; it takes two")
+        return inconclusive(
+            f"validation was measured {times(len(log.evaluations))} in training; at least two evaluations are needed"
+        )
     steps, values = np.array([*log.evaluations.items()]).T
     best_step, best = log.best
     last_step, last = int(steps[-1]), values[-1]
@@ -122,8 +124,8 @@ def check_overfitting(log: Log, best_is_kept: bool = False) -> Finding | list[Fi
         return []  # see `validation curve`
     if losses < 2 or evaluations < 3:
         return inconclusive(
-            f"the training loss was logged {times(losses)} and validation {times(evaluations)}; it takes two and "
-            f"three entries"
+            f"the training loss was logged {times(losses)} and validation {times(evaluations)}; at least two and "
+            f"three entries are needed"
         )
     (best_step, best), (last_step, last) = log.best, [*log.evaluations.items()][-1]
     if last <= best * (1 + WORSE):
@@ -132,11 +134,11 @@ def check_overfitting(log: Log, best_is_kept: bool = False) -> Finding | list[Fi
     rise = f"since step {best_step:,} validation has risen from {best:.4f} to {last:.4f} {log.unit}"
     training = f"the training loss went from {before:.3f} to {after:.3f} nats per token"
     if after >= before:
-        advice = "This is instability and not overfitting: lower the learning rate."
+        advice = "This is instability, not overfitting: lower the learning rate."
         return note(f"{rise}, and {training}", advice)
     advice = "Train on more stories, for fewer epochs, or with a smaller model."
     if best_is_kept:
-        return note(f"{rise}, while {training}; the weights here are those of the best step", advice)
+        return note(f"{rise}, while {training}; these are the weights of the best step", advice)
     return error(f"{rise}, while {training}", f"Use the checkpoint of step {best_step:,}. {advice}")
 
 

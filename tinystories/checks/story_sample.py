@@ -112,4 +112,4 @@ def load_stories(recipe: Recipe, limit: int, *, given: bool) -> StorySample | Fi
     except UserError as reason:
         if given:
             raise
-        return inconclusive(str(reason), "Name stories with --corpus.", check="corpus")
+        return inconclusive(str(reason), "Specify stories with --corpus.", check="corpus")

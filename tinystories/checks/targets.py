@@ -58,7 +58,7 @@ def corpus_of(target: str, corpus: str | None, **reading: Any) -> Corpus:
     else:
         recipe = load_recipe(target) if is_recipe(target) else recipe_of(Path(target))
     if recipe is None:
-        raise UserError(f"{target} has no recipe, so its stories are not known; name them with --corpus.")
+        raise UserError(f"{target} has no recipe, so its stories are not known; specify them with --corpus.")
     return recipe_corpus(with_reading(dataclasses.replace(recipe, streaming=False), reading))
 
 
@@ -108,7 +108,7 @@ def load_target(path: str, tokenizer: str | None) -> tuple[PreTrainedModel, PreT
     if folder.is_dir() and not (folder / "config.json").exists():
         checkpoints = sorted(folder.glob("checkpoint-*"), key=lambda found: (len(found.name), found.name))
         if checkpoints:
-            raise UserError(f"{folder} has no finished model, but checkpoints: give {checkpoints[-1]}.")
+            raise UserError(f"{folder} has no finished model, only checkpoints: specify {checkpoints[-1]}.")
     if tokenizer is None:
         return load_model(path)[0], load_tokenizer(path, as_saved=True)
     known = load_tokenizer(tokenizer, as_saved=True)

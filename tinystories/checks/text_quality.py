@@ -44,13 +44,13 @@ def check_text_quality(
         if problem is not None and problem.examples:
             evidence += f', such as "{problem.examples[0].excerpt}"'
         if cleaned is None:
-            evidence += _changes_in_words(would_change, kind, "would fix", "would drop")
+            evidence += _changes_in_words(would_change, kind, "would repair", "would drop")
         elif _changes(changed, kind):
             evidence += _changes_in_words(changed, kind, "fixed", "dropped") + f" of all {changed['stories']:,}"
         damaged = kind in DAMAGE and count > DAMAGED * len(stories)
         judge = error if about.severity == "error" or strict or damaged else note
         findings.append(judge(evidence, about.remedy, check=f"text: {kind}"))
-    nothing = f"nothing was found in {len(stories):,} stories that should not be trained on or that cleaning changes"
+    nothing = f"nothing in {len(stories):,} stories is unsuitable for training, or would be changed by cleaning"
     return findings or [ok(nothing)]
 
 

@@ -49,10 +49,10 @@ class TrainedRun:
             padded = args is not None and args.include_num_input_tokens_seen == "all"
             return state.num_input_tokens_seen, f"counted in training{', padding included' if padded else ''}"
         if recorded := self._recorded_tokens():
-            return recorded, f"as {METADATA} says"
+            return recorded, f"from {METADATA}"
         if args is not None and (tokens := self.tokens_per_row()):
             rows = state.global_step * args.train_batch_size * args.gradient_accumulation_steps
-            return rows * tokens, "steps x rows per step x tokens per row, if one process trained it"
+            return rows * tokens, "steps x rows per step x tokens per row, assuming a single process"
         if state.total_flos:
             # `Trainer` counts 6 operations per token and parameter outside of the embedding.
             weights = self.model.num_parameters(exclude_embeddings=True)

@@ -30,7 +30,7 @@ def check_vocabulary(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel 
     highest = max(tokenizer.get_vocab().values())
     if highest >= count:
         return error(
-            f"the tokenizer has ids up to {highest:,}, the model {count:,} embeddings",
+            f"the tokenizer has ids up to {highest:,}, but the model has {count:,} embeddings",
             "Use the tokenizer of this model, or resize_token_embeddings.",
         )
     fraction = embeddings.weight.numel() / parameters
@@ -58,7 +58,8 @@ def check_articles(tokenizer: PreTrainedTokenizerBase) -> Finding:
         return ok("a, an and the are single tokens, after a space and capitalised")
     return note(
         f"not single tokens: {several}",
-        "A vocabulary trained on the stories has single tokens for them; several cost more, but cause no omission.",
+        "A vocabulary trained on the stories has single tokens for them; split articles cost more tokens, but do not "
+        "cause omissions.",
     )
 
 
@@ -79,9 +80,9 @@ def _check_bytes_per_token(bytes_per_token: float, size: int, stories: int) -> F
     evidence = f"{bytes_per_token:.2f} with {size:,} entries, on {stories:,} stories"
     if not 1 / ALIKE < size / known < ALIKE:
         return ok(evidence)
-    evidence += f"; usual is {usual:.2f} with {known:,} entries"
+    evidence += f"; {usual:.2f} is usual with {known:,} entries"
     if bytes_per_token < 0.85 * usual:
-        advice = "The vocabulary was not trained on such text: train one with `tinystories tokenizer`."
+        advice = "The vocabulary was not trained on similar text: train one with `tinystories tokenizer`."
         return note(evidence, advice)
     return ok(evidence)
 
@@ -91,7 +92,7 @@ def _check_unused(unused: int, size: int, tokens: int) -> Finding:
     evidence = f"{unused:,} of {size:,} entries ({unused / size:.0%}) do not occur in {tokens:,} tokens"
     enough = tokens >= 50 * size or (tokens >= 5 * size and unused > 0.5 * size)
     if not enough:
-        return inconclusive(f"{evidence}, which are too few to judge", check=check)
+        return inconclusive(f"{evidence}, which is too small a sample", check=check)
     if unused > 0.2 * size:
         advice = "Train a tokenizer on the stories, or prune this one with `tinystories tokenizer --top-k-of`."
         return note(evidence, advice, check=check)
@@ -108,7 +109,7 @@ def check_lost_text(tokenizer: PreTrainedTokenizerBase, stories: list[str]) -> F
         judge = error if missing > 0.01 * len(stories) else note
         return judge(
             f"{missing:,} of {len(stories):,} stories have text that is encoded as {tokenizer.unk_token}",
-            "Use a byte-level vocabulary, which encodes all text.",
+            "Use a byte-level vocabulary, which can encode all text.",
         )
     decoded = tokenizer.batch_decode(encoded, clean_up_tokenization_spaces=False)
     # SentencePiece adds a space in front, which loses nothing.
@@ -116,7 +117,7 @@ def check_lost_text(tokenizer: PreTrainedTokenizerBase, stories: list[str]) -> F
     if changed:
         return note(
             f"{changed:,} of {len(stories):,} stories are different after encoding and decoding",
-            "Case, accents or spaces are lost, and a model cannot generate what it was never trained on.",
+            "Case, accents or spaces are lost, so a model cannot learn to generate them.",
         )
     return ok(f"{len(stories):,} stories are unchanged after encoding and decoding")
 
@@ -132,7 +133,7 @@ def check_special_tokens(tokenizer: PreTrainedTokenizerBase) -> Finding:
         )
     if tokenizer.pad_token_id == tokenizer.eos_token_id:
         evidence = f"pad_token and eos_token are both {tokenizer.eos_token!r}"
-        return error(evidence, "Give the tokenizer a separate pad token.")
+        return error(evidence, "Add a separate pad token to the tokenizer.")
     return ok(", ".join(f"{name} {token!r}" for name, token in tokens.items()))
 
 
@@ -159,6 +160,6 @@ def check_prompt_start(tokenizer: PreTrainedTokenizerBase, trained: list[int]) -
     if front == trained:
         return ok(f"{given}, as in training")
     return error(
-        f"the tokenizer puts {given} in front of a prompt, and training put {wanted} in front of stories",
+        f"the tokenizer puts {given} in front of a prompt, but training put {wanted} in front of stories",
         START_ADVICE.replace("it", wanted, 1) if trained else "Remove it from the post-processor in tokenizer.json.",
     )
