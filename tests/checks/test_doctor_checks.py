@@ -105,7 +105,7 @@ def test_tokens_per_parameter(tmp_path):
     [unfinished] = check_end(tmp_path, made)
     assert unfinished.status == "note" and "20 of 100" in unfinished.evidence and "resume" in unfinished.advice
     [seen] = check_tokens(made, 1_000, 20_000, "counted in training")
-    assert seen.status == "ok" and "20 for each" in seen.evidence and "counted in training" in seen.evidence
+    assert seen.status == "ok" and "20 per parameter" in seen.evidence and "counted in training" in seen.evidence
     assert check_tokens(made, 1_000, 1_000)[0].status == "note"
     assert check_tokens(made, 1_000, None)[0].status == "inconclusive"
 

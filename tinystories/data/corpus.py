@@ -103,7 +103,7 @@ def load_corpus(
         return _stream(train, held_out, found.name, settings, max_stories, max_validation_stories, cache_dir)
 
     keys = _keys(train, num_proc)
-    origin = "of their own split" if validation is None else f"of {validation}"
+    origin = "from a separate split" if validation is None else f"from {validation}"
     if held_out is None:
         origin = "held out from the training stories"
         rows = _hold_out(keys, validation_fraction, seed, found.name)

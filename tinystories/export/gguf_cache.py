@@ -27,7 +27,7 @@ def model_folder(path: str) -> Path:
     """
     folder = Path(path)
     if not folder.exists() and path.count("/") != 1:
-        raise UserError(f"There is no run folder {path}; `make quickstart` makes runs/quickstart.")
+        raise UserError(f"There is no run folder {path}; `make quickstart` creates runs/quickstart.")
     if not folder.exists():
         try:
             folder = Path(snapshot_download(path, allow_patterns=[*SOURCES, *WEIGHTS], library_name="tinystories"))

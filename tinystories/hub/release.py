@@ -100,7 +100,7 @@ def check_run(run: str | Path) -> Path:
     run = Path(run)
     refuse_file(run)
     if not run.is_dir():
-        raise UserError(f"There is no run folder {run}; `make quickstart` makes runs/quickstart.")
+        raise UserError(f"There is no run folder {run}; `make quickstart` creates runs/quickstart.")
     if not (run / "config.json").is_file():
         raise UserError(f"{run} is not a run folder: it has no config.json. Give the folder that training wrote.")
     if not any(run.glob("*.safetensors")):

@@ -20,7 +20,7 @@ def require_run(path: str) -> None:
     there = Path(path)
     refuse_file(there)
     if not there.exists() and (path.count("/") != 1 or there.parts[0] in ("runs", ".", "..", "~", "/")):
-        raise UserError(f"There is no run folder {path}; `make quickstart` makes runs/quickstart.")
+        raise UserError(f"There is no run folder {path}; `make quickstart` creates runs/quickstart.")
     if there.is_dir() and not (there / "config.json").exists():
         raise UserError(f"{path} is not a run folder: it has no config.json. Specify the folder that training wrote.")
 
