@@ -621,7 +621,7 @@ def test_the_files_of_each_split_are_logged(write, load, tmp_path, caplog):
     with caplog.at_level(logging.INFO):
         load(tmp_path / "in")
     assert "b.txt; validation: stories-dev.txt" in caplog.text
-    assert "1 validation stories of their own split" in caplog.text
+    assert "1 validation stories from a separate split" in caplog.text
 
 
 # What is trained on and what is held out
