@@ -14,7 +14,7 @@ from tinystories.checks import preflight
 from tinystories.cli import main
 from tinystories.commands.train import train
 from tinystories.data import corpus
-from tinystories.hub import upload as hub
+from tinystories.hub import client as hub
 from tinystories.recipe import Recipe, build_recipe
 from tinystories.training import build as training
 from tinystories.training.arguments import METRICS, training_arguments
@@ -353,10 +353,14 @@ def local_hub():
 @pytest.mark.parametrize(
     ("token", "settings", "message"),
     [
-        ("hf_nobody", {}, "does not take your token"),
-        ("hf_reader", {}, "may only read"),
+        ("hf_nobody", {}, "rejected your token"),
+        ("hf_reader", {}, "is read-only"),
         ("hf_ada", {"hub_model_id": "a/b/c"}, "`hub_model_id` 'a/b/c' cannot be a name"),
-        ("hf_ada", {"hub_model_id": "bob/story"}, "cannot make bob/story on the Hub: set `hub_model_id` to ada/story"),
+        (
+            "hf_ada",
+            {"hub_model_id": "bob/story"},
+            "cannot create bob/story on the Hub: set `hub_model_id` to ada/story",
+        ),
         ("hf_ada", {"hub_revision": "dev"}, "no branch dev"),
     ],
 )

@@ -281,15 +281,18 @@ def test_damaged_folder_is_one_line(case, folder, tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["stock"]
 
 
-def test_settings_that_tinyllama_does_not_support_are_refused(folder, tmp_path):
-    for changes, words in (
-        ({"sliding_window": 8}, "`sliding_window`, which is 8"),
-        ({"resid_pdrop": 0.1}, "does not support `resid_pdrop`"),
-        ({"embd_pdrop": 0.1}, "does not support `embd_pdrop`"),
-    ):
-        with pytest.raises(UserError, match=words):
-            import_model(folder("phi3", **changes), tmp_path / "out")
+def test_a_sliding_window_is_refused(folder, tmp_path):
+    with pytest.raises(UserError, match="`sliding_window`, which is 8"):
+        import_model(folder("phi3", sliding_window=8), tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_dropout_is_kept_in_both_directions(folder, tmp_path):
+    imported = import_model(folder("phi3", resid_pdrop=0.1, embd_pdrop=0.2), tmp_path / "out").folder
+    exported = export_stock(imported, tmp_path / "stock-again", to="phi3").folder
+    for path in (imported, exported):
+        config = json.loads((path / "config.json").read_text())
+        assert (config["resid_pdrop"], config["embd_pdrop"]) == (0.1, 0.2)
 
 
 def test_mistakes_on_the_command_line_are_one_line(folder, tokenizer, tmp_path, capsys):

@@ -165,7 +165,8 @@ def test_the_server_and_llama_cpp_read_the_same_prompt(appending, tiny_run):
 
 
 def test_a_release_of_such_a_run_does_not_append_eos(appending, tmp_path):
-    from tinystories.hub.release import build_release, check_releases
+    from tinystories.hub.release import build_release
+    from tinystories.hub.verification import check_releases
 
     release = build_release(appending, tmp_path / "release", "ada/framed")
     assert check_releases({"framed": release}) == []

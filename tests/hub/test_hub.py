@@ -1,4 +1,4 @@
-"""From a run folder to a Hub and back: what is pushed is the run's model, and says of itself what is known."""
+"""Pushing a run to a local Hub: the published model is that of the run, and its card states what is known."""
 
 import hashlib
 import importlib.util
@@ -15,13 +15,15 @@ import torch
 import yaml
 from helpers import WITHOUT_US
 from hub_server import CLIENT, Blob, LocalHub, User, card_errors
-from huggingface_hub import HfApi, ModelCard
+from huggingface_hub import ModelCard
 from safetensors.torch import load_file, save_file
 
 from tinystories.cli import main
 from tinystories.generation.presets import PRESETS
-from tinystories.hub.release import NEEDS, build_release, check_releases, load_run
-from tinystories.hub.upload import Target, _way_back
+from tinystories.hub.client import Target
+from tinystories.hub.release import REQUIRED_PACKAGES, build_release, load_run
+from tinystories.hub.upload import undo_advice
+from tinystories.hub.verification import check_releases
 from tinystories.runs.checkpoints import find_checkpoints
 from tinystories.runs.loading import load_model
 from tinystories.utils.errors import UserError
@@ -79,14 +81,14 @@ def hub():
 
 
 def client(hub, tmp_path, token=ADA):
-    """The environment of a user of this Hub, with a cache of their own."""
+    """The environment of a user of this Hub, with a separate cache."""
     environment = {name: value for name, value in os.environ.items() if name not in ("HF_TOKEN", "HF_HUB_OFFLINE")}
     environment |= {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "hf"), **CLIENT}
     return environment | ({"HF_TOKEN": token} if token else {})
 
 
 def python(code, hub, tmp_path, *arguments, token=ADA):
-    """What `code` prints as JSON in its last line, run as that user."""
+    """Run `code` as that user and return what it prints as JSON in its last line."""
     result = subprocess.run(
         [sys.executable, "-c", code, *map(str, arguments)],
         cwd=tmp_path,
@@ -109,7 +111,7 @@ def push(hub, tmp_path, *arguments, token=ADA):
 
 
 def copied(run, folder, report=False):
-    """A copy of a run with a report, and with what is nobody's business in its recipe."""
+    """A copy of a run with a report, with private settings in its recipe."""
     shutil.copytree(run, folder)
     recipe = yaml.safe_load((folder / "recipe.yaml").read_text())
     recipe["trainer"] |= {"hub_token": ADA, "hub_model_id": "ada/other", "run_name": "my-secret-project"}
@@ -143,7 +145,7 @@ def run(tiny_run, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def pushed(run, hub, tmp_path_factory):
-    """The result of one push with everything but the large forms, and where it was made."""
+    """The result of one push with everything but GGUF and ONNX, and its working folder."""
     place = tmp_path_factory.mktemp("push")
     options = ("--include", "llama", "--checkpoints", "--space", "--message", "First release")
     return push(hub, place, run, "--repo-id", "ada/story-teller", *options), place
@@ -152,7 +154,7 @@ def pushed(run, hub, tmp_path_factory):
 # ---- what a push publishes
 
 
-def test_a_push_is_one_commit_of_a_whole_release(pushed, hub, run):
+def test_push_makes_one_commit_with_the_complete_release(pushed, hub, run):
     result, _ = pushed
     assert result.returncode == 0, result.stderr
     assert result.stdout.splitlines()[-1].startswith("done")
@@ -171,7 +173,7 @@ def test_a_push_is_one_commit_of_a_whole_release(pushed, hub, run):
     assert not repo.private
 
 
-def test_it_was_checked_by_a_process_that_downloaded_it_without_a_token(pushed, hub):
+def test_a_public_push_is_verified_without_a_token(pushed, hub):
     repo = hub.model("ada/story-teller")
     fetched = hub.asked("GET", f"/resolve/{repo.branches['main']}/README.md")
     assert fetched and all(status == 200 and token is None for _, _, status, token in fetched)
@@ -197,7 +199,7 @@ def test_each_checkpoint_is_a_branch(pushed, hub, run):
         assert "modeling_tinyllama.py" in files and "optimizer.pt" not in files
         card = files["README.md"].decode()
         assert f'revision="{branch}"' in card and f"after step {branch[5:]}" in card
-        # Figures of the end of the run are none of a checkpoint's.
+        # Values from the end of the run do not apply to a checkpoint.
         assert "0.825" not in card and "0:10:29" not in card and "3,355,443" not in card
         assert card_errors(card, "model") == []
 
@@ -217,7 +219,7 @@ def test_nothing_private_is_published_or_printed(pushed, hub, run):
     assert recipe["model"]["hidden_size"] == 64
 
 
-def test_the_code_on_the_card_runs_in_a_process_that_has_never_seen_us(pushed, hub, run, tmp_path):
+def test_the_code_on_the_card_runs_in_a_clean_environment(pushed, hub, run, tmp_path):
     card = hub.model("ada/story-teller").files()["README.md"].decode()
     blocks = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
     assert len(blocks) == 3 and "phi3" in blocks[2]
@@ -235,17 +237,17 @@ found.append([type(model).__module__, model.generate(**inputs, **options)[0].tol
     assert found[0][0].startswith("transformers_modules.") and found[1][0].startswith("transformers.models.phi3")
 
 
-def test_the_space_is_an_app_for_this_commit(pushed, hub):
+def test_the_space_loads_the_published_commit(pushed, hub):
     files = hub.repos["spaces", "ada/story-teller"].files()
-    assert set(files) == {".gitattributes", "README.md", "app.py", "requirements.txt", "story.json"}
+    assert set(files) == {".gitattributes", "README.md", "app.py", "requirements.txt", "settings.json"}
     assert card_errors(files["README.md"].decode(), "space") == []
-    settings = json.loads(files["story.json"])
+    settings = json.loads(files["settings.json"])
     assert settings["model"] == "ada/story-teller" and settings["presets"] == PRESETS
     assert settings["revision"] == hub.model("ada/story-teller").branches["main"]
     compile(files["app.py"], "app.py", "exec")
 
 
-def test_the_app_tells_stories_as_they_come(pushed, hub, tmp_path):
+def test_the_app_of_the_space_streams_stories(pushed, hub, tmp_path):
     pytest.importorskip("gradio")
     for path, data in hub.repos["spaces", "ada/story-teller"].files().items():
         (tmp_path / path).write_bytes(data)
@@ -279,7 +281,7 @@ def card_of(folder, tmp_path, **options):
     return (release.folder / "README.md").read_text(), release
 
 
-def test_the_card_says_what_was_measured(pushed, hub):
+def test_the_card_states_the_measured_values(pushed, hub):
     text = hub.model("ada/story-teller").files()["README.md"].decode()
     for figure in (
         "0.825 (0.812 to 0.839)", "2.267", "9.65", "3.96", "93.4 % (90.9 % to 95.3 %) | 500", "3,613 held-out stories",
@@ -298,10 +300,10 @@ def test_the_card_says_what_was_measured(pushed, hub):
     assert card.data.datasets == ["roneneldan/TinyStories"] and card.data.license is None
 
 
-def test_what_is_not_known_is_not_on_the_card(run, tmp_path):
-    """One file of the run after the other is taken away, and what it said goes with it."""
+def test_unknown_values_are_omitted_from_the_card(run, tmp_path):
+    """The files of the run are deleted one by one, and their values disappear from the card."""
     folder = shutil.copytree(run, tmp_path / run.name)
-    told = {
+    values = {
         "report.json": ("0.825", "93.4 %", "Minimal pairs", "preset `balanced`"),
         "run.json": ("3,355,443", "0:10:29", "TinyStories", "fingerprint", "CDLA"),
         "eval_results.json": ("bits per byte", "## Results", "model-index"),
@@ -310,7 +312,7 @@ def test_what_is_not_known_is_not_on_the_card(run, tmp_path):
         "trainer_state.json": ("## Training", "steps", "tokens seen"),
     }
     card = card_of(folder, tmp_path / "0")[0]
-    for number, (name, words) in enumerate(told.items(), 1):
+    for number, (name, words) in enumerate(values.items(), 1):
         (folder / name).unlink()
         before, card = card, card_of(folder, tmp_path / str(number))[0]
         for word in words:
@@ -318,10 +320,10 @@ def test_what_is_not_known_is_not_on_the_card(run, tmp_path):
         for text in (before, card):
             assert card_errors(text, "model") == []
             assert not re.search(r"\bNone\b|\bnan\b|[{}]|TODO|information needed|<!--|\| \|\n|\n\n\n", text)
-    assert f"> {PROMPT}" in card  # told for the card, as no report has stories
+    assert f"> {PROMPT}" in card  # generated for the card, because no report has stories
 
 
-def test_tokens_are_derived_where_training_did_not_say(run, tmp_path):
+def test_tokens_are_derived_if_training_did_not_record_them(run, tmp_path):
     folder = shutil.copytree(run, tmp_path / "run")
     (folder / "run.json").unlink()
     text, _ = card_of(folder, tmp_path)
@@ -332,7 +334,7 @@ def test_tokens_are_derived_where_training_did_not_say(run, tmp_path):
     assert "last session only" in text
 
 
-def test_figures_of_another_model_or_of_older_weights_are_left_out(run, tmp_path):
+def test_results_of_another_model_or_of_older_weights_are_omitted(run, tmp_path):
     for number, fault in enumerate(("older", "another size", "two of that name")):
         folder = shutil.copytree(run, tmp_path / str(number) / "run")
         write_report(folder, **({"parameters": 7} if fault == "another size" else {}))
@@ -347,7 +349,7 @@ def test_figures_of_another_model_or_of_older_weights_are_left_out(run, tmp_path
         assert any("left out" in note for note in release.metadata.notes), fault
 
 
-def test_weighted_articles_are_not_called_the_standard_objective(run, tmp_path):
+def test_weighted_articles_are_not_called_standard_cross_entropy(run, tmp_path):
     folder = shutil.copytree(run, tmp_path / "run")
     recipe = yaml.safe_load((folder / "recipe.yaml").read_text())
     (folder / "recipe.yaml").write_text(yaml.safe_dump({**recipe, "article_loss_weight": 1.5}))
@@ -368,16 +370,16 @@ def test_the_metadata_check_of_the_local_hub_can_fail():
     assert card_errors("---\ncolorFrom: mauve\n---\n", "space")
 
 
-# ---- the check
+# ---- verification
 
 
-def test_the_check_finds_what_is_wrong_with_a_release(run, tmp_path):
+def test_verification_finds_what_is_wrong_with_a_release(run, tmp_path):
     sound = build_release(run, tmp_path / "sound", "ada/x", include=["llama"])
 
     def broken(name, damage):
         folder = shutil.copytree(sound.folder, tmp_path / name)
         damage(folder)
-        return type(sound)(folder, name, sound.metadata, sound.forms, sound.expected)
+        return type(sound)(folder, name, sound.metadata, sound.formats, sound.expected)
 
     def edit(path, old, new):
         def damage(folder):
@@ -419,7 +421,7 @@ def test_the_check_finds_what_is_wrong_with_a_release(run, tmp_path):
     assert "tinystories" in found["our package"][0] and "modeling_tinyllama" in found["no code"][0]
 
 
-def test_a_dry_run_builds_and_checks_and_needs_no_network(run, tmp_path, capsys, monkeypatch):
+def test_dry_run_builds_and_verifies_without_a_network(run, tmp_path, capsys, monkeypatch):
     monkeypatch.delenv("HF_TOKEN", raising=False)
     out = tmp_path / "out"
     assert main(["push", str(run), "--repo-id", "ada/x", "--dry-run", "--out", str(out), "--space"]) == 0
@@ -442,7 +444,7 @@ print(1)
 
 
 @pytest.mark.slow
-def test_a_push_that_does_not_come_back_as_it_was_is_no_release(run, hub, tmp_path):
+def test_a_push_that_is_damaged_on_the_hub_fails_verification(run, hub, tmp_path):
     python(BRANCH, hub, tmp_path, "ada/damaged")
     source = (ROOT / "modeling_tinyllama" / "modeling_tinyllama.py").read_bytes()
     hub.damaged["modeling_tinyllama.py"] = source.replace(b"self.scaling = ", b"self.scaling = 1.1 * ")
@@ -451,24 +453,23 @@ def test_a_push_that_does_not_come_back_as_it_was_is_no_release(run, hub, tmp_pa
     finally:
         hub.damaged.clear()
     assert result.returncode == 1 and "done" not in result.stdout
-    assert "modeling_tinyllama.py is another file" in result.stderr and "logits differ" in result.stderr
+    assert "modeling_tinyllama.py differs from the release" in result.stderr and "logits differ" in result.stderr
     repo = hub.model("ada/damaged")
     assert f"git switch dev; git revert --no-edit {repo.branches['dev']}" in result.stderr
     assert [commit.title for commit in repo.history("main")] == ["initial commit"]
-    # A private repo is read with the token, which nobody sees.
+    # A private repository is read with the token, which is not printed.
     assert repo.private and all(token == ADA for *_, token in hub.asked("GET", "ada/damaged/resolve"))
     assert ADA not in result.stdout + result.stderr
 
 
-def test_a_new_repo_that_is_no_release_can_be_removed():
-    api = HfApi(endpoint="http://127.0.0.1:9")
-    said = _way_back(api, Target("ada/x", "main", None, False), {"main": "c0ffee"})
-    assert "`hf repos delete ada/x` removes it" in said[0]
+def test_undo_advice_for_a_new_repository():
+    advice = undo_advice("http://127.0.0.1:9", Target("ada/x", "main", None, False), {"main": "c0ffee"})
+    assert "`hf repos delete ada/x` removes the repository" in advice
 
 
-def test_gguf_and_onnx_lie_beside_the_model(run, tmp_path):
-    installed = [name for name, packages in NEEDS.items() if all(map(importlib.util.find_spec, packages))]
-    missing = [name for name in NEEDS if name not in installed]
+def test_gguf_and_onnx_are_included(run, tmp_path):
+    installed = [name for name, packages in REQUIRED_PACKAGES.items() if all(map(importlib.util.find_spec, packages))]
+    missing = [name for name in REQUIRED_PACKAGES if name not in installed]
     for name in missing:
         with pytest.raises(UserError, match=f"--include {name} needs .*pip install"):
             build_release(run, tmp_path / "none", "ada/x", include=[name])
@@ -481,7 +482,7 @@ def test_gguf_and_onnx_lie_beside_the_model(run, tmp_path):
     assert all(f"`{name}/`" in card for name in installed)
 
 
-# ---- mistakes, and a network that fails
+# ---- mistakes and network errors
 
 
 PUSHES = """
@@ -501,15 +502,15 @@ print(json.dumps([results, "torch" in sys.modules]))
 """
 
 
-def test_mistakes_are_one_line_each_and_told_at_once(run, hub, tmp_path):
+def test_each_mistake_is_one_line(run, hub, tmp_path):
     hub.repos.pop(("models", "ada/there"), None)
     python("import sys; from huggingface_hub import HfApi; HfApi().create_repo('ada/there'); print(1)", hub, tmp_path)
     here = str(run)
     cases = [
         (None, [here, "--repo-id", "ada/x"], "no token", "hf auth login"),
-        ("hf_unknown", [here, "--repo-id", "ada/x"], "does not take your token", "hf auth login"),
-        (READER, [here, "--repo-id", "ada/x"], "may only read", "settings/tokens"),
-        (BOB, [here, "--repo-id", "ada/there"], "no right to write to ada/there", "another token"),
+        ("hf_unknown", [here, "--repo-id", "ada/x"], "rejected your token", "hf auth login"),
+        (READER, [here, "--repo-id", "ada/x"], "is read-only", "settings/tokens"),
+        (BOB, [here, "--repo-id", "ada/there"], "may not write to ada/there", "another token"),
         (ADA, [here, "--repo-id", "story-teller"], "USER/NAME", "'story-teller'"),
         (ADA, [here, "--repo-id", "ada/x y"], "cannot be a name", "ada/x y"),
         (ADA, [here, "--repo-id", "ada/there", "--revision", "dev"], "no branch dev", "only main"),
@@ -522,20 +523,20 @@ def test_mistakes_are_one_line_each_and_told_at_once(run, hub, tmp_path):
     task = tmp_path / "task.json"
     task.write_text(json.dumps([case[:2] for case in cases]))
     (results, _), _ = python(PUSHES, hub, tmp_path, task)
-    for (_, arguments, *words), (status, said) in zip(cases, results, strict=True):
-        lines = said.strip().splitlines()
-        assert status == 2 and len(lines) == 1, (arguments, said)
-        assert all(word in said for word in words), (arguments, said)
-        assert not any(token in said for token in (ADA, BOB, READER))
+    for (_, arguments, *words), (status, message) in zip(cases, results, strict=True):
+        lines = message.strip().splitlines()
+        assert status == 2 and len(lines) == 1, (arguments, message)
+        assert all(word in message for word in words), (arguments, message)
+        assert not any(token in message for token in (ADA, BOB, READER))
     assert {key for key in hub.repos if key[1] in ("ada/x", "ada/new")} == set()
 
 
-def test_a_push_without_the_network_is_refused(run, capsys):
+def test_offline_push_is_refused(run, capsys):
     assert main(["push", str(run), "--repo-id", "ada/x"]) == 2
     assert "HF_HUB_OFFLINE is set" in capsys.readouterr().err
 
 
-def test_a_hub_that_cannot_be_reached_is_one_line(run, hub, tmp_path):
+def test_an_unreachable_hub_is_one_line(run, hub, tmp_path):
     environment = {**client(hub, tmp_path), "HF_ENDPOINT": "http://127.0.0.1:9"}
     command = [sys.executable, str(ROOT / "push_to_hub.py"), str(run), "--repo-id", "ada/x"]
     result = subprocess.run(command, env=environment, capture_output=True, text=True)
@@ -565,7 +566,7 @@ def test_a_run_that_cannot_be_released_is_refused(run, tmp_path):
     refused(lambda folder: (folder / "tokenizer.json").unlink(), "no tokenizer")
     refused(lambda folder: (folder / "model.safetensors").unlink(), "no weights")
     refused(change("model.norm.weight", None), "missing keys: model.norm.weight")
-    refused(change("model.norm.weight", torch.nan), "model.norm.weight holds numbers that are not finite")
+    refused(change("model.norm.weight", torch.nan), "model.norm.weight has values that are not finite")
     refused(lambda folder: (folder / "run.json").write_text("{"), "run.json is damaged")
     gpt2 = {"model_type": "gpt2", "n_layer": 1, "n_head": 1, "n_embd": 8, "vocab_size": 600}
     refused(lambda folder: (folder / "config.json").write_text(json.dumps(gpt2)), "only a tinyllama|cannot be loaded")
@@ -578,22 +579,22 @@ import json, sys
 from pathlib import Path
 from huggingface_hub import HfApi, get_token
 from tinystories.utils.errors import UserError
-from tinystories.hub.upload import _create, _publish
+from tinystories.hub.client import commit_folder, create_repo
 
-api, said = HfApi(token=get_token()), []
+api, messages = HfApi(token=get_token()), []
 for folder, repo_id in zip(sys.argv[1::2], sys.argv[2::2]):
     try:
-        _create(api, repo_id, "model", False)
-        said.append(_publish(api, Path(folder), repo_id, "model", "main", "A release"))
+        create_repo(api, repo_id, "model", False)
+        messages.append(commit_folder(api, Path(folder), repo_id, "model", "main", "A release"))
     except UserError as error:
-        said.append(f"refused: {error}")
-print(json.dumps(said))
+        messages.append(f"refused: {error}")
+print(json.dumps(messages))
 """
 
 
 @pytest.fixture
 def small_release(tmp_path):
-    """A function that makes a release folder with large files that no other one has: `small_release("name")`."""
+    """A function that makes a release folder with unique large files: `small_release("name")`."""
 
     def make(name):
         folder = tmp_path / name
@@ -611,7 +612,7 @@ def sha256(path):
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def test_what_fails_for_a_moment_is_tried_again(hub, small_release, tmp_path):
+def test_transient_errors_are_retried(hub, small_release, tmp_path):
     faults = {
         "create": ("POST", "/repos/create", "lost"),
         "dropped": ("PUT", "/lfs/{large}", "drop"),
@@ -627,33 +628,33 @@ def test_what_fails_for_a_moment_is_tried_again(hub, small_release, tmp_path):
         folder = small_release(name)
         hub.fail(method, path.format(repo=f"ada/{name}", large=sha256(folder / "model.safetensors")), kind)
         arguments += [folder, f"ada/{name}"]
-    said, _ = python(PUBLISH, hub, tmp_path, *arguments)
+    messages, _ = python(PUBLISH, hub, tmp_path, *arguments)
     assert [fault for fault in hub.faults if fault.times] == []
-    for name, commit in zip(faults, said, strict=True):
+    for name, commit in zip(faults, messages, strict=True):
         repo = hub.model(f"ada/{name}")
         assert commit == repo.branches["main"], name
         assert [commit.title for commit in repo.history()] == ["A release", "initial commit"], name
         assert repo.files()["model.safetensors"] == (tmp_path / name / "model.safetensors").read_bytes()
 
 
-def test_a_push_that_is_given_up_publishes_nothing_and_goes_on_later(hub, small_release, tmp_path):
+def test_a_failed_push_publishes_nothing_and_can_be_resumed(hub, small_release, tmp_path):
     folder = small_release("later")
     hub.fail("POST", "ada/later/commit/", "drop", times=4)
-    (said,), log = python(PUBLISH, hub, tmp_path, folder, "ada/later")
-    assert said.startswith("refused: The push to ada/later was given up: no answer") and "goes on" in said
+    (message,), log = python(PUBLISH, hub, tmp_path, folder, "ada/later")
+    assert message.startswith("refused: The push to ada/later failed: no answer") and "to resume" in message
     assert log.count("trying again in") == 3 and ADA not in log
     repo = hub.model("ada/later")
     assert [commit.title for commit in repo.history()] == ["initial commit"]
 
     arrived = f"/lfs/{sha256(folder / 'model.safetensors')}"
     assert len(hub.asked("PUT", arrived)) == 1
-    (said, again), _ = python(PUBLISH, hub, tmp_path, folder, "ada/later", folder, "ada/later")
-    assert said == repo.branches["main"] and len(hub.asked("PUT", arrived)) == 1
-    assert again == said and len(repo.commits) == 2  # nothing new, no commit
+    (message, again), _ = python(PUBLISH, hub, tmp_path, folder, "ada/later", folder, "ada/later")
+    assert message == repo.branches["main"] and len(hub.asked("PUT", arrived)) == 1
+    assert again == message and len(repo.commits) == 2  # nothing new, no commit
 
 
-def test_rights_that_end_on_the_way_are_one_line(hub, small_release, tmp_path):
-    refusals = {403: "no right to write", 401: "does not take your token", 412: "Someone else"}
+def test_permanent_errors_are_one_line(hub, small_release, tmp_path):
+    refusals = {403: "may not write", 401: "rejected your token", 412: "Someone else"}
     folder, bad_card = small_release("rights"), small_release("card")
     (bad_card / "README.md").write_text("---\ntags: [1]\n---\n\n# A\n")
     arguments = [bad_card, "ada/card", folder, "bob/not-mine"]
@@ -661,14 +662,14 @@ def test_rights_that_end_on_the_way_are_one_line(hub, small_release, tmp_path):
         hub.fail("POST", f"ada/rights-{status}/commit/", status)
         arguments += [folder, f"ada/rights-{status}"]
     (card, not_mine, *others), _ = python(PUBLISH, hub, tmp_path, *arguments)
-    assert "refuses the release" in card and '"tags" must be strings' in card
-    assert "no right to write to bob/not-mine" in not_mine and "namespace" in not_mine
-    for words, said in zip(refusals.values(), others, strict=True):
-        assert said.startswith("refused:") and words in said and "\n" not in said, said
+    assert "rejected the release" in card and '"tags" must be strings' in card
+    assert "may not write to bob/not-mine" in not_mine and "namespace" in not_mine
+    for words, message in zip(refusals.values(), others, strict=True):
+        assert message.startswith("refused:") and words in message and "\n" not in message, message
     assert [len(hub.model(f"ada/rights-{status}").commits) for status in refusals] == [1, 1, 1]
 
 
-def test_a_new_release_leaves_nothing_of_the_old_one(hub, small_release, tmp_path):
+def test_a_new_release_replaces_the_old_one(hub, small_release, tmp_path):
     first, second = small_release("again"), small_release("second")
     python(PUBLISH, hub, tmp_path, first, "ada/again")
     repo = hub.model("ada/again")
@@ -716,7 +717,7 @@ print(json.dumps(found))
 
 @pytest.fixture(scope="module")
 def trained(hub, tmp_path_factory):
-    """A run that pushed itself through a slow network, the Hub's commits, what each of them tells and the log."""
+    """A run that pushed itself through a slow network, the Hub's commits, what each of them generates and the log."""
     from conftest import TINY_RECIPE
 
     place = tmp_path_factory.mktemp("trained")
@@ -740,7 +741,7 @@ def trained(hub, tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_a_run_that_pushes_itself_loads_for_a_stranger(trained, hub):
+def test_a_run_pushed_by_trainer_loads_in_a_clean_environment(trained, hub):
     run, steps, found, log = trained
     model, tokenizer = load_model(str(run))
     options = {"do_sample": False, "repetition_penalty": 1.0, "max_new_tokens": 20}
@@ -764,13 +765,13 @@ def test_a_run_that_pushes_itself_loads_for_a_stranger(trained, hub):
 
 
 @pytest.mark.slow
-def test_a_run_in_progress_loads_for_a_stranger(trained):
+def test_a_run_in_progress_loads_in_a_clean_environment(trained):
     _, steps, found, _ = trained
     assert isinstance(found[steps["Training in progress, step 2"]], list)
 
 
 @pytest.mark.slow
-def test_where_all_checkpoints_belong_on_the_hub_none_is_left_out(hub, tmp_path):
+def test_all_checkpoints_are_pushed_if_requested(hub, tmp_path):
     from conftest import TINY_RECIPE
 
     overrides = {"output_dir": str(tmp_path / "run"), "max_steps": "6", "eval_steps": "2", "max_stories": "200"}

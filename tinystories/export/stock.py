@@ -2,7 +2,7 @@
 
 - Both conversions are exact. With `partial_rotary_factor` 1.0 a TinyLlama is a Llama, weight for weight. With a
   smaller factor it is a Phi-3, whose projections are fused (`qkv_proj`; `gate_up_proj`, gate first).
-- What the other architecture does not support is refused: biases, some rotary types, sliding windows, dropout.
+- What the other architecture does not support is refused: biases, some rotary types, sliding windows.
 - Every setting is passed, because the architectures differ in their defaults.
 """
 
@@ -14,13 +14,23 @@ from typing import Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from transformers import AutoConfig, LlamaForCausalLM, Phi3ForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers import LlamaForCausalLM, Phi3ForCausalLM, PreTrainedConfig, PreTrainedModel
 
 from modeling_tinyllama import TinyLlamaConfig, TinyLlamaForCausalLM
 
 from ..runs.loading import load_model
-from ..utils.errors import UserError, first_line
-from .verify import TOLERANCE, Verified, check_difference, check_out, check_vocabulary, compare, load_complete, staged
+from ..utils.errors import UserError
+from .verify import (
+    TOLERANCE,
+    Verified,
+    check_difference,
+    check_out,
+    check_vocabulary,
+    compare,
+    load_complete,
+    read_config,
+    staged,
+)
 
 
 # Fields that have the same name in all three architectures; rotary parameters are handled separately.
@@ -139,8 +149,8 @@ def to_phi3(model: TinyLlamaForCausalLM) -> Phi3ForCausalLM:
         "original_max_position_embeddings": rope.get(
             "original_max_position_embeddings", config.max_position_embeddings
         ),
-        "resid_pdrop": 0.0,
-        "embd_pdrop": 0.0,
+        "resid_pdrop": config.resid_pdrop,
+        "embd_pdrop": config.embd_pdrop,
         "sliding_window": None,
     }
     weights = model.state_dict()
@@ -192,13 +202,7 @@ def load_stock(path: str | Path) -> PreTrainedModel:
     Raises:
         UserError: if it is another architecture, quantised, incomplete, or not finite.
     """
-    path = str(path)
-    try:
-        config = AutoConfig.from_pretrained(path, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, TypeError, ArithmeticError, StrictDataclassError) as error:
-        raise UserError(f"The configuration in {path} cannot be read: {first_line(error)}.") from None
-    if config.model_type not in SOURCES:
-        raise UserError(f"The model in {path} is a {config.model_type}; only Llama and Phi-3 can be imported.")
+    config = read_config(path, SOURCES, "only Llama and Phi-3 can be imported")
     if getattr(config, "quantization_config", None):
         raise UserError(f"The weights in {path} are quantised: import the original model.")
     _check_size(Path(path), config)
@@ -246,9 +250,11 @@ def _from_llama(config: PreTrainedConfig, settings: dict[str, Any], weights: Wei
 
 
 def _from_phi3(config: PreTrainedConfig, settings: dict[str, Any], weights: Weights) -> None:
-    for name, neutral in (("sliding_window", None), ("resid_pdrop", 0.0), ("embd_pdrop", 0.0)):
-        if getattr(config, name) != neutral:
-            raise UserError(f"TinyLlama does not support `{name}`, which is {getattr(config, name)} in this model.")
+    if config.sliding_window is not None:
+        raise UserError(
+            f"TinyLlama does not support `sliding_window`, which is {config.sliding_window} in this model."
+        )
+    settings |= {"resid_pdrop": config.resid_pdrop, "embd_pdrop": config.embd_pdrop}
     rope = settings["rope_parameters"]
     if rope.get("rope_type") == "longrope":
         rope.setdefault("original_max_position_embeddings", config.original_max_position_embeddings)

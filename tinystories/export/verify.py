@@ -2,14 +2,22 @@
 
 import pickle
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from tinystories.tokenization import vocabulary_size
 
@@ -39,6 +47,24 @@ class Verified:
     parameters: int
     positions: int
     difference: float
+
+
+def read_config(path: str | Path, model_types: Collection[str], requirement: str) -> PreTrainedConfig:
+    """Read the configuration of a model in a folder or on the Hub.
+
+    Args:
+        requirement: what the message says about other architectures.
+
+    Raises:
+        UserError: if it cannot be read, or is of another architecture.
+    """
+    try:
+        config = AutoConfig.from_pretrained(path, trust_remote_code=False)
+    except (OSError, ValueError, KeyError, TypeError, ArithmeticError, StrictDataclassError) as error:
+        raise UserError(f"The configuration in {path} cannot be read: {first_line(error)}.") from None
+    if config.model_type not in model_types:
+        raise UserError(f"The model in {path} is a {config.model_type}; {requirement}.")
+    return config
 
 
 def load_complete(path: str | Path) -> PreTrainedModel:

@@ -1,10 +1,11 @@
-"""The app.py of a demo Space: it streams a story as it is generated. It runs alone, with the settings in `story.json`.
+"""The app.py of a demo Space, which streams a story while it is generated; it needs only `settings.json`.
 
-It offers what the page of `tinystories serve` does, made with Gradio, which a Space on the Hub brings along.
+It has the functions of the page of `tinystories serve`, in Gradio, which Spaces on the Hub support.
 """
 
 import json
 import secrets
+from collections.abc import Iterator
 from pathlib import Path
 from threading import Event, Thread
 
@@ -13,50 +14,60 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, StoppingCriteriaList, TextIteratorStreamer, set_seed
 
 
-SETTINGS = json.loads(Path(__file__).with_name("story.json").read_text("utf-8"))
-PRESETS = SETTINGS["presets"]
+SETTINGS = json.loads(Path(__file__).with_name("settings.json").read_text("utf-8"))
+MODEL, PRESETS, DEFAULT_PRESET, PROMPTS = (SETTINGS[key] for key in ("model", "presets", "preset", "prompts"))
 GREEDY = "greedy"
 THEME = gr.themes.Default(primary_hue="amber", neutral_hue="stone").set(
-    button_primary_background_fill="*primary_700",  # on which white letters can be read
+    button_primary_background_fill="*primary_700",  # dark enough for white text
     button_primary_background_fill_hover="*primary_800",
 )
-WHERE = {"revision": SETTINGS["revision"], "trust_remote_code": True}
-model = AutoModelForCausalLM.from_pretrained(SETTINGS["model"], **WHERE).eval()
-tokenizer = AutoTokenizer.from_pretrained(SETTINGS["model"], **WHERE)
+options = {"revision": SETTINGS["revision"], "trust_remote_code": True}
+model = AutoModelForCausalLM.from_pretrained(MODEL, **options).eval()
+tokenizer = AutoTokenizer.from_pretrained(MODEL, **options)
 
 
 def encode_prompt(prompt: str) -> list[int]:
-    """Ids without the end-of-text token that some tokenizers append, behind which a model would begin anew."""
+    """Token ids without the end-of-text token that some tokenizers append, which would start another story."""
     ids = tokenizer(prompt, return_token_type_ids=False)["input_ids"]
     while len(ids) > 1 and ids[-1] == tokenizer.eos_token_id:
         ids.pop()
     return ids
 
 
-def generate(beginning: str, preset: str, temperature: float, length: int, seed: str = ""):
-    """The text so far and a line about it, again and again until it is complete."""
-    if not beginning.strip():
-        raise gr.Error("How does the story begin?")
-    ids = torch.tensor([encode_prompt(beginning)])
-    used = ids.shape[1]
-    room = model.config.max_position_embeddings - used
-    if room < 1:
-        raise gr.Error(f"The beginning is {used} tokens long, more than the model's context has room for: shorten it.")
+def generate(
+    prompt: str, preset: str, temperature: float, max_new_tokens: int, seed: str = ""
+) -> Iterator[tuple[str, str]]:
+    """Yield the text so far and a status line, until the story is complete."""
+    if not prompt.strip():
+        raise gr.Error("The prompt is empty.")
+    ids = torch.tensor([encode_prompt(prompt)])
+    prompt_length = ids.shape[1]
+    remaining = model.config.max_position_embeddings - prompt_length
+    if remaining < 1:
+        raise gr.Error(
+            f"The prompt has {prompt_length} tokens, more than the context of the model allows: shorten it."
+        )
     if seed and not (seed.isascii() and seed.isdigit() and int(seed) < 2**32):
-        raise gr.Error("The seed must be a whole number below 4294967296, or nothing.")
-    seed = int(seed) if seed else secrets.randbits(32)
-    how = {"do_sample": False, "repetition_penalty": 1.0}
+        raise gr.Error("The seed must be an integer below 4294967296, or empty.")
+    number = int(seed) if seed else secrets.randbits(32)
+    sampling = {"do_sample": False, "repetition_penalty": 1.0}
     if preset != GREEDY:
-        how = {"do_sample": True, **PRESETS[preset], "temperature": temperature}
+        sampling = {"do_sample": True, **PRESETS[preset], "temperature": temperature}
     streamer = TextIteratorStreamer(tokenizer, skip_special_tokens=True, timeout=60)
-    stopped, written = Event(), []
+    stopped, lengths = Event(), []
 
     def write():
         try:
-            set_seed(seed)
-            arguments = {"attention_mask": torch.ones_like(ids), **how, "max_new_tokens": min(int(length), room)}
-            stop = StoppingCriteriaList([lambda ids, scores, **_: stopped.is_set()])
-            written.append(model.generate(ids, **arguments, streamer=streamer, stopping_criteria=stop).shape[1] - used)
+            set_seed(number)
+            output = model.generate(
+                ids,
+                attention_mask=torch.ones_like(ids),
+                **sampling,
+                max_new_tokens=min(int(max_new_tokens), remaining),
+                streamer=streamer,
+                stopping_criteria=StoppingCriteriaList([lambda ids, scores, **_: stopped.is_set()]),
+            )
+            lengths.append(output.shape[1] - prompt_length)
         finally:
             streamer.end()
 
@@ -65,60 +76,59 @@ def generate(beginning: str, preset: str, temperature: float, length: int, seed:
     try:
         for piece in streamer:
             story += piece
-            yield story, f"seed {seed}"
+            yield story, f"seed {number}"
         writer.join()
-        if not written:
-            raise gr.Error("The story could not be generated to its end.")
-        yield story, f"{written[0]} tokens · seed {seed}"
-    finally:  # also where the reader has stopped it or left
+        if not lengths:
+            raise gr.Error("The story could not be completed.")
+        yield story, f"{lengths[0]} tokens · seed {number}"
+    finally:  # also if the user stopped it or left
         stopped.set()
 
 
-def _heat(preset: str) -> float:
-    return PRESETS[preset]["temperature"]
+def select_preset(name: str):
+    if name == GREEDY:
+        return gr.update(interactive=False)
+    return gr.update(interactive=True, value=PRESETS[name]["temperature"])
 
 
-with gr.Blocks(title=SETTINGS["model"].split("/")[-1], analytics_enabled=False) as demo:
-    gr.Markdown(f"# Tiny stories\ngenerated by [{SETTINGS['model']}](https://huggingface.co/{SETTINGS['model']})")
+with gr.Blocks(title=MODEL.split("/")[-1], analytics_enabled=False) as demo:
+    gr.Markdown(f"# Tiny stories\ngenerated by [{MODEL}](https://huggingface.co/{MODEL})")
     with gr.Row():
         with gr.Column(scale=2):
-            beginning = gr.Textbox(
-                SETTINGS["beginnings"][0], label="How does it begin?", lines=3, max_lines=8, max_length=2048
-            )
-            gr.Examples(SETTINGS["beginnings"], beginning, label="or begin with", cache_examples=False)
+            prompt = gr.Textbox(PROMPTS[0], label="Prompt", lines=3, max_lines=8, max_length=2048)
+            gr.Examples(PROMPTS, prompt, label="Examples", cache_examples=False)
             with gr.Row():
-                write_button = gr.Button("Write the story", variant="primary")
+                generate_button = gr.Button("Generate", variant="primary")
                 stop_button = gr.Button("Stop")
             with gr.Accordion("Sampling settings", open=False):
-                preset = gr.Dropdown([*PRESETS, GREEDY], value=SETTINGS["preset"], label="Preset")
-                temperature = gr.Slider(0.1, 2.0, _heat(SETTINGS["preset"]), step=0.1, label="Temperature")
-                length = gr.Slider(50, 500, 200, step=10, label="Length, at most, in tokens")
+                preset = gr.Dropdown([*PRESETS, GREEDY], value=DEFAULT_PRESET, label="Preset")
+                temperature = gr.Slider(
+                    0.1, 2.0, PRESETS[DEFAULT_PRESET]["temperature"], step=0.1, label="Temperature"
+                )
+                max_new_tokens = gr.Slider(50, 500, 200, step=10, label="Maximum number of new tokens")
                 seed = gr.Textbox(
-                    "",  # and not None, with which clients of the Space's API would have to name one
-                    label="Seed: the same one generates the same story",
-                    placeholder="a new story each time",
+                    "",  # with None, clients of the Space's API would have to name a seed
+                    label="Seed (the same seed generates the same story)",
+                    placeholder="random",
                     max_length=10,
                 )
         with gr.Column(scale=3):
-            story = gr.Textbox(label="The story", lines=18, max_lines=40, interactive=False, buttons=["copy"])
+            story = gr.Textbox(label="Story", lines=18, max_lines=40, interactive=False, buttons=["copy"])
             status = gr.Markdown()
-            again_button = gr.Button("Another one")
+            again_button = gr.Button("Generate another")
 
-    preset.change(
-        lambda name: gr.update(interactive=name != GREEDY, **({} if name == GREEDY else {"value": _heat(name)})),
-        preset,
-        temperature,
-        api_visibility="private",
-    )
-    how = {
+    preset.change(select_preset, preset, temperature, api_visibility="private")
+    event = {
         "fn": generate,
-        "inputs": [beginning, preset, temperature, length, seed],
+        "inputs": [prompt, preset, temperature, max_new_tokens, seed],
         "outputs": [story, status],
         "show_progress": "hidden",
         "concurrency_id": "stories",
     }
-    first = gr.on([write_button.click, beginning.submit], **how, api_name="generate")
-    second = again_button.click(lambda: "", None, seed, api_visibility="private").then(**how, api_visibility="private")
+    first = gr.on([generate_button.click, prompt.submit], **event, api_name="generate")
+    second = again_button.click(lambda: "", None, seed, api_visibility="private").then(
+        **event, api_visibility="private"
+    )
     stop_button.click(lambda: "stopped", None, status, cancels=[first, second], api_visibility="private")
 
 if __name__ == "__main__":

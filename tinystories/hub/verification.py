@@ -1,120 +1,107 @@
-"""What a stranger's process finds in a release: run as a script, never imported by the rest of the project.
+"""Verify a release in a clean environment: a new process, an empty folder and cache, and without this package.
 
-It reads from standard input, as JSON, what to load and what must come out, and prints what is wrong as JSON in its
-last line. It imports transformers and nothing of ours: the modules named under `hidden` cannot be imported here, even
-where the package is installed, so that the model runs on the code that was released with it or on transformers' own.
+- Each format is loaded as a user would load it. Its tokens, logits and greedy text must be those of the run.
+- The comparison is in float32 on the CPU, where only a different function makes a difference above rounding.
+- After publishing, the commit is downloaded and every file is compared. A public repository is read without a token.
 """
 
-import hashlib
-import importlib
 import json
+import os
+import subprocess
 import sys
+import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors.torch import save_file
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from ..export.verify import STORY
+from ..generation.prompts import encode_prompt
 
 
-class Hidden:
-    """A finder in front of all others, for which some modules do not exist."""
+if TYPE_CHECKING:
+    from .release import Release
 
-    def __init__(self, names):
-        self.names = names
-
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in self.names:
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-
-
-def hide(names):
-    sys.meta_path.insert(0, Hidden(names))
-    for name in names:
-        try:
-            importlib.import_module(name)
-        except ModuleNotFoundError:
-            continue
-        raise SystemExit(f"{name} can be imported here, so this check would show nothing")
+PROMPT = "Once upon a time there was"
+TOLERANCE = 1e-4  # of a logit; rounding in float32 causes 1e-6, a different function more than 1e-2
+CHECKED_TOKENS = 48
+TOKENIZER_FIELDS = ("bos_token_id", "eos_token_id", "pad_token_id", "padding_side", "model_max_length")
+HIDDEN = ("modeling_tinyllama", "tokenization", "tinystories")
+# Environment variables that lead to the user's caches and tokens.
+USER_VARIABLES = ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_XET_CACHE", "HF_ASSETS_CACHE", "HF_MODULES_CACHE",
+                  "HF_TOKEN_PATH", "TRANSFORMERS_CACHE", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")  # fmt: skip
 
 
-def check_files(item):
-    """What was published is, byte for byte, what was meant to be."""
-    from huggingface_hub import snapshot_download
-
-    folder = Path(snapshot_download(item["source"], revision=item["revision"]))
-    for name, digest in item["files"].items():
-        path = folder / name
-        if not path.is_file():
-            yield f"{name} is missing"
-        elif hashlib.sha256(path.read_bytes()).hexdigest() != digest:
-            yield f"{name} is another file"
-
-
-def check_model(item, expected, logits):
-    """The model as a user loads it: its logits, and its greedy text by `generate` and by `pipeline`."""
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
-
-    where = {"revision": item["revision"] or "main", "trust_remote_code": item["trust_remote_code"]}
-    inside = {**where, "subfolder": item["subfolder"]}
-    model, report = AutoModelForCausalLM.from_pretrained(
-        item["source"], dtype=torch.float32, output_loading_info=True, **inside
-    )
-    tokenizer = AutoTokenizer.from_pretrained(item["source"], **inside)
-    for trouble in ("missing_keys", "unexpected_keys", "mismatched_keys"):
-        if report.get(trouble):
-            names = sorted(map(str, report[trouble]))[:3]
-            yield f"weights with {trouble.replace('_', ' ')}: {', '.join(names)}"
-
-    source = type(model).__module__
-    if not source.startswith("transformers_modules." if item["trust_remote_code"] else "transformers.models."):
-        yield f"the model's code was taken from {source}"
-    for name, value in expected["generation"].items():
-        if getattr(model.generation_config, name) != value:
-            yield f"generation_config.json says {name} {getattr(model.generation_config, name)}, not {value}"
-    for name, value in expected["tokenizer"].items():
-        if getattr(tokenizer, name) != value:
-            yield f"the tokenizer's {name} is {getattr(tokenizer, name)}, not {value}"
-    if tokenizer(expected["text"])["input_ids"] != expected["ids"]:
-        yield "the tokenizer cuts a text into other tokens"
-        return
-
-    with torch.no_grad():
-        found = model(torch.tensor([expected["ids"]])).logits[0]
-    if found.shape != logits.shape:
-        yield f"the logits have the shape {tuple(found.shape)}, not {tuple(logits.shape)}"
-        return
-    difference = (found - logits).abs().max().item()
-    if not difference <= expected["tolerance"]:
-        yield f"logits differ by up to {difference:.1e}"
-
-    greedy = {"do_sample": False, "repetition_penalty": 1.0, "max_new_tokens": expected["new_tokens"]}
-    written = model.generate(**tokenizer(expected["prompt"], return_tensors="pt"), **greedy)
-    if (text := tokenizer.decode(written[0], skip_special_tokens=True)) != expected["greedy"]:
-        yield f"generate() writes {text[:80]!r}..., not {expected['greedy'][:80]!r}..."
-    if item["subfolder"]:
-        storyteller = pipeline("text-generation", model=model, tokenizer=tokenizer, device="cpu")
-    else:
-        storyteller = pipeline("text-generation", model=item["source"], dtype=torch.float32, device="cpu", **where)
-    if (text := storyteller(expected["prompt"], **greedy)[0]["generated_text"]) != expected["greedy"]:
-        yield f"pipeline() writes {text[:80]!r}..., not {expected['greedy'][:80]!r}..."
+@torch.no_grad()
+def expected_output(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+    """Return what every format of a release must reproduce: settings, tokens, logits (`[length, vocab]`), text."""
+    model = model.float()
+    ids = tokenizer(STORY, verbose=False)["input_ids"]
+    prompt = torch.tensor([encode_prompt(tokenizer, PROMPT)])
+    new_tokens = min(CHECKED_TOKENS, model.config.max_position_embeddings - prompt.shape[1])
+    greedy = {"do_sample": False, "repetition_penalty": 1.0, "max_new_tokens": new_tokens}
+    output = model.generate(prompt, attention_mask=torch.ones_like(prompt), **greedy)
+    generation = model.generation_config.to_diff_dict()
+    generation.pop("transformers_version", None)
+    return {
+        "text": STORY,
+        "ids": ids,
+        "logits": model(torch.tensor([ids])).logits[0],
+        "prompt": PROMPT,
+        "new_tokens": new_tokens,
+        "greedy": tokenizer.decode(output[0], skip_special_tokens=True),
+        "generation": generation,
+        "tokenizer": {name: getattr(tokenizer, name) for name in TOKENIZER_FIELDS},
+        "tolerance": TOLERANCE,
+    }
 
 
-def main():
-    task = json.load(sys.stdin)
-    hide(task["hidden"])
-    from safetensors.torch import load_file
+def check_releases(
+    releases: dict[str, "Release"],
+    repo_id: str | None = None,
+    commits: dict[str, str] | None = None,
+    token: str | None = None,
+) -> list[str]:
+    """Return the problems that a clean environment finds with releases; an empty list if there are none.
 
-    problems = []
-    for item in task["items"]:
-        try:
-            if item["files"] is not None:
-                problems += [f"{item['name']}: {problem}" for problem in check_files(item)]
-            for form in item["forms"]:
-                expected = item["expected"]
-                for problem in check_model({**item, **form}, expected, load_file(expected["logits"])["logits"]):
-                    problems.append(f"{form['name']}: {problem}")
-        except Exception as error:  # whatever stops a user is what this is here to find
-            said = " ".join(str(error).split())[:300]
-            problems.append(f"{item['name']}: {type(error).__name__}: {said}")
-    print(json.dumps(problems))
-
-
-if __name__ == "__main__":
-    main()
+    Args:
+        releases: by the names that the problems begin with.
+        repo_id: load them from the Hub, each at its commit in `commits`, instead of from their folders.
+        token: for a private repository only.
+    """
+    with tempfile.TemporaryDirectory(prefix="tinystories-check-") as folder:
+        items: list[dict[str, Any]] = []
+        for name, release in releases.items():
+            logits = Path(folder) / f"{len(items)}.safetensors"
+            save_file({"logits": release.expected["logits"].contiguous()}, logits)
+            items.append(
+                {
+                    "name": name,
+                    "source": repo_id or str(release.folder.resolve()),
+                    "revision": commits[name] if commits else None,
+                    "files": release.digests() if repo_id else None,
+                    "formats": [(f"{name}, {label}", *rest) for label, *rest in release.formats],
+                    "expected": {**release.expected, "logits": str(logits)},
+                }
+            )
+        environment = {name: value for name, value in os.environ.items() if name not in USER_VARIABLES}
+        environment |= {"HF_HOME": str(Path(folder) / "hf"), "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+        environment |= {"HF_TOKEN": token} if token else {"HF_HUB_DISABLE_IMPLICIT_TOKEN": "1"}
+        if repo_id is None:
+            environment["HF_HUB_OFFLINE"] = "1"
+        result = subprocess.run(
+            # -P: modules are not searched for in the folder of the script.
+            [sys.executable, "-P", str(Path(__file__).with_name("verification_script.py"))],
+            input=json.dumps({"hidden": HIDDEN, "items": items}),
+            cwd=folder,
+            env=environment,
+            capture_output=True,
+            text=True,
+        )
+    try:
+        return json.loads(result.stdout.splitlines()[-1])
+    except (IndexError, ValueError):
+        message = (result.stderr.strip() or "no output").splitlines()[-1]
+        return [f"the verification failed with status {result.returncode}: {message[:300]}"]
