@@ -430,7 +430,7 @@ def test_dry_run_builds_and_verifies_without_a_network(run, tmp_path, capsys, mo
     assert {path.name for path in out.iterdir()} == {"model", "space"}
     assert load_model(str(out / "model"))[0].num_parameters() == load_model(str(run))[0].num_parameters()
     assert main(["push", str(run), "--repo-id", "ada/x", "--dry-run", "--out", str(out)]) == 2
-    assert "exists already" in capsys.readouterr().err
+    assert "already exists" in capsys.readouterr().err
 
 
 BRANCH = """

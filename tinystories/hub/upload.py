@@ -207,7 +207,7 @@ def _work_folder(out: str | Path | None) -> Iterator[Path]:
 
     folder = output_folder(out)
     if folder.exists() and any(folder.iterdir()):
-        raise UserError(f"{folder} exists already: choose a folder that is new or empty.")
+        raise UserError(f"{folder} already exists: choose a folder that is new or empty.")
     folder.mkdir(parents=True, exist_ok=True)
     yield folder
 
