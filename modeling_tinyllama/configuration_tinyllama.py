@@ -53,28 +53,28 @@ class TinyLlamaConfig(PreTrainedConfig):
         head_dim (`int`, *optional*): width of a head, `hidden_size // num_attention_heads` unless given.
         hidden_act (`str`, defaults to `"silu"`): activation of the MLP's gate.
         max_position_embeddings (`int`, defaults to 512): longest sequence, in tokens, that the model is trained on.
-            No limit: the model runs on beyond it, only worse (`generate` warns once), until `rope_parameters` stretch
-            it.
+            Not a hard limit: longer sequences work, but with lower quality (`generate` warns once), unless
+            `rope_parameters` extend the context.
         initializer_range (`float`, defaults to 0.02): standard deviation of the initial weights.
         rms_norm_eps (`float`, defaults to 1e-6): added to the mean square before the root.
         use_cache (`bool`, defaults to `True`): return keys and values for decoding.
-        pad_token_id, bos_token_id, eos_token_id (`int`, default to 1, 0, 0): padding is a token of its own, so that
-            a loss that ignores padding still trains the end of a story.
+        pad_token_id, bos_token_id, eos_token_id (`int`, default to 1, 0, 0): padding is a separate token, so that a
+            loss that ignores padding still covers the end of a story.
         tie_word_embeddings (`bool`, defaults to `True`): the output head is the embedding.
         rope_parameters (`dict`, *optional*): `rope_type` (`"default"`, `"linear"`, `"dynamic"`, `"yarn"`,
-            `"llama3"` and what else transformers knows), `rope_theta` (10,000), `partial_rotary_factor` and the
-            type's own keys, as in [`~transformers.LlamaConfig`]. To stretch the context of a trained model, give it
-            another dictionary, in `from_pretrained` or later: theta and factor stay as they were unless it names them.
-        partial_rotary_factor (`float`, defaults to 0.5): share of each head that is rotated, in (0, 1]. Stored inside
-            `rope_parameters`, and refused if it contradicts what stands there. With 1.0 the model is Llama, weight
-            for weight; below 1.0 it is Phi-3's function.
+            `"llama3"` and others of transformers), `rope_theta` (10,000), `partial_rotary_factor` and the
+            type's own keys, as in [`~transformers.LlamaConfig`]. To extend the context of a trained model, pass
+            another dictionary, in `from_pretrained` or later: theta and factor are kept unless it contains them.
+        partial_rotary_factor (`float`, defaults to 0.5): fraction of each head that is rotated, in (0, 1]. Stored inside
+            `rope_parameters`; an error if it contradicts them. With 1.0 the model is Llama, weight
+            for weight; below 1.0, it computes the same function as Phi-3.
         attention_bias, mlp_bias (`bool`, default to `False`): biases of the projections.
         attention_dropout (`float`, defaults to 0.0): dropout of the attention weights, in training only.
-        resid_pdrop, embd_pdrop (`float`, default to 0.0): dropout of what each block adds to the hidden states, and of
-            the embeddings, in training only; the names are Phi-3's.
+        resid_pdrop, embd_pdrop (`float`, default to 0.0): dropout of the outputs of attention and MLP, and of the
+            embeddings, in training only; the names are Phi-3's.
 
     Raises:
-        ValueError: for a setting that no model can be built from; the message names the field and a value that works.
+        ValueError: for an invalid setting; the message names the field and a valid value.
 
     ```python
     >>> from modeling_tinyllama import TinyLlamaConfig, TinyLlamaForCausalLM

@@ -90,7 +90,7 @@ def train_bpe(
         total: number of strings, if known, for the progress bar on stderr.
 
     Raises:
-        TokenizerError: if the vocabulary leaves no room for a merge, or the corpus has no text.
+        TokenizerError: if the vocabulary is too small for any merge, or the corpus has no text.
     """
     if vocab_size < BASE_SIZE + 1:
         raise TokenizerError(

@@ -50,7 +50,7 @@ def prune_to_top_k(
         texts, model_max_length, total, progress: as for `train_bpe`.
 
     Raises:
-        TokenizerError: for a tokenizer of another kind, for a `k` that leaves no room for a merge or exceeds the
+        TokenizerError: for a tokenizer of another kind, for a `k` that is too small for any merge or exceeds the
             vocabulary, and for a corpus without text.
     """
     if k < BASE_SIZE + 1:

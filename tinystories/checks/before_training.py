@@ -21,18 +21,18 @@ MODEL_ROWS = 2  # rows that go through the model; one would do, two also show a 
 
 
 def check_trainer(trainer: Trainer, *, quick: bool = True) -> list[Finding]:
-    """Check what a trainer feeds to its model, what the loss is about, and whether the machine can run it.
+    """Check the batches and the loss of a trainer, and whether the machine can run it.
 
-    A few real batches are taken from its own dataloader. Rows may be packed (`position_ids` that start again, no
+    A few real batches are taken from its own dataloader. Rows may be packed (`position_ids` that restart, no
     mask) or hold one story each, with an `attention_mask`. Random states, weights, gradients, modes and dataloaders
     are left unchanged.
 
     Args:
-        trainer: any; its `processing_class` should be the tokenizer.
+        trainer: any `Trainer`; its `processing_class` should be the tokenizer.
         quick: measure no optimizer steps.
 
     Returns:
-        Findings; an "error" among them is a reason not to start.
+        Findings; do not train if one of them is an "error".
     """
     try:
         rows = len(trainer.train_dataset)

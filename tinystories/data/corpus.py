@@ -76,14 +76,14 @@ def load_corpus(
     text_split: str = AUTO,
     skip_bad_rows: bool = False,
 ) -> Corpus:
-    """Load `source` as stories to train on and stories to validate on.
+    """Load `source` as training and validation stories.
 
     Args:
         validation: another source for validation: its own validation split if it has one, otherwise all of it.
         text_column, text_split, skip_bad_rows: as of [`ReadOptions`].
         seed: chooses the stories that are held out, and those of `sample`.
         streaming: read a Hub dataset during training instead of downloading it first; its validation split, or its
-            first stories, are stored. From other sources it only makes `train` an `IterableDataset`.
+            first stories, are stored. For other sources, `train` is an `IterableDataset`, and nothing else changes.
 
     Raises:
         UserError: if the source cannot be found or read, lacks the column, or has too few stories.

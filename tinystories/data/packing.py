@@ -195,11 +195,11 @@ class PackedStories(torch.utils.data.Dataset):
 
     Args:
         stories: from [`tokenize_stories`].
-        context: the model's context length; a document has at most so many tokens.
-        overlap: tokens that the continuation of a long story repeats.
+        context: the model's context length; the maximum number of tokens per document.
+        overlap: tokens that consecutive chunks of a long story share.
         pad_token_id: fills the end of a row.
         length: tokens per row; by default the shortest with less than 1 % padding.
-        seed: of the order in which stories of equal length are taken.
+        seed: sets the order of stories of equal length.
 
     Attributes:
         tokens: all tokens that are not padding.

@@ -17,13 +17,13 @@ from .run_folder import require_run
 
 
 def load_model(path: str, dtype: str | None = None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """A causal language model and its tokenizer from a run folder or the Hub, ready to tell stories.
+    """A causal language model and its tokenizer from a run folder or the Hub, ready for generation.
 
     Args:
-        dtype: of the weights: as they were saved, or "int8", with which a CPU computes faster.
+        dtype: of the weights: None for the saved dtype, or "int8" for faster decoding on a CPU.
 
     Raises:
-        UserError: where there is no such model, or it cannot be had with these weights.
+        UserError: if there is no such model, or it does not support this dtype.
     """
     import modeling_tinyllama  # noqa: F401  registers the architecture
 

@@ -1,4 +1,4 @@
-"""Training for a number of minutes: the learning rate follows the clock, which ends the run.
+"""Training for a number of minutes: elapsed time sets the learning rate and ends the run.
 
 How many steps fit into a time is not known before, least of all on a shared machine. So the schedule follows the
 elapsed fraction of the time, and reaches its last value in whatever step is the last one.

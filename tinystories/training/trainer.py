@@ -66,16 +66,17 @@ class ArticleWeightCollator:
 class StoryTrainer(CheckpointPushTrainer):
     """`Trainer` on packed rows.
 
-    Each evaluation gives `eval_bits_per_byte`, which counts every byte of every validation story once and leaves out
-    the EOS token, so that it compares across tokenizers; `eval_nats_per_token`, the loss per scored token, EOS
-    included; and `eval_nats_per_token_{articles,function_words,other_words}`.
+    Each evaluation returns `eval_bits_per_byte`, which counts every byte of every validation story once and excludes
+    the EOS token, so that it is comparable across tokenizers; `eval_nats_per_token`, the loss per scored token,
+    including EOS; and `eval_nats_per_token_{articles,function_words,other_words}`.
 
     Args:
         use_muon: Muon for the matrices of the layers, AdamW for the rest.
         ema_decay: of an exponential moving average of the weights, which is then evaluated and saved.
-        article_loss_weight: factor of the loss on articles in training; 1 is the standard objective.
-        max_minutes: train for this time, whatever `max_steps` says; the learning rate follows the clock.
-        write_model_card: writes README.md in the run folder when the run is pushed; by default `Trainer`'s own card.
+        article_loss_weight: weight of articles in the training loss; 1 is the standard objective.
+        max_minutes: train for this many minutes, regardless of `max_steps`; the learning rate schedule follows
+            elapsed time.
+        write_model_card: writes README.md to the run folder when the run is pushed; by default `Trainer`'s own card.
     """
 
     model: PreTrainedModel

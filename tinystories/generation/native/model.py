@@ -31,15 +31,15 @@ logger = logging.getLogger(__name__)
 def use_native_decoding(model: PreTrainedModel, weights: str = "float32", *, warn: bool = True) -> PreTrainedModel:
     """Make `generate` of a TinyLlama or Llama fast on a CPU; returns the same model.
 
-    Nothing changes but speed: with "float32" weights the logits are those of the ordinary model up to the order in
-    which numbers are added, and weights that change afterwards are seen. Where the model or the machine does not
-    allow it the model stays as it is, and a warning says why. Calling it again changes `weights`.
+    Only the speed changes: with "float32" weights, the logits are those of the ordinary model up to the order of
+    summation, and later changes of weights take effect. If the model or the machine does not support it, the model is
+    unchanged, and a warning gives the reason. Calling it again changes `weights`.
 
     Args:
-        weights: "float32" reads the model's weights where they are. "int8" makes a copy of its matrices, a quarter of
-            their size, each row rounded to eight bits; the copy is made anew when torch has counted a change of a
-            weight, which it does not where one is written to through `.data`.
-        warn: whether to say why a model is left as it is.
+        weights: "float32" reads the model's weights in place. "int8" makes a copy of its matrices, a quarter of their
+            size, with each row rounded to eight bits; the copy is renewed when torch registers a change of a weight,
+            which it does not for writes through `.data`.
+        warn: whether to warn if the model is unchanged.
 
     Raises:
         ValueError: for weights of another name.
