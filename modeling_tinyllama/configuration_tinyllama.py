@@ -65,9 +65,9 @@ class TinyLlamaConfig(PreTrainedConfig):
             `"llama3"` and others of transformers), `rope_theta` (10,000), `partial_rotary_factor` and the
             type's own keys, as in [`~transformers.LlamaConfig`]. To extend the context of a trained model, pass
             another dictionary, in `from_pretrained` or later: theta and factor are kept unless it contains them.
-        partial_rotary_factor (`float`, defaults to 0.5): fraction of each head that is rotated, in (0, 1]. Stored inside
-            `rope_parameters`; an error if it contradicts them. With 1.0 the model is Llama, weight
-            for weight; below 1.0, it computes the same function as Phi-3.
+        partial_rotary_factor (`float`, defaults to 0.5): fraction of each head that is rotated, in (0, 1]. Stored in
+            `rope_parameters`, which it must not contradict. With 1.0, the model is Llama, weight for weight; below
+            1.0, it computes the same function as Phi-3.
         attention_bias, mlp_bias (`bool`, default to `False`): biases of the projections.
         attention_dropout (`float`, defaults to 0.0): dropout of the attention weights, in training only.
         resid_pdrop, embd_pdrop (`float`, default to 0.0): dropout of the outputs of attention and MLP, and of the
