@@ -11,7 +11,7 @@
 
 from .before_training import check_trainer
 from .examine import LIMIT, examine
-from .findings import Finding, as_dicts, has_error
+from .findings import Finding, as_dicts, has_error, summary
 from .report import report_lines
 from .targets import corpus_of, special_tokens_of
 
@@ -26,4 +26,5 @@ __all__ = [
     "has_error",
     "report_lines",
     "special_tokens_of",
+    "summary",
 ]

@@ -106,5 +106,15 @@ def as_dicts(findings: list[Finding]) -> list[dict]:
     return [asdict(finding) for finding in findings]
 
 
+def summary(findings: list[Finding]) -> str:
+    """How many findings have each status, such as "18 ok, 0 errors, 1 inconclusive, 5 notes"."""
+    parts = []
+    for status in STATUSES:
+        count = sum(finding.status == status for finding in findings)
+        plural = "s" if status in ("error", "note") and count != 1 else ""
+        parts.append(f"{count} {status}{plural}")
+    return ", ".join(parts)
+
+
 def has_error(findings: list[Finding]) -> bool:
     return any(finding.status == "error" for finding in findings)

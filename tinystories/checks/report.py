@@ -1,6 +1,6 @@
 """Findings for a terminal: the settings as a table with its sources, then one line per finding."""
 
-from .findings import STATUSES, Finding, SettingFinding
+from .findings import Finding, SettingFinding, summary
 from .hyperparameters import SOURCES
 
 
@@ -13,8 +13,7 @@ def report_lines(findings: list[Finding]) -> list[str]:
             remark = f"; {finding.remark}" if finding.remark else ""
             finding = Finding(finding.check, finding.status, f"{finding.here}{remark}", finding.advice)
         lines.append(str(finding))
-    counts = {status: sum(finding.status == status for finding in findings) for status in STATUSES}
-    return [*lines, "", ", ".join(f"{count} {status}" for status, count in counts.items())]
+    return [*lines, "", summary(findings)]
 
 
 def settings_table(findings: list[Finding]) -> list[str]:

@@ -4,7 +4,6 @@ import argparse
 import dataclasses
 import shutil
 import textwrap
-from collections import Counter
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -139,8 +138,8 @@ def train(recipe: Recipe) -> Path:
         print(
             f"\nValidation: {metrics['eval_bits_per_byte']:.4f} bits per byte "
             f"({metrics['eval_nats_per_token']:.3f} nats per token) on {len(corpus.validation):,} held-out stories of "
-            f"{corpus.name}.\nTraining took {timedelta(seconds=round(trained.metrics['train_runtime']))}, "
-            f"for {trainer.state.global_step:,} steps in total."
+            f"{corpus.name}.\nTraining took {timedelta(seconds=round(trained.metrics['train_runtime']))} "
+            f"(total steps: {trainer.state.global_step:,})."
         )
         # A sharded model generates only with all processes at once; here, one does.
         trained_model = load_model(str(output_dir))[0] if trainer.is_fsdp_enabled else trainer.model
@@ -188,13 +187,11 @@ def _refuse_errors(trainer: "StoryTrainer") -> None:
     Raises:
         UserError: for an error that they find.
     """
-    from ..checks import check_trainer
+    from ..checks import check_trainer, summary
 
     findings = check_trainer(trainer)
     if trainer.args.process_index == 0:
-        counts = Counter(finding.status for finding in findings)
-        counted = ", ".join(f"{count} {status}" for status, count in counts.items())
-        print(f"checks      {counted} (`tinystories doctor` lists them)")
+        print(f"checks      {summary(findings)} (`tinystories doctor` lists them)")
     if errors := [finding for finding in findings if finding.status == "error"]:
         found = " ".join(f"{error.check}: {error.evidence}. {error.advice}".strip() for error in errors)
         raise UserError(f"The checks found an error: {found.rstrip('.')}. --check false trains anyway.")
