@@ -346,7 +346,7 @@ def test_a_long_context_is_truncated_on_the_left(stories):
     fits = tokenizer.decode(tokenizer(long, add_special_tokens=False)["input_ids"][-room:])
     scores = text_log_likelihoods(model, tokenizer, [text, text], [long, fits], progress=False)
     assert scores.log_likelihood[0] == pytest.approx(scores.log_likelihood[1], abs=1e-4)
-    with pytest.raises(UserError, match="longer than the model's 32 positions"):
+    with pytest.raises(UserError, match="longer than the model's context of 32 tokens"):
         text_log_likelihoods(model, tokenizer, [long], progress=False)
 
 
