@@ -83,13 +83,13 @@ def check_run(run: str | Path) -> Path:
     if not run.is_dir():
         raise UserError(f"There is no run folder {run}; `make quickstart` creates runs/quickstart.")
     if not (run / "config.json").is_file():
-        raise UserError(f"{run} is not a run folder: it has no config.json. Give the folder that training wrote.")
+        raise UserError(f"{run} is not a run folder: it has no config.json. Specify the folder that training wrote.")
     if not any(run.glob("*.safetensors")):
-        raise UserError(f"{run} has no weights (model.safetensors). Give the folder of a finished training.")
+        raise UserError(f"{run} has no weights (model.safetensors). Specify the folder of a finished run.")
     if not (run / "tokenizer.json").is_file():
         raise UserError(
-            f"{run} has no tokenizer (tokenizer.json), so nobody could use the model: copy the tokenizer that it was "
-            f"trained with into the folder."
+            f"{run} has no tokenizer (tokenizer.json), without which the model cannot be used: copy the tokenizer "
+            f"that it was trained with into the folder."
         )
     return run
 
@@ -101,7 +101,7 @@ def load_run(run: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         UserError: if the model is of another architecture, or its weights are incomplete or not finite.
     """
     tokenizer = load_tokenizer(str(run))
-    read_config(run, ("tinyllama",), "only a tinyllama can be released")
+    read_config(run, ("tinyllama",), "only tinyllama models can be released")
     model = load_complete(run)
     check_vocabulary(tokenizer, model.config.vocab_size, run)
     return model, tokenizer

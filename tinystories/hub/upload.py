@@ -102,7 +102,7 @@ def push(
         print("checked   on the Hub, in a clean environment: every file, logits and greedy text")
         if space:
             build_space(work / "space", repo_id, commits[branch], preset)
-            with _prefixed_errors(f"The model is released ({api.endpoint}/{repo_id}), its Space is not. "):
+            with _prefixed_errors(f"The model is released ({api.endpoint}/{repo_id}), but its Space is not. "):
                 _publish_space(api, work / "space", repo_id, message, is_private)
     print(f"done      {api.endpoint}/{repo_id}")
     return []
@@ -184,7 +184,7 @@ def _publish_space(api: HfApi, folder: Path, repo_id: str, message: str, private
     print(f"space     {url}, which the Hub is building")
     if private:
         print(
-            f"note: the model is private, so the Space needs a secret HF_TOKEN that may read it: {url}/settings",
+            f"note: the model is private, so the Space needs a secret HF_TOKEN with read access to it: {url}/settings",
             file=sys.stderr,
         )
 

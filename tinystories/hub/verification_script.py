@@ -30,7 +30,7 @@ def hide(names):
             importlib.import_module(name)
         except ModuleNotFoundError:
             continue
-        raise SystemExit(f"{name} can be imported here, so this check would show nothing")
+        raise SystemExit(f"{name} can be imported in this environment, so the check would prove nothing")
 
 
 def check_files(item):
@@ -74,7 +74,7 @@ def check_model(item, subfolder, trust_remote_code):
             if (found := getattr(owner, key)) != value:
                 yield f"{where} {key} {found}, not {value}"
     if tokenizer(expected["text"])["input_ids"] != expected["ids"]:
-        yield "the tokenizer splits a text into other tokens"
+        yield "the tokenizer splits text into different tokens"
         return
 
     logits = load_file(expected["logits"])["logits"]
