@@ -82,8 +82,14 @@ def case(arguments: str, message: str, *marks):
         case("--include_for_metrics [nonsense]", "`trainer.include_for_metrics` is ['nonsense'], but must be"),
         case("--label_names [nonsense]", "`trainer.label_names` is ['nonsense'], but must be [labels]"),
         # the first checkpoint, and the end
-        case("--early_stopping_patience 2 --eval_strategy no", "`early_stopping_patience` needs evaluations"),
-        case("--early_stopping_patience 2 --save_strategy no", "`early_stopping_patience` needs evaluations"),
+        case(
+            "--early_stopping_patience 2 --eval_strategy no",
+            "`early_stopping_patience` needs a checkpoint at each evaluation",
+        ),
+        case(
+            "--early_stopping_patience 2 --save_strategy no",
+            "`early_stopping_patience` needs a checkpoint at each evaluation",
+        ),
         case("--load_best_model_at_end true --eval_strategy no", "load_best_model_at_end"),
         case(
             "--load_best_model_at_end true --save_strategy no",
@@ -267,7 +273,7 @@ def test_a_metric_without_validation_words_is_refused_before_the_first_step(tmp_
 @pytest.mark.parametrize(
     ("prompt", "message"),
     [
-        ("word " * 300, "tokens long, and `max_length` is 128"),
+        ("word " * 300, "tokens long, but `max_length` is 128"),
         ("<|endoftext|>", "has no tokens with this tokenizer"),
     ],
 )

@@ -255,7 +255,7 @@ def test_mistakes_are_one_line(trained):
     refuses("no preset 'wild'; the presets are balanced, .*plain and greedy", preset="wild")
     refuses("batch size must be at least 1", batch_size=0)
     refuses("must be from 1 to .*but is 0", max_new_tokens=0)
-    refuses("at most 1?[0-9]+ .*but is 200", max_new_tokens=200)
+    refuses("must be from 1 to 1?[0-9]+ .*but is 200", max_new_tokens=200)
     refuses("shorten 'again and again", prompts=["One day", "again and " * 80])
     refuses("empty prompt", model=gpt2(), tokenizer=plain, prompts=["the", ""])
     refuses("no context length", model=endless, tokenizer=plain, prompts=UNEVEN)

@@ -209,7 +209,7 @@ def test_mistakes_are_one_line(tiny_run, tmp_path, capsys, monkeypatch):
     assert "config.json cannot be read" in refused(tmp_path, "Lily", *llama)
     # Before anything is written.
     assert "shorten the prompt" in refused(tiny_run, "Lily " * 500, *llama, "--dtype", "bf16")
-    assert "at most" in refused(tiny_run, "Lily", *llama, "--dtype", "bf16", "--max-new-tokens", 500)
+    assert "must be from 1 to" in refused(tiny_run, "Lily", *llama, "--dtype", "bf16", "--max-new-tokens", 500)
     assert "at least 1" in refused(tiny_run, "Lily", *llama, "--max-new-tokens", 0)
     monkeypatch.undo()
 

@@ -388,7 +388,7 @@ def test_early_stopping(tmp_path):
     bits = logged(run, "eval_bits_per_byte")
     assert state["global_step"] == 6 and len(bits) == 4
     assert bits[-1] == pytest.approx(bits[0]) == max(bits), "the best checkpoint is what is kept"
-    with pytest.raises(UserError, match="needs evaluations"):
+    with pytest.raises(UserError, match="needs a checkpoint at each evaluation"):
         run_with(tmp_path / "other", eval_strategy="no", early_stopping_patience=2)
 
 
@@ -578,7 +578,7 @@ def test_text_that_should_not_be_trained_on_is_reported(tmp_path, capsys):
 def test_the_checks_change_nothing(one_by_eight, tmp_path, capsys):
     run = run_with(tmp_path / "run", check=True)
     assert largest_difference(run, one_by_eight) == 0.0
-    assert re.search(r"checked +\d+ ok", capsys.readouterr().out)
+    assert re.search(r"checks +\d+ ok", capsys.readouterr().out)
 
 
 def test_kinds_of_words_of_a_sentencepiece_tokenizer(tmp_path):
