@@ -211,8 +211,8 @@ def test_export_mistakes_are_one_line(run, tiny_run, tmp_path, capsys):
     out, file = tmp_path / "out", tmp_path / "file"
     file.write_text("x")
     said = refused(tiny_run, out, "--to", "llama")
-    assert "rotates whole heads" in said and "0.5" in said and "leave out `--to llama`" in said
-    assert "'gpt2'; choose one of llama, phi3" in refused(tiny_run, out, "--to", "gpt2")
+    assert "rotates whole heads" in said and "50%" in said and "leave out `--to llama`" in said
+    assert "--to gpt2 is not supported; choose one of llama, phi3" in refused(tiny_run, out, "--to", "gpt2")
     assert "already exists" in refused(tiny_run, tiny_run)
     assert "already exists" in refused(tiny_run, file)
     assert "cannot be written" in refused(tiny_run, file / "below")
@@ -232,7 +232,7 @@ def test_export_mistakes_are_one_line(run, tiny_run, tmp_path, capsys):
         (to_phi3, {"rope_parameters": {"rope_type": "linear", "factor": 2.0}}, "linear"),
         (to_phi3, {"head_dim": 24, "rope_parameters": {**LONGROPE, "short_factor": [1] * 6, "long_factor": [2] * 6}},
          "short_factor"),
-        (to_llama, {"partial_rotary_factor": 0.25, "head_dim": 16}, "0.25"),
+        (to_llama, {"partial_rotary_factor": 0.25, "head_dim": 16}, "25%"),
         (to_llama, {"initializer_range": 2.0, **FULL}, "initializer_range.*2.0"),
     ],
 )  # fmt: skip

@@ -462,7 +462,7 @@ def test_tokenizer_is_found_beside_the_model_or_by_option(source, pieces, tmp_pa
         UserError,
         match=(
             f"no tok{VOCAB_SIZE}.bin, tok{VOCAB_SIZE}.model, tokenizer.bin, tokenizer.model or "
-            rf"\*.model beside .*model.bin: give .*--tokenizer"
+            rf"\*.model next to .*model.bin: specify .*--tokenizer"
         ),
     ):
         import_model(model, tmp_path / "out")

@@ -270,7 +270,7 @@ def test_missing_or_unusable_tokenizer_is_one_line(source, trained, tmp_path, ca
     assert "tok512.model" in said and str(tmp_path / "empty") in said
     assert "There is no tokenizer" in import_with(tokenizer=tmp_path / "none.model")
     said = import_with(tokenizer=trained("bpe"))
-    assert "has 800 pieces, but the model 512" in said
+    assert "has 800 pieces, but the model has 512" in said
 
     folder = source(kind).parent
     (folder / "tokenizer.model").write_bytes(trained("bpe").read_bytes())
