@@ -346,7 +346,7 @@ def test_results_of_another_model_or_of_older_weights_are_omitted(run, tmp_path)
             (folder / "report.json").write_text(json.dumps(report))
         text, release = card_of(folder, tmp_path / str(number))
         assert "0.825" not in text and "0.111" not in text and "bits per byte" in text
-        assert any("left out" in note for note in release.metadata.notes), fault
+        assert any("figures are omitted" in note for note in release.metadata.notes), fault
 
 
 def test_weighted_articles_are_not_called_standard_cross_entropy(run, tmp_path):
