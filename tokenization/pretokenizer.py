@@ -2,7 +2,7 @@
 
 - Where a word begins follows from the classes of two or three adjacent characters, which numpy compares for a whole
   batch: several times as fast as the regular expression of `tokenizers`.
-- The class of a character beyond ASCII is that of `tokenizers`, which is asked once, so both have one Unicode version.
+- The class of a character beyond ASCII is looked up in `tokenizers` once, so both use the same Unicode version.
 - Distinct words are encoded by `tokenizers`, once each.
 """
 
@@ -74,7 +74,7 @@ def split_words(texts: pa.Array) -> tuple[pa.Array, np.ndarray]:
 
 
 def byte_level_words(texts: pa.Array) -> str:
-    """All words of `texts` in the byte-level alphabet (a space is "Ġ"), with a space in front of each."""
+    """All words of `texts` in the byte-level alphabet (a space is "Ġ"), each preceded by a space."""
     words, _ = split_words(texts)
     if not len(words):
         return ""
@@ -131,9 +131,9 @@ def _word_begins(lead: np.ndarray, kind: np.ndarray, starts: np.ndarray) -> np.n
     before_word = is_space[:-1] & ~is_space[1:]
     # A word is a run of one class ...
     np.not_equal(kind[1:], kind[:-1], out=begins[1:])
-    # ... with one space in front ...
+    # ... with an optional space before it ...
     begins[1:] &= ~(before_word & (lead[:-1] == ord(" ")))
-    # ... which is separated from a longer run of whitespace; any other last whitespace is a word of its own.
+    # ... taken from the end of a longer run of whitespace; any other last whitespace is a separate word.
     begins[:-1] |= before_word & ~new_text[1:count]
     begins |= new_text[:count]
     # A word that begins with an apostrophe ends after s, t, m, d, ll, re or ve.

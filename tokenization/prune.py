@@ -1,8 +1,9 @@
 """Prune a byte-level BPE tokenizer (such as GPT-2's) to the K tokens that a corpus uses most.
 
-A BPE token is made by merges: " Once" needs " On" and "ce". So the K tokens with the highest counts are no tokenizer.
-Instead, of the tokens that no other token is made from, the least used is removed, and its uses are added to those of
-its two halves, until K entries are left. All text can still be encoded, and a kept token is encoded as before.
+A BPE token is made by merges: " Once" needs " On" and "ce". So keeping the K tokens with the highest counts does not
+give a tokenizer. Instead, the least used of the tokens that no other token is made from is removed, and its count is
+added to those of its two halves, until K entries are left. All text can still be encoded, and a kept token is encoded
+as before.
 
 GPT-2's 50,257 tokens (4.07 bytes per token on held-out TinyStories) pruned to K entries, in bytes per token:
 

@@ -231,7 +231,7 @@ def test_special_tokens_of_a_custom_tokenizer():
 
 
 def as_windows(text):
-    """UTF-8 read as Windows-1252, as programs do it: the five bytes that it leaves out are passed through."""
+    """UTF-8 decoded as Windows-1252, with its five undefined bytes passed through, as programs do."""
     one = (bytes([byte]) for byte in text.encode())
     return "".join(byte.decode("latin-1" if byte in b"\x81\x8d\x8f\x90\x9d" else "cp1252") for byte in one)
 
@@ -459,7 +459,7 @@ def test_no_story_left_is_an_error_with_the_reason():
 
 
 def corrupted(count, seed=0):
-    """Stories with one to six broken pieces at random places, which may meet."""
+    """Stories with one to six broken pieces at random positions, which may be adjacent."""
     generator = random.Random(seed)
     head, tail = STORY.split("{}")
     pieces = [story.removeprefix(head).removesuffix(tail) for kind in HAS for story in HAS[kind] if story]

@@ -861,10 +861,15 @@ def test_sample(load, texts):
     assert len({*train, *validation}) == 21_000
     assert all(story and story == story.strip() for story in [*train, *validation])
     assert texts("sample", "validation") == validation and texts("sample", max_stories=9) == train[:9]
-    assert found.fingerprint == load("sample").fingerprint != load("sample", seed=1).fingerprint
 
 
-# The Hub, as a server on this machine that answers as much of its API as `datasets` asks for
+def test_the_seed_chooses_the_sample(load, monkeypatch):
+    monkeypatch.setattr(corpus, "SAMPLE_STORIES", 50)
+    monkeypatch.setattr(corpus, "SAMPLE_VALIDATION_STORIES", 5)
+    assert load("sample").fingerprint == load("sample").fingerprint != load("sample", seed=1).fingerprint
+
+
+# A local server with the part of the Hub's API that `datasets` uses
 
 
 REPOS = {
@@ -952,7 +957,7 @@ for source, options in json.loads(sys.argv[1]):
 
 
 def client(endpoint, home, calls, **environment):
-    """A process of its own, because the address of the Hub is read once, on import."""
+    """Runs in a separate process, because the address of the Hub is read on import."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
     here = {"HF_ENDPOINT": endpoint, "HF_HOME": str(home), "PYTHONPATH": str(Path(tinystories.__file__).parents[1])}
     environment = {**inherited, **here, "HF_UPDATE_DOWNLOAD_COUNTS": "0", **environment}
@@ -968,7 +973,7 @@ def results(process):
 
 @pytest.fixture(scope="module", autouse=True)
 def unreachable(tmp_path_factory):
-    """Started before all tests, because huggingface_hub tries for 23 seconds."""
+    """Started before all tests, because huggingface_hub retries for 23 seconds."""
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         endpoint = f"http://127.0.0.1:{closed.getsockname()[1]}"
@@ -1174,16 +1179,16 @@ def packed_stream():
 
 
 def test_a_stream_resumes_at_any_row_after_prefetching(packed_stream, tmp_path):
-    wanted = [row["input_ids"].tolist() for row in islice(packed_stream(), 120)]
+    expected = [row["input_ids"].tolist() for row in islice(packed_stream(), 120)]
     for seen in (0, 1, 40, 119):
         stream = packed_stream()
-        list(islice(stream, 120))  # as far ahead as a loader likes: dozens of blocks
+        list(islice(stream, 120))  # a loader may prefetch dozens of blocks
         stream.save_state(tmp_path, seen)
         again = packed_stream()
         again.load_state(tmp_path)
         again.save_state(tmp_path, seen)  # before a row has been read
         again.load_state(tmp_path)
-        assert [row["input_ids"].tolist() for row in islice(again, 120 - seen)] == wanted[seen:]
+        assert [row["input_ids"].tolist() for row in islice(again, 120 - seen)] == expected[seen:]
 
 
 def test_a_stream_that_becomes_empty_is_an_error(packed_stream):

@@ -47,7 +47,7 @@ def pack(tokenized, tokenizer, overlap=8, **shape):
 
 
 def parts_of(row):
-    """The (input_ids, labels) of each document of a row, found by its positions."""
+    """`(input_ids, labels)` of each document of a row, by the positions."""
     starts = (row["position_ids"] == 0).nonzero().flatten().tolist() + [len(row["input_ids"])]
     for start, end in zip(starts, starts[1:], strict=False):
         yield row["input_ids"][start:end], row["labels"][start:end]
@@ -129,7 +129,7 @@ def test_a_few_stories_are_packed():
 
 
 def largest_leak(model, batch, **extra):
-    """Largest difference of a logit between a story in its row and the same story alone."""
+    """Largest difference between the logits of a story in its row and alone."""
     together = model(input_ids=batch["input_ids"], position_ids=batch["position_ids"], **extra).logits
     leak = 0.0
     for index in range(len(batch["input_ids"])):
@@ -160,7 +160,7 @@ def test_the_logits_comparison_detects_a_missing_document_mask(tokenized, tokeni
 
 
 def test_bits_per_byte_counts_every_byte_of_complete_stories_once(texts, tokenized, tokenizer):
-    """Against a plain loop over the stories, each alone; long ones by a window that slides half its width."""
+    """Compared with a loop over single stories; long ones use a window that moves by half its width."""
     from types import SimpleNamespace
 
     model = tiny_model(vocab_size=len(tokenizer)).eval()
@@ -225,7 +225,7 @@ def test_a_row_shorter_than_the_context_is_an_error(tokenized, tokenizer):
 
 
 def test_token_lists_read_selections_of_stories(tokenized):
-    """Sliced, in another order, from several files, and after pickling."""
+    """Slices, other orders, several files, and after pickling."""
     several = datasets.concatenate_datasets([tokenized.select(range(200)), tokenized.select(range(200, 300))])
     for stories in (tokenized, several, tokenized.select(range(50, 120)), tokenized.select([7, 3, 250, 3])):
         tokens = pickle.loads(pickle.dumps(TokenLists(stories)))

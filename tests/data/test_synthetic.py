@@ -1,4 +1,4 @@
-"""The built-in corpus: the same stories everywhere, many of them, in English without mistakes that a rule can find."""
+"""The built-in corpus: reproducible, varied, and without mistakes in English that a rule can find."""
 
 import hashlib
 import re
@@ -36,7 +36,7 @@ def stories() -> list[str]:
 
 @pytest.fixture(scope="module")
 def some(stories) -> list[str]:
-    """Enough stories for the checks that read every sentence."""
+    """Enough stories for checks of every sentence."""
     return stories[:8_000]
 
 
@@ -46,14 +46,14 @@ def word_counts(stories) -> Counter:
 
 
 def first_match(pattern: str, stories: list[str], flags: int = 0) -> str | None:
-    """Where the pattern occurs first, with what stands around it; None where it does not."""
+    """The first match of a pattern with the text around it, or None."""
     for story in stories:
         if match := re.search(pattern, story, flags):
             return story[max(0, match.start() - 40) : match.end() + 40]
     return None
 
 
-def test_notice_is_one_honest_sentence():
+def test_the_notice_is_one_sentence():
     assert "synthetic" in NOTICE and "not the TinyStories dataset" in NOTICE
     assert len(SENTENCE_END.findall(NOTICE)) == 1
 
@@ -61,12 +61,12 @@ def test_notice_is_one_honest_sentence():
 # The stream of stories
 
 
-def test_stories_are_the_ones_that_were_checked_in():
+def test_stories_equal_the_recorded_ones():
     text = "\0".join(sample_stories(1000, seed=0))
     assert hashlib.sha256(text.encode("ascii")).hexdigest() == SHA256_OF_1000
 
 
-def test_the_number_of_stories_only_says_where_the_stream_ends(stories):
+def test_the_number_of_stories_only_ends_the_stream(stories):
     assert list(sample_stories(7)) == stories[:7]
     assert list(islice(sample_stories(10**9), 300)) == stories[:300]
     assert list(sample_stories(0)) == []
@@ -87,7 +87,7 @@ def test_all_stories_are_distinct(stories):
 
 
 @pytest.mark.parametrize("plot", PLOTS, ids=lambda plot: plot.__name__)
-def test_every_plot_is_told_in_many_ways(plot):
+def test_every_plot_has_many_variants(plot):
     tellings = set()
     for seed in range(30):
         story = Story(Random(seed))
@@ -139,16 +139,16 @@ def test_paragraphs(stories):
         "Lily was a ",
     ],
 )
-def test_stories_begin_as_people_begin_them(stories, beginning):
+def test_stories_begin_in_varied_ways(stories, beginning):
     assert any(story.startswith(beginning) for story in stories)
 
 
-def test_no_beginning_takes_over(stories):
+def test_no_beginning_dominates(stories):
     beginnings = Counter(" ".join(story.split()[:4]) for story in stories)
     assert beginnings.most_common(1)[0][1] < 0.25 * len(stories)
 
 
-def test_no_sentence_takes_over(stories):
+def test_no_sentence_dominates(stories):
     sentences = Counter(sentence for story in stories for sentence in set(re.split(r"(?<=[.!?]) ", story)))
     assert sentences.most_common(1)[0][1] < 0.05 * len(stories)
 
@@ -156,7 +156,7 @@ def test_no_sentence_takes_over(stories):
 # Typography
 
 
-def test_nothing_of_the_templates_is_left(some):
+def test_no_template_syntax_is_left(some):
     assert all(story.isascii() for story in some)
     assert first_match(r"[{}\[\]|<>_*\\#]|\bNone\b|  |\n\n\n|^\s|\s$|[ \t]\n|\n ", some) is None
     assert first_match(r"(?<!\n)\n(?!\n)", some) is None
@@ -174,7 +174,7 @@ def test_quotes_are_balanced_in_every_paragraph(some):
             assert not opened, paragraph
 
 
-def test_speech_ends_with_punctuation_and_its_tag_is_small(some):
+def test_speech_ends_with_punctuation_and_its_tag_is_lowercase(some):
     assert first_match(r'"[A-Z][^"]*[^.,!?"]" (?:said|asked|cried|whispered|shouted|he|she)\b', some) is None
     assert first_match(r'[!?]" (?:Said|Asked|Cried|Shouted|Whispered|Called)', some) is None
     assert first_match(r'\." (?:said|asked|cried|shouted|whispered|he said|she said)', some) is None
@@ -245,7 +245,7 @@ def test_no_article_where_english_has_none(some):
 
 
 def test_no_article_a_before_a_plural(some):
-    """The word after "a" or "an", or the second one after it, ends in "s" only where that is no plural."""
+    """The first or second word after "a" or "an" ends in "s" only if it is not a plural."""
     singular = {"bus", "glass", "mess", "class", "cross", "curious", "enormous", "delicious"}
     verbs = {"was", "is", "has", "makes", "looks", "comes"}
     of_many = {"few", "hundred", "thousand"}
@@ -338,7 +338,7 @@ FEMALE_PRONOUN = re.compile(r"\b(?:she|her|hers|herself)\b", re.IGNORECASE)
 
 
 def test_pronouns_agree_with_the_only_character(some):
-    """In stories whose people are all of one gender, no pronoun is of the other; other animals are "it"."""
+    """If all people of a story have one gender, no pronoun has the other; other animals are "it"."""
     checked = Counter()
     for story in some:
         words = set(WORD.findall(story.replace("'s", "")))

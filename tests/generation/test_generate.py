@@ -1,4 +1,4 @@
-"""Stories generated one at a time and in batches."""
+"""Generation of single stories and batches."""
 
 import random
 
@@ -64,7 +64,7 @@ def trained(tiny_run):
 
 
 def by_hand(model, tokenizer, prompt, max_new_tokens):
-    """The likeliest continuation, one story and one whole forward at a time: `(text, ended, new tokens)`."""
+    """Greedy decoding of one story without a cache: `(text, ended, new tokens)`."""
     ids = tokenizer(prompt, return_tensors="pt")["input_ids"].to(model.device)
     begin = ids.shape[1]
     ended = False
@@ -185,7 +185,7 @@ def test_every_eos_token_of_the_model_ends_a_story_of_a_batch():
     assert after.new_tokens <= 3 and before.text.startswith(after.text)
 
 
-def test_the_models_own_settings_do_not_leak_in(trained):
+def test_the_models_own_settings_are_not_used(trained):
     model, tokenizer = trained
     plain = generate_stories(model, tokenizer, PROMPTS[:3], preset=GREEDY, max_new_tokens=30, progress=False)
     own = model.generation_config

@@ -1,4 +1,4 @@
-"""Stories by llama.cpp are those of `generate()`, from a file that is written once."""
+"""llama.cpp generates the text of `generate()`, from a file that is exported once."""
 
 import importlib.util
 import json
@@ -42,7 +42,7 @@ def served(tiny_run):
 
 
 def generated(model, tokenizer, prompt, **options):
-    """The tokens of the prompt, and those that `generate()` puts behind them, greedily."""
+    """The tokens of the prompt, and the greedy continuation of `generate()`."""
     inputs = tokenizer(prompt, return_tensors="pt")
     length = inputs["input_ids"].shape[1]
     options = {"do_sample": False, "repetition_penalty": 1.0, **options}
@@ -228,7 +228,7 @@ def test_a_model_that_cannot_be_exported_is_refused(tiny_run, installed, tmp_pat
 
 
 def test_logits_of_f16_and_q8_are_close(tiny_run, served):
-    """Greedy text of rounded weights: each token is the most likely one of the model, or nearly so."""
+    """With rounded weights, each greedy token is the most likely one of the model, or nearly."""
     model, tokenizer, _ = served
     for dtype in ("f16", "bf16", "q8_0"):
         server = LlamaCpp(cached_gguf(tiny_run, dtype), model.config.max_position_embeddings, threads=1)

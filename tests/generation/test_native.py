@@ -1,4 +1,4 @@
-"""The native step beside the ordinary model: the same logits and stories, and the ordinary model where it must be."""
+"""Native decoding gives the logits and the text of the original model, and leaves unsupported calls to it."""
 
 import copy
 import io
@@ -31,7 +31,7 @@ from tinystories.generation.native.cache import PreallocatedCacheLayer
 
 @pytest.fixture(autouse=True, params=[1, 3], ids=["1-thread", "3-threads"])
 def threads(request, monkeypatch):
-    monkeypatch.setattr(engine, "WORTH_A_THREAD", 1)  # models as small as these would be given one
+    monkeypatch.setattr(engine, "BYTES_PER_THREAD", 1)  # otherwise small models get one thread
     before = torch.get_num_threads()
     torch.set_num_threads(request.param)
     yield request.param
@@ -39,18 +39,18 @@ def threads(request, monkeypatch):
 
 
 @pytest.fixture
-def ordinary_calls(monkeypatch):
-    """The lengths of the new tokens that the ordinary model was called with."""
+def original_calls(monkeypatch):
+    """The number of new tokens of each call of the original forward."""
     calls = []
-    for ordinary in (TinyLlamaForCausalLM, LlamaForCausalLM):
-        forward = ordinary.forward
+    for original in (TinyLlamaForCausalLM, LlamaForCausalLM):
+        forward = original.forward
 
         @wraps(forward)  # `generate` looks at its arguments' names
         def counted(self, input_ids=None, *args, _forward=forward, **kwargs):
             calls.append(input_ids.shape[1] if input_ids is not None else 0)
             return _forward(self, input_ids, *args, **kwargs)
 
-        monkeypatch.setattr(ordinary, "forward", counted)
+        monkeypatch.setattr(original, "forward", counted)
     return calls
 
 
@@ -79,7 +79,7 @@ def logits_of(model, ids, parts, **kwargs):
 
 
 SHAPES = {
-    "as it is": {},
+    "default": {},
     "whole heads rotated": {"partial_rotary_factor": 1.0},
     "a quarter rotated": {"partial_rotary_factor": 0.25, "hidden_size": 64},
     "every head its own keys": {"num_key_value_heads": 4},
@@ -101,21 +101,21 @@ SHAPES = {
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_logits_are_those_of_the_ordinary_model(shape, ordinary_calls):
+def test_logits_are_those_of_the_original_model(shape, original_calls):
     model, fast = pair(**SHAPES[shape])
     ids = random_ids(3, 24)
     parts = [5, 1, 1, 4, 1, 12]
-    want, ordinary_cache = logits_of(model, ids, parts)
-    ordinary_calls.clear()
+    want, original_cache = logits_of(model, ids, parts)
+    original_calls.clear()
     got, cache = logits_of(fast, ids, parts)
-    assert ordinary_calls == []
+    assert original_calls == []
     torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-4)
-    for ours, theirs in zip(cache.layers, ordinary_cache.layers, strict=True):
+    for ours, theirs in zip(cache.layers, original_cache.layers, strict=True):
         torch.testing.assert_close(ours.keys, theirs.keys, rtol=1e-4, atol=1e-4)
         torch.testing.assert_close(ours.values, theirs.values, rtol=1e-4, atol=1e-4)
 
 
-def test_logits_of_a_stock_llama(ordinary_calls):
+def test_logits_of_a_stock_llama(original_calls):
     config = tiny_config(partial_rotary_factor=1.0)
     names = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
              "num_key_value_heads", "max_position_embeddings")  # fmt: skip
@@ -123,9 +123,9 @@ def test_logits_of_a_stock_llama(ordinary_calls):
     model, fast = pair(llama)
     ids = random_ids(2, 9)
     want, _ = logits_of(model, ids, [4, 1, 1, 3])
-    ordinary_calls.clear()
+    original_calls.clear()
     torch.testing.assert_close(logits_of(fast, ids, [4, 1, 1, 3])[0], want, rtol=1e-4, atol=1e-4)
-    assert ordinary_calls == []
+    assert original_calls == []
 
 
 # Widths that are no multiple of a vector, over several chunks.
@@ -174,30 +174,30 @@ def test_left_padding_changes_nothing(weights):
         assert torch.equal(got[index, 10 - row.shape[1] :], alone[0])
 
 
-def test_other_masks_use_the_ordinary_model(ordinary_calls):
+def test_other_masks_use_the_original_forward(original_calls):
     model, fast = pair()
     ids, mask = random_ids(2, 6), torch.ones(2, 6, dtype=torch.long)
     mask[0, 2] = 0
     want, _ = logits_of(model, ids, [4, 1, 1], attention_mask=mask)
-    ordinary_calls.clear()
+    original_calls.clear()
     got, _ = logits_of(fast, ids, [4, 1, 1], attention_mask=mask)
-    assert ordinary_calls == [4, 1, 1]
+    assert original_calls == [4, 1, 1]
     torch.testing.assert_close(got, want)
     whole = torch.ones(2, 6, dtype=torch.bool)
-    ordinary_calls.clear()
+    original_calls.clear()
     torch.testing.assert_close(
         logits_of(fast, ids, [6], attention_mask=whole.long())[0], logits_of(model, ids, [6])[0], rtol=1e-4, atol=1e-4
     )
-    assert ordinary_calls == [6]  # of the ordinary model alone
+    assert original_calls == [6]  # of the original model alone
 
 
-def test_long_stories_to_the_context_length_and_beyond(ordinary_calls):
+def test_long_stories_to_the_context_length_and_beyond(original_calls):
     model, fast = pair(max_position_embeddings=1030)
     ids = random_ids(1, 1040)
     want, _ = logits_of(model, ids, [1020] + [1] * 20)
-    ordinary_calls.clear()
+    original_calls.clear()
     got, _ = logits_of(fast, ids, [1020] + [1] * 20)
-    assert ordinary_calls == []
+    assert original_calls == []
     torch.testing.assert_close(got, want, rtol=2e-4, atol=2e-4)
 
 
@@ -210,7 +210,7 @@ def test_logits_to_keep(keep):
 
 
 def test_nan_stays_nan():
-    """A weight that has become NaN must not come out as a plausible number."""
+    """A NaN in a weight must not become a finite logit."""
     model, fast = pair()
     for each in (model, fast):
         with torch.no_grad():
@@ -240,7 +240,7 @@ WAYS = {
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_generate_gives_the_text_of_the_ordinary_model(way):
+def test_generate_gives_the_text_of_the_original_model(way):
     model, fast = pair()
     ids = random_ids(2, 7)
     ids[0, :3] = 1
@@ -251,11 +251,11 @@ def test_generate_gives_the_text_of_the_ordinary_model(way):
     assert torch.equal(*outputs)
 
 
-def test_generate_uses_the_native_step(ordinary_calls):
+def test_generate_uses_the_native_code(original_calls):
     _, fast = pair()
-    assert ordinary_calls == [4]  # once, to see that both agree
+    assert original_calls == [4]  # once, to see that both agree
     fast.generate(random_ids(2, 7), max_new_tokens=12, eos_token_id=None)
-    assert ordinary_calls == [4]
+    assert original_calls == [4]
 
 
 def test_assisted_decoding():
@@ -330,22 +330,22 @@ def test_pipeline(tiny_run):
     assert got == want
 
 
-def test_a_cache_that_is_given(ordinary_calls):
-    """A prompt is read once and its cache used for several stories: by the ordinary model, then by the native step."""
+def test_a_cache_given_by_the_caller(original_calls):
+    """The original model processes the prompt once; native decoding continues several copies of its cache."""
     model, fast = pair()
     prompt, rest = random_ids(1, 6), random_ids(1, 3, seed=1)
     with torch.no_grad():
         read = model(prompt, past_key_values=DynamicCache(config=model.config)).past_key_values
         ids = torch.cat([prompt, rest], 1)
         want = model.generate(ids, past_key_values=copy.deepcopy(read), max_new_tokens=10)
-        ordinary_calls.clear()
+        original_calls.clear()
         for cache in (read, DynamicCache()):
             got = fast.generate(ids, past_key_values=copy.deepcopy(cache), max_new_tokens=10)
             assert torch.equal(got, want)
-    assert ordinary_calls == []
+    assert original_calls == []
 
 
-def test_native_and_ordinary_forward_share_a_cache(ordinary_calls):
+def test_native_and_original_forward_share_a_cache(original_calls):
     model, fast = pair()
     ids = random_ids(2, 12)
     want, _ = logits_of(model, ids, [12])
@@ -425,7 +425,7 @@ def test_gradients_through_a_natively_decoded_model():
 
 
 @pytest.mark.parametrize("weights", ["float32", "int8"])
-def test_weights_that_change_are_seen(weights, ordinary_calls):
+def test_changed_weights_take_effect(weights, original_calls):
     model, fast = pair(weights=weights)
     ids, atol = random_ids(1, 8), 1e-4 if weights == "float32" else 0.5
 
@@ -458,7 +458,7 @@ def test_weights_that_change_are_seen(weights, ordinary_calls):
     check()
 
 
-def test_replaced_and_wrapped_modules_are_respected(ordinary_calls):
+def test_replaced_and_wrapped_modules_are_respected(original_calls):
     _, fast = pair()
     ids = random_ids(1, 4)
 
@@ -471,11 +471,11 @@ def test_replaced_and_wrapped_modules_are_respected(ordinary_calls):
     plain = attention.o_proj
     attention.o_proj = Doubled(32, 32, bias=False)
     attention.o_proj.weight = plain.weight
-    ordinary_calls.clear()
-    assert not torch.allclose(logits_of(fast, ids, [4])[0], before) and ordinary_calls == [4]
+    original_calls.clear()
+    assert not torch.allclose(logits_of(fast, ids, [4])[0], before) and original_calls == [4]
     attention.o_proj = plain
-    ordinary_calls.clear()
-    assert torch.equal(logits_of(fast, ids, [4])[0], before) and ordinary_calls == []
+    original_calls.clear()
+    assert torch.equal(logits_of(fast, ids, [4])[0], before) and original_calls == []
 
     seen = []
     hook = fast.model.norm.register_forward_hook(lambda *inputs: seen.append(1))
@@ -483,10 +483,10 @@ def test_replaced_and_wrapped_modules_are_respected(ordinary_calls):
     assert seen == [1]
     hook.remove()
     logits_of(fast, ids, [4])
-    assert seen == [1] and ordinary_calls == [4]
+    assert seen == [1] and original_calls == [4]
 
 
-def test_lora(ordinary_calls):
+def test_lora(original_calls):
     peft = pytest.importorskip("peft")
     model, fast = pair()
     ids = random_ids(1, 6)
@@ -498,19 +498,19 @@ def test_lora(ordinary_calls):
         outputs.append(adapted.generate(input_ids=ids, max_new_tokens=12))
     assert torch.equal(*outputs)
     merged = adapted.merge_and_unload()
-    ordinary_calls.clear()
-    assert torch.equal(merged.generate(ids, max_new_tokens=12), outputs[0]) and ordinary_calls == []
+    original_calls.clear()
+    assert torch.equal(merged.generate(ids, max_new_tokens=12), outputs[0]) and original_calls == []
 
 
-def test_calls_that_use_the_ordinary_model(ordinary_calls):
+def test_unsupported_calls_use_the_original_forward(original_calls):
     model, fast = pair()
     ids = random_ids(1, 5)
 
     def goes_to_it(expected=True, **kwargs):
-        ordinary_calls.clear()
+        original_calls.clear()
         inputs = {"input_ids": ids, "past_key_values": DynamicCache(config=fast.config), **kwargs}
         fast(**inputs)
-        assert bool(ordinary_calls) is expected
+        assert bool(original_calls) is expected
 
     goes_to_it()  # gradients
     with torch.no_grad():
@@ -528,9 +528,9 @@ def test_calls_that_use_the_ordinary_model(ordinary_calls):
             goes_to_it()
         with pytest.raises(IndexError):
             fast(input_ids=ids + 1000, past_key_values=DynamicCache(config=fast.config))
-        ordinary_calls.clear()
+        original_calls.clear()
         assert isinstance(fast(input_ids=ids, past_key_values=DynamicCache(), return_dict=False), tuple)
-        assert ordinary_calls == []
+        assert original_calls == []
     with torch.inference_mode():
         goes_to_it(False)
 
@@ -538,7 +538,7 @@ def test_calls_that_use_the_ordinary_model(ordinary_calls):
 # ---- the model stays itself
 
 
-def test_a_copy_a_pickle_and_a_saved_folder_are_the_ordinary_model(tmp_path):
+def test_copies_pickles_and_saved_folders_have_the_original_class(tmp_path):
     model, fast = pair()
     assert isinstance(fast, TinyLlamaForCausalLM) and type(fast).__name__ == "TinyLlamaForCausalLM"
     twin = copy.deepcopy(fast)
@@ -557,18 +557,18 @@ def test_a_copy_a_pickle_and_a_saved_folder_are_the_ordinary_model(tmp_path):
     assert all(torch.equal(a, b) for a, b in zip(loaded.parameters(), model.parameters(), strict=True))
 
 
-def test_undo_native_decoding(ordinary_calls):
+def test_undo_native_decoding(original_calls):
     model, fast = pair()
-    ordinary_calls.clear()
+    original_calls.clear()
     assert undo_native_decoding(fast) is fast and type(fast) is TinyLlamaForCausalLM and "_engine" not in vars(fast)
     assert undo_native_decoding(fast) is fast
     logits_of(fast, random_ids(1, 3), [3])
-    assert ordinary_calls == [3]
+    assert original_calls == [3]
     assert use_native_decoding(use_native_decoding(fast), "int8")._engine.weights == "int8"
 
 
 def test_moved_weights_keep_their_values(tmp_path):
-    """Loaded weights are a file mapped into memory, which has no large pages."""
+    """Loaded weights are a memory-mapped file, which has no large pages."""
     large = {"vocab_size": 10_000, "hidden_size": 256, "num_attention_heads": 4, "num_key_value_heads": 4}
     tiny_model(**large).save_pretrained(tmp_path)
     model = AutoModelForCausalLM.from_pretrained(tmp_path)
@@ -611,7 +611,7 @@ def test_weights_shared_between_processes_stay_shared():
         (lambda model: nn.Linear(2, 2), "Linear is not"),
     ],
 )
-def test_an_unsupported_model_stays_ordinary_and_one_line_says_why(change, reason, caplog):
+def test_an_unsupported_model_is_unchanged_and_one_line_says_why(change, reason, caplog):
     model = change(tiny_model())
     with caplog.at_level(logging.WARNING):
         assert use_native_decoding(model) is model
@@ -621,7 +621,7 @@ def test_an_unsupported_model_stays_ordinary_and_one_line_says_why(change, reaso
 
 
 def test_remote_code_that_computes_something_else_is_detected(caplog):
-    """As may come with a checkpoint."""
+    """As a checkpoint with remote code may."""
     model = tiny_model()
 
     class TinyLlamaMLP(type(model.model.layers[0].mlp)):
@@ -688,18 +688,18 @@ def test_after_a_fork(threads):
 # ---- where it is used
 
 
-def test_stories_are_generated_natively_and_the_model_is_restored(tiny_run, ordinary_calls):
+def test_stories_are_generated_natively_and_the_model_is_restored(tiny_run, original_calls):
     from tinystories.generation.batch import generate_stories
     from tinystories.generation.generate import generate_story
     from tinystories.runs.loading import load_model
 
     model, tokenizer = load_model(str(tiny_run))
     model.to("cpu")
-    ordinary_calls.clear()
+    original_calls.clear()
     story = generate_story(model, tokenizer, "Once upon a time", preset="balanced", seed=1, max_new_tokens=20)
     outputs = generate_stories(model, tokenizer, ["Once upon a time", "One day"], preset="greedy", max_new_tokens=9,
                         progress=False)  # fmt: skip
-    assert ordinary_calls == [4] and type(model) is TinyLlamaForCausalLM  # both agree, as was seen once
+    assert original_calls == [4] and type(model) is TinyLlamaForCausalLM  # both agree, as was seen once
     assert story.startswith("Once upon a time") and len(outputs) == 2
     fast = use_native_decoding(model)
     generate_story(fast, tokenizer, "Once", preset="greedy", max_new_tokens=5)

@@ -1,4 +1,4 @@
-"""Compiling the native step: once, safely beside others, and never at the price of a model that does not work."""
+"""The native code is compiled once, also by concurrent processes; without a compiler, models work as before."""
 
 import ctypes
 import os
@@ -37,7 +37,7 @@ def cache(tmp_path, monkeypatch):
 
 @pytest.fixture
 def compiler(tmp_path, monkeypatch):
-    """A compiler that counts its calls: a function that tells how often it was asked."""
+    """A compiler that counts its calls: a function that returns their number."""
     calls = tmp_path / "calls"
     real = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
     script = tmp_path / "counting-cc"
@@ -141,7 +141,7 @@ def test_a_relative_cache_folder_is_ignored(monkeypatch):
         ("false", "cannot compile the native code: exit status 1"),
     ],
 )
-def test_the_reason_for_no_native_step_is_reported(compiler, reason, tmp_path, monkeypatch):
+def test_the_reason_why_there_is_no_native_code_is_reported(compiler, reason, tmp_path, monkeypatch):
     (tmp_path / "bin").mkdir()
     shutil.copy(shutil.which("false"), tmp_path / "bin" / "false")
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
@@ -151,7 +151,7 @@ def test_the_reason_for_no_native_step_is_reported(compiler, reason, tmp_path, m
     assert reason in str(refused.value)
 
 
-def test_without_a_compiler_the_model_stays_ordinary(tmp_path):
+def test_without_a_compiler_the_model_is_unchanged(tmp_path):
     result = run(TRY, str(Path(__file__).parents[1]), PATH=str(tmp_path), CC="")
     assert result.returncode == 0, result.stderr
     assert result.stdout.split()[0] == "TinyLlamaPreTrainedModel"
@@ -170,13 +170,13 @@ def test_the_compilers_error_is_reported(tmp_path, monkeypatch):
 
 
 def test_a_long_compilation_is_announced(monkeypatch, capsys, compiler):
-    monkeypatch.setattr(build, "PATIENCE", 0.01)
+    monkeypatch.setattr(build, "ANNOUNCE_AFTER", 0.01)
     build.library()
     assert capsys.readouterr().err.count("\n") == 1
 
 
 def test_a_short_compilation_is_not_announced(monkeypatch, capsys, compiler):
-    monkeypatch.setattr(build, "PATIENCE", 60.0)
+    monkeypatch.setattr(build, "ANNOUNCE_AFTER", 60.0)
     build.library()
     assert capsys.readouterr().err == ""
 
@@ -188,7 +188,7 @@ def test_importing_compiles_nothing():
 
 @pytest.mark.parametrize("flags", [["-march=x86-64"], ["-march=x86-64-v3"], ["-march=x86-64-v4"], []])
 def test_it_compiles_for_other_processors(flags, tmp_path):
-    """Only that it does, and without a warning: what this machine cannot run is not run."""
+    """It compiles without warnings; the code is not run."""
     if flags and os.uname().machine != "x86_64":
         pytest.skip("not an x86 machine")
     command = [*build._compiler(), "-Wall", "-Werror", *build.FLAGS, "-O1", *flags, *map(str, build.SOURCES)]

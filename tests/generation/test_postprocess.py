@@ -1,4 +1,4 @@
-"""Post-processing cleans the look of a story and never changes its words."""
+"""Post-processing corrects spaces, capitals and full stops, and never changes words."""
 
 import random
 import re
@@ -15,7 +15,7 @@ def stories():
 
 
 def errors(clean, text):
-    """What a function that cleans a text must not do, and does to this one."""
+    """The rules that a post-processing function breaks for a text."""
     cleaned = clean(text)
     found = []
     if re.findall(r"\w+", cleaned.lower()) != re.findall(r"\w+", text.lower()):
@@ -28,7 +28,7 @@ def errors(clean, text):
 
 
 def naive(text):
-    """Cleaning as it is often written: splits at every stop, and adds another at the end."""
+    """A common implementation: splits at every full stop, and adds another at the end."""
     sentences = [sentence.strip().capitalize() for sentence in text.replace("\n", " ").split(".")]
     return ". ".join(sentences) + "."
 

@@ -27,7 +27,7 @@ def template(single: str):
 
 @pytest.fixture
 def appending(tiny_run, tmp_path):
-    """A run folder whose tokenizer frames every text in end-of-text tokens."""
+    """A run folder whose tokenizer puts end-of-text tokens before and after every text."""
     folder = shutil.copytree(tiny_run, tmp_path / "appending")
     tokenizer = AutoTokenizer.from_pretrained(folder)
     tokenizer.backend_tokenizer.post_processor = template(f"{END} $A {END}")
@@ -102,7 +102,7 @@ def test_doctor_reports_the_appended_eos(appending, capsys):
 
 
 def llama2_backend():
-    """Like Llama 2: byte fallback, and the space as a character of its own."""
+    """Like Llama 2: byte fallback, and spaces as the character ▁."""
     backend = Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>"))
     backend.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
     backend.decoder = decoders.Sequence(
@@ -150,7 +150,7 @@ def test_tokenizers_like_that_of_llama_2(make, stated, tmp_path):
 
 
 def test_the_server_and_llama_cpp_read_the_same_prompt(appending, tiny_run):
-    """Both read the folder as it was saved, whose tokenizer appends EOS."""
+    """With a folder whose tokenizer appends EOS."""
     from types import SimpleNamespace
 
     from tinystories.generation.llamacpp import prompt_ids

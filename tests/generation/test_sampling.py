@@ -1,4 +1,4 @@
-"""The sampler draws, for many sequences at once, the tokens that `generate()` draws for each of them."""
+"""The sampler gives each of many sequences the tokens that `generate()` samples for it."""
 
 import pytest
 import torch
@@ -23,7 +23,7 @@ CPU = torch.device("cpu")
 
 
 def processors(settings):
-    """The processors that `generate()` makes of these settings."""
+    """The logits processors that `generate()` uses for these settings."""
     steps = LogitsProcessorList()
     if settings.repetition_penalty != 1.0:
         steps.append(RepetitionPenaltyLogitsProcessor(settings.repetition_penalty))
@@ -87,7 +87,7 @@ KINDS = {
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("vocab", [5, 129, 3_000])
 def test_sequences_sampled_together_get_the_tokens_of_generate(kind, vocab, path, monkeypatch):
-    """Sequences with settings of all kinds; one leaves in the middle and another takes its place."""
+    """Sequences with various settings; one is removed in the middle, and another takes its row."""
     if path == "no compiler":
         monkeypatch.setattr(sampling, "_library", lambda: None)
     elif path == "exponential noise":

@@ -1,4 +1,4 @@
-"""The tokenizer room: what is trained, cut, saved and loaded gives every text back and is read by stock loaders."""
+"""Trained and pruned tokenizers decode every text back, also after saving, and load in other libraries."""
 
 import json
 import logging
@@ -31,7 +31,7 @@ from tinystories.tokenization.bpe import BASE_SIZE, BYTE_ALPHABET, SPECIAL_TOKEN
 
 
 def salad(n: int, seed: int, lexicon: int = 3000) -> list[str]:
-    """n texts of several sentences; words are made of syllables and follow Zipf's law, as words do."""
+    """`n` texts of several sentences; words are made of syllables, with frequencies by Zipf's law."""
     rng = random.Random(0)  # the same words for every seed
     words = ["a", "the", "an", "and", "was", "to"]
     while len(words) < lexicon:
@@ -71,7 +71,7 @@ AWKWARD = [
 
 
 def random_texts(n: int, seed: int) -> list[str]:
-    """Any characters that Unicode allows, from several ranges so that ASCII, spaces and rare planes all come up."""
+    """Random characters from several ranges, so that ASCII, spaces and rare planes all occur."""
     rng = random.Random(seed)
     draws = [
         lambda: chr(rng.randrange(0x80)),
@@ -114,7 +114,7 @@ def cut(gpt2) -> PreTrainedTokenizerFast:
 
 @pytest.fixture(params=["trained", "cut"])
 def either(request) -> PreTrainedTokenizerFast:
-    """What must hold for a trained tokenizer and a cut one alike."""
+    """Trained and pruned tokenizers, for tests of both."""
     return request.getfixturevalue({"trained": "tokenizer", "cut": "cut"}[request.param])
 
 
@@ -148,7 +148,7 @@ def test_every_text_comes_back(either):
 
 
 def test_every_byte_has_an_id_of_its_own(either):
-    """Also bytes that are no text: ids -> tokens -> bytes is exact, whatever their order."""
+    """ids -> tokens -> bytes is exact in any order, also for bytes that are not valid UTF-8."""
     # GPT-2's map, from its definition: printable bytes stand for themselves, the rest for U+0100 onwards, in order.
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     rest = [byte for byte in range(256) if byte not in printable]
@@ -227,7 +227,7 @@ def test_saved_and_loaded_is_the_same(either, tmp_path):
 
 @pytest.mark.parametrize("config", [LlamaConfig(), Phi3Config(), GPT2Config()], ids=lambda c: c.model_type)
 def test_loads_beside_the_config_of_a_stock_model(tokenizer, tmp_path, config):
-    """These model types have tokenizer classes of their own, which must not be chosen instead."""
+    """These model types have their own tokenizer classes, which must not be used."""
     tokenizer.save_pretrained(tmp_path)
     config.save_pretrained(tmp_path)
     loaded = AutoTokenizer.from_pretrained(tmp_path)
@@ -294,7 +294,7 @@ def test_special_names_in_the_corpus_are_not_learned():
     assert with_names.get_vocab() == train_bpe(CORPUS, vocab_size=600, progress=False).get_vocab()
 
 
-def test_small_corpus_gives_a_smaller_tokenizer_and_says_so(caplog):
+def test_a_small_corpus_gives_a_smaller_tokenizer_and_a_warning(caplog):
     with caplog.at_level(logging.WARNING):
         small = train_bpe(["the dog and the dog"], vocab_size=5000, progress=False)
     assert BASE_SIZE < len(small) < 300
@@ -355,7 +355,7 @@ def test_backend_without_the_layout_is_refused(gpt2):
         build_tokenizer(gpt2.backend_tokenizer, 512)
 
 
-def test_progress_goes_to_stderr_with_what_is_going_on(capsys):
+def test_progress_goes_to_stderr(capsys):
     train_bpe(CORPUS, vocab_size=300, total=len(CORPUS), progress=True)
     out, err = capsys.readouterr()
     assert out == "" and f"{len(CORPUS)}/{len(CORPUS)}" in err and "learning 41 merges" in err
@@ -404,17 +404,17 @@ print(peak() - before)
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the peak of a process from Linux's /proc")
 def test_memory_does_not_grow_with_the_corpus():
-    """30 MB of text may not cost 30 MB. The peak of a process only rises, so it is measured in one of its own."""
+    """30 MB of text must take much less memory. A peak never falls, so it is measured in a separate process."""
     root = Path(__file__).resolve().parents[2]
     done = subprocess.run([sys.executable, "-c", MEASURE, "30"], cwd=root, capture_output=True, text=True, check=True)
     assert float(done.stdout) < 12, f"the peak rose by {done.stdout.strip()} MiB"
 
 
-# --- cutting ---------------------------------------------------------------------------------------------------
+# --- pruning ---------------------------------------------------------------------------------------------------
 
 
 def test_kept_tokens_are_encoded_as_before(gpt2, cut):
-    """Text that was one token, and whose token was kept, is that token still."""
+    """Text that was encoded as one token still is, if that token was kept."""
     kept = set(cut.get_vocab()) - set(SPECIAL_TOKENS)
     assert kept <= set(gpt2.get_vocab())
     checked = 0
@@ -423,7 +423,7 @@ def test_kept_tokens_are_encoded_as_before(gpt2, cut):
         if gpt2.convert_ids_to_tokens(gpt2(text)["input_ids"]) == [token]:
             assert cut.convert_ids_to_tokens(ids_of(cut, text)) == [token]
             checked += 1
-    assert checked > 700  # all but the bytes that are no text alone
+    assert checked > 700  # all but single bytes that are not valid UTF-8
 
 
 def test_kept_merges_keep_their_order_and_their_halves(gpt2, cut):
@@ -438,15 +438,15 @@ def test_kept_merges_keep_their_order_and_their_halves(gpt2, cut):
     assert all(left in vocab and right in vocab for left, right in after)
 
 
-def test_cut_is_in_order_of_use(cut):
+def test_pruned_tokens_are_sorted_by_count(cut):
     used = Counter(i for row in cut(CORPUS, add_special_tokens=False)["input_ids"] for i in row)
     counts = [used[i] for i in range(259, 1000)]
     assert counts == sorted(counts, reverse=True)
     assert counts[0] > 100 * max(counts[-1], 1)
 
 
-def test_cut_keeps_what_the_corpus_uses(gpt2, cut):
-    """Better than the first merges of the big tokenizer, near to a tokenizer of that size trained on the corpus."""
+def test_pruning_keeps_what_the_corpus_uses(gpt2, cut):
+    """Better than the first merges of the large tokenizer, and close to a BPE trained on the corpus."""
     model = json.loads(gpt2.backend_tokenizer.to_str())["model"]
     first = [tuple(pair) for pair in model["merges"][: 1000 - BASE_SIZE]]
     tokens = [*SPECIAL_TOKENS, *BYTE_ALPHABET, *(left + right for left, right in first)]
@@ -471,8 +471,8 @@ def by_hand(merges: list[tuple[str, str]]) -> StockTokenizer:
     return StockTokenizer(tokenizer_object=backend, eos_token="<|endoftext|>")
 
 
-def test_stepping_stones_stay_and_the_useless_go(caplog):
-    """One word is used: its merges stay, those of others go first, exactly as many as k asks for."""
+def test_intermediate_tokens_are_kept_and_unused_ones_removed(caplog):
+    """With one used word, its merges are kept, and others are removed until `k` entries are left."""
     chain = [("a", "b"), ("c", "d"), ("ab", "cd"), ("e", "f"), ("ef", "g"), ("abcd", "ef")]
     tokenizer = by_hand(chain)
     with caplog.at_level(logging.WARNING):
@@ -515,15 +515,15 @@ def test_token_spelt_like_a_special_one_is_not_kept():
     assert cut.decode(ids_of(cut, "<unk>! ab", split_special_tokens=True)) == "<unk>! ab"
 
 
-def test_cut_leaves_the_source_alone_and_reads_a_generator_once(gpt2, cut):
+def test_pruning_does_not_change_the_source_and_reads_a_generator_once(gpt2, cut):
     before = gpt2.backend_tokenizer.to_str()
     again = prune_to_top_k(gpt2, (text for text in CORPUS), 1000, progress=False)
     assert gpt2.backend_tokenizer.to_str() == before
     assert again.get_vocab() == cut.get_vocab()
 
 
-def test_cut_of_everything_loses_nothing(gpt2):
-    """k as large as it gets: every text is encoded as before, only under other ids."""
+def test_pruning_nothing_changes_no_encoding(gpt2):
+    """With the largest k, every text is encoded as before, with other ids."""
     available = 3 + 3999
     with pytest.raises(TokenizerError, match=f"{available} entries"):
         prune_to_top_k(gpt2, CORPUS, available + 1, progress=False)
@@ -532,8 +532,8 @@ def test_cut_of_everything_loses_nothing(gpt2):
         assert whole.convert_ids_to_tokens(ids_of(whole, text)) == gpt2.convert_ids_to_tokens(gpt2(text)["input_ids"])
 
 
-def test_cut_of_another_layout(tmp_path):
-    """Not GPT-2's: digits split off before the bytes, a prefix space, a normalizer, special tokens of its own."""
+def test_pruning_of_another_layout(tmp_path):
+    """Not GPT-2's: separate digits, a prefix space, a normalizer, other special tokens."""
     backend = Tokenizer(models.BPE())
     backend.normalizer = normalizers.NFC()
     backend.pre_tokenizer = pre_tokenizers.Sequence(

@@ -1,4 +1,4 @@
-"""Tokenizers with gaps in their ids, or without tokens that training needs: trained with, scored, released."""
+"""Tokenizers with gaps in their ids or without special tokens: training, scoring, generation and export."""
 
 import json
 import shutil
@@ -35,7 +35,7 @@ def trained(stories):
 
 
 def renumbered(stories, new_id: int):
-    """The token " the" gets another id, and its own stays empty."""
+    """The token " the" gets another id, which leaves a gap."""
     tokenizer = trained(stories)
     spec = json.loads(tokenizer.backend_tokenizer.to_str())
     spec["model"]["vocab"]["Ġthe"] = new_id
@@ -51,7 +51,7 @@ def with_added_tokens(stories):
 
 
 def like_gpt2(stories):
-    """One special token, which begins and ends, and none for padding."""
+    """One special token as BOS and EOS, and none for padding."""
     tokenizer = trained(stories)
     spec = json.loads(tokenizer.backend_tokenizer.to_str())
     for name in ("<|padding|>", "<unk>"):
@@ -94,15 +94,23 @@ TOKENIZERS = {
 }
 
 
+# Few tokens per batch, since the logits of a large vocabulary take most of the time.
+SMALL = {
+    "max_steps": 2,
+    "eval_steps": 2,
+    "max_stories": 60,
+    "max_validation_stories": 4,
+    "row_length": 128,
+    "per_device_train_batch_size": 1,
+    "per_device_eval_batch_size": 1,
+}
+
+
 @pytest.mark.parametrize("kind", TOKENIZERS)
 def test_a_model_is_trained_with_any_tokenizer_and_used_everywhere(kind, stories, tiny_recipe, tmp_path, capsys):
     make, size = TOKENIZERS[kind]
     make(stories).save_pretrained(tmp_path / "tokenizer")
-    run = train(
-        tiny_recipe(
-            tokenizer=tmp_path / "tokenizer", max_steps=2, eval_steps=1, max_stories=60, max_validation_stories=12
-        )
-    )
+    run = train(tiny_recipe(tokenizer=tmp_path / "tokenizer", **SMALL))
     model, tokenizer = load_run(run)
     assert model.config.vocab_size == size == vocabulary_size(tokenizer)
     special = (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id)
@@ -138,7 +146,7 @@ def test_kinds_of_words_with_gaps(stories):
 
 
 def test_a_tokenizer_for_another_model_is_refused(tiny_run, stories, tmp_path):
-    """With fewer entries than the model, but an id that it does not have."""
+    """It has fewer entries than the model, but an id that the model does not have."""
     run = tmp_path / "run"
     shutil.copytree(tiny_run, run)
     renumbered(stories, 900).save_pretrained(run)
@@ -160,7 +168,7 @@ def test_a_tokenizer_without_an_end_of_text_is_refused(stories, tiny_recipe, tmp
 
 
 def test_a_pad_token_never_takes_the_id_of_a_word(stories, tiny_recipe, tmp_path):
-    """`tokenizers` numbers a new token by how many there are, which in a vocabulary with gaps may be a word's id."""
+    """`tokenizers` gives a new token the number of entries as its id, which may be taken if there are gaps."""
     tokenizer = like_gpt2(stories)
     spec = json.loads(tokenizer.backend_tokenizer.to_str())
     vocabulary = spec["model"]["vocab"]
@@ -173,5 +181,5 @@ def test_a_pad_token_never_takes_the_id_of_a_word(stories, tiny_recipe, tmp_path
 
 def test_embeddings_of_unused_ids_stay_finite(stories, tiny_recipe, tmp_path):
     renumbered(stories, 900).save_pretrained(tmp_path / "tokenizer")
-    run = train(tiny_recipe(tokenizer=tmp_path / "tokenizer", max_steps=2, eval_steps=2, max_stories=60))
+    run = train(tiny_recipe(tokenizer=tmp_path / "tokenizer", **SMALL))
     assert torch.isfinite(AutoModelForCausalLM.from_pretrained(run).get_input_embeddings().weight).all()

@@ -15,9 +15,9 @@
 
 import json
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from hashlib import blake2b
 from pathlib import Path
@@ -91,15 +91,15 @@ def load_corpus(
     if not 0 < validation_fraction < 1:
         raise UserError(f"validation_fraction must be between 0 and 1, but is {validation_fraction}.")
     _require_positive(max_stories=max_stories, max_validation_stories=max_validation_stories)
-    options = ReadOptions(text_column, text_split, skip_bad_rows)
-    found = _open(source, seed, streaming, options, num_proc, cache_dir)
+    options = _Options(ReadOptions(text_column, text_split, skip_bad_rows), seed, streaming, num_proc, cache_dir)
+    found = _open(source, options)
     train, held_out = _split(found, "train"), None
     if validation is not None:
-        held_out = _all_validation(_open(validation, seed, False, options, num_proc, cache_dir))
+        held_out = _all_validation(_open(validation, replace(options, streaming=False)))
     elif found.splits.keys() & {"validation", "test"}:
         held_out = _split(found, "validation")
     if isinstance(train, IterableDataset):
-        settings = [VERSION, found.revision, source, validation, options, max_stories]
+        settings = [VERSION, found.revision, source, validation, options.read, max_stories]
         return _stream(train, held_out, found.name, settings, max_stories, max_validation_stories, cache_dir)
 
     keys = _keys(train, num_proc)
@@ -157,8 +157,8 @@ def load_texts(
         UserError: as `load_corpus`.
     """
     _require_positive(max_stories=max_stories)
-    options = ReadOptions(text_column, text_split, skip_bad_rows)
-    found = _open(source, seed, False, options, num_proc, cache_dir)
+    options = _Options(ReadOptions(text_column, text_split, skip_bad_rows), seed, False, num_proc, cache_dir)
+    found = _open(source, options)
     return _first(_all_validation(found) if split == "validation" else _split(found, split), max_stories)
 
 
@@ -172,11 +172,20 @@ def _first(stories: Dataset, count: int | None) -> Dataset:
     return stories if count is None or count >= len(stories) else stories.select(range(count))
 
 
+@dataclass(frozen=True)
+class _Options:
+    read: ReadOptions
+    seed: int
+    streaming: bool
+    num_proc: int | None
+    cache_dir: str | None
+
+
 class _Source(NamedTuple):
     """A source, with a function that reads each of its splits, since reading can take minutes."""
 
     name: str
-    splits: dict[str, Callable[[], Dataset | IterableDataset]]
+    splits: Mapping[str, Callable[[], Dataset | IterableDataset]]
     revision: str = ""
 
 
@@ -195,14 +204,11 @@ def _all_validation(found: _Source) -> Dataset | IterableDataset:
     return _split(found, "validation" if len(found.splits) > 1 else next(iter(found.splits)))
 
 
-def _open(
-    source: str, seed: int, streaming: bool, options: ReadOptions, num_proc: int | None, cache_dir: str | None
-) -> _Source:
+def _open(source: str, options: _Options) -> _Source:
     if source == "sample":
-        return _open_sample(seed, cache_dir)
-    hub = hub_dataset(source)
-    if hub is not None:
-        return _open_hub(source, *hub, streaming, options, num_proc, cache_dir)
+        return _open_sample(options)
+    if hub := hub_dataset(source):
+        return _open_hub(source, *hub, options)
     path = Path(source).expanduser()
     name, files = path.resolve().name, find_files(path)
     if not path.is_file():
@@ -210,21 +216,19 @@ def _open(
     if "validation" in files.splits and "test" in files.splits:
         logger.warning("%s: not used: %s", path, ", ".join(file.name for file in files.splits["test"]))
     splits = files.splits.items()
-    return _Source(
-        name, {split: partial(_read_files, name, split, paths, options, cache_dir) for split, paths in splits}
-    )
+    return _Source(name, {split: partial(_read_files, name, split, paths, options) for split, paths in splits})
 
 
-def _open_sample(seed: int, cache_dir: str | None) -> _Source:
+def _open_sample(options: _Options) -> _Source:
     from . import synthetic
 
     code = [path.read_bytes() for path in sorted(Path(synthetic.__file__).parent.rglob("*.py"))]
     count = SAMPLE_STORIES + SAMPLE_VALIDATION_STORIES
     stories = Dataset.from_generator(
-        lambda: ({"text": story} for story in synthetic.sample_stories(count, seed)),
+        lambda: ({"text": story} for story in synthetic.sample_stories(count, options.seed)),
         features=TEXT,
-        cache_dir=cache_dir,
-        fingerprint=Hasher.hash([VERSION, count, seed, code]),
+        cache_dir=options.cache_dir,
+        fingerprint=Hasher.hash([VERSION, count, options.seed, code]),
     )
     splits = {"train": range(SAMPLE_STORIES), "validation": range(SAMPLE_STORIES, count)}
     return _Source(
@@ -233,7 +237,7 @@ def _open_sample(seed: int, cache_dir: str | None) -> _Source:
     )
 
 
-def _read_files(source: str, split: str, files: list[Path], options: ReadOptions, cache_dir: str | None) -> Dataset:
+def _read_files(source: str, split: str, files: list[Path], options: _Options) -> Dataset:
     """The stories of local files, which must be of one format."""
     if empty := [file for file in files if not file.stat().st_size]:
         raise UserError(f"{empty[0]} is empty.")
@@ -244,12 +248,12 @@ def _read_files(source: str, split: str, files: list[Path], options: ReadOptions
         )
     found = [StoryFile(str(file.resolve()), str(file)) for file in files]
     stats = [(file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-    key = Hasher.hash([VERSION, found, stats, options])
+    key = Hasher.hash([VERSION, found, stats, options.read])
     name = source if len(files) == 1 else f"{source}, {split}"
     level = datasets.logging.get_verbosity()
     datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # it logs an error that it raises, too
     try:
-        return stored_stories(name, found, options, key, cache_dir)
+        return stored_stories(name, found, options.read, key, options.cache_dir)
     except Exception as error:
         cause = _first_cause(error)
         if isinstance(cause, UserError):
@@ -262,22 +266,14 @@ def _read_files(source: str, split: str, files: list[Path], options: ReadOptions
 # The Hub
 
 
-def _open_hub(
-    name: str,
-    repo: str,
-    config: str | None,
-    revision: str | None,
-    streaming: bool,
-    options: ReadOptions,
-    num_proc: int | None,
-    cache_dir: str | None,
-) -> _Source:
-    record = Path(cache_dir or datasets.config.HF_DATASETS_CACHE) / "tinystories" / f"{Hasher.hash(name)}.json"
+def _open_hub(name: str, repo: str, config: str | None, revision: str | None, options: _Options) -> _Source:
+    record = Path(options.cache_dir or datasets.config.HF_DATASETS_CACHE) / "tinystories" / f"{Hasher.hash(name)}.json"
+    files: dict[str, list[StoryFile]] | None
     with _hub_errors(repo):
         try:
-            builder = load_dataset_builder(repo, config, revision=revision, cache_dir=cache_dir)
+            builder = load_dataset_builder(repo, config, revision=revision, cache_dir=options.cache_dir)
         except ConnectionError:
-            if streaming or not record.is_file():
+            if options.streaming or not record.is_file():
                 raise
             logger.warning("%s: the Hub cannot be reached; using the files downloaded earlier", name)
             recorded = json.loads(record.read_text("utf-8")).items()
@@ -285,13 +281,13 @@ def _open_hub(
         else:
             files = _hub_files(repo, builder)
     if files is None:
-        return _open_by_datasets(name, repo, builder, streaming, options, num_proc)
-    if streaming:
-        read = {split: partial(streamed_stories, name, files[split], options) for split in files}
+        return _open_by_datasets(name, repo, builder, options)
+    if options.streaming:
+        read = {split: partial(streamed_stories, name, files[split], options.read) for split in files}
     else:
         record.parent.mkdir(parents=True, exist_ok=True)
         record.write_text(json.dumps(files), "utf-8")
-        read = {split: partial(_read_hub_files, name, repo, files[split], options, cache_dir) for split in files}
+        read = {split: partial(_read_hub_files, name, repo, files[split], options) for split in files}
     return _Source(name, read, Hasher.hash(files))
 
 
@@ -307,42 +303,32 @@ def _hub_files(repo: str, builder: datasets.DatasetBuilder) -> dict[str, list[St
     return files if is_known and not builder.config_kwargs.keys() - {"data_files", "data_dir"} else None
 
 
-def _read_hub_files(
-    name: str, repo: str, files: list[StoryFile], options: ReadOptions, cache_dir: str | None
-) -> Dataset:
+def _read_hub_files(name: str, repo: str, files: list[StoryFile], options: _Options) -> Dataset:
+    key = Hasher.hash([VERSION, files, options.read])
     with _hub_errors(repo):
-        return stored_stories(name, files, options, Hasher.hash([VERSION, files, options]), cache_dir)
+        return stored_stories(name, files, options.read, key, options.cache_dir)
 
 
-def _open_by_datasets(
-    name: str,
-    repo: str,
-    builder: datasets.DatasetBuilder,
-    streaming: bool,
-    options: ReadOptions,
-    num_proc: int | None,
-) -> _Source:
+def _open_by_datasets(name: str, repo: str, builder: datasets.DatasetBuilder, options: _Options) -> _Source:
     with _hub_errors(repo):
-        if not streaming:
-            builder.download_and_prepare(num_proc=num_proc)
-        splits = builder.as_streaming_dataset() if streaming else builder.as_dataset()
-    read = {split: partial(_only_texts, splits[split], name, options.text_column, num_proc) for split in splits}
+        if not options.streaming:
+            builder.download_and_prepare(num_proc=options.num_proc)
+        splits = builder.as_streaming_dataset() if options.streaming else builder.as_dataset()
+    read = {split: partial(_only_texts, splits[split], name, options) for split in splits}
     return _Source(name, read, str(builder.hash))
 
 
-def _only_texts(
-    dataset: Dataset | IterableDataset, name: str, text_column: str, num_proc: int | None
-) -> Dataset | IterableDataset:
+def _only_texts(dataset: Dataset | IterableDataset, name: str, options: _Options) -> Dataset | IterableDataset:
     """Only the column with the stories, as "text" and trimmed, without empty rows."""
     features = dataset.features or dataset._resolve_features().features
-    column = find_column(features, text_column, name)
+    column = find_column(features, options.read.text_column, name)
     require_text(features.arrow_schema.field(column).type, column, name, features)
-    options = {"batched": True, "features": TEXT, "fn_kwargs": {"column": column, "version": VERSION}}
+    arguments = {"batched": True, "features": TEXT, "fn_kwargs": {"column": column, "version": VERSION}}
     arrow = dataset.select_columns(column).with_format("arrow")
     if isinstance(dataset, IterableDataset):
-        return arrow.map(_only_texts_of_batch, **options).with_format(None)
+        return arrow.map(_only_texts_of_batch, **arguments).with_format(None)
     try:
-        stories = arrow.map(_only_texts_of_batch, num_proc=num_proc, desc="Reading stories", **options)
+        stories = arrow.map(_only_texts_of_batch, num_proc=options.num_proc, desc="Reading stories", **arguments)
     except pa.ArrowInvalid as error:
         raise UserError(f"{name} contains invalid text: {first_line(error)}.") from error
     if not len(stories):
@@ -391,9 +377,16 @@ def _first_cause(error: BaseException) -> BaseException:
 
 def _keys(stories: Dataset, num_proc: int | None = None) -> np.ndarray:
     """64-bit hashes of the stories; the chance that any two of 2 million collide is one in ten million."""
-    options = {"batched": True, "remove_columns": ["text"], "features": Features({"key": Value("int64")})}
-    options |= {"fn_kwargs": {"version": VERSION}, "num_proc": num_proc, "desc": "Looking for duplicates"}
-    return stories.with_format("arrow").map(_hash_batch, **options).with_format("numpy")[:]["key"]
+    keys = stories.with_format("arrow").map(
+        _hash_batch,
+        batched=True,
+        remove_columns=["text"],
+        features=Features({"key": Value("int64")}),
+        fn_kwargs={"version": VERSION},
+        num_proc=num_proc,
+        desc="Looking for duplicates",
+    )
+    return keys.with_format("numpy")[:]["key"]
 
 
 def _hash_batch(table: pa.Table, version: int) -> pa.Table:

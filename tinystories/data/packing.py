@@ -46,7 +46,7 @@ def tokenize_stories(
     """
     bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
     key = Hasher.hash((_CACHE_VERSION, fingerprint, len(stories), _tokenizer_fingerprint(tokenizer), bos, eos))
-    id_type = np.dtype(_id_type(tokenizer)).name
+    id_type = _id_type(tokenizer).name
     tokenized = stories.with_format("arrow").map(
         encode_stories(tokenizer),
         batched=True,
@@ -82,8 +82,8 @@ def encode_stories(tokenizer: PreTrainedTokenizerBase) -> Callable[[pa.Table], p
     return encode_table
 
 
-def _id_type(tokenizer: PreTrainedTokenizerBase) -> type:
-    return np.uint16 if vocabulary_size(tokenizer) <= 2**16 else np.int32
+def _id_type(tokenizer: PreTrainedTokenizerBase) -> np.dtype:
+    return np.dtype(np.uint16 if vocabulary_size(tokenizer) <= 2**16 else np.int32)
 
 
 def _tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
@@ -167,7 +167,7 @@ def shortest_full_row(lengths: np.ndarray, context: int) -> int:
         padding[row_length] = 1 - lengths.sum() / (rows * row_length)
         if padding[row_length] < 0.01:
             return row_length
-    return min(padding, key=padding.get)
+    return min(padding, key=padding.__getitem__)
 
 
 def _fullest(left: list[int], space: int) -> tuple[int, ...]:
@@ -268,8 +268,8 @@ class PackedStories(torch.utils.data.Dataset):
                 begin = end
             row_positions[begin:] = arange[: self.length - begin]
         columns = {"input_ids": input_ids, "labels": labels, "position_ids": position_ids}
-        columns = {name: torch.from_numpy(column) for name, column in columns.items()}
-        return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+        tensors = map(torch.from_numpy, columns.values())
+        return [dict(zip(columns, row, strict=True)) for row in zip(*tensors, strict=True)]
 
 
 class TokenLists:

@@ -13,12 +13,12 @@ import io
 import json
 import lzma
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -41,7 +41,7 @@ from .text_split import (
 )
 
 
-MAX_STORY = 1_000_000  # characters; more without an end is no story, and would not fit into memory
+MAX_STORY = 1_000_000  # characters; longer text is not a story, and might not fit into memory
 MAX_ROW = 1 << 26  # characters of a row with all its columns
 ROWS, CHARACTERS = 1_000, 1 << 22  # of a batch
 LINE_ENDS = "\r\n?|\u2028|\u2029"
@@ -126,7 +126,7 @@ def normalize_texts(texts: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedA
 
 
 def _may_have_line_ends(texts: pa.StringArray) -> bool:
-    """Search for the last bytes of `LINE_ENDS`: forty times as fast as the pattern, which is then rarely needed."""
+    """Whether a text may match `LINE_ENDS`, by the last bytes of its UTF-8: forty times as fast as the pattern."""
     content = texts.buffers()[2]
     content = content.to_pybytes() if content else b""
     return any(last in content for last in (b"\r", b"\xa8", b"\xa9"))
@@ -137,7 +137,7 @@ def contains(texts: pa.Array, pattern: str) -> bool:
 
 
 @contextmanager
-def _open_bytes(file: StoryFile) -> Iterator[BinaryIO]:
+def _open_bytes(file: StoryFile) -> Iterator[io.BufferedIOBase]:
     """The content of a file, decompressed."""
     kind = compression(file.name)
     with ExitStack() as stack:
@@ -162,8 +162,8 @@ _BYTE_ORDER_MARKS = {  # that of UTF-32 begins with that of UTF-16
 def _open_text(file: StoryFile, newline: str | None = None) -> Iterator[io.TextIOWrapper]:
     """The content of a file as characters. Bytes that are not UTF-8 become lone surrogates, so that `_arrays` can name
     their row."""
-    with _open_bytes(file) as content:
-        content = io.BufferedReader(content, 1 << 20)
+    with _open_bytes(file) as unbuffered:
+        content = io.BufferedReader(unbuffered, 1 << 20)
         head = content.peek(4096)[:4096]
         encoding = next((name for mark, name in _BYTE_ORDER_MARKS.items() if head.startswith(mark)), "utf-8")
         low, high = sorted((head[::2].count(0), head[1::2].count(0)))
@@ -178,7 +178,9 @@ def _open_text(file: StoryFile, newline: str | None = None) -> Iterator[io.TextI
 
 def _arrays(reading: _Reading, place: str, rows: Iterable[tuple[Any, str | None]]) -> Iterator[pa.Array]:
     """Arrays of the texts of rows; `place` formats a row's number for messages."""
-    numbers, texts, size = [], [], 0
+    numbers: list[Any] = []
+    texts: list[str | None] = []
+    size = 0
     for number, text in rows:
         numbers.append(number)
         texts.append(text)
@@ -200,7 +202,7 @@ def _array(reading: _Reading, place: str, numbers: list, texts: list[str | None]
                 (text or "").encode()
                 valid.append(text)
             except UnicodeEncodeError as error:
-                code = ord(text[error.start])
+                code = ord(error.object[error.start])
                 problem = f"contains an unpaired surrogate (U+{code:04X})"
                 if 0xDC80 <= code <= 0xDCFF:
                     problem = f"is not valid UTF-8: byte 0x{code - 0xDC00:02x}"
@@ -273,7 +275,8 @@ def _read_text(reading: _Reading) -> Iterator[pa.Array]:
 
 def _stories_in_lines(file: StoryFile, split: str) -> Iterator[tuple[int, str]]:
     with _open_text(file) as text:
-        story, size, begin = [], 0, 1
+        story: list[str] = []
+        size, begin = 0, 1
         for number, line in enumerate(iter(partial(text.readline, MAX_STORY + 1), ""), 1):
             if split == LINE or (split == BLANK_LINES and not line.strip()):
                 yield begin, "".join(story)
@@ -360,7 +363,7 @@ def _csv_header(head: str, file: StoryFile, options: ReadOptions) -> tuple[str, 
     """The delimiter, the names of the columns, and the index of the one with the stories."""
     if not head:
         raise UserError(f"{file.name} contains no stories.")
-    problem = None
+    problems = []
     for delimiter in "\t,;|" if ".tsv" in file.name.lower()[-8:] else ",;\t|":
         try:
             header = [name.strip() for name in next(csv.reader([head], delimiter=delimiter, strict=True))]
@@ -368,8 +371,8 @@ def _csv_header(head: str, file: StoryFile, options: ReadOptions) -> tuple[str, 
         except csv.Error as error:
             raise _csv_error(file, error, 1, 1) from None
         except UserError as error:
-            problem = problem or error
-    raise problem
+            problems.append(error)
+    raise problems[0]
 
 
 # JSON
@@ -379,7 +382,7 @@ _WHITESPACE = re.compile(r"\s*")
 
 
 def _read_json(reading: _Reading) -> Iterator[pa.Array]:
-    """A value on each line, one value, or a list of values, which is read into memory as a whole."""
+    """One value per line, a single value, or a list of values; a list is read into memory as a whole."""
     name = reading.file.name
     with _open_text(reading.file) as text:
         lines = enumerate(iter(partial(text.readline, MAX_ROW), ""), 1)
@@ -410,20 +413,25 @@ def _json_lines(reading: _Reading, lines: Iterable[tuple[int, str]]) -> Iterator
 
 def _json_items(name: str, text: str) -> Iterator[tuple[int, str, Any]]:
     """The number, the source and the value of each item of a list."""
-    at, number = _WHITESPACE.match(text, text.index("[") + 1).end(), 1
+    at, number = _skip_whitespace(text, text.index("[") + 1), 1
     try:
         while text[at : at + 1] != "]":
             value, end = _DECODER.raw_decode(text, at)
             yield number, text[at:end], value
-            at, number = _WHITESPACE.match(text, end).end(), number + 1
+            at, number = _skip_whitespace(text, end), number + 1
             if text[at : at + 1] == ",":
-                at = _WHITESPACE.match(text, at + 1).end()
+                at = _skip_whitespace(text, at + 1)
             elif text[at : at + 1] != "]":
                 raise json.JSONDecodeError("Expecting ',' or ']'", text, at)
     except (ValueError, RecursionError) as error:
         raise UserError(f"{name}, item {number:,}: truncated, or not valid JSON: {_json_problem(error)}.") from None
     if text[at + 1 :].strip():
         raise UserError(f"{name} continues after the end of its list: write a single list, or one row per line.")
+
+
+def _skip_whitespace(text: str, begin: int) -> int:
+    match = _WHITESPACE.match(text, begin)
+    return match.end() if match else begin
 
 
 def _decode(line: str) -> Any:
@@ -445,26 +453,28 @@ def _json_rows(
         if isinstance(value, str):  # a list of stories without columns
             yield number, value
             continue
-        problem = None
-        if not isinstance(value, dict):
-            problem = f"{_json_type(value)} instead of an object with the key {wanted}"
-        elif column not in value:
+        if isinstance(value, dict) and column not in value:
             try:
                 column = find_column(value, wanted, reading.file.name)
             except UserError:
                 if column is None and not reading.options.skip_bad_rows:
                     raise
-                problem = f"no {column or wanted}, only {', '.join(value)[:200]}"
-        if problem is None:
-            text = value[column]
-            if text is not None and not isinstance(text, str):
-                problem = f"{column} is {_json_type(text)}, not text"
-            elif source.count(f'"{column}"') > 1 and _is_repeated(column, source):
-                problem = f"{column} occurs twice"
-        if problem is None:
-            yield number, text
-        else:
+        if problem := _row_problem(value, column or wanted, source):
             reading.bad_row(place.format(number), problem)
+        else:
+            yield number, value[column]
+
+
+def _row_problem(row: Any, column: str, source: str) -> str | None:
+    if not isinstance(row, dict):
+        return f"{_json_type(row)} instead of an object with the key {column}"
+    if column not in row:
+        return f"no {column}, only {', '.join(row)[:200]}"
+    if not isinstance(row[column], str | None):
+        return f"{column} is {_json_type(row[column])}, not text"
+    if source.count(f'"{column}"') > 1 and _is_repeated(column, source):
+        return f"{column} occurs twice"
+    return None
 
 
 def _json_type(value: Any) -> str:
@@ -501,7 +511,7 @@ def _read_arrow(reading: _Reading) -> Iterator[pa.Array]:
 
 
 @contextmanager
-def _open_seekable(file: StoryFile) -> Iterator[BinaryIO]:
+def _open_seekable(file: StoryFile) -> Iterator[io.BufferedIOBase]:
     """The content of a file; one that is compressed as a whole is read into memory."""
     with _open_bytes(file) as content:
         yield content if compression(file.name) is None else pa.BufferReader(content.read())
@@ -540,7 +550,7 @@ def _text_arrays(columns: Iterable[pa.Array], reading: _Reading) -> Iterator[pa.
         yield strings
 
 
-_READERS = {
+_READERS: dict[str | None, Callable[[_Reading], Iterator[pa.Array]]] = {
     "text": _read_text,
     "csv": _read_csv,
     "json": _read_json,

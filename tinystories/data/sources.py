@@ -1,8 +1,8 @@
 """Find the files of a corpus and their splits by name, before anything is loaded.
 
-- A file's format is in its suffix, before that of a compression. A document that other programs convert to text
-  (.docx, .pdf) is refused with the command that converts it.
-- Folders are searched recursively through links, each folder once. What is left out is logged.
+- The suffix of a file gives its format, and an optional second one its compression. A document that other programs can
+  convert to text (.docx, .pdf) is refused with the command that converts it.
+- Folders are searched recursively through links, each folder once. Skipped files are logged.
 - Splits are in the names of data files (`train-00000-of-00004.parquet`, `stories-validation.txt`) and folders, but not
   in titles (`Test of courage.txt`), which the patterns of `datasets` would take for splits.
 """
@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from ..utils.errors import UserError, first_line
+from ..utils.errors import UserError
 
 
 logger = logging.getLogger(__name__)
@@ -34,7 +34,7 @@ SUFFIXES = (
 )
 SPLITS = {"train": ("train", "training"), "validation": ("validation", "valid", "val", "dev")}
 SPLITS["test"] = ("test", "testing", "eval", "evaluation")
-DESCRIPTIONS = {  # files beside the data
+DESCRIPTIONS = {  # files that describe the data
     *("config.json", "dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json", "croissant.json"),
     *(f"metadata{ending}" for ending in (".json", ".jsonl", ".csv", ".tsv", ".parquet", ".txt", ".md")),
     *(name + ending for name in ("readme", "license", "licence", "changelog", "notice") for ending in (".md", ".txt")),
@@ -82,7 +82,7 @@ def hub_dataset(source: str) -> tuple[str, str | None, str | None] | None:
         raise UserError(
             f"There is no file or folder {source}, and it is not the id of a dataset on the Hub (owner/name)."
         )
-    return hub.groups()
+    return hub[1], hub[2], hub[3]
 
 
 class StoryFiles(NamedTuple):
@@ -114,7 +114,7 @@ def find_files(path: Path) -> StoryFiles:
     found = sorted(found)
     data = [file for file in found if file_format(file) and file.name.lower() not in DESCRIPTIONS]
     stories = [file for file in data if not _is_description(file)] or data
-    unique = {}
+    unique: dict[str, Path] = {}
     for file in stories:
         first = unique.setdefault(os.path.realpath(file), file)
         if first != file:
@@ -132,7 +132,7 @@ def find_files(path: Path) -> StoryFiles:
     if others := [file.name for file in found if file_format(file) and file not in stories]:
         names = ", ".join(others[:5]) + ", ..." * (len(others) > 5)
         logger.info("%s: skipped, because they only describe the data: %s", path, names)
-    splits = {}
+    splits: dict[str, list[Path]] = {}
     for file, split in zip(files, split_names([file.relative_to(root) for file in files]), strict=True):
         splits.setdefault(split, []).append(file)
     return StoryFiles(splits, root)
@@ -156,7 +156,7 @@ def _walk(folder: Path, quiet: bool = False) -> Iterator[Path]:
     level = logging.DEBUG if quiet else logging.WARNING
 
     def refuse(error: OSError) -> None:
-        raise UserError(f"{error.filename} cannot be read: {first_line(error.strerror or error)}.")
+        raise UserError(f"{error.filename} cannot be read: {error.strerror}.")
 
     seen = {os.path.realpath(folder)}
     for place, folders, names in os.walk(folder, followlinks=True, onerror=refuse):
@@ -179,13 +179,13 @@ def _walk(folder: Path, quiet: bool = False) -> Iterator[Path]:
 
 
 def _expand(pattern: Path) -> tuple[Path, list[Path]]:
-    """The folder in front of the first wildcard, and the files that match, those of matching folders included."""
+    """The folder before the first wildcard, and the files that match, including those in matching folders."""
     parts = pattern.parts
     fixed = next((count for count, part in enumerate(parts) if glob.has_magic(part)), len(parts) - 1)
-    files = []
+    files: list[Path] = []
     for match in map(Path, sorted(glob.glob(str(pattern), recursive=True))):
         if match.is_dir():
-            # `**` names each folder and its files besides
+            # `**` matches the files in folders, too
             files += _walk(match) if parts[-1] != "**" else []
         elif match.is_file():
             files.append(match)

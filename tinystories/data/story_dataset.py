@@ -85,18 +85,18 @@ def stored_stories(
 
 
 def streamed_stories(source: str, files: list[StoryFile], options: ReadOptions) -> IterableDataset:
-    """The stories of files, read when they are needed."""
+    """The stories of files, read on demand."""
     return Stories(files=files, source=source, options=options).as_streaming_dataset(split=datasets.Split.TRAIN)
 
 
 def _log(source: str, notes: dict) -> None:
-    """Report how plain text was split, and which rows were left out."""
+    """Report how plain text was split, and which rows were skipped."""
+    rows = notes["rows"] + notes["bad"]
     if "split" in notes:
         names = {FILE: "one story per file", LINE: "one story per line", BLANK_LINES: "stories between blank lines"}
         how = names.get(notes["split"], f"split at {notes['split']}")
         logger.info("%s: %s (%s): %d stories", source, how, notes["why"], notes["rows"] - notes["empty"])
     elif notes["empty"]:  # in plain text, nothing between two markers or lines is usual
-        rows = notes["rows"] + notes["bad"]
         logger.warning("%s: skipped %d of %d rows, which have no text", source, notes["empty"], rows)
     if notes["bad"]:
         logger.warning("%s: skipped %d unreadable rows; the first: %s", source, notes["bad"], notes["first_bad"])

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import datasets
 import numpy as np
@@ -27,7 +28,7 @@ BLOCK_STORIES = 4_096  # less than 0.1 % padding, and about 8 MB of tokens
 
 
 class PackedStream(torch.utils.data.IterableDataset):
-    """Rows as of [`PackedStories`], without end: after its last story the stream starts again.
+    """Rows like those of [`PackedStories`], without end: after its last story the stream starts again.
 
     Args:
         stories: a stream with the column `text`.
@@ -50,8 +51,8 @@ class PackedStream(torch.utils.data.IterableDataset):
     ):
         self.stories, self.block_stories, self.seed = stories, block_stories, seed
         self._encode = encode_stories(tokenizer)
-        self._shape = {"context": context, "overlap": overlap, "pad_token_id": tokenizer.pad_token_id}
-        self._start = {"epoch": 0, "block": 0, "rows_before": 0, "source": None}
+        self._shape: dict[str, Any] = {"context": context, "overlap": overlap, "pad_token_id": tokenizer.pad_token_id}
+        self._start: dict[str, Any] = {"epoch": 0, "block": 0, "rows_before": 0, "source": None}
         self._skip = 0
         self._begun: deque[dict] = deque()  # blocks whose rows may come after the next checkpoint
         beginning = list(islice(iter(stories), block_stories))
@@ -104,7 +105,7 @@ class PackedStream(torch.utils.data.IterableDataset):
         return PackedStories(encoded, length=length, seed=self.seed + block, **self._shape)
 
     def save_state(self, folder: Path, rows_seen: int) -> None:
-        """Save beside a checkpoint where to resume after `rows_seen` rows, counted from the start of the run."""
+        """Save to a checkpoint where to resume after `rows_seen` rows, counted from the start of the run."""
         while len(self._begun) > 1 and self._begun[1]["rows_before"] <= rows_seen:
             self._begun.popleft()
         block = self._begun[0] if self._begun else self._start

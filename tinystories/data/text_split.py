@@ -58,7 +58,7 @@ def choose_split(samples: list[Sample], count: int) -> tuple[str, str] | None:
 
 
 def _parts(samples: list[Sample], separator: str) -> list[str]:
-    parts = []
+    parts: list[str] = []
     for sample in samples:
         found = re.split(separator, sample.text)
         parts += (part.strip() for part in (found if sample.is_complete else found[:-1]))
@@ -72,4 +72,4 @@ def _are_stories(parts: list[str]) -> bool:
     if np.mean([bool(_OPENING.match(part)) for part in parts]) >= 0.9:
         return True
     lengths = list(map(len, parts))
-    return np.median(lengths) >= STORY_LENGTH and np.percentile(lengths, 1) >= SHORTEST_STORY
+    return bool(np.median(lengths) >= STORY_LENGTH and np.percentile(lengths, 1) >= SHORTEST_STORY)

@@ -20,7 +20,7 @@ from ..utils.errors import UserError
 from ..utils.random_state import preserved_random_state
 from .generate import eos_token_ids, preset_config, temporary_generation_config
 from .presets import check_preset, resolve_max_new_tokens
-from .prompts import encode_prompt
+from .prompts import decode, encode_prompt
 
 
 # Prompts that an article follows nearly always, in any text: in 16,054 TinyStories in 100 % of places after "a time
@@ -146,7 +146,7 @@ def generate_stories(
         torch.manual_seed(seed)
         for start in range(0, len(rows), batch_size):
             batch = rows[start : start + batch_size]
-            output = model.generate(**_left_padded(batch, model.device), generation_config=config)
+            output = model.generate(**_left_padded(batch, model.device), generation_config=config)  # type: ignore[operator]
             longest = max(map(len, batch))
             for prompt, ids, new in zip(prompts[start:], batch, output[:, longest:].tolist(), strict=False):
                 stories.append(_story(tokenizer, prompt, ids, new, ends))
@@ -167,10 +167,7 @@ def _story(
 ) -> GeneratedStory:
     end = next((place for place, token in enumerate(new) if token in ends), None)
     new = new[:end]
-    text, head, tail = (
-        tokenizer.decode(part, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        for part in (ids + new, ids, new)
-    )
-    # Some tokenizers drop a leading space, so the completion is taken from the decoded whole.
+    text, head, tail = (decode(tokenizer, part) for part in (ids + new, ids, new))
+    # Some tokenizers drop a leading space, so the completion is cut from the decoded prompt and completion.
     completion = text[len(head) :] if text.startswith(head) else tail
     return GeneratedStory(prompt=prompt, text=prompt + completion, ended=end is not None, new_tokens=len(new))

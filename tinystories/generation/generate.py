@@ -7,9 +7,10 @@ from contextlib import contextmanager
 import torch
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase, TextStreamer, set_seed
 
+from ..utils.evaluation_mode import evaluation_mode
 from .native import native_decoding
 from .presets import GREEDY, MIN_TEMPERATURE, PRESETS, check_sampling, resolve_max_new_tokens
-from .prompts import encode_prompt
+from .prompts import decode, encode_prompt
 
 
 def preset_config(preset: str, tokenizer: PreTrainedTokenizerBase, max_new_tokens: int) -> GenerationConfig:
@@ -38,17 +39,13 @@ def temporary_generation_config(model: PreTrainedModel, config: GenerationConfig
     `generate` takes what its config leaves open from the model's own, which would add a repetition penalty to greedy
     decoding.
     """
-    modes = [(module, module.training) for module in model.modules()]
     own = model.generation_config
-    model.eval()
     model.generation_config = config
     try:
-        with native_decoding(model):
+        with evaluation_mode(model), native_decoding(model):
             yield
     finally:
         model.generation_config = own
-        for module, training in modes:
-            module.training = training
 
 
 def generate_story(
@@ -93,5 +90,7 @@ def generate_story(
         set_seed(seed)
     streamer = TextStreamer(tokenizer, skip_special_tokens=True) if stream else None
     with temporary_generation_config(model, config):
-        output = model.generate(ids, attention_mask=torch.ones_like(ids), generation_config=config, streamer=streamer)
-    return tokenizer.decode(output[0], skip_special_tokens=True)
+        output = model.generate(  # type: ignore[operator]
+            ids, attention_mask=torch.ones_like(ids), generation_config=config, streamer=streamer
+        )
+    return decode(tokenizer, output[0].tolist())

@@ -1,17 +1,17 @@
-"""Cleaning a generated story for readers: spaces, capitals and the final full stop."""
+"""Correct spaces, capitals and the final full stop of a generated story, for readers."""
 
 import re
 
 
-# Spaces before a mark go, but not before "...", ".5" or ":)".
+# Spaces before punctuation are removed, but not before "...", ".5" or ":)".
 _SPACE_BEFORE_MARK = re.compile(r" +(?=[,!?]|[;:](?:[\s\"“”]|$)|\.(?!\.)(?:[\s\"”’')]|$))")
 # "Hello,she", "Stop!she" and "home.She" lack a space; "3,5", "a.m." and "U.S." do not.
 _NO_SPACE_AFTER_MARK = re.compile(
     r"(?<=[^\W\d_][,;!?])(?=[^\W\d_]{2}|[aiAI]\b)|(?<=[a-zß-öø-ÿ]\.)(?=[A-ZÀ-ÖØ-Þ][a-zß-öø-ÿ]|[AI]\b)"
 )
 _SMALL_I = re.compile(r"(?<![\w.'’-])i(?=$|[\s,!?;:…\"”]|\.(?!\w)|['’](?:m|ll|ve|d)\b)")
-# Where a sentence begins: at the beginning, after a full stop that is no ellipsis, and on a new line after the end of
-# a sentence or of speech. After speech on the same line the sentence goes on: "Hello!" she said.
+# A sentence begins at the start of the text, after a full stop that is not part of an ellipsis, and on a new line
+# after the end of a sentence or of speech. On the same line, speech continues the sentence: "Hello!" she said.
 _SENTENCE_START = re.compile(
     r"""(?:\A | (?<![.…])(?P<stop>[.!?])[)\]]?\s+ | (?<![.…])[.!?]["”'’]\n+) ["“'‘(\[]* (?P<letter>[^\W\d_])""",
     re.VERBOSE,
@@ -20,28 +20,27 @@ _ABBREVIATIONS = frozenset({"mr", "mrs", "ms", "dr", "st", "prof", "jr", "sr", "
 
 
 def post_process(text: str) -> str:
-    """Mend the look of a story, and never its words: spaces, capitals and the full stop at the end.
+    """Correct the spaces, the capitals and the final full stop of a story; its words stay as they are.
 
-    Runs of spaces become one and runs of empty lines one empty line. Spaces before a mark go, missing ones after it
-    come; straight quotes lose the spaces inside them where it is clear which of them open and which close. Sentences
-    and the word "I" get their capital, and the text its last full stop. Nothing is ever made small: names stay.
-    A text that needs nothing of this comes back as it is, and so does one that was mended before.
+    - Repeated spaces and empty lines become one. Spaces before punctuation are removed, and missing ones after it are
+      inserted. Spaces inside straight quotes are removed where it is clear which quotes open and which close.
+    - Sentences and the word "I" get a capital, and the text a final full stop. Capitals are never removed.
+    - Applying it twice changes nothing more.
 
-    For readers only. Whatever scores grammar must see the text as the model wrote it: capitals and full stops that
-    were forced on it would be scored as the model's own.
+    Metrics must not use it: they would score its capitals and full stops as the model's own.
     """
     text = re.sub(r"[^\S\n]+", " ", text.replace("\r\n", "\n").replace("\r", "\n"))
     text = re.sub(r"\n{3,}", "\n\n", re.sub(r" ?\n ?", "\n", text)).strip()
     text = _NO_SPACE_AFTER_MARK.sub(" ", _SPACE_BEFORE_MARK.sub("", text))
-    text = _mend_end("\n".join(map(_mend_quotes, text.split("\n"))))
+    text = _end_sentence("\n".join(map(_space_quotes, text.split("\n"))))
     return _SENTENCE_START.sub(_capital, _SMALL_I.sub("I", text))
 
 
-def _mend_quotes(line: str) -> str:
-    """Spaces around the double quotes of a line, which open and close in turn; where one contradicts that, none."""
+def _space_quotes(line: str) -> str:
+    """Correct the spaces around double quotes, if they open and close alternately throughout the line."""
     line = re.sub(r"(?:^|(?<= ))“ +", "“", re.sub(r" +”(?= |$)", "”", line))
     pieces = line.split('"')
-    mended = [pieces[0]]
+    spaced = [pieces[0]]
     for number, (before, after) in enumerate(zip(pieces, pieces[1:], strict=False)):
         opens = number % 2 == 0
         left, right = before[-1:], after[:1]
@@ -50,27 +49,27 @@ def _mend_quotes(line: str) -> str:
         if (looks_closed if opens else looks_open) or not (before or number == 0):
             return line
         if opens:
-            mended[-1] += " " if left.isalnum() or left in tuple(",.!?;:") else ""
-            mended.append(after.lstrip(" "))
+            spaced[-1] += " " if left.isalnum() or left in tuple(",.!?;:") else ""
+            spaced.append(after.lstrip(" "))
         else:
-            mended[-1] = mended[-1].rstrip(" ")
-            mended.append(" " + after if right.isalnum() else after)
-    return '"'.join(mended)
+            spaced[-1] = spaced[-1].rstrip(" ")
+            spaced.append(" " + after if right.isalnum() else after)
+    return '"'.join(spaced)
 
 
 def _capital(start: re.Match) -> str:
-    """The beginning of a sentence with a capital, unless the stop before it is that of "Mr." or of an initial."""
+    """Capitalize the beginning of a sentence, unless the stop before it belongs to an abbreviation or an initial."""
     letter = start["letter"]
     if start["stop"] == ".":
-        word = re.search(r"\w*$", start.string[max(0, start.start() - 20) : start.start()])[0]
+        word = re.split(r"\W", start.string[max(0, start.start() - 20) : start.start()])[-1]
         if word.lower() in _ABBREVIATIONS or (len(word) == 1 and word.isalpha() and word not in "Ii"):
             return start[0]
-    # Some letters have no capital of their own: "ﬁ" becomes two letters, and "ı" the capital of another.
+    # The capital of "ﬁ" is two letters, and that of "ı" is the capital of another letter.
     return start[0][:-1] + letter.upper() if letter.upper().lower() == letter else start[0]
 
 
-def _mend_end(text: str) -> str:
-    """A full stop at the end, within quotes and after brackets; a comma there becomes one. Other signs are left."""
+def _end_sentence(text: str) -> str:
+    """Add a final full stop, inside quotes and after brackets; a final comma, semicolon or colon becomes one."""
     speech_in_single_quotes = re.search(r"""(?:^|[\s("“])['‘]\w""", text)
     body = text.rstrip("\"”)]'’" if speech_in_single_quotes else '"”)]')
     tail = text[len(body) :]

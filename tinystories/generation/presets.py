@@ -3,11 +3,12 @@
 import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from ..utils.errors import UserError
 
 
-PRESETS: dict[str, dict[str, float]] = {
+PRESETS: dict[str, dict[str, Any]] = {
     "balanced": {"temperature": 0.8, "top_k": 50, "top_p": 0.95, "repetition_penalty": 1.2},
     "conservative": {"temperature": 0.7, "top_k": 40, "top_p": 0.9, "repetition_penalty": 1.3},
     "creative": {"temperature": 0.9, "top_k": 60, "top_p": 0.95, "repetition_penalty": 1.1},
@@ -43,7 +44,7 @@ class SamplingSettings:
         return cls(do_sample=preset != GREEDY, **PRESETS.get(preset, {}))
 
     @classmethod
-    def from_generation_config(cls, config: Mapping[str, object]) -> "SamplingSettings":
+    def from_generation_config(cls, config: Mapping[str, Any]) -> "SamplingSettings":
         """The settings in a `generation_config.json`, or "balanced" where it does not sample."""
         if not config.get("do_sample"):
             return cls.from_preset("balanced")
@@ -52,7 +53,7 @@ class SamplingSettings:
 
     def replace(self, **changes: float | None) -> "SamplingSettings":
         """A copy with the changes that are not None; many clients write a `top_k` of -1 for 0."""
-        given = {name: value for name, value in changes.items() if value is not None}
+        given: dict[str, Any] = {name: value for name, value in changes.items() if value is not None}
         if given.get("top_k") == -1:
             given["top_k"] = 0
         return dataclasses.replace(self, **given)
@@ -74,7 +75,7 @@ def check_sampling(preset: str | None, sampling: Mapping[str, float]) -> None:
             raise UserError(f"The preset {GREEDY} does not sample, so {option} has no effect: leave it out.")
 
 
-def preset_of(config: Mapping[str, object]) -> str | None:
+def preset_of(config: Mapping[str, Any]) -> str | None:
     """The preset with the values of a `generation_config.json`, or None."""
     settings = SamplingSettings.from_generation_config(config)
     return next((name for name in PRESETS if SamplingSettings.from_preset(name) == settings), None)

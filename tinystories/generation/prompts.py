@@ -1,24 +1,31 @@
-"""Encoding of prompts.
+"""Encoding of prompts, and decoding of completions.
 
 A prompt starts like a document in training and never ends with EOS. Many tokenizers append one to every text
 (`<s> $A </s>`, `add_eos_token=True`); after it, a model does not continue the prompt.
 """
 
 from collections.abc import Callable, Collection
+from typing import TYPE_CHECKING
 
 from ..utils.errors import UserError
 
 
-def encode_prompt(tokenizer, prompt: str) -> list[int]:
-    """Token ids of `prompt`, with the special tokens that the tokenizer puts before a text, and without EOS.
+if TYPE_CHECKING:  # `llamacpp` works without transformers
+    from transformers import PreTrainedTokenizerBase
 
-    Args:
-        tokenizer: any tokenizer of transformers.
+
+def encode_prompt(tokenizer: "PreTrainedTokenizerBase", prompt: str) -> list[int]:
+    """Token ids of `prompt`, with the special tokens that the tokenizer puts before a text, and without EOS.
 
     Raises:
         UserError: where the prompt is empty and the tokenizer has no BOS token.
     """
     return open_prompt(_encoder(tokenizer), prompt, begin=tokenizer.bos_token_id, ends={tokenizer.eos_token_id})
+
+
+def decode(tokenizer: "PreTrainedTokenizerBase", ids: list[int], *, skip_special_tokens: bool = True) -> str:
+    """The text of `ids`, without removing spaces before punctuation."""
+    return str(tokenizer.decode(ids, skip_special_tokens=skip_special_tokens, clean_up_tokenization_spaces=False))
 
 
 def open_prompt(
@@ -41,12 +48,12 @@ def open_prompt(
     return ids
 
 
-def added_tokens(tokenizer) -> tuple[list[int], list[int]]:
+def added_tokens(tokenizer: "PreTrainedTokenizerBase") -> tuple[list[int], list[int]]:
     """Token ids that the tokenizer adds before a text, and after it."""
     return _added(_encoder(tokenizer))
 
 
-def keep_prompts_open(tokenizer, front: list[int] | None = None) -> None:
+def keep_prompts_open(tokenizer: "PreTrainedTokenizerBase", front: list[int] | None = None) -> None:
     """Change the tokenizer, also as it is saved, to add `front` before a text and nothing after it.
 
     A plain call, as in `pipeline`, then encodes prompts like `encode_prompt`. A tokenizer without a backend of the
@@ -61,9 +68,8 @@ def keep_prompts_open(tokenizer, front: list[int] | None = None) -> None:
     front = before if front is None else front
     if (before, []) == (front, behind) or not hasattr(tokenizer, "backend_tokenizer"):
         return
-    # From these, some classes build their template again when they are loaded.
-    options = {"add_bos_token": bool(front), "add_eos_token": False}
-    for name, value in options.items():
+    # Some classes rebuild their template from these when they are loaded.
+    for name, value in {"add_bos_token": bool(front), "add_eos_token": False}.items():
         if name in tokenizer.init_kwargs:
             tokenizer.init_kwargs[name] = value
         if hasattr(tokenizer, f"_{name}"):
@@ -76,15 +82,10 @@ def keep_prompts_open(tokenizer, front: list[int] | None = None) -> None:
     )
 
 
-def _encoder(tokenizer) -> Callable[[str, bool], list[int]]:
+def _encoder(tokenizer: "PreTrainedTokenizerBase") -> Callable[[str, bool], list[int]]:
     def encode(text: str, special: bool) -> list[int]:
-        return tokenizer(
-            text,
-            add_special_tokens=special,
-            return_token_type_ids=False,
-            return_attention_mask=False,
-            verbose=False,
-        )["input_ids"]
+        options = {"return_token_type_ids": False, "return_attention_mask": False, "verbose": False}
+        return tokenizer(text, add_special_tokens=special, **options)["input_ids"]
 
     return encode
 

@@ -29,7 +29,7 @@ class NativeTopPWarper(TopPLogitsWarper):
         if scores.ndim != 2 or scores.requires_grad:
             return super().__call__(input_ids, scores)
         top_p = torch.full((len(scores),), self.top_p, dtype=torch.float64)
-        return filter_top_p(scores, top_p, self.filter_value, self.min_tokens_to_keep)
+        return filter_top_p(scores, top_p, self.filter_value, self.min_tokens_to_keep)  # type: ignore[return-value]
 
 
 def filter_top_p(
@@ -181,7 +181,7 @@ def filter_top_k(scores: torch.Tensor, top_k: list[int]) -> tuple[torch.Tensor, 
     """
     vocab = scores.shape[1]
     limits = torch.tensor([min(k, vocab) or vocab for k in top_k], device=scores.device)[:, None]
-    width = limits.max().item()
+    width = int(limits.max())
     if width < vocab:
         values, indices = scores.topk(width + 1)
         stays = ~(values < values.gather(1, limits - 1))  # NaN stays

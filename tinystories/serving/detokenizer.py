@@ -3,6 +3,8 @@
 from tokenizers.decoders import DecodeStream
 from transformers import PreTrainedTokenizerBase
 
+from ..generation.prompts import decode
+
 
 class Detokenizer:
     """The text of a completion, token by token.
@@ -58,10 +60,6 @@ class Detokenizer:
             if any(string.startswith(self._decoded[-length:]) for string in self._stop):
                 return length
         return 0
-
-
-def decode(tokenizer: PreTrainedTokenizerBase, ids: list[int], *, skip_special_tokens: bool = True) -> str:
-    return str(tokenizer.decode(ids, skip_special_tokens=skip_special_tokens, clean_up_tokenization_spaces=False))
 
 
 def token_text(tokenizer: PreTrainedTokenizerBase, token: int) -> str:

@@ -14,9 +14,8 @@ from starlette.background import BackgroundTask
 from transformers import PreTrainedTokenizerBase
 
 from ..generation.presets import SamplingSettings
-from ..generation.prompts import encode_prompt
+from ..generation.prompts import decode, encode_prompt
 from ..utils.errors import UserError
-from .detokenizer import decode
 from .engine import Engine
 from .errors import InvalidInput
 from .settings import ServerSettings

@@ -7,7 +7,7 @@
 - Cleaning uses the checks: it drops what `check_quality` would report as an error after the repairs, so a clean corpus
   has no errors, and cleaning it again changes nothing.
 - A repair has one possible result (HTML entities, mojibake, spaces). Text that has lost characters is dropped.
-- Thresholds lie far outside of what 16,054 real TinyStories hold. Memory grows by 16 bytes per story, for duplicates.
+- Thresholds are far beyond the values of 16,054 real TinyStories. Memory grows by 16 bytes per story, for duplicates.
 """
 
 from .clean import clean_stories, count_changes, write_clean

@@ -6,7 +6,6 @@ import re
 import tempfile
 from collections import Counter
 from collections.abc import Collection, Iterable
-from contextlib import nullcontext
 from pathlib import Path
 
 import datasets
@@ -67,7 +66,7 @@ def clean_stories(
         inside a story) and `kept` ones, and of those `repaired` and `dropped` by kind; a dropped story counts once.
 
     Raises:
-        UserError: if `drop` has a kind that is no warning, if no story remains, and as `check_quality`.
+        UserError: if `drop` has a kind that is not a warning, if no story remains, and as `check_quality`.
     """
     cleaner = _Cleaner(special_tokens, drop)
     if isinstance(stories, IterableDataset):
@@ -140,8 +139,8 @@ def write_clean(
     output_folder(out.parent)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as beside:
-            copy = Path(beside) / out.name
+        with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as temporary:
+            copy = Path(temporary) / out.name
             if is_corpus:
                 copy.mkdir()
                 counts = {  # validation first, so that a story in both stays there
@@ -169,7 +168,9 @@ class _Cleaner:
         self._removable = token_pattern(special_tokens, removable=True)
         self._drop = [kind for kind in KINDS if kind in drop or kind in ERRORS]
         self._find_duplicates = DuplicateFinder()
-        self._numbers, self._repaired, self._dropped = Counter(), Counter(), Counter()
+        self._numbers: Counter[str] = Counter()
+        self._repaired: Counter[str] = Counter()
+        self._dropped: Counter[str] = Counter()
 
     def __call__(self, texts: Iterable[str | None]) -> list[str]:
         kept, words = [], []
@@ -209,7 +210,7 @@ class _Cleaner:
 
     def _repair(self, text: str) -> tuple[list[str], set[str]]:
         """The stories in `text` (at least one, which may be empty) after all repairs, and the kinds repaired."""
-        repaired = set()
+        repaired: set[str] = set()
         if text.isascii() and not (SUSPECT.search(text) or SPACES.search(text) or self._removable.search(text)):
             return [text], repaired
         while step := self._repair_one_kind(text):
@@ -271,15 +272,14 @@ REPAIRS = {
 
 
 def _write(stories: Stories, path: Path, cleaner: _Cleaner, progress: bool) -> dict:
-    is_parquet = path.suffix == ".parquet"
-    with (
-        path.open("x", encoding="utf-8", newline="\n") if not is_parquet else nullcontext() as file,
-        pq.ParquetWriter(path, TEXT.arrow_schema) if is_parquet else nullcontext() as table,
-    ):
-        for texts in map(cleaner, batches(stories, f"Writing {path.name}", progress)):
-            if is_parquet:
+    cleaned = map(cleaner, batches(stories, f"Writing {path.name}", progress))
+    if path.suffix == ".parquet":
+        with pq.ParquetWriter(path, TEXT.arrow_schema) as table:
+            for texts in cleaned:
                 table.write_table(pa.table([pa.array(texts, pa.string())], schema=TEXT.arrow_schema))
-            else:
+    else:
+        with path.open("x", encoding="utf-8", newline="\n") as file:
+            for texts in cleaned:
                 file.writelines(json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in texts)
     return cleaner.counts()
 

@@ -11,7 +11,7 @@ import numpy as np
 class DigestSet:
     """A set of 64-bit digests as sorted arrays, 8 bytes each; a Python set takes ten times that."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._runs: list[np.ndarray] = []
 
     def add(self, digests: np.ndarray) -> np.ndarray:

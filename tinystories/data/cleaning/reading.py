@@ -1,8 +1,9 @@
 """Stories in batches from a dataset or any iterable, and excerpts of them."""
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sized
 from itertools import islice
+from typing import TypeAlias
 
 from datasets import Dataset, IterableDataset
 from tqdm.auto import tqdm
@@ -10,7 +11,7 @@ from tqdm.auto import tqdm
 from ...utils.errors import UserError
 
 
-Stories = Dataset | IterableDataset | Iterable[str]
+Stories: TypeAlias = Dataset | IterableDataset | Iterable[str]
 Span = tuple[int, int]  # in a story: the first character, and the one after the last
 
 BATCH = 1_000
@@ -20,22 +21,23 @@ def batches(stories: Stories, label: str, progress: bool, limit: int | None = No
     """Batches of strings, with a progress bar; None is read as an empty story."""
     if isinstance(stories, (str, bytes)):
         raise UserError("stories is a single string; pass a list (or any iterable) of stories.")
+    texts: Iterable[str | None]
     if isinstance(stories, (Dataset, IterableDataset)):
         require_text_column(stories)
         texts = (text for batch in stories.with_format(None).iter(BATCH) for text in batch["text"])
     else:
-        texts = iter(stories)
+        texts = stories
     total = min(filter(None, (number_of(stories), limit)), default=None)
     seconds = 0.2 if sys.stderr.isatty() else 30.0  # a log file keeps every line
     with tqdm(total=total, desc=label, unit=" stories", disable=not progress, mininterval=seconds) as bar:
-        texts = map(require_string, islice(texts, limit))
-        while batch := list(islice(texts, BATCH)):
+        strings = map(require_string, islice(texts, limit))
+        while batch := list(islice(strings, BATCH)):
             yield batch
             bar.update(len(batch))
 
 
 def number_of(stories: Stories) -> int | None:
-    return len(stories) if hasattr(stories, "__len__") else None
+    return len(stories) if isinstance(stories, Sized) else None
 
 
 def require_string(text: str | None) -> str:

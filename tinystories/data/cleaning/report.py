@@ -109,7 +109,8 @@ def check_quality(
     if limit is not None and limit < 1:
         raise UserError(f"limit must be at least 1, but is {limit}.")
     special, find_duplicates = token_pattern(special_tokens), DuplicateFinder()
-    counts, examples = Counter(), {kind: [] for kind in KINDS}
+    counts: Counter[str] = Counter()
+    examples: dict[str, list[Example]] = {kind: [] for kind in KINDS}
     count = characters = 0
 
     def note(kind: str, row: int, span: Span) -> None:

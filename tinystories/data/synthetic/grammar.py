@@ -1,12 +1,9 @@
-"""The parts of English that templates must not have to think about: articles, number and pronouns.
+"""English grammar for templates: articles, number and pronouns.
 
-Two small classes carry what a sentence needs to know about its nouns. A `Thing` knows whether English counts it
-(an apple, some bread, some grapes) and keeps its adjectives for the whole story; a `Character` knows its pronouns
-and how it is named at first ("a little girl named Lily") and later ("Lily"). Both are used from templates through
-attributes: `{kite.a}`, `{kite.the}`, `{friend.him}`. An attribute with a capital letter begins a sentence.
-
-The choice between "a" and "an" is made last, over the finished text, because the word after the article is often
-itself a choice; templates always write "a".
+- A `Thing` knows its number (an apple, some bread, some grapes) and its adjectives.
+- A `Character` knows its pronouns, and its introduction ("a little girl named Lily") and later name ("Lily").
+- Templates use their attributes: `{kite.a}`, `{kite.the}`, `{friend.him}`; one with a capital begins a sentence.
+- Templates always write "a". "An" is chosen in the finished text, since the next word is often a random choice.
 """
 
 import re
@@ -26,7 +23,7 @@ def starts_with_vowel_sound(word: str) -> bool:
 
 
 def settle_articles(text: str) -> str:
-    """Every "a" and "an" of the text, as the sound of the next word asks."""
+    """Choose between "a" and "an" by the sound of the next word, throughout a text."""
     return _ARTICLE.sub(lambda match: match[1] + ("n " if starts_with_vowel_sound(match[2]) else " "), text)
 
 
@@ -82,14 +79,28 @@ _PRONOUNS = {
 
 
 class Character:
-    """Somebody with a part in the story.
+    """A character of a story.
 
-    `known_as` is the phrase after the introduction ("Lily", "the bear", "her mom"), `a` and `plain` introduce with
-    and without the name, `who` names an animal with its kind ("Pip the mouse"), `intro` says what the character is
-    to the hero ("her friend Tom"), and `call` is the name that other characters say to it.
+    Attributes:
+        known_as: the phrase after the introduction, such as "Lily", "the bear" or "her mom".
+        a, plain: the introduction with and without the name.
+        who: the name, with the kind of an animal: "Pip the mouse".
+        intro: the relation to the hero: "her friend Tom".
+        call: the name that other characters use in speech.
     """
 
-    def __init__(self, kind, gender, known_as, *, adjectives="", name="", naming="named", hand="hand", call=""):
+    def __init__(
+        self,
+        kind: str,
+        gender: str,
+        known_as: str,
+        *,
+        adjectives: str = "",
+        name: str = "",
+        naming: str = "named",
+        hand: str = "hand",
+        call: str = "",
+    ):
         self.kind = kind
         self.known_as = known_as
         self.name = name

@@ -1,21 +1,19 @@
-"""A story in the making: its characters, its things, its sentences, and the random choices between them.
+"""Builds a story: its characters, things and sentences, with random choices between them.
 
-Sentences are written as templates in Python's own format syntax, with three additions that make a template read
-like the text it gives:
+Sentences are templates in Python's format syntax, with three additions:
 
-- `[glad|happy]` is a choice between words (it does not nest);
-- a slot with a capital letter begins a sentence: `{Hero}`, `{He}`, `{friend.He}`, `{kite.The}`;
-- dialogue stands between curly quotes, which become straight ones: “I can't see it,” said {hero}.
+- `[glad|happy]` is a choice between words (it does not nest).
+- A slot with a capital letter begins a sentence: `{Hero}`, `{He}`, `{friend.He}`, `{kite.The}`.
+- Dialogue is in curly quotes, which become straight ones: “I can't see it,” said {hero}.
 
-`{he}`, `{him}`, `{his}` and `{himself}` belong to the hero; everyone else's are attributes: `{friend.his}`.
-
-All randomness goes through `Random.random()`, the one method whose values Python promises to keep from version to
-version for a given seed.
+`{he}`, `{him}`, `{his}` and `{himself}` refer to the hero; those of others are attributes: `{friend.his}`. Only
+`Random.random()` is used: Python guarantees its values for a seed in all versions.
 """
 
 import re
 from functools import cache
 from random import Random
+from typing import Any
 
 from .grammar import Character, Thing, capitalized, settle_articles
 from .words import (
@@ -97,7 +95,7 @@ def _pieces(template: str) -> tuple:
 class Story:
     def __init__(self, random: Random):
         self._random = random.random
-        self._slots: dict[str, object] = {}
+        self._slots: dict[str, Any] = {}
         self._paragraphs: list[list[str]] = [[]]
         self._has_paragraphs = self.chance(0.55)
         self._detail = self.pick((0.05, 0.35, 0.7))
@@ -140,7 +138,7 @@ class Story:
         return self.hero(self._make_animal(self.pick(kinds), self.pick(("he", "she")), looks, named))
 
     def anyone(self, *, plain=False) -> Character:
-        """A child, or an animal that lives like one; a `plain` one is not said to be kind or honest."""
+        """A child, or an animal that lives like one; a `plain` one is not described as kind or honest."""
         if self.chance(0.65):
             return self.child(PLAIN_LOOKS if plain else CHILD_LOOKS)
         return self.animal(looks=PLAIN_LOOKS if plain else ANIMAL_LOOKS)
@@ -149,10 +147,7 @@ class Story:
         return self._slots["hero"].kind in ("girl", "boy")
 
     def friend(self, *, role="friend", kinds=HOUSE_ANIMALS, looks=ANIMAL_LOOKS, named=0.7, family=False) -> Character:
-        """Somebody of the hero's world, and of the other gender, so that every pronoun is clear.
-
-        With `family`, a child's friend may also be a cousin, a brother or a sister.
-        """
+        """A friend of the other gender, so that every pronoun is clear; with `family`, also a cousin or sibling."""
         hero = self._slots["hero"]
         gender = "she" if hero.he == "he" else "he"
         if self.hero_is_child():
@@ -203,7 +198,7 @@ class Story:
     # Things
 
     def props(self, **things) -> None:
-        """Things and phrases that the templates use by name; the phrases may be templates themselves."""
+        """Define things and phrases for templates by name; phrases may be templates."""
         for name, thing in things.items():
             if isinstance(thing, str):
                 thing = self.fill(thing)
@@ -219,18 +214,19 @@ class Story:
         return self.thing(noun, looks, COLORS if self.chance(0.3) else BRIGHT_COLORS)
 
     def new_toy(self, noun: str) -> Thing:
-        """As `toy`, for presents and shop windows."""
+        """`toy` for presents and shop windows."""
         return self.toy(noun, NEW_TOY_LOOKS)
 
     # Sentences
 
     def open(self, *deeds: str, when: Time = DAY, place: str = "", likes=()) -> None:
-        """The first sentences: the hero, and what happens first, as one of `deeds` ("found a shell").
+        """Add the first sentences: the hero, and what happens first, one of `deeds` ("found a shell").
 
-        `likes` replaces the general sentences about the hero where they would not fit the plot.
+        Args:
+            likes: sentences about the hero, where the general ones do not fit the plot.
         """
         hero = self._slots["hero"]
-        forms = _OPENINGS + (_OPENINGS_WITH_NAME if hero.name else _OPENINGS_WITHOUT_NAME)
+        forms: tuple[str, ...] = _OPENINGS + (_OPENINGS_WITH_NAME if hero.name else _OPENINGS_WITHOUT_NAME)
         if place:
             forms += _OPENINGS_WITH_PLACE
         traits = likes or self._traits(hero)
@@ -242,8 +238,8 @@ class Story:
         return ANIMAL_TRAITS + HOUSE_ANIMAL_TRAITS if hero.kind in HOUSE_ANIMALS else ANIMAL_TRAITS
 
     def open_for_two(self, *deeds: str, when: Time = DAY, place: str = "") -> None:
-        """As `open`, for a hero and a friend who start together ("made a boat")."""
-        forms = _OPENINGS_FOR_TWO
+        """`open` for a hero and a friend who begin together ("made a boat")."""
+        forms: tuple[str, ...] = _OPENINGS_FOR_TWO
         if self._slots["hero"].name and self._slots["friend"].name:
             forms += _OPENINGS_FOR_TWO_NAMES
         self._open(forms, deeds, when, place)
@@ -262,7 +258,7 @@ class Story:
         self._add(self.fill(self.pick(variants)))
 
     def maybe(self, *variants: str) -> None:
-        """A sentence that the story can do without; some stories are short, and some are full of detail."""
+        """Add an optional sentence, with a probability that differs between stories."""
         if self.chance(self._detail):
             self.say(*variants)
 
@@ -273,7 +269,7 @@ class Story:
         self._paragraphs[-1].append(sentence)
 
     def par(self) -> None:
-        """A place where a new paragraph may start."""
+        """Perhaps start a new paragraph."""
         if self._has_paragraphs and self.chance(0.85):
             self._paragraphs.append([])
 

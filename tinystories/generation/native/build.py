@@ -1,12 +1,10 @@
-"""The native step as a shared library: compiled by the machine's own C compiler at first use, kept for the next time.
+"""Compiles the C code with the machine's own compiler at first use, and caches the shared library.
 
-Design decisions
-- **Plain C and ctypes**, no headers of Python or torch: it compiles in two seconds, and one library serves every
-  version of both.
-- **A folder for each source and processor**, in `$XDG_CACHE_HOME/tinystories` (`~/.cache/tinystories`), so
-  that a home shared by different machines never hands one the other's instructions.
-- **A library is put in place whole**, by a rename, with its checksum beside it: two processes may build at once, and
-  a file that was damaged or belongs to somebody else is built again, not loaded.
+- Plain C with ctypes: it compiles in two seconds without headers of Python or torch, and works with every version.
+- Each source and processor has its own folder in `$XDG_CACHE_HOME/tinystories` (`~/.cache/tinystories`), so that
+  different machines can share a home folder.
+- The library is moved into place with its checksum, so several processes can build at once. A file that is damaged or
+  belongs to another user is not loaded, but built again.
 """
 
 import ctypes
@@ -31,52 +29,51 @@ SOURCES = [
 ]
 HEADERS = [Path(__file__).with_name("vectors.h")]
 FLAGS = ["-std=gnu11", "-O3", "-ffp-contract=off", "-fPIC", "-shared", "-pthread"]
-# The names that compilers have for "this processor"; the first that is taken is used.
-FOR_THIS_MACHINE = (["-march=native"], ["-mcpu=native"], [])
-PATIENCE = 3.0  # seconds of compiling before a user is told
+# Flags for the instructions of this processor; the first that the compiler accepts are used.
+PROCESSOR_FLAGS: tuple[list[str], ...] = (["-march=native"], ["-mcpu=native"], [])
+ANNOUNCE_AFTER = 3.0  # seconds of compilation
 
 _lock = threading.Lock()
 _library: ctypes.CDLL | None = None
 
 
 def library() -> ctypes.CDLL:
-    """The native step, compiled if it has not been yet.
+    """The shared library, compiled at first use.
 
     Raises:
-        UserError: where it can be neither found nor compiled; the message says why.
+        UserError: where it cannot be compiled or loaded.
     """
     global _library
     with _lock:
         if _library is None:
-            _library = _found_or_built()
+            _library = _load_or_build()
         return _library
 
 
-def _found_or_built() -> ctypes.CDLL:
+def _load_or_build() -> ctypes.CDLL:
     if os.name != "posix":
         raise UserError(f"native decoding does not support {platform.system()}")
     folder = _cache_folder() / _key()
     with suppress(OSError):
-        if found := _load(folder):
-            return found
+        if cached := _load(folder):
+            return cached
     compiler = _compiler()
     with suppress(OSError):
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         return _build(compiler, folder)
-    # Where nothing can be kept it is compiled for this process alone.
+    # The cache cannot be written, so the library is compiled for this process only.
     try:
-        with tempfile.TemporaryDirectory(prefix="tinystories-") as alone:
-            return _build(compiler, Path(alone))
+        with tempfile.TemporaryDirectory(prefix="tinystories-") as temporary:
+            return _build(compiler, Path(temporary))
     except OSError as error:
         raise UserError(f"the native code cannot be loaded: {first_line(error)}") from None
 
 
 def _compiler() -> list[str]:
-    given = os.environ.get("CC")
-    if given:
-        command = shlex.split(given)
-        if command and shutil.which(command[0]):
-            return [shutil.which(command[0]), *command[1:]]
+    if given := os.environ.get("CC"):
+        name, *options = shlex.split(given) or [given]
+        if path := shutil.which(name):
+            return [path, *options]
         raise UserError(f"there is no C compiler {given!r} (set by CC)")
     for name in ("cc", "gcc", "clang"):
         if path := shutil.which(name):
@@ -86,29 +83,29 @@ def _compiler() -> list[str]:
 
 def _cache_folder() -> Path:
     given = os.environ.get("XDG_CACHE_HOME", "")
-    # A relative path there is to be ignored, as the specification has it.
+    # The XDG specification says that a relative path must be ignored.
     return (Path(given) if os.path.isabs(given) else Path.home() / ".cache") / "tinystories"
 
 
 def _key() -> str:
-    flags = (FLAGS, FOR_THIS_MACHINE, os.environ.get("CC", ""))
+    flags = (FLAGS, PROCESSOR_FLAGS, os.environ.get("CC", ""))
     parts = [*(file.read_text(encoding="utf-8") for file in (*SOURCES, *HEADERS)), repr(flags), _processor()]
     return "step-" + hashlib.sha256("\0".join(parts).encode()).hexdigest()[:24]
 
 
 def _processor() -> str:
-    """What decides which instructions this processor knows."""
+    """Describes which instructions this processor has."""
     described = [platform.system(), platform.machine(), platform.processor()]
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").split("\n\n")[0].splitlines()
     except OSError:
         lines = []
-    told = ("vendor_id", "cpu family", "model", "model name", "flags", "Features", "CPU implementer", "CPU part")
-    return "\n".join(described + [line for line in lines if line.split(":")[0].strip() in told])
+    fields = ("vendor_id", "cpu family", "model", "model name", "flags", "Features", "CPU implementer", "CPU part")
+    return "\n".join(described + [line for line in lines if line.split(":")[0].strip() in fields])
 
 
 def _load(folder: Path) -> ctypes.CDLL | None:
-    """The library in a folder, or None where there is none that can be trusted."""
+    """The library in a folder; None where it is missing, damaged or owned by another user."""
     file = folder / "step.so"
     try:
         expected = (folder / "step.sha256").read_text(encoding="ascii")
@@ -121,26 +118,25 @@ def _load(folder: Path) -> ctypes.CDLL | None:
 
 
 def _build(compiler: list[str], folder: Path) -> ctypes.CDLL:
-    with tempfile.TemporaryDirectory(dir=folder, prefix="building-") as workplace:
-        file = Path(workplace) / "step.so"
-        message = ""
-        for machine in FOR_THIS_MACHINE:
-            status, message = _run([*compiler, *FLAGS, *machine, *map(str, SOURCES), "-o", str(file), "-lm"])
+    with tempfile.TemporaryDirectory(dir=folder, prefix="building-") as temporary:
+        file = Path(temporary) / "step.so"
+        for processor in PROCESSOR_FLAGS:
+            status, message = _run([*compiler, *FLAGS, *processor, *map(str, SOURCES), "-o", str(file), "-lm"])
             if status == 0:
                 break
         else:
             raise UserError(f"{compiler[0]} cannot compile the native code: {message or f'exit status {status}'}")
-        digest = Path(workplace) / "step.sha256"
+        digest = Path(temporary) / "step.sha256"
         digest.write_text(hashlib.sha256(file.read_bytes()).hexdigest(), encoding="ascii")
         built = _open(file)
-        # The library first: with the checksum of another build beside it, it would only be built once more.
+        # If another process builds at the same time, the checksum may be its own; then the library is built again.
         os.replace(file, folder / "step.so")
         os.replace(digest, folder / "step.sha256")
         return built
 
 
 def _run(command: list[str]) -> tuple[int, str]:
-    """The exit status of a compiler and the first line of its complaint."""
+    """The exit status of the compiler, and the first line of its error message."""
     try:
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
@@ -149,12 +145,12 @@ def _run(command: list[str]) -> tuple[int, str]:
         return 127, str(error)
     with process:
         try:
-            _, complaint = process.communicate(timeout=PATIENCE)
+            _, output = process.communicate(timeout=ANNOUNCE_AFTER)
         except subprocess.TimeoutExpired:
             print("Compiling native code for this processor, once ...", file=sys.stderr, flush=True)
-            _, complaint = process.communicate()
-    complaints = [line for line in complaint.splitlines() if "error:" in line] or complaint.splitlines() or [""]
-    return process.returncode, complaints[0].strip()
+            _, output = process.communicate()
+    lines = [line for line in output.splitlines() if "error:" in line] or output.splitlines() or [""]
+    return process.returncode, lines[0].strip()
 
 
 def _open(file: Path) -> ctypes.CDLL:

@@ -1,7 +1,7 @@
-"""Keys and values with room to grow, for the native step and the ordinary model alike.
+"""A key/value cache with spare capacity, for native decoding and transformers' forward alike.
 
-A `DynamicLayer` copies all it holds for each new token. Here a layer has room for more, a new token is written behind
-the others, and `keys` and `values` are views of the filled part: whatever reads or assigns them does so as ever.
+A `DynamicLayer` copies all keys and values for each new token. Here new tokens are written into preallocated memory,
+and `keys` and `values` are views of its filled part.
 """
 
 import torch
@@ -10,34 +10,38 @@ from transformers.cache_utils import DynamicLayer
 from .memory import empty
 
 
-MOST_AT_FIRST = 4096  # tokens that room is made for in advance
-SPARE = 64  # tokens of room, at least, when a layer grows
+MAX_INITIAL_CAPACITY = 4096  # tokens
+MIN_SPARE = 64  # tokens added, at least, when a layer grows
+_EMPTY = torch.empty(0, 0, 0, 0, device="cpu")
 
 
 class PreallocatedCacheLayer(DynamicLayer):
-    """A `DynamicLayer` `[batch, heads, length, head_dim]` inside of memory for more tokens.
+    """A `DynamicLayer` `[batch, heads, length, head_dim]` in memory for more tokens.
 
     Args:
-        expected: tokens to make room for at first; it grows by itself.
+        expected: initial capacity in tokens; it grows as needed.
+
+    Attributes:
+        memory: keys and values `[batch, heads, capacity, head_dim]`; empty before the first token.
     """
 
     def __init__(self, expected: int = 0):
-        self.memory: list[torch.Tensor | None] = [None, None]  # [batch, heads, capacity, head_dim] of keys, values
+        self.memory = [_EMPTY, _EMPTY]
         self._lengths = [0, 0]
-        self._expected = min(expected, MOST_AT_FIRST)
+        self._expected = min(expected, MAX_INITIAL_CAPACITY)
         super().__init__()
 
     @classmethod
     def of(cls, layer: DynamicLayer) -> "PreallocatedCacheLayer":
-        """A layer that holds what another does."""
-        roomy = cls()
-        if layer.is_initialized:
-            roomy.lazy_initialization(layer.keys, layer.values)
-            roomy.keys, roomy.values = layer.keys, layer.values
-        return roomy
+        """A copy of another layer."""
+        copied = cls()
+        if layer.is_initialized and layer.keys is not None and layer.values is not None:
+            copied.lazy_initialization(layer.keys, layer.values)
+            copied.keys, copied.values = layer.keys, layer.values
+        return copied
 
     @property
-    def keys(self) -> torch.Tensor | None:
+    def keys(self) -> torch.Tensor:
         return self._filled(0)
 
     @keys.setter
@@ -45,20 +49,19 @@ class PreallocatedCacheLayer(DynamicLayer):
         self._replace(0, value)
 
     @property
-    def values(self) -> torch.Tensor | None:
+    def values(self) -> torch.Tensor:
         return self._filled(1)
 
     @values.setter
     def values(self, value: torch.Tensor | None) -> None:
         self._replace(1, value)
 
-    def _filled(self, which: int) -> torch.Tensor | None:
-        memory = self.memory[which]
-        return None if memory is None else memory[:, :, : self._lengths[which]]
+    def _filled(self, which: int) -> torch.Tensor:
+        return self.memory[which][:, :, : self._lengths[which]]
 
     def _replace(self, which: int, value: torch.Tensor | None) -> None:
-        if value is None or value.ndim != 4:  # transformers' own empty layers are one-dimensional
-            self.memory[which], self._lengths[which] = None, 0
+        if value is None or value.ndim != 4:  # transformers' empty layers have None or one dimension
+            self.memory[which], self._lengths[which] = _EMPTY, 0
             return
         self._lengths[which] = value.shape[2]
         memory = value.new_empty((*value.shape[:2], max(self._expected, value.shape[2]), value.shape[3]))
@@ -75,76 +78,70 @@ class PreallocatedCacheLayer(DynamicLayer):
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         states = (key_states, value_states)
-        if torch.is_grad_enabled() and (key_states.requires_grad or value_states.requires_grad):
-            # What a backward pass will read must not be written behind, so here all is copied, as ever.
-            for which in (0, 1):
-                if self._lengths[which]:
-                    self.memory[which] = torch.cat([self._filled(which), states[which]], dim=-2)
-                else:
-                    self.memory[which] = states[which]
-                self._lengths[which] = self.memory[which].shape[2]
-            return self.keys, self.values
         batch, heads, new, dim = key_states.shape
-        self.make_room(batch, heads, new, dim)
-        for which in (0, 1):
-            place = self._lengths[which]
-            self.memory[which][:, :, place : place + new] = states[which]
-        self.grow(new)
+        if torch.is_grad_enabled() and (key_states.requires_grad or value_states.requires_grad):
+            # The backward pass needs the earlier tensors unchanged, so they are copied.
+            for which in (0, 1):
+                filled = [self._filled(which)] if self._lengths[which] else []
+                self.memory[which] = torch.cat([*filled, states[which]], dim=-2)
+        else:
+            self.reserve(batch, heads, new, dim)
+            for which in (0, 1):
+                length = self._lengths[which]
+                self.memory[which][:, :, length : length + new] = states[which]
+        self.extend(new)
         return self.keys, self.values
 
-    def make_room(self, batch: int, heads: int, new: int, dim: int) -> None:
-        """Have contiguous memory for `new` more tokens; the layer must be initialised."""
+    def reserve(self, batch: int, heads: int, new: int, dim: int) -> None:
+        """Ensure contiguous memory for `new` more tokens; the layer must be initialized."""
         for which in (0, 1):
             memory, length = self.memory[which], self._lengths[which]
             needed = length + new
-            if memory is not None and needed <= memory.shape[2] and memory.is_contiguous():
+            if needed <= memory.shape[2] and memory.is_contiguous():
                 continue
             capacity = self._expected
             if needed > capacity:
-                capacity = needed + max(SPARE, needed // 2) if length else needed
+                capacity = needed + max(MIN_SPARE, needed // 2) if length else needed
             grown = empty((batch, heads, capacity, dim), self.dtype, self.device)
             if length:
                 grown[:, :, :length] = memory[:, :, :length].detach()
             self.memory[which] = grown
 
-    def fits(self, batch: int, heads: int, dim: int) -> bool:
-        """Whether float32 keys and values of these sizes, on the CPU, can be added."""
+    def accepts(self, batch: int, heads: int, dim: int) -> bool:
+        """Whether float32 keys and values of these sizes on the CPU can be added; initializes an empty layer."""
         if not self.is_initialized:
             self.dtype, self.device, self.is_initialized = torch.float32, torch.device("cpu"), True
         if self.dtype != torch.float32 or self.device.type != "cpu":
             return False
-        shapes = {(*memory.shape[:2], memory.shape[3]) for memory in self.memory if memory is not None}
-        return shapes <= {(batch, heads, dim)}
+        return all(
+            (*memory.shape[:2], memory.shape[3]) == (batch, heads, dim) for memory in self.memory if memory.shape[2]
+        )
 
-    def grow(self, new: int) -> None:
-        """Count `new` tokens, which were written behind the others, as held."""
+    def extend(self, new: int) -> None:
+        """Add `new` tokens, already written to `memory`, to the length."""
         self._lengths = [length + new for length in self._lengths]
 
     def get_seq_length(self) -> int:
         return self._lengths[0]
 
     def crop(self, tokens_to_remove: int) -> None:
-        if tokens_to_remove > 0:
-            # An error, in transformers' words; before 5.18 it is the size to keep.
+        if tokens_to_remove > 0:  # transformers raises an error; before 5.18, it is the length to keep
             super().crop(tokens_to_remove)
             return
         self._lengths = [max(0, length + tokens_to_remove) for length in self._lengths]
 
     def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
-        if self.get_seq_length() > 0:
-            self.batch_select_indices(beam_idx.to(self.device))
+        self.batch_select_indices(beam_idx.to(self.device))
 
     def batch_repeat_interleave(self, repeats: int) -> None:
-        if self.get_seq_length() > 0:
-            rows = torch.arange(self.memory[0].shape[0], device=self.device)
-            self.batch_select_indices(rows.repeat_interleave(repeats))
+        rows = torch.arange(self.memory[0].shape[0], device=self.device)
+        self.batch_select_indices(rows.repeat_interleave(repeats))
 
     def batch_select_indices(self, indices: torch.Tensor) -> None:
         if self.get_seq_length() == 0:
             return
         for which in (0, 1):
-            memory, filled = self.memory[which], self._filled(which)
-            chosen = filled[indices]
-            if len(chosen) != len(memory):
-                memory = self.memory[which] = memory.new_empty((len(chosen), *memory.shape[1:]))
-            memory[:, :, : chosen.shape[2]] = chosen
+            memory, selected = self.memory[which], self._filled(which)[indices]
+            if len(selected) != len(memory):
+                memory = self.memory[which] = memory.new_empty((len(selected), *memory.shape[1:]))
+            memory[:, :, : selected.shape[2]] = selected

@@ -1,4 +1,4 @@
-/* Large pages, where the kernel has them. */
+/* Large pages, where the kernel supports them. */
 
 #define _GNU_SOURCE
 #include <stdint.h>
@@ -6,8 +6,8 @@
 
 #define LARGE (2 << 20)
 
-/* Whether memory from `begin` to `end` could be put into large pages, or has no room for one. What is `fresh` gets them
-   when it is first written to. */
+/* Returns whether the memory from `begin` to `end` was put into large pages, or is too small for one. `fresh` memory
+   gets them at the first write. */
 int tinystories_large_pages(uintptr_t begin, uintptr_t end, int fresh) {
     uintptr_t first = (begin + LARGE - 1) / LARGE * LARGE, last = end / LARGE * LARGE;
     if (first >= last) return 1;

@@ -1,8 +1,7 @@
-"""Large pages under weights.
+"""Large pages for weights.
 
-In pages of 4 KB a processor spends as long on finding memory as on reading it: where each weight is read once a token,
-large pages nearly double the speed, and a kernel gives them only where it is asked to. What a kernel does not know or
-cannot do is left as it is.
+Decoding reads each weight once per token. In pages of 4 KB, address translation takes as long as reading; with large
+pages decoding is nearly twice as fast, but the kernel uses them only on request. Where it cannot, nothing changes.
 """
 
 import ctypes
@@ -17,12 +16,12 @@ from .build import library
 
 
 LARGE_PAGE = 2 << 20  # bytes
-NEIGHBOURS = 64 << 10  # bytes between two tensors that are thought to lie in one mapping
-WORTH_IT = 4 * LARGE_PAGE
+MAX_GAP = 64 << 10  # bytes between two tensors that are assumed to belong to one mapping
+MIN_MODEL = 4 * LARGE_PAGE  # bytes; smaller models gain nothing
 
 
 def empty(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-    """As `torch.empty`, in large pages where that is worth it."""
+    """`torch.empty`, in large pages where the tensor fills one."""
     count = math.prod(shape)
     if device.type != "cpu" or count * dtype.itemsize < LARGE_PAGE:
         return torch.empty(shape, dtype=dtype, device=device)
@@ -33,10 +32,10 @@ def empty(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> t
 
 
 class Arena:
-    """Memory for many tensors, side by side in large pages, each with a storage of its own.
+    """Memory for many tensors, side by side in large pages, each with its own storage.
 
     Args:
-        size: bytes that it has room for.
+        size: capacity in bytes.
     """
 
     def __init__(self, size: int):
@@ -46,42 +45,44 @@ class Arena:
         begin = torch.frombuffer(self._memory, dtype=torch.uint8).data_ptr()
         self._next = -begin % LARGE_PAGE
 
-    def keep(self, tensor: torch.Tensor) -> torch.Tensor:
-        """A copy of `tensor` in here."""
-        kept = torch.frombuffer(self._memory, dtype=tensor.dtype, count=tensor.numel(), offset=self._next)
-        self._next += room_for(tensor)
-        return kept.view(tensor.shape).copy_(tensor)
+    def copy(self, tensor: torch.Tensor) -> torch.Tensor:
+        """A copy of `tensor` in this memory."""
+        copied = torch.frombuffer(self._memory, dtype=tensor.dtype, count=tensor.numel(), offset=self._next)
+        self._next += aligned_size(tensor)
+        return copied.view(tensor.shape).copy_(tensor)
 
 
-def room_for(tensor: torch.Tensor) -> int:
+def aligned_size(tensor: torch.Tensor) -> int:
     """Bytes that a tensor takes in an arena."""
     return -(-tensor.nbytes // 64) * 64
 
 
 @torch.no_grad()
 def use_large_pages(model: nn.Module, native: ctypes.CDLL) -> None:
-    """Have a model's weights in large pages: where they are, or, where that cannot be, as for weights that are a file
-    mapped into memory, by giving each parameter memory beside the others'."""
+    """Put a model's weights into large pages, in place where possible.
+
+    Weights for which it is not, such as those of a memory-mapped file, are copied to an arena.
+    """
     parameters = sorted(model.parameters(), key=lambda parameter: parameter.data_ptr())
-    if sum(parameter.nbytes for parameter in parameters) < WORTH_IT:
+    if sum(parameter.nbytes for parameter in parameters) < MIN_MODEL:
         return
     groups: list[list[nn.Parameter]] = []
     for parameter in parameters:
-        if groups and parameter.data_ptr() - _end(groups[-1][-1]) <= NEIGHBOURS:
+        if groups and parameter.data_ptr() - _end(groups[-1][-1]) <= MAX_GAP:
             groups[-1].append(parameter)
         else:
             groups.append([parameter])
-    elsewhere = [
+    small_pages = [
         parameter
         for group in groups
         if not native.tinystories_large_pages(group[0].data_ptr(), _end(group[-1]), False)
         for parameter in group
         if not (parameter.is_shared() or parameter.is_inference())
     ]
-    if elsewhere and hasattr(mmap, "MADV_HUGEPAGE"):
-        arena = Arena(sum(map(room_for, elsewhere)))
-        for parameter in elsewhere:
-            parameter.data = arena.keep(parameter.data)
+    if small_pages and hasattr(mmap, "MADV_HUGEPAGE"):
+        arena = Arena(sum(map(aligned_size, small_pages)))
+        for parameter in small_pages:
+            parameter.data = arena.copy(parameter.data)
 
 
 def _end(tensor: torch.Tensor) -> int:

@@ -1,21 +1,21 @@
-"""`use_native_decoding(model)`: the native step behind an ordinary model of transformers.
+"""`use_native_decoding(model)`: native decoding for a model of transformers, behind its usual interface.
 
-Design decisions
-- **The model stays itself.** Its class becomes a subclass of its own, of the same name, with another `forward`, so
-  that `generate`, pipelines, streamers, beams, assisted decoding, saving and Trainer go on as they did. A copy and a
-  pickle are of the ordinary class again.
-- **Each call decides for itself.** The native step is taken where it gives what the ordinary forward would: on a CPU,
-  in evaluation, without gradients, with a cache of the usual kind, and with nothing asked for but logits. All else is
-  the ordinary forward, and both go on with the same cache.
+- The model's class is replaced by a subclass of the same name with another `forward`, so `generate`, pipelines,
+  streamers, beam search, assisted decoding, saving and `Trainer` work as before. Copies and pickles have the
+  original class.
+- Each call of `forward` uses native code only where the result is the same: on a CPU, in evaluation mode, without
+  gradients, with a dynamic cache, and where only logits are requested. Other calls use the original `forward`, with
+  the same cache.
 """
 
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from typing import TYPE_CHECKING
 
 import torch
-from transformers import PreTrainedModel, TopPLogitsWarper
+from transformers import GenerationMixin, PreTrainedModel, TopPLogitsWarper
 from transformers.cache_utils import Cache, DynamicCache
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
@@ -31,18 +31,17 @@ logger = logging.getLogger(__name__)
 def use_native_decoding(model: PreTrainedModel, weights: str = "float32", *, warn: bool = True) -> PreTrainedModel:
     """Make `generate` of a TinyLlama or Llama fast on a CPU; returns the same model.
 
-    Only the speed changes: with "float32" weights, the logits are those of the ordinary model up to the order of
-    summation, and later changes of weights take effect. If the model or the machine does not support it, the model is
-    unchanged, and a warning gives the reason. Calling it again changes `weights`.
+    With float32 weights, the logits are those of the original model up to the order of summation, and changes of
+    weights take effect. An unsupported model stays as it is, with a warning. Call it again to change `weights`.
 
     Args:
-        weights: "float32" reads the model's weights in place. "int8" makes a copy of its matrices, a quarter of their
-            size, with each row rounded to eight bits; the copy is renewed when torch registers a change of a weight,
-            which it does not for writes through `.data`.
-        warn: whether to warn if the model is unchanged.
+        weights: "float32" reads the model's weights in place. "int8" uses a copy of the matrices with rows rounded to
+            eight bits, a quarter of their size. The copy is renewed when a weight changes, but not after a change
+            through `.data`, which torch does not count.
+        warn: whether to log why native decoding is not used.
 
     Raises:
-        ValueError: for weights of another name.
+        ValueError: for another value of `weights`.
     """
     try:
         return require_native_decoding(model, weights)
@@ -53,41 +52,51 @@ def use_native_decoding(model: PreTrainedModel, weights: str = "float32", *, war
 
 
 def require_native_decoding(model: PreTrainedModel, weights: str = "float32") -> PreTrainedModel:
-    """As `use_native_decoding`, but raises `UserError` with the reason where it is not possible."""
+    """`use_native_decoding`, but raises `UserError` for an unsupported model."""
     if weights not in WEIGHTS:
         raise ValueError(f"`weights` must be one of {', '.join(WEIGHTS)}, but is {weights!r}.")
-    plain = undo_native_decoding(model)
-    if reason := unsupported_reason(plain):
+    undo_native_decoding(model)
+    if reason := unsupported_reason(model):
         raise UserError(reason)
-    engine = Engine(plain, weights)
-    plain.__dict__["_engine"] = engine
-    plain.__class__ = _native_class(type(plain))
-    return plain
+    model.__dict__["_engine"] = Engine(model, weights)
+    model.__class__ = _native_class(type(model))  # type: ignore[arg-type]  # mypy takes the class for unhashable
+    return model
 
 
 def undo_native_decoding(model: PreTrainedModel) -> PreTrainedModel:
     """Undo `use_native_decoding`; returns the same model."""
-    if isinstance(model, NativeDecodingMixin):
-        model.__class__ = type(model).ordinary
+    if original := getattr(model, "original_class", None):
+        model.__class__ = original
         del model.__dict__["_engine"]
     return model
 
 
 @contextmanager
 def native_decoding(model: PreTrainedModel) -> Iterator[None]:
-    """Use native decoding within the block where the model allows it."""
-    before = isinstance(model, NativeDecodingMixin)
-    if not before:
-        use_native_decoding(model, warn=False)
+    """Use native decoding within the block, where the model is supported."""
+    if isinstance(model, NativeDecodingMixin):
+        yield
+        return
+    use_native_decoding(model, warn=False)
     try:
         yield
     finally:
-        if not before:
-            undo_native_decoding(model)
+        undo_native_decoding(model)
 
 
-class NativeDecodingMixin:
+if TYPE_CHECKING:
+
+    class _Base(PreTrainedModel, GenerationMixin):
+        """What the model's own class provides."""
+else:
+    _Base = object
+
+
+class NativeDecodingMixin(_Base):
     """The methods that native decoding replaces."""
+
+    original_class: type[PreTrainedModel]
+    _engine: Engine
 
     def forward(
         self,
@@ -101,17 +110,24 @@ class NativeDecodingMixin:
         logits_to_keep: int | torch.Tensor = 0,
         **kwargs,
     ) -> CausalLMOutputWithPast | tuple:
-        if self._native_can(input_ids, attention_mask, position_ids, past_key_values, inputs_embeds, labels,
-                            use_cache, logits_to_keep, kwargs):  # fmt: skip
-            logits = self._engine.logits(
-                self, input_ids, position_ids, attention_mask, past_key_values, logits_to_keep
-            )
+        if (
+            input_ids is not None
+            and isinstance(past_key_values, Cache)
+            and isinstance(logits_to_keep, int)
+            and logits_to_keep >= 0
+            and inputs_embeds is None
+            and labels is None
+            and use_cache is not False
+            and self._supports_call(input_ids, attention_mask, position_ids, kwargs)
+            and (native := self._engine.native(self)) is not None
+        ):
+            logits = native.logits(input_ids, position_ids, attention_mask, past_key_values, logits_to_keep)
             if logits is not None:
                 output = CausalLMOutputWithPast(logits=logits, past_key_values=past_key_values)
-                as_dictionary = kwargs.get("return_dict")
-                if as_dictionary is None:
-                    as_dictionary = self.config.return_dict
-                return output if as_dictionary else output.to_tuple()
+                return_dict = kwargs.get("return_dict")
+                if return_dict is None:
+                    return_dict = self.config.return_dict
+                return output if return_dict else output.to_tuple()
         return super().forward(
             input_ids=input_ids,
             attention_mask=attention_mask,
@@ -127,24 +143,19 @@ class NativeDecodingMixin:
     def row_logits(
         self, ids: torch.Tensor, past: torch.Tensor, keys: list[torch.Tensor], values: list[torch.Tensor]
     ) -> torch.Tensor | None:
-        """Logits of one new token a row, for rows of different lengths: see `Engine.row_logits`. None, too, where the
-        model has hooks, which this would pass by."""
-        return None if is_wrapped(vars(self)) else self._engine.row_logits(self, ids, past, keys, values)
+        """`NativeModel.row_logits`; None, too, where the model has hooks, which would not run."""
+        native = None if is_wrapped(vars(self)) else self._engine.native(self)
+        return None if native is None else native.row_logits(ids, past, keys, values)
 
-    def _native_can(self, ids, mask, positions, cache, embeds, labels, use_cache, keep, kwargs) -> bool:
+    def _supports_call(
+        self, ids: torch.Tensor, mask: torch.Tensor | None, positions: torch.Tensor | None, options: dict
+    ) -> bool:
         config = self.config
         return (
             type(ids) is torch.Tensor
             and ids.ndim == 2
             and ids.numel() > 0
             and ids.device.type == "cpu"
-            and cache is not None
-            and isinstance(cache, Cache)
-            and embeds is None
-            and labels is None
-            and use_cache is not False
-            and type(keep) is int
-            and keep >= 0
             and (mask is None or (type(mask) is torch.Tensor and mask.ndim == 2 and mask.device.type == "cpu"))
             and (positions is None or (type(positions) is torch.Tensor and positions.device.type == "cpu"))
             and not self.training
@@ -152,7 +163,7 @@ class NativeDecodingMixin:
             and not torch.is_autocast_enabled("cpu")
             and not torch.compiler.is_compiling()
             and not torch.jit.is_tracing()
-            and all(not value or name in _HARMLESS for name, value in kwargs.items())
+            and all(not value or name == "return_dict" for name, value in options.items())
             and not (config.output_attentions or config.output_hidden_states)
             and config._attn_implementation in ("sdpa", "eager")
         )
@@ -167,13 +178,14 @@ class NativeDecodingMixin:
         is_first_iteration: bool | None = False,
         **kwargs,
     ):
-        """As ever, but without looking at everything anew for each single token, which takes as long as a layer."""
+        """The inputs of a forward step; those of a single token without the checks of transformers, which take as long
+        as a layer."""
         if (
             next_sequence_length == 1
             and not is_first_iteration
             and isinstance(past_key_values, DynamicCache)
             and inputs_embeds is None
-            and kwargs.keys() <= _EVERY_STEP
+            and kwargs.keys() <= _STEP_ARGUMENTS
             and input_ids.device.type == "cpu"
         ):
             inputs = {"input_ids": input_ids[:, -1:], "past_key_values": past_key_values, **kwargs}
@@ -182,7 +194,7 @@ class NativeDecodingMixin:
             if attention_mask is not None:
                 inputs["attention_mask"] = attention_mask
             return inputs
-        return super().prepare_inputs_for_generation(
+        return super().prepare_inputs_for_generation(  # type: ignore[misc]
             input_ids,
             next_sequence_length=next_sequence_length,
             past_key_values=past_key_values,
@@ -207,19 +219,18 @@ class NativeDecodingMixin:
 
     def __reduce_ex__(self, protocol):
         state = {name: value for name, value in self.__dict__.items() if name != "_engine"}
-        return _new, (type(self).ordinary,), state
+        return _new, (self.original_class,), state
 
 
-_HARMLESS = ("return_dict",)
-_EVERY_STEP = {"position_ids", "use_cache", "logits_to_keep"}  # what `generate` says of each step anyway
+_STEP_ARGUMENTS = {"position_ids", "use_cache", "logits_to_keep"}  # that `generate` passes in each step
 
 
-def _new(ordinary: type) -> PreTrainedModel:
-    return ordinary.__new__(ordinary)
+def _new(original: type[PreTrainedModel]) -> PreTrainedModel:
+    return original.__new__(original)
 
 
 @cache
-def _native_class(ordinary: type) -> type:
-    """The subclass for a model's class. It bears that one's name, which transformers saves and looks up."""
-    names = {"__module__": ordinary.__module__, "__qualname__": ordinary.__qualname__, "ordinary": ordinary}
-    return type(ordinary.__name__, (NativeDecodingMixin, ordinary), {**names, "__doc__": ordinary.__doc__})
+def _native_class(original: type[PreTrainedModel]) -> type[PreTrainedModel]:
+    """The native subclass of a model's class, with the same name, which transformers saves and looks up."""
+    names = {name: getattr(original, name) for name in ("__module__", "__qualname__", "__doc__")}
+    return type(original.__name__, (NativeDecodingMixin, original), {**names, "original_class": original})

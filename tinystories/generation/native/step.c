@@ -1,16 +1,15 @@
-/* One forward step of a Llama-shaped decoder on a CPU: tokens in, keys and values into the cache, logits out.
+/* One forward step of a Llama decoder on a CPU: reads tokens, extends the key/value cache, and computes logits.
 
-   Compiled on the machine that runs it (see build.py), so the width of the vectors is that of its processor.
+   Compiled on the machine that runs it (see build.py), with vectors of its processor's width.
 
-   Design decisions
    - A row is one token of one sequence. Every product reads a row of weights once for all rows of a block, and every
-     dot product is summed in the same order whatever the number of rows or threads: a sequence gets the same bits
-     alone and in a batch, padded on the left or not.
-   - Weights lie as torch has them, [out, in], and are read in place. Eight-bit ones are a copy, with a scale for each
-     row; activations are then rounded to at most 16 bits, so that a product is exact in 32-bit whole numbers.
-   - A step is a list of phases (a product, attention, ...), each cut into chunks that threads claim one by one. No
-     thread is waited for that has not claimed a chunk: where other work has taken the cores, the caller does it all.
-     Between steps the threads sleep. */
+     dot product is summed in the same order for any number of rows or threads. So the logits of a sequence are
+     bit-identical alone and in a batch, with and without padding on the left.
+   - Weights are read in place, as torch stores them, [out, in]. Eight-bit weights are a copy with a scale for each row;
+     activations are then rounded to at most 16 bits, so that products are exact in 32-bit integers.
+   - A step is a list of phases (a product, attention, ...) of chunks, which threads claim one by one. Only threads that
+     have claimed a chunk are waited for, so the caller does all the work if other processes occupy the cores. Between
+     steps the threads sleep. */
 
 #define _GNU_SOURCE
 #include <pthread.h>
@@ -29,7 +28,7 @@
 #define FEW_ROWS 3
 #endif
 
-/* ---- what a step is told ---------------------------------------------------------------------------------------- */
+/* ---- arguments -------------------------------------------------------------------------------------------------- */
 
 typedef struct {
     const void *weight; /* float [out][in], or int8_t [out][padded in] */
@@ -51,18 +50,18 @@ typedef struct {
 
 typedef struct {
     const Model *model;
-    int64_t batch, length;              /* new tokens a sequence */
+    int64_t batch, length;              /* new tokens per sequence */
     const int64_t *ids;                 /* [batch][length] */
     const int64_t *positions;           /* [batch][length], or [length] for all with position_stride 0 */
     int64_t position_stride;
     const int64_t *mask;                /* [batch][past + length], 0 for padding on the left; NULL: none */
     const int64_t *past;                /* tokens in the cache: [batch], or one for all with past_stride 0 */
     int64_t past_stride;
-    float *const *keys, *const *values; /* a layer: [batch][key_value_heads][capacity][head_dim] */
+    float *const *keys, *const *values; /* each layer: [batch][key_value_heads][capacity][head_dim] */
     int64_t capacity;
     const float *cosines, *sines;       /* [table][rotary_dim] */
     int64_t table;
-    int64_t keep;                       /* last tokens of each sequence to give logits of */
+    int64_t keep;                       /* logits are for the last `keep` tokens of each sequence */
     float *logits;                      /* [batch][keep][vocabulary] */
     int64_t threads;
 } Step;
@@ -73,7 +72,7 @@ ALWAYS int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 
 /* ---- products --------------------------------------------------------------------------------------------------- */
 
-/* Keeps a compiler from loading the same vector once for every product it is in. */
+/* Keeps the compiler from loading a vector again for each product. */
 ALWAYS vec in_register(vec value) {
 #if defined(__AVX__)
     __asm__("" : "+v"(value));
@@ -83,14 +82,14 @@ ALWAYS vec in_register(vec value) {
     return value;
 }
 
-/* Bytes by which weights that are read once are asked for early: their rows are too short to be seen coming. */
+/* Bytes by which weights are prefetched: rows are too short for the hardware prefetcher. */
 #define AHEAD 8192
 ALWAYS void fetch(const void *from, int64_t bytes) {
 #pragma GCC unroll 8
     for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch((const char *)from + i);
 }
 
-/* sums[row][n]: `rows` rows of x with `outs` rows of weights: 1, 4 or 8. */
+/* sums[row][n] = dot products of `rows` rows of x and `outs` (1, 4 or 8) rows of weights. */
 ALWAYS void dots(int outs, int rows, const float *w, const float *x, int64_t width, float *sums, int64_t stride,
                  int ahead) {
     vec sum[8][6] = {{{0}}};
@@ -126,7 +125,7 @@ ALWAYS void dots(int outs, int rows, const float *w, const float *x, int64_t wid
         }
 }
 
-/* The same with eight-bit weights and 16-bit activations; `width` is a multiple of PAD, and no sum leaves 32 bits. */
+/* The same for eight-bit weights and 16-bit activations; `width` is a multiple of PAD, and sums fit into 32 bits. */
 #if LANES == 16
 #define PAD 32
 typedef __m512i isum;
@@ -174,7 +173,7 @@ ALWAYS isum add_products(isum sum, wide w, wide x) {
 }
 #endif
 
-/* Of whole numbers any order gives the same sums. */
+/* Integer sums do not depend on the order. */
 ALWAYS void whole_sums(int count, const isum *sum, int stride, int32_t *to) {
 #ifdef __AVX2__
     __m256i every[4];
@@ -271,26 +270,26 @@ static struct {
     Step step;
     Model model;
     int64_t first_row, rows, first_token, tokens; /* of the batch and of each sequence that this block works on */
-    int64_t kept;                                 /* tokens of each sequence in this block that logits are wanted of */
+    int64_t kept;                                 /* tokens of each sequence in this block with logits */
     int block;                                    /* batch rows * tokens */
     int phases, threads;
     float *hidden, *normed, *qkv, *attended, *inner; /* [block][...] */
     int16_t *rounded;                                /* [block][widest, padded] */
     float *scale;                                    /* [block] */
-    const int64_t *starts;                           /* [batch]: first place that is no padding */
+    const int64_t *starts;                           /* [batch]: first position that is not padding */
     int64_t *start_memory, start_capacity;
     char *memory;
     int64_t memory_bytes;
 } job;
 
 static _Thread_local float *scores; /* of one query, and the outputs of a chunk */
-static _Thread_local int64_t scores_room;
+static _Thread_local int64_t scores_capacity;
 
 static float *scratch(int64_t floats) {
-    if (floats > scores_room) {
+    if (floats > scores_capacity) {
         free(scores);
-        scores_room = 2 * floats;
-        scores = aligned_alloc(64, (scores_room * 4 + 63) / 64 * 64);
+        scores_capacity = 2 * floats;
+        scores = aligned_alloc(64, (scores_capacity * 4 + 63) / 64 * 64);
         if (!scores) abort(); /* a few kilobytes */
     }
     return scores;
@@ -306,7 +305,7 @@ static void norm_row(const float *x, const float *weight, float *to) {
     for (i = 0; i < width; i++) to[i] = weight[i] * (x[i] * factor);
 }
 
-/* Largest whole number that a row of `width` values may be rounded to, so that no product leaves 32 bits. */
+/* Largest integer that activations of `width` values may be rounded to, so that products fit into 32 bits. */
 ALWAYS float most(int64_t width) {
     int64_t limit = INT32_MAX / (127 * width);
     return limit > 32767 ? 32767.0f : (float)limit;
@@ -375,7 +374,7 @@ ALWAYS void weigh(int vecs, const float *weights, int64_t places, const float *v
     for (int i = 0; i < vecs; i++) store(out + i * LANES, sum[i] * scale);
 }
 
-/* One query over `places` keys and values. `weights` has room for as many, up to whole vectors. */
+/* Attention of one query to `places` keys and values. `weights` has `places` floats, rounded up to full vectors. */
 static void attend(const float *query, const float *keys, const float *values, int64_t places, int64_t dim,
                    float scaling, float *weights, float *out) {
     int64_t place = 0;
@@ -431,7 +430,7 @@ static void attend_chunk(int64_t index, int64_t chunk) {
         rotate(key, cosine, sine, model->rotary_dim);
         memcpy(keys + place * dim, key, dim * sizeof(float));
         memcpy(values + place * dim, key + model->key_value_heads * dim, dim * sizeof(float));
-        int64_t from = start < place ? start : place; /* padding sees itself, so that it is a number */
+        int64_t from = start < place ? start : place; /* padding attends to itself, so that it is finite */
         for (int64_t i = head * groups; i < (head + 1) * groups; i++) {
             rotate(own + i * dim, cosine, sine, model->rotary_dim);
             attend(own + i * dim, keys + from * dim, values + from * dim, place + 1 - from, dim, model->scaling,
@@ -467,7 +466,7 @@ static void head_chunk(int64_t first, int64_t last) {
     const Step *step = &job.step;
     int64_t vocabulary = job.model.vocabulary, hidden = job.model.hidden;
     float *to = step->logits + job.first_row * step->keep * vocabulary + first;
-    if (job.kept == step->keep) { /* the kept rows of all sequences follow each other, in the logits, too */
+    if (job.kept == step->keep) { /* the kept rows of all sequences are contiguous, also in the logits */
         Input input = input_of(job.normed, hidden);
         product(&job.model.head, &input, (int)(job.rows * job.kept), first, last, to, vocabulary);
         return;
@@ -485,7 +484,7 @@ static void head_chunk(int64_t first, int64_t last) {
 
 /* ---- phases and chunks ------------------------------------------------------------------------------------------ */
 
-/* Rows of weights in a chunk: enough chunks that threads end together, each worth claiming. */
+/* Rows of weights in a chunk: small enough to balance the threads, large enough to be worth claiming. */
 static int64_t chunk_rows(int64_t outs, int64_t width) {
     int64_t bytes = width * (job.model.eight_bit ? 1 : 4) * job.block;
     int64_t worth = 32768 / (bytes ? bytes : 1) + 1, fair = outs / (8 * job.threads) + 1;
@@ -562,14 +561,14 @@ static void run_chunk(int phase, int64_t chunk) {
 
 /* ---- threads ---------------------------------------------------------------------------------------------------- */
 
-/* The phase that is open, its number of chunks and the next one to claim, 32 + 16 + 16 bits: one addition claims a
-   chunk and tells of which phase it is. With 0 chunks there is nothing to do. */
+/* The current phase, its number of chunks, and the next chunk to claim, in 32 + 16 + 16 bits, so that one atomic
+   addition claims a chunk of a known phase. With 0 chunks there is nothing to do. */
 static _Atomic uint64_t ticket;
 static _Atomic int chunks_left;
-static _Atomic int sleepers, helpers_wanted, finished = 1;
-static uint32_t first_phase; /* number of the job's first phase; never begins again */
+static _Atomic int sleepers, workers_wanted, finished = 1;
+static uint32_t first_phase; /* number of the job's first phase; counts on over all jobs */
 static uint32_t next_number;
-static int helpers;
+static int workers;
 static pthread_mutex_t caller_lock = PTHREAD_MUTEX_INITIALIZER, sleep_lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t wake = PTHREAD_COND_INITIALIZER;
 
@@ -584,13 +583,13 @@ ALWAYS void pause_briefly(void) {
 ALWAYS uint64_t chunks_in(uint64_t state) { return state >> 16 & 0xffff; }
 ALWAYS uint64_t next_in(uint64_t state) { return state & 0xffff; }
 
-static void open_from(int phase) {
+static void start_phase(int phase) {
     for (; phase < job.phases; phase++) {
         int64_t chunks = chunks_of(phase);
         int brief = phase % KINDS == NORM_IN || phase % KINDS == NORM_OUT || phase % KINDS == ROUND_ATTENDED ||
                     phase % KINDS == ROUND_INNER;
         if (phase / KINDS == job.model.layers) brief = phase % KINDS == 0;
-        if (brief && (job.block < 8 || job.threads == 1)) { /* less work than handing it out */
+        if (brief && (job.block < 8 || job.threads == 1)) { /* less work than distributing it */
             for (int64_t chunk = 0; chunk < chunks; chunk++) run_chunk(phase, chunk);
         } else if (chunks) {
             atomic_store_explicit(&chunks_left, (int)chunks, memory_order_relaxed);
@@ -609,7 +608,7 @@ static int claim_and_run(void) {
     if (next_in(state) >= chunks_in(state)) return 0;
     int phase = (int)((uint32_t)(state >> 32) - first_phase);
     run_chunk(phase, (int64_t)next_in(state));
-    if (atomic_fetch_sub(&chunks_left, 1) == 1) open_from(phase + 1);
+    if (atomic_fetch_sub(&chunks_left, 1) == 1) start_phase(phase + 1);
     return 1;
 }
 
@@ -622,10 +621,10 @@ ALWAYS void wait_a_little(int *waited) {
     }
 }
 
-static void *help(void *argument) {
+static void *work(void *argument) {
     int number = (int)(intptr_t)argument, waited = 0;
     for (;;) {
-        int wanted = number < atomic_load_explicit(&helpers_wanted, memory_order_relaxed);
+        int wanted = number < atomic_load_explicit(&workers_wanted, memory_order_relaxed);
         if (wanted && claim_and_run()) {
             waited = 0;
             continue;
@@ -637,7 +636,7 @@ static void *help(void *argument) {
         }
         pthread_mutex_lock(&sleep_lock);
         atomic_fetch_add(&sleepers, 1);
-        while (number >= atomic_load(&helpers_wanted) || !chunks_in(atomic_load(&ticket)))
+        while (number >= atomic_load(&workers_wanted) || !chunks_in(atomic_load(&ticket)))
             pthread_cond_wait(&wake, &sleep_lock);
         atomic_fetch_sub(&sleepers, 1);
         pthread_mutex_unlock(&sleep_lock);
@@ -646,26 +645,26 @@ static void *help(void *argument) {
     return NULL;
 }
 
-static void after_fork(void) { /* in the child, where only the forking thread lives on */
+static void after_fork(void) { /* in the child, which has only the thread that forked */
     pthread_mutex_init(&caller_lock, NULL);
     pthread_mutex_init(&sleep_lock, NULL);
     pthread_cond_init(&wake, NULL);
-    helpers = 0;
+    workers = 0;
     atomic_store(&sleepers, 0);
-    atomic_store(&helpers_wanted, 0);
+    atomic_store(&workers_wanted, 0);
     atomic_store(&ticket, 0);
     atomic_store(&finished, 1);
 }
 
-static void start_helpers(int wanted) {
+static void start_workers(int wanted) {
     static int prepared;
     if (!prepared) prepared = !pthread_atfork(NULL, NULL, after_fork);
     sigset_t every, before;
     sigfillset(&every);
-    pthread_sigmask(SIG_SETMASK, &every, &before); /* signals are for Python's own thread */
-    for (; helpers < wanted; helpers++) {
+    pthread_sigmask(SIG_SETMASK, &every, &before); /* signals are handled by Python's thread */
+    for (; workers < wanted; workers++) {
         pthread_t thread;
-        if (pthread_create(&thread, NULL, help, (void *)(intptr_t)helpers)) break;
+        if (pthread_create(&thread, NULL, work, (void *)(intptr_t)workers)) break;
         pthread_detach(thread);
     }
     pthread_sigmask(SIG_SETMASK, &before, NULL);
@@ -676,8 +675,8 @@ static void run_job(void) {
     first_phase = next_number;
     next_number += (uint32_t)job.phases + 1;
     atomic_store(&finished, 0);
-    atomic_store(&helpers_wanted, job.threads - 1);
-    open_from(0);
+    atomic_store(&workers_wanted, job.threads - 1);
+    start_phase(0);
     if (job.threads > 1 && atomic_load(&sleepers)) {
         pthread_mutex_lock(&sleep_lock);
         pthread_cond_broadcast(&wake);
@@ -725,7 +724,7 @@ static int check(const Step *step) {
     return beyond ? POSITION_BEYOND_TABLE : OK;
 }
 
-static int make_room(const Model *model, int64_t block) {
+static int allocate(const Model *model, int64_t block) {
     int64_t query = model->heads * model->head_dim, qkv = query + 2 * model->key_value_heads * model->head_dim;
     int64_t widest = model->hidden;
     if (query > widest) widest = query;
@@ -771,12 +770,12 @@ int tinystories_step(const Step *step) {
     pthread_mutex_lock(&caller_lock);
     int status = check(step);
     int64_t rows = least(step->batch, MAX_ROWS), tokens = least(step->length, MAX_ROWS / rows);
-    if (status == OK) status = make_room(step->model, rows * tokens);
+    if (status == OK) status = allocate(step->model, rows * tokens);
     if (status == OK) {
         job.step = *step;
         job.model = *step->model;
         job.threads = (int)(step->threads < 1 ? 1 : least(step->threads, MAX_THREADS));
-        start_helpers(job.threads - 1);
+        start_workers(job.threads - 1);
         for (int64_t row = 0; row < step->batch; row += rows)
             for (int64_t token = 0; token < step->length; token += tokens)
                 run_block(row, least(rows, step->batch - row), token, least(tokens, step->length - token));

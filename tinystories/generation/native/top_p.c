@@ -1,5 +1,5 @@
-/* Top-p without sorting the vocabulary: an interval around the score from which on tokens stay is halved until few
-   scores are left in it, and only these are sorted. */
+/* Top-p without sorting the vocabulary: the interval that contains the lowest kept score is halved until it holds few
+   scores, and only these are sorted. */
 
 #include <stdlib.h>
 
@@ -12,7 +12,7 @@ static int by_score(const void *left, const void *right) {
     return (a > b) - (a < b);
 }
 
-/* Fills `ratios`; returns their sum, or 0 where not all scores are numbers below infinity. */
+/* Fills `ratios`; returns their sum, or 0 if a score is NaN or infinity. */
 static double ratios_of(const float *scores, int64_t count, float largest, float *ratios) {
     double total = 0;
     for (int64_t first = 0; first < count; first += 64 * LANES) {
@@ -31,7 +31,7 @@ static double ratios_of(const float *scores, int64_t count, float largest, float
 
 typedef struct { double mass; int64_t count; } Part;
 
-/* How many score below `bound`, and the sum of their ratios. */
+/* The number of scores below `bound`, and the sum of their ratios. */
 static Part part_below(const float *scores, const float *ratios, int64_t count, float bound) {
     Part part = {0, 0};
     for (int64_t first = 0; first < count; first += 256 * LANES) {
@@ -54,7 +54,7 @@ static Part part_below(const float *scores, const float *ratios, int64_t count, 
     return part;
 }
 
-/* The least score that stays in one row, as `*bound`; 0 where rounding could decide. `inside` is scratch. */
+/* Sets `*bound` to the lowest kept score of a row; returns 0 if rounding could decide. `inside` is scratch. */
 static int find_bound(const float *scores, int64_t count, double gone, float *ratios, Candidate *inside,
                       float *bound) {
     float largest = largest_of(scores, count);
@@ -62,7 +62,7 @@ static int find_bound(const float *scores, int64_t count, double gone, float *ra
     if (!total) return 0;
     double budget = gone * total, close = (1e-5 * gone + 1e-7) * total;
 
-    /* What has less than an equal share of the budget goes together. */
+    /* Scores with less than an equal part of the budget are all removed. */
     float low = largest + logf((float)(budget / (double)count)) - 1e-3f, high = largest;
     if (!(low > -3e38f && low < high)) return 0;
     Part below = part_below(scores, ratios, count, low), under = part_below(scores, ratios, count, high);

@@ -1,4 +1,4 @@
-/* Vectors as wide as the processor's, and what is done with them. */
+/* Vectors of the processor's width, and functions of them. */
 
 #include <math.h>
 #include <stdint.h>
@@ -31,8 +31,8 @@ ALWAYS vec load_some(const float *from, int64_t count) {
 ALWAYS void store(float *to, vec value) { *(loose_vec *)to = value; }
 ALWAYS vec all(float value) { return value - (vec){0}; }
 
-/* a * b + c, rounded once where the processor can. Asked for by name, and left to no compiler (-ffp-contract=off), which
-   would fuse in one loop and not in another: a sum must not depend on the loop that it was added up in. */
+/* a * b + c, rounded once where the processor can. It is explicit, since a compiler (hence -ffp-contract=off) may fuse
+   in one loop and not in another, and a sum must not depend on the loop that computes it. */
 ALWAYS vec fused(vec a, vec b, vec c) {
 #if LANES == 16
     return (vec)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
@@ -47,7 +47,7 @@ ALWAYS vec fused(vec a, vec b, vec c) {
 
 typedef float quarter __attribute__((vector_size(16)));
 
-/* Lanes 0, 4, 8, ... added up in the first one, and so on. */
+/* Lanes 0, 4, 8, ... are summed in lane 0, and so on. */
 ALWAYS quarter folded(vec value) {
     typedef float half __attribute__((vector_size(2 * LANES)));
     union { vec whole; half halves[2]; quarter quarters[LANES / 4]; } parts = {value};
@@ -82,11 +82,11 @@ ALWAYS void sums_of(vec a, vec b, vec c, vec d, float *to) {
 #endif
 }
 
-/* e to the x, within 2 units in the last place; 0 below -87.3, and NaN stays NaN. No x above 88 may come. */
+/* exp(x) within 2 ulp for x up to 88; 0 below -87.3, NaN for NaN. */
 ALWAYS vec exp_of(vec x) {
     ivec tiny = x < all(-87.3f);
     vec clamped = (vec)(((ivec)x & ~tiny) | ((ivec)all(-87.3f) & tiny));
-    /* 1.5 * 2^23: rounds to a whole number in the low bits. */
+    /* Adding 1.5 * 2^23 rounds to an integer in the low bits. */
     vec shifted = fused(clamped, all(1.44269504f), all(12582912.0f));
     vec whole = shifted - 12582912.0f;
     vec rest = fused(whole, all(2.12194440e-4f), fused(whole, all(-0.693359375f), clamped));
@@ -109,7 +109,7 @@ ALWAYS vec silu_of(vec x) {
     return x * above / (small + 1.0f);
 }
 
-/* -infinity where there is no number among them. */
+/* The largest score; -infinity if all are NaN. */
 ALWAYS float largest_of(const float *scores, int64_t count) {
     vec most = all(-INFINITY);
     int64_t i = 0;

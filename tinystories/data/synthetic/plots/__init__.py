@@ -1,8 +1,7 @@
-"""The plots. Each is a function that tells one story, with its own choices, to the `Story` that it is given.
+"""The plots: functions that add the sentences of one story to a `Story`.
 
-A plot first chooses its cast and the row of a table that makes its events fit together (what is lost and where it
-therefore is), and then goes from opening to ending, choosing among sentences that are true whatever was chosen
-before. Their order here is part of the corpus.
+A plot chooses its characters and a row of a table of events that fit together (what is lost, and where it is), and
+then adds sentences that are true for any choice. The order of `PLOTS` is part of the corpus.
 """
 
 from . import animals, fables, family, friends, garden, growing, home, night, seasons, town, trips, wishes
