@@ -11,9 +11,9 @@ from transformers.configuration_utils import PreTrainedConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 
-# What a saved folder offers to a process that has transformers and not this package: the module in the folder and the
-# class in it. All heads, whichever was saved: a classifier starts from the folder of a language model. "Decision" is
-# the one class that `transformers serve` asks a folder with code for; to it, a language model decides by its logits.
+# The classes that a saved folder offers to a process without this package, each by its module in the folder. All heads
+# are listed, whichever was saved: a classifier can start from a language model. `transformers serve` needs
+# AutoModelForDecision in a folder with code.
 AUTO_MAP = {
     "AutoConfig": "configuration_tinyllama.TinyLlamaConfig",
     "AutoModel": "modeling_tinyllama.TinyLlamaModel",
@@ -24,7 +24,7 @@ AUTO_MAP = {
     "AutoModelForQuestionAnswering": "modeling_tinyllama.TinyLlamaForQuestionAnswering",
 }
 
-# The keys that a rotary type cannot do without.
+# Required keys of each type of rotary positions.
 ROPE_REQUIRED_KEYS = {
     "linear": ("factor",),
     "dynamic": ("factor",),
@@ -135,15 +135,15 @@ class TinyLlamaConfig(PreTrainedConfig):
         self.validate_architecture()
 
     def __setattr__(self, name, value):
-        # A dictionary given later, to stretch the context of a trained model, keeps the theta and the share of the
-        # head that the weights were trained with, unless it names others.
+        # A dictionary that is set later, to extend the context of a trained model, keeps the theta and the rotated
+        # fraction that the weights were trained with, unless it contains others.
         trained = self.__dict__.get("rope_parameters")
         if name == "rope_parameters" and isinstance(value, dict) and trained:
             value = {**{k: trained[k] for k in ("rope_theta", "partial_rotary_factor") if k in trained}, **value}
         super().__setattr__(name, value)
 
     def _gather_rope_parameters(self, kwargs: dict) -> dict:
-        """One dictionary out of `rope_parameters` and what may stand beside it in `kwargs`, from where it is taken."""
+        """`rope_parameters` merged with the older keys in `kwargs`, which are removed from there."""
         given = kwargs.pop("rope_scaling", None) or self.rope_parameters or {}
         if not isinstance(given, dict):
             raise ValueError(f"`rope_parameters` must be a dictionary, but is {given!r}.")
@@ -165,7 +165,7 @@ class TinyLlamaConfig(PreTrainedConfig):
         super().validate()
 
     def validate_architecture(self):
-        """Refuse what no model can be built from. Runs at construction, when a model is built, and before saving."""
+        """Check the architecture: at construction, when a model is built, and before saving."""
         self._check_fields()
         self._check_heads()
         self._check_rope()
@@ -197,7 +197,7 @@ class TinyLlamaConfig(PreTrainedConfig):
                 raise ValueError(f"`{name}` must be a finite number of at least 0, but is {value!r}.")
             if name in dropouts and value >= 1:
                 raise ValueError(f"`{name}` must be in [0, 1), but is {value!r}.")
-        from transformers.activations import ACT2FN  # here, as it loads what only models need
+        from transformers.activations import ACT2FN  # a slow import that only models need
 
         if not isinstance(self.hidden_act, str) or self.hidden_act not in ACT2FN:
             nearest = difflib.get_close_matches(str(self.hidden_act), ACT2FN, n=1) or ["silu"]
@@ -226,7 +226,7 @@ class TinyLlamaConfig(PreTrainedConfig):
             raise ValueError(f"`rope_type` {rope_type!r} in `rope_parameters` is unknown: set it to one of {known}.")
         missing = [key for key in ROPE_REQUIRED_KEYS.get(rope_type, ()) if rope.get(key) is None]
         if missing:
-            raise ValueError(f"`rope_parameters` of type {rope_type!r} must also have {', '.join(missing)}: {rope!r}.")
+            raise ValueError(f"`rope_parameters` of type {rope_type!r} need {', '.join(missing)}, but are {rope!r}.")
         for key, value in rope.items():
             if key in ("rope_theta", "factor") and not (_is_number(value) and value > 0):
                 raise ValueError(f"`{key}` in `rope_parameters` must be a finite number above 0, but is {value!r}.")
@@ -246,7 +246,7 @@ class TinyLlamaConfig(PreTrainedConfig):
             )
 
     def _check_token_ids(self):
-        # At construction only: a vocabulary that is cut later must not keep trained weights from being saved.
+        # At construction only, so that a model can still be saved after its vocabulary was pruned.
         for name in ("pad_token_id", "bos_token_id", "eos_token_id"):
             ids = getattr(self, name)
             for token_id in ids if isinstance(ids, (list, tuple)) else [ids]:
@@ -258,15 +258,15 @@ class TinyLlamaConfig(PreTrainedConfig):
                 )
 
     def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs: Any) -> None:
-        """As [`~PreTrainedConfig.save_pretrained`], and makes the folder load without this package: the code of all
-        heads beside `config.json`, and an `auto_map` that names them."""
+        """As [`~PreTrainedConfig.save_pretrained`], and lets the folder load without this package: the code of all
+        heads is saved beside `config.json`, with an `auto_map` that names them."""
         self.auto_map = dict(AUTO_MAP)
         folder = Path(save_directory)
         if not folder.is_file():
             folder.mkdir(parents=True, exist_ok=True)
             here = Path(__file__).parent
             for module in sorted({reference.split(".")[0] for reference in AUTO_MAP.values()}):
-                # Loaded from a folder, this file can be alone here: the save_pretrained of the model brings the other.
+                # Loaded from a folder, this file can be alone; the model's save_pretrained copies the other one.
                 if (here / f"{module}.py").exists():
                     shutil.copyfile(here / f"{module}.py", folder / f"{module}.py")
         super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)

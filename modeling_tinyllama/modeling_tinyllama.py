@@ -251,9 +251,9 @@ class TinyLlamaPreTrainedModel(PreTrainedModel):
 
 
 def flash_attention_kwargs(position_ids: torch.Tensor) -> dict:
-    """`cu_seqlens` for flash attention where `position_ids` `[batch, length]` restart within a row, otherwise nothing.
+    """`cu_seqlens` for flash attention if `position_ids` `[batch, length]` restart within a row, otherwise empty.
 
-    By itself, transformers finds packed documents only in batches of one row."""
+    transformers itself finds packed documents only in batches of one row."""
     starts = nn.functional.pad(position_ids.diff() != 1, (1, 0), value=True).flatten().nonzero()[:, 0]
     if len(starts) == len(position_ids):
         return {}
@@ -295,8 +295,8 @@ class TinyLlamaModel(TinyLlamaPreTrainedModel):
         if inputs_embeds is None:
             inputs_embeds = self.embed_tokens(input_ids)
 
-        # Before a cache is made: transformers masks packed documents, whose `position_ids` restart within a row, only
-        # where there is none.
+        # Before a cache is created: only without one, transformers masks packed documents, whose `position_ids`
+        # restart within a row.
         causal_mask = create_causal_mask(
             config=self.config,
             inputs_embeds=inputs_embeds,
@@ -330,7 +330,7 @@ class TinyLlamaModel(TinyLlamaPreTrainedModel):
 
 def slice_logits_to_keep(hidden_states: torch.Tensor, logits_to_keep: int | torch.Tensor) -> torch.Tensor:
     """The positions of `hidden_states` `[batch, length, hidden]` to compute logits for, as in newer transformers: the
-    last few (0: all), a 1-D tensor of positions, a 2-D one of positions `[batch, n]`, or a 2-D mask."""
+    last few (0: all), a 1-D tensor of positions, a 2-D tensor of positions `[batch, n]`, or a 2-D mask."""
     if isinstance(logits_to_keep, int):
         return hidden_states[:, -logits_to_keep:]
     if logits_to_keep.ndim == 1:
@@ -408,8 +408,8 @@ class TinyLlamaForCausalLM(TinyLlamaPreTrainedModel, GenerationMixin):
 
 
 class TinyLlamaHead(PreTrainedModel):
-    """Registers the base model, which transformers' generic heads ask `AutoModel` for, where this code comes out of a
-    model folder: `AutoModel` would ask a second time whether to trust it."""
+    """Registers the base model, which transformers' generic heads get from `AutoModel`. Otherwise, `AutoModel` would
+    ask again whether to trust the code of a model folder."""
 
     def __init__(self, config: TinyLlamaConfig):
         AutoModel.register(type(config), TinyLlamaModel, exist_ok=True)
@@ -434,9 +434,9 @@ for auto_class, model_class, names in (
     ("AutoModelForTokenClassification", TinyLlamaForTokenClassification, "MODEL_FOR_TOKEN_CLASSIFICATION"),
     ("AutoModelForQuestionAnswering", TinyLlamaForQuestionAnswering, "MODEL_FOR_QUESTION_ANSWERING"),
 ):
-    # `save_pretrained` copies this file. Here and not in the package, since this file is also loaded alone.
+    # So that `save_pretrained` copies this file; here and not in the package, since this file is also loaded alone.
     model_class.register_for_auto_class(auto_class)
-    # By class name, `Trainer` decides whether to shift labels that it smooths, and a pipeline what it supports.
+    # `Trainer` decides by class name whether to shift smoothed labels, and pipelines whether they support a model.
     getattr(modeling_auto, f"{names}_MAPPING_NAMES").setdefault(TinyLlamaConfig.model_type, model_class.__name__)
 
 

@@ -158,7 +158,7 @@ def test_aliases_in_a_file():
 
 
 @pytest.mark.parametrize("size", ["24m", "24M", "24", " 24 M", 24])
-def test_spellings_of_a_size(size):
+def test_a_size_may_be_written_in_several_ways(size):
     recipe = build_recipe({"size": size})
     assert recipe.size == "24m" and recipe.model["hidden_size"] == 448
     assert build_recipe({}, {"size": str(size)}) == recipe

@@ -15,6 +15,7 @@ from tinystories.cli import main
 from tinystories.commands.train import train
 from tinystories.recipe import build_recipe
 from tinystories.runs import checkpoints
+from tinystories.runs.run_folder import find_checkpoints
 
 
 def recipe_for(folder, **overrides):
@@ -50,8 +51,8 @@ def test_the_rules_are_those_of_windows(tmp_path):
 def test_training_and_beginning_again(tmp_path, overrides):
     with like_windows(tmp_path):
         run = train(recipe_for(tmp_path / "run", **overrides))
-        assert len(checkpoints.find_checkpoints(run)) in (1, 2), "older checkpoints were deleted"
-        assert all(checkpoints.fault(folder) is None for folder in checkpoints.find_checkpoints(run))
+        assert len(find_checkpoints(run)) in (1, 2), "older checkpoints were deleted"
+        assert all(checkpoints.incomplete_reason(folder) is None for folder in find_checkpoints(run))
         train(recipe_for(run, **overrides, overwrite_output_dir="true"))
 
 

@@ -1,4 +1,4 @@
-"""`tinystories <verb>`. Only the module of the verb that runs is imported, so that `--help` answers at once."""
+"""`tinystories <verb>`. Only the module of the chosen verb is imported, so that `--help` is fast."""
 
 import argparse
 import logging
@@ -58,17 +58,17 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 class _Parser(argparse.ArgumentParser):
-    """A parser that reports a wrong option as the verbs report their errors: in one line."""
+    """A parser that reports a wrong option in one line, as the verbs report their errors."""
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message} (see {self.prog} --help)")
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
-    """The options, with `run` of the verb's module. `train` takes any `--key value`: these are `overrides`.
+    """The options, with the verb's `run`; for `train`, `overrides` holds every `--key value` of the recipe.
 
     Raises:
-        UserError: for an argument that cannot be understood.
+        UserError: for an unknown or invalid argument.
     """
     for argument in arguments:
         if not is_text(argument):
@@ -92,7 +92,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 
 
 def _with_dashes(argument: str) -> str:
-    """Options may be spelt with underscores, as recipe keys are."""
+    """`--top_k` as `--top-k`: options may be written with underscores, as recipe keys are."""
     if not argument.startswith("--"):
         return argument
     name, equals, value = argument.partition("=")
@@ -101,7 +101,7 @@ def _with_dashes(argument: str) -> str:
 
 @contextmanager
 def _log_to_stderr() -> Iterator[None]:
-    """Show the log of the package; with several training processes, only that of the first one."""
+    """Show the package's log on stderr; with several training processes, only that of the first."""
     logger, handler = logging.getLogger(__package__), logging.StreamHandler(sys.stderr)
     logger.addHandler(handler)
     logger.setLevel(logging.INFO if os.environ.get("RANK", "0") == "0" else logging.WARNING)

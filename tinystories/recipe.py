@@ -50,7 +50,7 @@ SHORT_NAMES = {
 ALIASES = {alias: name for name, aliases in SHORT_NAMES.items() for alias in aliases}
 TOP = ""  # the section of the keys at the top level
 SECTIONS = ("model", "trainer")
-# They follow from the tokenizer and `max_length`, so a recipe cannot contradict those.
+# Derived from the tokenizer and `max_length`, so that a recipe cannot contradict those.
 DERIVED = {"vocab_size", "max_position_embeddings", "pad_token_id", "bos_token_id", "eos_token_id"}
 PATHS = (
     *((TOP, name) for name in ("corpus", "validation_corpus", "tokenizer")),
@@ -71,7 +71,7 @@ def _setting(default: Any, help: str) -> Any:
 
 @dataclass
 class Recipe:
-    """Everything that decides how a model is trained. Equal recipes on equal machines give equal models."""
+    """All settings of a training run. The same recipe on the same machine gives the same model."""
 
     corpus: str = _setting("sample", "`sample`, a dataset id on the Hub, or a file, folder or glob of stories.")
     validation_corpus: str | None = _setting(
@@ -128,7 +128,7 @@ class Recipe:
         1.0, "Weight of `a`, `an` and `the` in the loss, up to 2; 1 (recommended) is standard cross-entropy."
     )
     check: bool = _setting(
-        True, "Run the checks of `tinystories doctor` before the first step, and stop if they find an error."
+        True, "Run the checks of `tinystories doctor` before the first step; an error stops the run."
     )
     overwrite_output_dir: bool = _setting(False, "Start over in a folder with checkpoints of an earlier run.")
     prompts: list[str] = _setting(
@@ -380,10 +380,10 @@ _Loader.add_implicit_resolver(
 
 
 def _convert(value: Any, hint: Any, name: str) -> Any:
-    """`value` as a type that `hint` allows.
+    """`value` converted to a type that `hint` allows.
 
     Raises:
-        UserError: if there is none.
+        UserError: if no conversion has such a type.
     """
     for reading in _readings(value):
         try:
@@ -397,7 +397,7 @@ def _convert(value: Any, hint: Any, name: str) -> Any:
 
 
 def _readings(value: Any) -> Iterator[Any]:
-    """What a value of a file or command line may stand for, the most likely first."""
+    """The possible meanings of a value of a file or command line, the most likely first."""
     if isinstance(value, str) and not value.lstrip().startswith("#"):
         try:
             parsed = yaml.load(value, _Loader)

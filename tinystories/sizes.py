@@ -1,8 +1,7 @@
-"""One dial for the size of a model: its shape and vocabulary, in the field's usual steps.
+"""Model sizes by name: shape and vocabulary size for a number of parameters.
 
-Heads are 64 wide. `64m` is what the origin calls "standard",
-768 x 8; `24m` is the model that `TinyLlamaConfig()` is. The two smallest have vocabularies of their own, since 10,000
-entries would be most of their weights.
+Heads are 64 wide. `24m` is `TinyLlamaConfig()`; `64m` has the shape of karthyick/llm_tinystories. The two smallest
+have smaller vocabularies, since 10,000 entries would be most of their weights.
 """
 
 SIZES: dict[str, dict[str, int]] = {

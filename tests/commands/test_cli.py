@@ -15,7 +15,7 @@ def test_help_answers_without_loading_torch():
         assert verb in result.stdout
 
 
-def test_generate_streams_a_story_and_a_seed_tells_it_again(tiny_run):
+def test_generate_is_reproducible_with_a_seed(tiny_run):
     first, again, other = (
         tinystories("generate", tiny_run, PROMPT, "--seed", seed, "--max-new-tokens", 30) for seed in (1, 1, 2)
     )
@@ -24,7 +24,7 @@ def test_generate_streams_a_story_and_a_seed_tells_it_again(tiny_run):
     assert first.stdout == again.stdout != other.stdout
 
 
-def test_generate_writes_as_the_story_comes(tiny_run):
+def test_generate_streams_its_output(tiny_run):
     process = subprocess.Popen(
         [sys.executable, "-m", "tinystories.cli", "generate", str(tiny_run), PROMPT, "--seed", "1"],
         cwd=ROOT,
@@ -82,16 +82,16 @@ def test_mistakes_with_train_are_one_line(tmp_path):
     )  # fmt: skip
 
 
-def test_options_may_be_spelt_with_underscores(tiny_run):
+def test_options_may_be_written_with_underscores(tiny_run):
     result = tinystories_process("generate", tiny_run, PROMPT, "--seed", 1, "--max_new_tokens=5")
     assert result.returncode == 0, result.stderr
 
 
-def test_what_the_system_refuses_is_one_line():
+def test_errors_of_the_operating_system_are_one_line():
     fails_with_one_line(tinystories("tokenizer", "sample", "/proc/none", "--max-stories", 50), "/proc/none")
 
 
-def test_a_folder_that_cannot_be_written_to_is_refused_before_the_work(tmp_path):
+def test_an_unwritable_folder_is_refused_first(tmp_path):
     (tmp_path / "file").write_text("x")
     quickstart = ROOT / "configs" / "quickstart.yaml"
     fails_with_one_line(tinystories("train", quickstart, "--output_dir", tmp_path / "file"), "is a file")
@@ -133,7 +133,7 @@ def test_mistakes_with_tokenizer_are_one_line(tmp_path):
 
 
 @pytest.mark.parametrize("verb", ["train", "tokenizer", "generate", "export"])
-def test_each_verb_explains_itself(verb):
+def test_each_verb_has_a_help_text(verb):
     result = tinystories_process(verb, "--help")
     assert result.returncode == 0 and f"tinystories {verb}" in result.stdout
 
@@ -184,7 +184,7 @@ def test_a_number_out_of_range_is_one_line(command, values, tiny_run, tmp_path):
 
 @pytest.mark.parametrize("verb", ["train", "tokenizer", "generate", "export", "import", "doctor", "push", "evaluate",
                                   "serve"])  # fmt: skip
-def test_arguments_that_are_missing_unknown_or_no_text_are_one_line(verb):
+def test_missing_unknown_and_undecodable_arguments_are_one_line(verb):
     for arguments in ((verb,), (verb, "x", "y", "--no-such-option", "1"), (verb, "caf\udce9", "x")):
         if arguments == ("serve",):
             continue  # there the environment may name the model
@@ -193,7 +193,7 @@ def test_arguments_that_are_missing_unknown_or_no_text_are_one_line(verb):
         assert result.stderr.count("\n") == 1, result.stderr
 
 
-def test_control_characters_of_a_name_stay_on_the_line(tiny_run):
+def test_control_characters_in_a_name_are_escaped(tiny_run):
     result = tinystories("generate", "no\nsuch\x1b[31m", PROMPT)
     fails_with_one_line(result, r"no\nsuch\x1b[31m")
     assert result.stderr.count("\n") == 1

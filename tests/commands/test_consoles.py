@@ -1,5 +1,7 @@
 """What a console or a system other than Linux with UTF-8 does: its encoding, its file handles, its arguments."""
 
+import contextlib
+import io
 import json
 import os
 import shutil
@@ -40,14 +42,21 @@ ENCODINGS = {
 
 
 def in_encoding(encoding: str, *arguments, script: str | None = None) -> str:
-    """What a command writes to a console of this encoding; it must not fail."""
-    program = [str(ROOT / script)] if script else ["-m", "tinystories"]
-    command = [sys.executable, *program, *map(str, arguments)]
-    environment = {**os.environ, "PYTHONIOENCODING": encoding, "PYTHONUTF8": "0", "PYTHONPATH": str(ROOT)}
-    result = subprocess.run(command, env=environment, capture_output=True)
-    written = (result.stdout + result.stderr).decode(encoding)
+    """What a verb, or a script of the repository, writes to a console of this encoding; it must not fail."""
+    if script is None:
+        streams = [io.TextIOWrapper(io.BytesIO(), encoding=encoding) for _ in range(2)]
+        with contextlib.redirect_stdout(streams[0]), contextlib.redirect_stderr(streams[1]):
+            status = main(list(map(str, arguments)))
+        for stream in streams:
+            stream.flush()
+        written = b"".join(stream.buffer.getvalue() for stream in streams).decode(encoding)
+    else:
+        command = [sys.executable, str(ROOT / script), *map(str, arguments)]
+        environment = {**os.environ, "PYTHONIOENCODING": encoding, "PYTHONUTF8": "0", "PYTHONPATH": str(ROOT)}
+        result = subprocess.run(command, env=environment, capture_output=True)
+        status, written = result.returncode, (result.stdout + result.stderr).decode(encoding)
     assert "UnicodeEncodeError" not in written and "Traceback" not in written, written
-    assert result.returncode in (0, 1), written
+    assert status in (0, 1), written
     return written
 
 
@@ -56,7 +65,7 @@ def escape(character: str) -> str:
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
-def test_verbs_that_print_what_a_user_gave(encoding, tiny_run, tmp_path):
+def test_verbs_print_any_character_of_their_arguments(encoding, tiny_run, tmp_path):
     odd = ENCODINGS[encoding]
     assert f"{escape(odd)} said" in in_encoding(encoding, "generate", tiny_run, f"{odd} said", "--max-new-tokens", 3)
     stories = tmp_path / f"{odd}.jsonl"
@@ -67,13 +76,13 @@ def test_verbs_that_print_what_a_user_gave(encoding, tiny_run, tmp_path):
     assert escape(odd) in in_encoding(encoding, "tokenizer", "sample", tmp_path / odd, "--max-stories", 50)
 
 
-def test_the_report_of_evaluate(tiny_run, tmp_path):
+def test_evaluate_prints_any_character(tiny_run, tmp_path):
     run = shutil.copytree(tiny_run, tmp_path / "\N{CAT}")
     written = in_encoding("cp1252", "evaluate", run, "--corpus", "sample", "--limit", 3, "--quick")
     assert "\\U0001f408" in written.split("held-out stories")[1]
 
 
-def test_train_prints_its_stories_to_the_end(tmp_path):
+def test_train_prints_any_character_in_its_samples(tmp_path):
     """By the script of the repository; without the handler, the last stories and what follows them were lost."""
     recipe = {**TINY_RECIPE, "prompts": ["The \N{CAT} said", "Once"], "check": False}
     changes = {"output_dir": str(tmp_path / "run"), "max_steps": 2, "eval_steps": 1, "disable_tqdm": False}
@@ -84,7 +93,7 @@ def test_train_prints_its_stories_to_the_end(tmp_path):
     assert "story 2" in written and "The model is in" in written
 
 
-def test_push_names_the_run(tiny_run, tmp_path):
+def test_push_prints_any_character_of_a_run_name(tiny_run, tmp_path):
     run = shutil.copytree(tiny_run, tmp_path / "\N{CAT}")
     options = ("--repo-id", "ada/x", "--dry-run", "--out", tmp_path / "\N{DOG}")
     assert "\\U0001f4" in in_encoding("ascii", run, *options, script="push_to_hub.py")
@@ -125,7 +134,7 @@ def test_a_checkpoint_is_flushed_through_handles_that_are_open_for_writing(tmp_p
 
     monkeypatch.setattr(os, "fsync", fsync)
     (tmp_path / "optimizer.pt").write_bytes(b"state")
-    (tmp_path / checkpoints.STATE).write_text('{"global_step": 1}')
-    checkpoints.seal(tmp_path)
+    (tmp_path / checkpoints.TRAINER_STATE).write_text('{"global_step": 1}')
+    checkpoints.write_manifest(tmp_path)
     assert len(flushed) == 3
-    assert (tmp_path / checkpoints.MANIFEST).is_file() and checkpoints.fault(tmp_path) is None
+    assert (tmp_path / checkpoints.MANIFEST).is_file() and checkpoints.incomplete_reason(tmp_path) is None

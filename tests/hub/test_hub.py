@@ -24,8 +24,8 @@ from tinystories.hub.client import Target
 from tinystories.hub.release import REQUIRED_PACKAGES, build_release, load_run
 from tinystories.hub.upload import undo_advice
 from tinystories.hub.verification import check_releases
-from tinystories.runs.checkpoints import find_checkpoints
 from tinystories.runs.loading import load_model
+from tinystories.runs.run_folder import find_checkpoints
 from tinystories.utils.errors import UserError
 
 

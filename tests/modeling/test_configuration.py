@@ -72,7 +72,7 @@ def test_mlp_width_is_used_as_given():
         {"rope_scaling": {"partial_rotary_factor": 1.0, "rope_type": "default"}},
     ],
 )
-def test_rotary_factor_is_found_wherever_it_is_given(settings):
+def test_rotary_factor_is_accepted_in_every_place(settings):
     config = tiny_config(**settings)
     expected = {"rope_type": "default", "rope_theta": 10_000.0, "partial_rotary_factor": 1.0}
     assert config.rope_parameters == expected
@@ -80,14 +80,14 @@ def test_rotary_factor_is_found_wherever_it_is_given(settings):
     assert tiny_config(**config.to_dict()).rope_parameters == expected
 
 
-def test_callers_dictionary_is_left_alone():
+def test_the_rope_dictionary_of_the_caller_is_not_changed():
     shared = {"rope_type": "linear", "factor": 2.0}
     tiny_config(rope_parameters=shared, partial_rotary_factor=1.0)
     assert shared == {"rope_type": "linear", "factor": 2.0}
     assert tiny_config(rope_parameters=shared).rope_parameters["partial_rotary_factor"] == 0.5
 
 
-def test_unusual_but_possible_numbers_are_taken():
+def test_unusual_but_valid_numbers_are_accepted():
     """What transformers' own tests set, and no more is refused than cannot work."""
     config = tiny_config(rms_norm_eps=1.0, initializer_range=0.0, attention_dropout=0)
     assert TinyLlamaForCausalLM(config).model.norm.variance_epsilon == 1.0
@@ -99,7 +99,7 @@ def test_attributes_can_be_set_later():
     assert TinyLlamaForCausalLM(config).model.embed_tokens.padding_idx is None
 
 
-def test_a_later_rope_dictionary_keeps_what_the_weights_were_trained_with():
+def test_a_later_rope_dictionary_keeps_theta_and_rotary_factor():
     config = tiny_config(rope_theta=500.0)
     config.rope_parameters = {"rope_type": "linear", "factor": 2.0}
     assert config.rope_parameters == {
@@ -159,7 +159,7 @@ def test_a_later_rope_dictionary_keeps_what_the_weights_were_trained_with():
     ],
     ids=str,
 )
-def test_refused_with_what_to_change(settings, words):
+def test_invalid_settings_are_refused_with_a_valid_value(settings, words):
     with pytest.raises(ValueError) as refusal:
         tiny_config(**settings)
     for word in words.split():
@@ -167,14 +167,14 @@ def test_refused_with_what_to_change(settings, words):
 
 
 @pytest.mark.parametrize("rope_type", ROPE_REQUIRED_KEYS)
-def test_rope_type_without_its_keys_is_refused(rope_type):
+def test_a_rope_type_without_its_required_keys_is_refused(rope_type):
     with pytest.raises(ValueError, match=rope_type) as refusal:
         tiny_config(rope_parameters={"rope_type": rope_type})
     for key in ROPE_REQUIRED_KEYS[rope_type]:
         assert key in str(refusal.value)
 
 
-def test_model_and_save_refuse_what_was_broken_later(tmp_path):
+def test_building_and_saving_check_fields_that_were_set_later(tmp_path):
     config = tiny_config()
     config.num_key_value_heads = 3
     with pytest.raises(ValueError, match="num_key_value_heads"):
@@ -184,7 +184,7 @@ def test_model_and_save_refuse_what_was_broken_later(tmp_path):
     assert not (tmp_path / "config.json").exists()
 
 
-def test_a_vocabulary_cut_later_can_still_be_saved(tmp_path):
+def test_a_pruned_vocabulary_can_still_be_saved(tmp_path):
     model = TinyLlamaForCausalLM(tiny_config(eos_token_id=90))
     model.resize_token_embeddings(50)
     model.save_pretrained(tmp_path)
@@ -194,7 +194,7 @@ def test_a_vocabulary_cut_later_can_still_be_saved(tmp_path):
 
 
 @pytest.mark.parametrize("ids", [None, [0, 5]])
-def test_no_or_several_ends_are_allowed(ids):
+def test_no_or_several_eos_tokens_are_allowed(ids):
     assert tiny_config(eos_token_id=ids, pad_token_id=None).eos_token_id == ids
 
 
@@ -226,7 +226,7 @@ def test_round_trips_are_exact(settings, tmp_path):
     assert (again / "config.json").read_text() == (tmp_path / "config.json").read_text()
 
 
-def test_file_names_each_setting_once(tmp_path):
+def test_config_json_contains_each_setting_once(tmp_path):
     tiny_config(partial_rotary_factor=1.0).save_pretrained(tmp_path)
     saved = json.loads((tmp_path / "config.json").read_text())
     assert saved["rope_parameters"]["partial_rotary_factor"] == 1.0
@@ -244,7 +244,7 @@ def test_auto_map_names_every_registered_head():
 
 @pytest.mark.parametrize("trust_remote_code", [None, False, True])
 @pytest.mark.parametrize("auto_class", HEADS, ids=lambda c: c.__name__)
-def test_saved_folder_loads_without_asking(auto_class, trust_remote_code, tmp_path, monkeypatch):
+def test_a_saved_folder_loads_without_a_confirmation_prompt(auto_class, trust_remote_code, tmp_path, monkeypatch):
     monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("asked whether to trust the code"))
     TinyLlamaForCausalLM(tiny_config()).save_pretrained(tmp_path)
     model = auto_class.from_pretrained(tmp_path, trust_remote_code=trust_remote_code)
@@ -262,7 +262,7 @@ def test_every_head_saves_a_complete_folder(auto_class, tmp_path):
 
 # ---- a process in which the package does not exist
 
-STRANGER = """
+IN_CLEAN_ENVIRONMENT = """
     import importlib.abc, json, os, sys
     from pathlib import Path
 
@@ -343,16 +343,16 @@ def trained(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def stranger(trained, tmp_path_factory):
+def clean_environment(trained, tmp_path_factory):
     """What a Python without this package makes of that folder."""
     _, folder = trained
     away = tmp_path_factory.mktemp("elsewhere")
     tiny_config().save_pretrained(away / "bare")
-    (away / "stranger.py").write_text(textwrap.dedent(STRANGER))
+    (away / "clean_environment.py").write_text(textwrap.dedent(IN_CLEAN_ENVIRONMENT))
     project = str(Path(modeling_tinyllama.__file__).parents[1])
     path = [entry for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry not in ("", project)]
     run = subprocess.run(
-        [sys.executable, "stranger.py", str(folder), str(away / "bare"), str(away / "out")],
+        [sys.executable, "clean_environment.py", str(folder), str(away / "bare"), str(away / "out")],
         cwd=away,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(path), "HF_HOME": str(away / "hf"), "HF_HUB_OFFLINE": "1"},
         capture_output=True,
@@ -363,46 +363,48 @@ def stranger(trained, tmp_path_factory):
     return json.loads(run.stdout.rpartition("RESULT")[2])
 
 
-def test_stranger_never_imports_the_package(stranger):
-    assert stranger["package"] == []
+def test_a_clean_environment_never_imports_the_package(clean_environment):
+    assert clean_environment["package"] == []
 
 
-def test_stranger_must_trust_the_code(stranger):
-    assert stranger["untrusted"]
+def test_a_clean_environment_must_trust_the_code(clean_environment):
+    assert clean_environment["untrusted"]
 
 
-def test_stranger_reads_the_same_configuration(trained, stranger):
+def test_a_clean_environment_reads_the_same_configuration(trained, clean_environment):
     model, _ = trained
     expected = json.loads(json.dumps(comparable(model.config)))
-    assert stranger["config"] == expected
-    assert stranger["factor"] == 1.0
+    assert clean_environment["config"] == expected
+    assert clean_environment["factor"] == 1.0
 
 
 @pytest.mark.parametrize("auto_class", HEADS, ids=lambda c: c.__name__)
-def test_stranger_loads_and_saves_every_head(auto_class, stranger):
+def test_a_clean_environment_loads_and_saves_every_head(auto_class, clean_environment):
     name = auto_class.__name__
-    assert stranger[name] == HEADS[auto_class].__name__
+    assert clean_environment[name] == HEADS[auto_class].__name__
     assert {"config.json", "model.safetensors", "configuration_tinyllama.py", "modeling_tinyllama.py"} <= set(
-        stranger["files " + name]
+        clean_environment["files " + name]
     )
-    assert stranger["map " + name] == AUTO_MAP
-    assert stranger["same " + name]
+    assert clean_environment["map " + name] == AUTO_MAP
+    assert clean_environment["same " + name]
 
 
-def test_stranger_computes_the_same(trained, stranger):
+def test_a_clean_environment_computes_the_same(trained, clean_environment):
     model, _ = trained
     ids = torch.tensor([[0, 5, 6, 7, 8]])
     with torch.no_grad():
-        torch.testing.assert_close(torch.tensor(stranger["logits"]), model(ids).logits[0, -1], atol=1e-5, rtol=0)
-    assert stranger["tokens"] == model.generate(ids, max_new_tokens=6, do_sample=False).tolist()
+        torch.testing.assert_close(
+            torch.tensor(clean_environment["logits"]), model(ids).logits[0, -1], atol=1e-5, rtol=0
+        )
+    assert clean_environment["tokens"] == model.generate(ids, max_new_tokens=6, do_sample=False).tolist()
 
 
-def test_stranger_starts_from_a_saved_configuration(stranger):
-    assert stranger["scratch"] == TinyLlamaForCausalLM(tiny_config()).num_parameters()
+def test_a_clean_environment_builds_a_model_from_a_saved_configuration(clean_environment):
+    assert clean_environment["scratch"] == TinyLlamaForCausalLM(tiny_config()).num_parameters()
 
 
-def test_package_imported_after_a_folder_takes_over(stranger):
-    assert stranger["late"] == ["modeling_tinyllama"]
+def test_the_package_replaces_the_code_of_a_folder_loaded_before(clean_environment):
+    assert clean_environment["late"] == ["modeling_tinyllama"]
 
 
 def test_checkpoints_of_the_trainer_are_complete(tmp_path):

@@ -64,7 +64,7 @@ print(json.dumps([*texts, [story[0]["generated_text"] for story in batch]]))
     assert batch[0].startswith(PROMPT) and batch[1].startswith("One day,")
 
 
-def test_pipeline_draws_what_the_balanced_preset_draws(tiny_run):
+def test_a_pipeline_samples_as_the_balanced_preset_does(tiny_run):
     from transformers import pipeline, set_seed
 
     from tinystories.generation.generate import generate_story
@@ -76,7 +76,7 @@ def test_pipeline_draws_what_the_balanced_preset_draws(tiny_run):
     assert piped == generate_story(*load_model(str(tiny_run)), PROMPT, seed=3, max_new_tokens=60)
 
 
-def test_prompts_of_different_lengths_in_one_batch_are_continued_as_alone(tiny_run):
+def test_prompts_of_different_lengths_are_completed_in_a_batch_as_alone(tiny_run):
     model, tokenizer = AutoModelForCausalLM.from_pretrained(tiny_run), AutoTokenizer.from_pretrained(tiny_run)
     prompts = ["One day,", "Once upon a time there was a little girl. She", "The"]
     batch = tokenizer(prompts, padding=True, return_tensors="pt")

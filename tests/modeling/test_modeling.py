@@ -80,7 +80,7 @@ def close(actual, expected, atol=1e-4):
 
 
 @pytest.mark.parametrize("back_end", BACK_ENDS)
-def test_back_ends_agree(back_end, attention, tmp_path):
+def test_attention_implementations_agree(back_end, attention, tmp_path):
     model = tiny_model()
     ids = random_ids(3, 20)
     mask = torch.ones_like(ids)
@@ -97,7 +97,7 @@ def test_back_ends_agree(back_end, attention, tmp_path):
             close(other(ids, attention_mask=mask).logits[mask.bool()], padded[mask.bool()])
 
 
-def test_a_row_of_padding_only_is_no_nan(attention):
+def test_a_row_of_padding_only_gives_no_nan(attention):
     model = tiny_model()
     ids = random_ids(2, 8)
     mask = torch.ones_like(ids)
@@ -120,7 +120,7 @@ def test_attention_weights_and_hidden_states_on_request():
     assert model(random_ids(2, 9)).attentions is None
 
 
-def test_logits_only_where_wanted():
+def test_logits_to_keep():
     model = tiny_model()
     ids = random_ids(2, 9)
     with torch.no_grad():
@@ -134,7 +134,7 @@ def test_logits_only_where_wanted():
         close(model(ids, logits_to_keep=mask).logits, full[mask])
 
 
-def test_exactly_one_kind_of_input():
+def test_exactly_one_of_input_ids_and_inputs_embeds():
     model = tiny_model()
     ids = random_ids(1, 4)
     close(model(inputs_embeds=model.model.embed_tokens(ids)).logits, model(ids).logits, atol=0)
@@ -165,7 +165,7 @@ def each_story_alone(model, ids):
 
 @pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
 @pytest.mark.parametrize("back_end", [*BACK_ENDS, "flash_reference"])
-def test_packed_stories_see_nothing_of_each_other(back_end, training, attention):
+def test_packed_documents_do_not_attend_to_each_other(back_end, training, attention):
     model = tiny_model()
     ids, position_ids = packed_rows()
     assert model.config.use_cache
@@ -180,7 +180,7 @@ def test_packed_stories_see_nothing_of_each_other(back_end, training, attention)
 
 @pytest.mark.parametrize("back_end", BACK_ENDS)
 @pytest.mark.parametrize("spoiled_by", ["mask", "cache", "no positions"])
-def test_packing_test_has_teeth(back_end, spoiled_by, attention):
+def test_the_packing_test_detects_missing_document_masking(back_end, spoiled_by, attention):
     model = tiny_model()
     ids, position_ids = packed_rows()
     spoiled = {
@@ -194,7 +194,7 @@ def test_packing_test_has_teeth(back_end, spoiled_by, attention):
         assert (model(ids, **spoiled).logits - alone).abs().max() > 1e-2
 
 
-def test_one_row_of_positions_serves_the_batch(attention):
+def test_position_ids_of_one_row_apply_to_the_batch(attention):
     model = tiny_model()
     ids = random_ids(2, 20)
     position_ids = packed_rows()[1][:1]
@@ -206,7 +206,7 @@ def test_one_row_of_positions_serves_the_batch(attention):
 
 
 @pytest.mark.parametrize("checkpointing", [False, True], ids=["plain", "checkpointing"])
-def test_packed_gradients_are_those_of_the_stories(checkpointing):
+def test_packed_gradients_equal_those_of_single_documents(checkpointing):
     model = tiny_model().train()
     ids, position_ids = packed_rows()
     labels = torch.where(position_ids == 0, -100, ids)
@@ -248,7 +248,7 @@ def test_cached_decoding_equals_recomputing_the_prefix(kind, back_end, attention
             close(step[:, 0], model(ids[:, : i + 1], use_cache=False).logits[:, -1])
 
 
-def test_cache_is_returned_when_wanted():
+def test_use_cache_returns_the_cache():
     model = tiny_model()
     ids = random_ids(2, 6)
     cache = model(ids).past_key_values
@@ -319,7 +319,7 @@ def test_generation_stops_at_the_end_of_a_story():
     assert stopped.shape[1] <= 8
 
 
-def test_beam_search_finds_what_is_at_least_as_likely():
+def test_beam_search_finds_a_sequence_at_least_as_likely_as_greedy():
     model = tiny_model()
     ids = random_ids(2, 5)
     out = greedy(model, ids, 8, num_beams=4, return_dict_in_generate=True, output_scores=True)
@@ -334,7 +334,7 @@ def test_beam_search_finds_what_is_at_least_as_likely():
     assert (found >= log_likelihood(greedy_by_hand(model, ids, 8)) - 1e-4).all()
 
 
-def test_assisted_decoding_changes_nothing():
+def test_assisted_decoding_gives_the_same_tokens():
     model, assistant = tiny_model(), tiny_model(num_hidden_layers=1, seed=1)
     ids = random_ids(1, 5)
     expected = greedy_by_hand(model, ids, 14)
@@ -366,7 +366,7 @@ def test_sampling_follows_the_seed():
     assert len({str(sample(seed)) for seed in range(4)}) > 1
 
 
-def test_past_max_position_embeddings_runs_on_with_one_warning(caplog):
+def test_generation_beyond_max_position_embeddings_warns_once(caplog):
     model = tiny_model(max_position_embeddings=16)
     ids = random_ids(1, 40)
     with torch.no_grad():
@@ -474,7 +474,7 @@ def test_export():
 # ---- training
 
 
-def test_loss_is_the_next_token_and_minus_100_is_left_out():
+def test_loss_predicts_the_next_token_and_ignores_minus_100():
     model = tiny_model()
     ids = random_ids(3, 10)
     labels = ids.clone()
@@ -564,7 +564,7 @@ def test_dropout_only_in_training(which):
             assert (model.train()(ids).logits - model(ids).logits).abs().max() > 1e-2
 
 
-def test_learns_a_sequence_by_heart():
+def test_overfits_a_sequence():
     torch.manual_seed(0)
     model = TinyLlamaForCausalLM(tiny_config())
     ids = random_ids(1, 24)
@@ -638,7 +638,7 @@ def test_resizing_the_vocabulary(tied, size, tmp_path):
         close(TinyLlamaForCausalLM.from_pretrained(tmp_path)(ids).logits, model(ids).logits, atol=0)
 
 
-def test_fresh_weights():
+def test_initial_weights():
     torch.manual_seed(0)
     model = TinyLlamaForCausalLM(tiny_config(hidden_size=128, vocab_size=500, initializer_range=0.05))
     assert model.model.embed_tokens.weight[1].abs().max() == 0  # padding
@@ -686,7 +686,7 @@ def test_rotary_types(rope_type, factor, tmp_path):
         close(model(long)[0][:, -1:], model(long, logits_to_keep=1).logits)
 
 
-def test_positions_are_those_given():
+def test_position_ids_are_used():
     """A context stretched by four, and positions four apart: the same angles."""
     plain, stretched = tiny_model(), tiny_model(rope_parameters={"rope_type": "linear", "factor": 4.0})
     ids, mask = random_ids(2, 12), torch.ones(2, 12)
@@ -697,7 +697,7 @@ def test_positions_are_those_given():
         assert (stretched(ids, attention_mask=mask).logits - expected).abs().max() > 1e-2
 
 
-def test_dynamic_stretch_goes_back_after_a_long_text():
+def test_dynamic_rope_is_reset_after_a_long_text():
     model = tiny_model(max_position_embeddings=32, rope_parameters={"rope_type": "dynamic", "factor": 4.0})
     plain = tiny_model(max_position_embeddings=32)
     short, long = random_ids(1, 12), random_ids(1, 100)
@@ -748,7 +748,7 @@ def test_norm_is_computed_in_float32(dtype):
     close(norm(x).float(), torch.ones(2, 32), atol=1e-2)
 
 
-def test_autocast_does_not_blur_positions():
+def test_autocast_keeps_positions_in_float32():
     rotary = tiny_model().model.rotary_emb
     position_ids = torch.tensor([[500, 501, 502, 503]])
     exact = rotary(torch.zeros(1), position_ids)
@@ -780,7 +780,7 @@ def test_device_map(device_map, tmp_path):
         close(loaded(ids.to(loaded.device)).logits.cpu(), model(ids).logits)
 
 
-def test_too_large_a_model_is_split_between_layers(tmp_path):
+def test_a_model_larger_than_a_device_is_split_between_layers(tmp_path):
     model = tiny_model(num_hidden_layers=4)
     model.save_pretrained(tmp_path / "model")
     loaded = AutoModelForCausalLM.from_pretrained(
@@ -807,7 +807,7 @@ def test_heads_start_from_a_language_model(tmp_path):
     close(head.model.state_dict(), model.model.state_dict(), atol=0)
 
 
-def test_sequence_classification_reads_the_last_token_that_is_no_padding():
+def test_sequence_classification_uses_the_last_token_before_padding():
     model = tiny_model(TinyLlamaForSequenceClassification, num_labels=3)
     ids = random_ids(3, 10)
     padded = ids.clone()
@@ -836,7 +836,7 @@ def test_token_classification_and_question_answering():
     assert out.loss.isfinite()
 
 
-def test_base_model_is_the_heads_base():
+def test_base_model_is_that_of_the_head():
     model = tiny_model()
     base = sharpen(TinyLlamaModel(model.config))
     base.load_state_dict(model.model.state_dict())

@@ -121,7 +121,7 @@ def test_llama_with_biases(biases):
 
 @pytest.mark.parametrize("rope", ROPES.values(), ids=ROPES)
 @pytest.mark.parametrize("length", [20, 100], ids=["short", "past max_position_embeddings"])
-def test_llama_with_stretched_context(rope, length):
+def test_llama_with_extended_context(rope, length):
     config = tiny_config(partial_rotary_factor=1.0, rope_parameters=rope)
     ours = sharpen(TinyLlamaForCausalLM(config))
     assert_same_function(ours, llama_like(ours), length)
@@ -153,7 +153,7 @@ def test_phi3_with_long_rope(length):
         torch.testing.assert_close(ours(ids).logits, theirs(ids).logits, atol=1e-5, rtol=0)
 
 
-def test_a_rotated_share_is_not_llama():
+def test_a_partial_rotary_factor_is_not_llama():
     ours = sharpen(TinyLlamaForCausalLM(tiny_config(partial_rotary_factor=0.5)))
     theirs = llama_like(ours)
     ids = random_ids(2, 20)

@@ -33,7 +33,7 @@ TRANSFORMERS = "from transformers.cli.transformers import main; main()"
 # ---- streaming and chat
 
 
-def test_a_streamed_story_is_the_whole_story(tiny_run):
+def test_streamed_text_is_the_whole_completion(tiny_run):
     storyteller = make_pipeline("text-generation", model=str(tiny_run))
     streamer = TextIteratorStreamer(storyteller.tokenizer, skip_special_tokens=True, timeout=60)
     options = {"do_sample": False, "max_new_tokens": 40}
@@ -45,7 +45,7 @@ def test_a_streamed_story_is_the_whole_story(tiny_run):
     assert "".join(pieces) == whole and len([piece for piece in pieces if piece]) > 5
 
 
-def test_a_chat_goes_on_with_what_the_user_began(tiny_run):
+def test_a_chat_completes_the_last_user_message(tiny_run):
     storyteller = make_pipeline("text-generation", model=str(tiny_run))
     options = {"do_sample": False, "max_new_tokens": 20}
     story = storyteller(PROMPT, **options)[0]["generated_text"]
@@ -151,7 +151,7 @@ def test_transformers_serve_and_chat(stock, tiny_run, serve, tmp_path):
 # ---- lm-evaluation-harness
 
 
-def test_lm_eval_counts_the_bits_per_byte_that_we_count(tiny_run, tmp_path):
+def test_lm_eval_measures_the_same_bits_per_byte(tiny_run, tmp_path):
     pytest.importorskip("lm_eval")
     subprocess.run(
         [
@@ -188,7 +188,7 @@ def test_lm_eval_counts_the_bits_per_byte_that_we_count(tiny_run, tmp_path):
 # ---- plans for several processes
 
 
-def test_plans_are_those_of_llama():
+def test_parallelism_plans_equal_those_of_llama():
     assert TinyLlamaConfig.base_model_tp_plan == LlamaConfig.base_model_tp_plan
     assert TinyLlamaConfig.base_model_pp_plan == LlamaConfig.base_model_pp_plan
     for plan in ("_tp_plan", "_pp_plan", "_fsdp_plan"):

@@ -1,5 +1,6 @@
 """The code of several model folders in one process, as a notebook or an evaluation of two runs loads it."""
 
+import os
 import shutil
 
 import pytest
@@ -8,45 +9,59 @@ from helpers import run_without_us, tiny_model
 
 STEP_WITH_EACH = """
 import json
+import os
 from pathlib import Path
 
 import torch
 from transformers import AutoModelForCausalLM
 
-folders = sorted(path for path in Path(sys.argv[1]).iterdir() if path.is_dir())
-models = [AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True).train() for folder in folders]
-ids = torch.arange(3, 67)[None]
-positions = torch.cat([torch.arange(30), torch.arange(34)])[None]
-losses, gradients = [], []
-for model in (*models, *models):
-    model.zero_grad()
-    loss = model(input_ids=ids, labels=ids, position_ids=positions, use_cache=False).loss
-    loss.backward()
-    losses.append(loss.item())
-    gradients.append(sum(parameter.grad.abs().sum().item() for parameter in model.parameters()))
-    again = Path(sys.argv[1]) / "again"
-    model.save_pretrained(again)
-    AutoModelForCausalLM.from_pretrained(again, trust_remote_code=True)
-print(json.dumps([len({type(model).__module__ for model in models}), losses, gradients]))
+def step_with_each(root):
+    folders = sorted(path for path in root.iterdir() if path.name.startswith("copy"))
+    models = [AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True).train() for folder in folders]
+    ids = torch.arange(3, 67)[None]
+    positions = torch.cat([torch.arange(30), torch.arange(34)])[None]
+    losses, gradients = [], []
+    for model in (*models, *models):
+        model.zero_grad()
+        loss = model(input_ids=ids, labels=ids, position_ids=positions, use_cache=False).loss
+        loss.backward()
+        losses.append(loss.item())
+        gradients.append(sum(parameter.grad.abs().sum().item() for parameter in model.parameters()))
+        model.save_pretrained(root / "again")
+        AutoModelForCausalLM.from_pretrained(root / "again", trust_remote_code=True)
+    return [len({type(model).__module__ for model in models}), losses, gradients]
 """
 
+ONCE = STEP_WITH_EACH + "print(json.dumps(step_with_each(Path(sys.argv[1]))))"
+# Forked before any model's code is loaded, so that each attempt loads it anew.
+IN_FORKS = (
+    STEP_WITH_EACH
+    + """
+statuses = []
+for _ in range(16):
+    if (process := os.fork()) == 0:
+        modules, losses, gradients = step_with_each(Path(sys.argv[1]))
+        os._exit(not (modules == 2 and len(set(losses)) == 1 and len(set(gradients)) == 1))
+    statuses.append(os.waitpid(process, 0)[1])
+print(json.dumps(statuses))
+"""
+)
 
-def losses_of_copies(folder, tmp_path, copies: int) -> None:
-    model = tiny_model()
-    first = folder / "copy0"
-    model.save_pretrained(first)
-    for index in range(1, copies):
-        shutil.copytree(first, folder / f"copy{index}")
-    modules, losses, gradients = run_without_us(STEP_WITH_EACH, folder, tmp_path)
-    assert modules == copies
-    assert len(set(losses)) == 1 and len(set(gradients)) == 1
+
+def copies_of_a_model(root, number: int):
+    tiny_model().save_pretrained(root / "copy0")
+    for index in range(1, number):
+        shutil.copytree(root / "copy0", root / f"copy{index}")
+    return root
 
 
 def test_a_training_step_with_each_of_eight_folders(tmp_path):
-    losses_of_copies(tmp_path / "folders", tmp_path, 8)
+    modules, losses, gradients = run_without_us(ONCE, copies_of_a_model(tmp_path / "folders", 8), tmp_path)
+    assert modules == 8
+    assert len(set(losses)) == 1 and len(set(gradients)) == 1
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("attempt", range(16))
-def test_fresh_processes_survive_two_copies(tmp_path, attempt):
-    losses_of_copies(tmp_path / "folders", tmp_path, 2)
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="Windows has no fork")
+def test_fresh_processes_survive_two_copies(tmp_path):
+    assert run_without_us(IN_FORKS, copies_of_a_model(tmp_path / "folders", 2), tmp_path) == [0] * 16

@@ -127,7 +127,7 @@ def test_padding_masks_and_caches_are_computed_by_sdpa():
         ("Phi3", {"sliding_window": 8}, "sliding window"),
     ],
 )
-def test_what_is_not_supported_keeps_its_attention(name, changes, reason):
+def test_unsupported_models_keep_their_attention(name, changes, reason):
     model = MODELS[name](**changes)
     assert reason in unsupported_reason(model) and not is_supported(model)
     before = model.config._attn_implementation
@@ -144,14 +144,14 @@ def test_with_dropout_or_a_sliding_window_the_mask_is_dense():
         assert mask.shape == (3, 1, 40, 40)
 
 
-def test_a_saved_configuration_does_not_name_it(tmp_path):
+def test_a_saved_configuration_does_not_contain_its_name(tmp_path):
     model = MODELS["TinyLlama"]()
     with packed_attention(model):
         model.save_pretrained(tmp_path)
     assert "story_varlen" not in (tmp_path / "config.json").read_text()
 
 
-def test_the_kernel_that_runs_is_named():
+def test_kernel_name():
     cpu = torch.device("cpu")
     assert kernel_name(cpu, torch.float32, 64) == "the native CPU kernel of this package"
     assert kernel_name(cpu, torch.bfloat16, 64) == "torch's flash attention for CPUs"
@@ -217,7 +217,7 @@ def test_the_result_does_not_depend_on_the_number_of_threads():
         assert all(map(torch.equal, results[0], other))
 
 
-def test_nan_stays_in_its_document():
+def test_nan_does_not_spread_to_other_documents():
     states = [torch.randn(64, 2, 32) for _ in range(3)]
     states[0][35] = torch.nan
     output, _ = kernels.varlen_attention(*states, kernels.cu_seqlens(position_ids_of([30, 20, 14]) == 0), 0.2)

@@ -121,7 +121,7 @@ def test_resuming_from_each_checkpoint_gives_the_same_weights(uninterrupted, tmp
     assert log_without_times(run) == log_without_times(uninterrupted)
 
 
-def test_a_stopped_and_resumed_run_is_the_one_that_never_stopped(uninterrupted, tmp_path, stop_at):
+def test_a_stopped_and_resumed_run_equals_an_uninterrupted_one(uninterrupted, tmp_path, stop_at):
     run = tmp_path / "run"
     stop_at(20)
     with pytest.raises(Stopped):
@@ -161,7 +161,7 @@ def test_a_checkpoint_at_the_very_end_of_an_epoch(tmp_path, stop_at):
     assert differing(tmp_path / "run", whole) == []
 
 
-def test_resuming_with_averaged_weights_and_patience(tmp_path, stop_at):
+def test_resuming_with_ema_and_early_stopping(tmp_path, stop_at):
     options = {"ema_decay": 0.9, "early_stopping_patience": 3, "optimizer": "adamw", "max_steps": 22}
     whole = train(recipe_for(tmp_path / "whole", **options))
     stop_at(20)
@@ -184,27 +184,22 @@ def test_another_seed_gives_other_weights(uninterrupted, tmp_path, stop_at):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("delay", [0.0, 0.37])
-def test_a_killed_process(tmp_path, delay):
-    """SIGKILL at a moment that nobody chose: after the second checkpoint begins to appear."""
-    recipe = tmp_path / "recipe.yaml"
+def test_resuming_after_sigkill(uninterrupted, tmp_path, delay):
+    """SIGKILL at an arbitrary moment after the second checkpoint begins to appear."""
+    recipe, run = tmp_path / "recipe.yaml", tmp_path / "run"
     recipe.write_text(yaml.safe_dump({**TINY_RECIPE, **SHORT}))
-
-    def command(run, *more):
-        return [sys.executable, str(ROOT / "train_hf.py"), str(recipe), "--output_dir", str(tmp_path / run), *more]
-
+    command = [sys.executable, str(ROOT / "train_hf.py"), str(recipe), "--output_dir", str(run)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    subprocess.run(command("whole"), check=True, env=environment, capture_output=True)
-    process = subprocess.Popen(command("run"), env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while not (tmp_path / "run" / "checkpoint-18").exists():
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while not (run / "checkpoint-18").exists():
         assert process.poll() is None
         time.sleep(0.005)
     time.sleep(delay)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    subprocess.run(
-        command("run", "--resume_from_checkpoint"), check=True, env=environment, capture_output=True, text=True
-    )
-    assert differing(tmp_path / "run", tmp_path / "whole") == []
+    assert not (run / "model.safetensors").exists(), "it was killed before it ended"
+    train(recipe_for(run, resume_from_checkpoint="true"))
+    assert differing(run, uninterrupted) == []
 
 
 # A stream
@@ -246,7 +241,7 @@ def test_a_resumed_stream(stream_folder, tmp_path, stop_at, monkeypatch):
     assert sum(read) < 0.6 * in_all, "what was trained on before is not read again"
 
 
-def test_a_stream_needs_an_end_and_its_own_checkpoint(stream_folder, tmp_path):
+def test_a_stream_needs_a_limit_and_a_checkpoint_of_a_stream(stream_folder, tmp_path):
     with pytest.raises(UserError, match="set `max_steps`"):
         recipe_for(tmp_path / "run", streaming=True, max_steps=-1)
     run = train(recipe_for(tmp_path / "run", max_steps=9))
@@ -305,15 +300,15 @@ def damage_missing_rng(checkpoint):
 )
 def test_the_last_complete_checkpoint_is_found(stopped_run, damage):
     damage(stopped_run / "checkpoint-44")
-    checkpoint, faults = checkpoints.last_whole_checkpoint(stopped_run)
+    checkpoint, incomplete = checkpoints.last_complete_checkpoint(stopped_run)
     assert checkpoint == stopped_run / "checkpoint-36"
-    assert list(faults) == [stopped_run / "checkpoint-44"]
-    assert checkpoints.fault(checkpoint) is None
+    assert list(incomplete) == [stopped_run / "checkpoint-44"]
+    assert checkpoints.incomplete_reason(checkpoint) is None
 
 
-def test_a_checkpoint_without_a_manifest_counts(stopped_run):
+def test_a_checkpoint_without_a_manifest_can_be_complete(stopped_run):
     (stopped_run / "checkpoint-44" / "checkpoint.json").unlink()
-    assert checkpoints.last_whole_checkpoint(stopped_run)[0] == stopped_run / "checkpoint-44"
+    assert checkpoints.last_complete_checkpoint(stopped_run)[0] == stopped_run / "checkpoint-44"
 
 
 def test_resuming_past_a_broken_checkpoint(stopped_run, uninterrupted, capsys):
@@ -321,10 +316,10 @@ def test_resuming_past_a_broken_checkpoint(stopped_run, uninterrupted, capsys):
     train(recipe_for(stopped_run, resume_from_checkpoint="true"))
     assert "checkpoint-44 cannot be used: model.safetensors has" in capsys.readouterr().out
     assert differing(stopped_run, uninterrupted) == []
-    assert checkpoints.fault(stopped_run / "checkpoint-44") is None
+    assert checkpoints.incomplete_reason(stopped_run / "checkpoint-44") is None
 
 
-def test_no_complete_checkpoint_is_one_line(stopped_run):
+def test_without_a_complete_checkpoint_the_error_is_one_line(stopped_run):
     for folder in stopped_run.glob("checkpoint-*"):
         damage_crash_before_the_end(folder)
     with pytest.raises(UserError, match="no checkpoint to resume from.*checkpoint-44 cannot be used") as error:
@@ -370,7 +365,7 @@ def test_a_model_whose_checkpoints_are_gone_is_not_overwritten(stopped_run):
         train(recipe_for(stopped_run))
 
 
-def test_a_full_disk_leaves_the_checkpoint_before(tmp_path, monkeypatch):
+def test_a_full_disk_keeps_the_previous_checkpoint(tmp_path, monkeypatch):
     """/dev/full in the place of one file: writing to it is what a full disk is."""
     run = tmp_path / "run"
     save = StoryTrainer._save_checkpoint
@@ -386,7 +381,7 @@ def test_a_full_disk_leaves_the_checkpoint_before(tmp_path, monkeypatch):
         train(recipe_for(run))
     assert "\n" not in str(error.value)
     assert not (run / "checkpoint-18").exists()
-    assert checkpoints.last_whole_checkpoint(run)[0] == run / "checkpoint-9"
+    assert checkpoints.last_complete_checkpoint(run)[0] == run / "checkpoint-9"
 
 
 def test_the_newest_and_the_best_are_kept(tmp_path):

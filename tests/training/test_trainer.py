@@ -1,4 +1,4 @@
-"""What `StoryTrainer` adds to `Trainer`, each on tiny real runs."""
+"""What `StoryTrainer` adds to `Trainer`, tested on tiny real runs."""
 
 import csv
 import json
@@ -85,8 +85,8 @@ def one_by_eight(tmp_path_factory):
 
 
 @pytest.mark.parametrize(("batch", "accumulated"), [(1, 8), (4, 2)])
-def test_accumulated_steps_are_the_same_steps(one_by_eight, tmp_path, batch, accumulated):
-    """Rows hold different numbers of scored tokens, so a mean of means would be another loss."""
+def test_gradient_accumulation_gives_the_same_run(one_by_eight, tmp_path, batch, accumulated):
+    """Rows have different numbers of scored tokens, so the mean of the means would be another loss."""
     run = run_with(tmp_path / "run", per_device_train_batch_size=batch, gradient_accumulation_steps=accumulated)
     assert logged(run, "loss") == pytest.approx(logged(one_by_eight, "loss"), abs=1e-5)
     assert largest_difference(run, one_by_eight) < 1e-4
@@ -102,7 +102,7 @@ def test_the_comparison_detects_a_mean_of_means(one_by_eight, tmp_path, monkeypa
 
 @pytest.mark.parametrize("launcher", ["ddp"])
 @pytest.mark.skipif(torch.cuda.device_count() == 1, reason="the launcher gives each process a GPU")
-def test_two_processes_are_one(one_by_eight, tmp_path, launcher):
+def test_two_processes_give_the_same_run(one_by_eight, tmp_path, launcher):
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(yaml.safe_dump(SHORT))
     command = [sys.executable, "-m", "accelerate.commands.launch", "--main_process_port", "0"]
@@ -129,45 +129,52 @@ def test_the_accelerate_configs_name_existing_classes():
 
 SHARDED = """
 import copy
+import multiprocessing
+import sys
 import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from modeling_tinyllama import TinyLlamaConfig, TinyLlamaForCausalLM
 
-dist.init_process_group("gloo")
-torch.manual_seed(0)
-shape = dict(vocab_size=96, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2)
-whole = TinyLlamaForCausalLM(TinyLlamaConfig(**shape))
-sharded = copy.deepcopy(whole)
-mesh = init_device_mesh("cpu", (2,))
-for layer in sharded.model.layers:
-    fully_shard(layer, mesh=mesh)
-fully_shard(sharded, mesh=mesh)
-ids = torch.randint(3, 96, (2, 2, 20), generator=torch.Generator().manual_seed(1))
-for model, batch in ((whole, ids.flatten(0, 1)), (sharded, ids[dist.get_rank()])):
-    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
-    for _ in range(3):
-        optimizer.zero_grad()
-        model(input_ids=batch, labels=batch, use_cache=False).loss.backward()
-        optimizer.step()
-for weight, part in zip(whole.parameters(), sharded.parameters()):
-    assert part.to_local().numel() < weight.numel()
-    torch.testing.assert_close(part.full_tensor(), weight, atol=1e-5, rtol=1e-4)
-print("same")
-dist.destroy_process_group()
+def compare(rank):
+    dist.init_process_group("gloo", init_method=f"file://{sys.argv[1]}", rank=rank, world_size=2)
+    torch.manual_seed(0)
+    shape = dict(vocab_size=96, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2)
+    unsharded = TinyLlamaForCausalLM(TinyLlamaConfig(**shape))
+    sharded = copy.deepcopy(unsharded)
+    mesh = init_device_mesh("cpu", (2,))
+    for layer in sharded.model.layers:
+        fully_shard(layer, mesh=mesh)
+    fully_shard(sharded, mesh=mesh)
+    ids = torch.randint(3, 96, (2, 2, 20), generator=torch.Generator().manual_seed(1))
+    for model, batch in ((unsharded, ids.flatten(0, 1)), (sharded, ids[rank])):
+        optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+        for _ in range(3):
+            optimizer.zero_grad()
+            model(input_ids=batch, labels=batch, use_cache=False).loss.backward()
+            optimizer.step()
+    for weight, part in zip(unsharded.parameters(), sharded.parameters(), strict=True):
+        assert part.to_local().numel() < weight.numel()
+        torch.testing.assert_close(part.full_tensor(), weight, atol=1e-5, rtol=1e-4)
+    dist.destroy_process_group()
+
+# Forked after the imports, which take longer than everything else.
+processes = [multiprocessing.get_context("fork").Process(target=compare, args=(rank,)) for rank in range(2)]
+for process in processes:
+    process.start()
+for process in processes:
+    process.join()
+print([process.exitcode for process in processes])
 """
 
 
 def test_sharded_layers_compute_the_same(tmp_path):
     """What fsdp.yaml does on GPUs, by torch itself on two CPU processes, since accelerate shards on GPUs only."""
-    script = tmp_path / "sharded.py"
-    script.write_text(SHARDED)
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone", str(script)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", SHARDED, str(tmp_path / "rendezvous")]
     result = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr[-3000:]
-    assert result.stdout.count("same") == 2
+    assert result.stdout.splitlines()[-1] == "[0, 0]", result.stderr[-3000:]
 
 
 # The learning rate
@@ -193,7 +200,7 @@ def rates(kind, total=40, warmup=5, **kwargs) -> list[float]:
         ("constant_with_warmup", {}, 2.0),
     ],
 )
-def test_the_rate_ends_in_the_last_step_and_never_rises_again(kind, kwargs, end):
+def test_the_learning_rate_ends_in_the_last_step_and_never_rises_again(kind, kwargs, end):
     values = rates(kind, **kwargs)
     assert values[:5] == pytest.approx([0.4, 0.8, 1.2, 1.6, 2.0])
     assert values[39] == pytest.approx(end), "in the last step exactly"
@@ -203,12 +210,12 @@ def test_the_rate_ends_in_the_last_step_and_never_rises_again(kind, kwargs, end)
         assert values[38] > end + 1e-9, "and not before"
 
 
-def test_stable_is_stable():
+def test_the_stable_phase_keeps_the_rate():
     values = rates("warmup_stable_decay", num_decay_steps=10)
     assert values[5:30] == [2.0] * 25 and values[30] < 2.0
 
 
-def test_wrong_settings_are_refused_before_any_work():
+def test_invalid_settings_are_refused_before_training():
     for overrides, message in (
         ({"lr_scheduler_type": "linear", "lr_scheduler_kwargs": "{num_decay_steps: 3}"}, "linear has no setting"),
         ({"lr_scheduler_kwargs": "{min_lr: 1.0}"}, "minimum must be between"),
@@ -238,8 +245,8 @@ def test_wrong_settings_are_refused_before_any_work():
                 train(recipe)
 
 
-def test_smoothed_labels_are_the_next_tokens(tiny_run, tmp_path):
-    """Against torch's own smoothing, on a trained model, for which labels that are not shifted cost much more."""
+def test_label_smoothing_predicts_the_next_token(tiny_run, tmp_path):
+    """Compared with torch's own smoothing, on a trained model, whose loss on unshifted labels is much higher."""
     recipe = load_recipe(tiny_run / "recipe.yaml")
     recipe.trainer |= {"label_smoothing_factor": 0.2, "output_dir": str(tmp_path), "use_cpu": True, "bf16": False}
     model, tokenizer = load_model(str(tiny_run))
@@ -258,7 +265,7 @@ def test_smoothed_labels_are_the_next_tokens(tiny_run, tmp_path):
     assert found.item() == pytest.approx(expected, abs=1e-3) and abs(expected - plain) > 0.1
 
 
-def test_training_with_smoothed_labels_passes_its_own_checks(tmp_path):
+def test_training_with_label_smoothing_passes_the_checks(tmp_path):
     run = run_with(tmp_path / "run", label_smoothing_factor=0.1, max_steps=2, eval_steps=2, check="true")
     assert logged(run, "eval_bits_per_byte")
 
@@ -276,8 +283,7 @@ def test_evaluations_give_the_same_figures_batch_by_batch(one_by_eight, tmp_path
         assert metrics[name] == pytest.approx(expected[name], abs=1e-5)
 
 
-def test_weights_of_articles_reach_data_loading_processes_that_are_spawned():
-    """Which get the collator pickled, and a method of the trainer could not be."""
+def test_the_article_weight_collator_can_be_pickled_for_spawned_workers():
     from tinystories.tokenization import train_bpe
 
     tokenizer = train_bpe(["the cat and a theme, an apple", "a the an"] * 30, 300, progress=False)
@@ -287,20 +293,20 @@ def test_weights_of_articles_reach_data_loading_processes_that_are_spawned():
     assert (weights == 1.5).sum() == 2 and ((weights == 1.0) | (weights == 1.5)).all()
 
 
-def test_another_schedule_leaves_the_settings_of_the_first_behind():
+def test_another_schedule_drops_the_settings_of_the_first():
     recipe = build_recipe(
         {"trainer": {"lr_scheduler_kwargs": {"min_lr_rate": 0.1}}}, {"lr_scheduler_type": "constant"}
     )
     assert training_arguments(recipe).lr_scheduler_kwargs is None or not training_arguments(recipe).lr_scheduler_kwargs
 
 
-def test_the_logged_rate_is_the_one_of_the_recipe(one_by_eight):
+def test_the_logged_learning_rate_follows_the_recipe(one_by_eight):
     values = logged(one_by_eight, "learning_rate")
     assert len(values) == 12 and values[0] == pytest.approx(2e-3) and values[4] == pytest.approx(1e-2)
     assert values[-1] == pytest.approx(1e-3)
 
 
-def test_a_longer_run_would_restart_the_rate_and_is_refused(one_by_eight, tmp_path):
+def test_resuming_with_more_steps_would_raise_the_learning_rate_and_is_refused(one_by_eight, tmp_path):
     run = shutil.copytree(one_by_eight, tmp_path / "run")
     with pytest.raises(UserError, match="would raise the learning rate again, from 1.00e-03"):
         run_with(run, max_steps=24, resume_from_checkpoint="true")
@@ -312,7 +318,7 @@ def test_a_longer_run_would_restart_the_rate_and_is_refused(one_by_eight, tmp_pa
 # Word classes
 
 
-def test_the_kinds_add_up_to_the_whole(one_by_eight):
+def test_losses_of_word_classes_surround_the_overall_loss(one_by_eight):
     entry = next(entry for entry in log_of(one_by_eight) if "eval_loss" in entry)
     parts = [entry[f"eval_nats_per_token_{kind}"] for kind in ("articles", "function_words", "other_words")]
     assert min(parts) < entry["eval_nats_per_token"] < max(parts)
@@ -330,7 +336,7 @@ def test_article_weight_one_is_the_standard_objective(one_by_eight, tmp_path, mo
     assert largest_difference(run, one_by_eight) < 1e-4
 
 
-def test_article_weight_moves_articles_and_is_bounded(one_by_eight, tmp_path):
+def test_article_weight_lowers_the_loss_of_articles_and_is_bounded(one_by_eight, tmp_path):
     run = run_with(tmp_path / "run", article_loss_weight=2.0)
     assert logged(run, "eval_nats_per_token_articles")[-1] < logged(one_by_eight, "eval_nats_per_token_articles")[-1]
     assert logged(run, "loss")[0] > logged(one_by_eight, "loss")[0]
@@ -341,7 +347,7 @@ def test_article_weight_moves_articles_and_is_bounded(one_by_eight, tmp_path):
 # Averages, patience, dropout, torch.compile
 
 
-def test_the_average_is_evaluated_and_saved(one_by_eight, tmp_path):
+def test_ema_weights_are_evaluated_and_saved(one_by_eight, tmp_path):
     run = run_with(tmp_path / "run", ema_decay=0.8, load_best_model_at_end=False, save_total_limit=4)
     checkpoint = run / "checkpoint-12"
     raw = load_file(checkpoint / "training_weights.safetensors")
@@ -356,7 +362,7 @@ def test_the_average_is_evaluated_and_saved(one_by_eight, tmp_path):
     )
 
 
-def test_the_average_by_its_formula():
+def test_ema_follows_its_formula():
     model = torch.nn.Linear(1, 1, bias=False)
     with torch.no_grad():
         model.weight.fill_(1.0)
@@ -377,7 +383,7 @@ def test_the_average_by_its_formula():
 
 def test_early_stopping(tmp_path):
     run = run_with(
-        # The figure falls, and falling is called worse: so the first evaluation stays the best.
+        # The metric falls, which `greater_is_better` makes worse, so the first evaluation stays the best.
         tmp_path / "run",
         max_steps=60,
         eval_steps=2,
@@ -387,7 +393,7 @@ def test_early_stopping(tmp_path):
     state = json.loads((run / "trainer_state.json").read_text())
     bits = logged(run, "eval_bits_per_byte")
     assert state["global_step"] == 6 and len(bits) == 4
-    assert bits[-1] == pytest.approx(bits[0]) == max(bits), "the best checkpoint is what is kept"
+    assert bits[-1] == pytest.approx(bits[0]) == max(bits), "the best checkpoint is kept"
     with pytest.raises(UserError, match="needs a checkpoint at each evaluation"):
         run_with(tmp_path / "other", eval_strategy="no", early_stopping_patience=2)
 
@@ -403,16 +409,18 @@ def test_drop_last_drops_rows_of_training_and_none_of_evaluation(one_by_eight, t
     whole = run_with(tmp_path / "whole", max_steps=1, eval_steps=1, learning_rate=1e-9)
     assert logged(run, "eval_bits_per_byte") == logged(whole, "eval_bits_per_byte")
     epochs = [json.loads((folder / "trainer_state.json").read_text())["epoch"] for folder in (run, whole)]
-    assert epochs[0] > epochs[1], "an epoch is shorter without its rest"
+    assert epochs[0] > epochs[1], "an epoch is shorter without its last, incomplete batch"
     with pytest.raises(UserError, match="less than one batch of 512"):
         run_with(tmp_path / "none", dataloader_drop_last=True, per_device_train_batch_size=512)
 
 
 @pytest.mark.slow
-def test_torch_compile_gives_the_same_run(one_by_eight, tmp_path):
-    run = run_with(tmp_path / "run", torch_compile=True)
-    assert logged(run, "loss") == pytest.approx(logged(one_by_eight, "loss"), abs=1e-4)
-    assert largest_difference(run, one_by_eight) < 1e-3
+def test_torch_compile_gives_the_same_run(tmp_path):
+    short = {"num_hidden_layers": 1, "max_steps": 4, "eval_steps": 2}
+    eager, compiled = run_with(tmp_path / "eager", **short), run_with(tmp_path / "run", torch_compile=True, **short)
+    assert logged(compiled, "loss") == pytest.approx(logged(eager, "loss"), abs=1e-4)
+    assert logged(compiled, "eval_bits_per_byte") == pytest.approx(logged(eager, "eval_bits_per_byte"), abs=1e-4)
+    assert largest_difference(compiled, eager) < 1e-3
 
 
 def test_a_non_finite_loss_stops_the_run_and_keeps_the_checkpoint(tmp_path, monkeypatch):
@@ -430,7 +438,7 @@ def test_a_non_finite_loss_stops_the_run_and_keeps_the_checkpoint(tmp_path, monk
     with pytest.raises(UserError, match="no longer finite at step 8.*checkpoint-6") as error:
         run_with(tmp_path / "run")
     assert "\n" not in str(error.value)
-    assert checkpoints.last_whole_checkpoint(tmp_path / "run")[0].name == "checkpoint-6"
+    assert checkpoints.last_complete_checkpoint(tmp_path / "run")[0].name == "checkpoint-6"
 
 
 def test_non_finite_weights_are_never_saved(tmp_path, monkeypatch):
@@ -471,7 +479,7 @@ def test_tensorboard(tmp_path):
     assert list(run.rglob("events.out.tfevents.*")) and (run / "log.csv").exists()
 
 
-def test_a_sample_at_each_evaluation_changes_nothing(tmp_path):
+def test_samples_at_evaluations_do_not_change_the_run(tmp_path):
     run = run_with(tmp_path / "run", prompts="[Once upon a time]", max_steps=6, eval_steps=2, attention_dropout=0.1)
     silent = run_with(tmp_path / "silent", max_steps=6, eval_steps=2, attention_dropout=0.1)
     assert largest_difference(run, silent) == 0.0
@@ -482,16 +490,16 @@ def test_a_sample_at_each_evaluation_changes_nothing(tmp_path):
 
 def test_the_progress_bar_shows_speed_and_remaining_time(tmp_path, capsys):
     run_with(tmp_path / "run", disable_tqdm=False, max_steps=4, eval_steps=2)
-    told = "".join(capsys.readouterr())
-    assert re.search(r"step +4/4  loss \d\.\d+  lr \d\.\d\de-0\d  [\d,]+ tokens/s  MFU \d+%", told)
-    assert re.search(r"validation: \d\.\d+ bits per byte, .*articles \d\.\d+, function words \d\.\d+", told)
-    assert re.search(r"4/4 \[\d\d:\d\d<\d\d:\d\d", told)
+    output = "".join(capsys.readouterr())
+    assert re.search(r"step +4/4  loss \d\.\d+  lr \d\.\d\de-0\d  [\d,]+ tokens/s  MFU \d+%", output)
+    assert re.search(r"validation: \d\.\d+ bits per byte, .*articles \d\.\d+, function words \d\.\d+", output)
+    assert re.search(r"4/4 \[\d\d:\d\d<\d\d:\d\d", output)
 
 
 # Sizes
 
 
-def test_sizes_are_what_they_are_called():
+def test_sizes_are_named_by_their_parameters():
     from modeling_tinyllama import TinyLlamaConfig, TinyLlamaForCausalLM
 
     for name, shape in SIZES.items():
@@ -504,11 +512,11 @@ def test_sizes_are_what_they_are_called():
     assert (SIZES["64m"]["hidden_size"], SIZES["64m"]["num_hidden_layers"]) == (768, 8)
 
 
-def test_a_size_on_the_command_line_wins_over_the_shape_in_the_file():
+def test_a_size_on_the_command_line_replaces_the_shape_in_the_file():
     for path in (ROOT / "configs").glob("*.yaml"):
         recipe = load_recipe(path, ["--size", "8m", "--num_hidden_layers", "3"])
         assert recipe.vocab_size == 10_000 and recipe.model["hidden_size"] == 256
-        assert recipe.model["num_hidden_layers"] == 3, "what is said beside it wins over the size"
+        assert recipe.model["num_hidden_layers"] == 3, "individual settings take precedence over the size"
     assert build_recipe({"size": "3m", "vocab_size": 999}).vocab_size == 999
     with pytest.raises(UserError, match="no `size` 2m; the sizes are 1m, 3m"):
         build_recipe({"size": "2m"})
@@ -563,7 +571,7 @@ def test_training_on_shifted_labels_is_refused(tmp_path, monkeypatch):
     run_with(tmp_path / "run", check=False)
 
 
-def test_text_that_should_not_be_trained_on_is_reported(tmp_path, capsys):
+def test_defective_stories_are_reported(tmp_path, capsys):
     corpus = tmp_path / "stories.jsonl"
     stories = [
         f"Once upon a time there was a dog called Rex {n}. <b>He ran</b> to the park and was happy." for n in range(80)
@@ -575,14 +583,14 @@ def test_text_that_should_not_be_trained_on_is_reported(tmp_path, capsys):
     )
 
 
-def test_the_checks_change_nothing(one_by_eight, tmp_path, capsys):
+def test_the_checks_do_not_change_the_run(one_by_eight, tmp_path, capsys):
     run = run_with(tmp_path / "run", check=True)
     assert largest_difference(run, one_by_eight) == 0.0
     assert re.search(r"checks +\d+ ok", capsys.readouterr().out)
 
 
-def test_kinds_of_words_of_a_sentencepiece_tokenizer(tmp_path):
-    """Its pieces lose their spaces when they are decoded one by one."""
+def test_word_classes_of_a_sentencepiece_tokenizer(tmp_path):
+    """Its tokens lose their spaces when they are decoded one by one."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 

@@ -17,6 +17,9 @@ from tinystories.training.trainer import StoryTrainer
 from tinystories.utils.errors import UserError
 
 
+FEW = {"max_stories": 60, "max_validation_stories": 12}  # stories for tests that only need some
+
+
 def log_of(run):
     return json.loads((run / "trainer_state.json").read_text())["log_history"]
 
@@ -45,7 +48,7 @@ def test_a_run_folder_is_a_model_folder_with_its_history(tiny_run):
     assert generation["repetition_penalty"] == 1.2 and generation["eos_token_id"] in (0, [0])
 
 
-def test_the_recipe_in_the_run_folder_is_the_one_that_ran(tiny_run):
+def test_the_recipe_in_the_run_folder_is_that_of_the_run(tiny_run):
     recipe = load_recipe(tiny_run / "recipe.yaml")
     assert recipe.trainer["output_dir"] == str(tiny_run) and recipe.trainer["max_steps"] == 120
 
@@ -57,7 +60,7 @@ def test_the_model_learns(tiny_run):
     assert bits[1] < bits[0] < math.log2(600)
 
 
-def test_it_learns_the_next_token_and_not_the_one_after(tiny_run):
+def test_the_model_learns_the_next_token_and_not_the_one_after(tiny_run):
     """Labels that were shifted twice would turn this round."""
     model = AutoModelForCausalLM.from_pretrained(tiny_run)
     tokenizer = AutoTokenizer.from_pretrained(tiny_run)
@@ -133,7 +136,7 @@ def test_weight_decay_is_on_matrices_only_and_the_rate_ends_at_a_tenth(tiny_reci
 
 def test_a_resumed_run_with_adamw(tiny_recipe, tmp_path):
     """tests/training/test_resume.py resumes with Muon, and with AdamW and EMA."""
-    settings = {"bf16": "false", "eval_steps": 2, "max_steps": 6, "save_total_limit": 5, "optimizer": "adamw"}
+    settings = {"bf16": "false", "eval_steps": 2, "max_steps": 6, "save_total_limit": 5, "optimizer": "adamw", **FEW}
     straight = train(tiny_recipe(output_dir=tmp_path / "straight", **settings))
     stopped = tmp_path / "stopped"
     shutil.copytree(straight, stopped)
@@ -179,7 +182,7 @@ def test_muon_moves_the_matrices_inside_the_layers_and_adamw_the_rest(tiny_run):
 
 
 def test_zero_init_residual(tiny_recipe):
-    recipe = tiny_recipe(zero_init_residual="true", max_steps=1, eval_steps=1, learning_rate="1e-9")
+    recipe = tiny_recipe(zero_init_residual="true", max_steps=1, eval_steps=1, learning_rate="1e-9", **FEW)
     model = AutoModelForCausalLM.from_pretrained(train(recipe))
     for layer in model.model.layers:
         # One step of next to nothing.
@@ -187,7 +190,7 @@ def test_zero_init_residual(tiny_recipe):
         assert layer.self_attn.q_proj.weight.abs().max() > 1e-2
 
 
-def test_muon_is_that_of_torch_but_for_its_precision():
+def test_muon_equals_that_of_torch_up_to_precision():
     from tinystories.training.optimizers import BatchedMuon
 
     generator = torch.Generator().manual_seed(0)
@@ -225,7 +228,7 @@ def test_checkpoints_of_an_earlier_run_are_kept_or_removed(tiny_run, tiny_recipe
         with pytest.raises(UserError):
             train(tiny_recipe(output_dir=earlier, overwrite_output_dir="true", **mistake))
     assert sorted(earlier.rglob("*")) == kept, "a mistake must not cost the earlier run"
-    train(tiny_recipe(output_dir=earlier, overwrite_output_dir="true", max_steps=2, eval_steps=2))
+    train(tiny_recipe(output_dir=earlier, overwrite_output_dir="true", max_steps=2, eval_steps=2, **FEW))
     assert [folder.name for folder in earlier.glob("checkpoint-*")] == ["checkpoint-2"]
 
 
@@ -240,12 +243,12 @@ def test_checkpoints_of_an_earlier_run_are_kept_or_removed(tiny_run, tiny_recipe
         ({"tokenizer": "no/such/tokenizer"}, "There is no folder no/such/tokenizer"),
     ],
 )
-def test_settings_that_do_not_work_are_named_before_training(tiny_recipe, overrides, message):
+def test_invalid_settings_are_reported_before_training(tiny_recipe, overrides, message):
     with pytest.raises(UserError, match=message):
         train(tiny_recipe(**overrides))
 
 
 def test_a_tokenizer_folder_is_used_unchanged(tiny_recipe, tiny_run):
-    run = train(tiny_recipe(tokenizer=tiny_run, max_steps=2, eval_steps=2))
+    run = train(tiny_recipe(tokenizer=tiny_run, max_steps=2, eval_steps=2, **FEW))
     assert (run / "tokenizer.json").read_text() == (tiny_run / "tokenizer.json").read_text()
     assert json.loads((run / "tokenizer_config.json").read_text())["tokenizer_class"] == "PreTrainedTokenizerFast"

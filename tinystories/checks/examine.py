@@ -32,6 +32,7 @@ from ..export.import_model import read_source
 from ..export.wikimini import load_wikimini
 from ..recipe import Recipe, load_recipe
 from ..runs.loading import load_tokenizer
+from ..runs.run_folder import run_recipe
 from ..training import build as training
 from ..training.arguments import training_arguments
 from ..utils.errors import UserError, first_line
@@ -279,7 +280,7 @@ def _check_saved_prompt(path: Path, named: str | None) -> list[Finding]:
 def _examine_model(target: str, options: _Options) -> list[Finding]:
     model, tokenizer = targets.load_target(target, options.tokenizer)
     folder = Path(target)
-    recipe = targets.recipe_of(folder) if folder.is_dir() else None
+    recipe = run_recipe(folder) if folder.is_dir() else None
     stories = _stories_of(recipe, options)
     findings = _examine_weights(model, tokenizer, stories, options)
     run = None

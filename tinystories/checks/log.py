@@ -11,9 +11,8 @@ from pathlib import Path
 
 import numpy as np
 from transformers import TrainerState
-from transformers.trainer import TRAINER_STATE_NAME
 
-from ..runs.run_folder import is_checkpoint
+from ..runs.run_folder import TRAINER_STATE, checkpoint_folder, find_checkpoints, is_checkpoint
 from ..training.throughput import logged_seconds
 from ..training.time_limit import STEPS_WITHOUT_END
 from ..utils.errors import UserError
@@ -110,13 +109,13 @@ def read_log(folder: str | Path) -> Log:
     Raises:
         UserError: where there is none, or it cannot be read.
     """
-    path = Path(folder) / TRAINER_STATE_NAME
+    path = Path(folder) / TRAINER_STATE
     try:
         log = Log(TrainerState.load_from_json(str(path)))
         _ = log.steps + log.planned, log.losses, log.evaluations  # fails where the file holds something else
         return log
     except FileNotFoundError:
-        raise UserError(f"{folder} has no {TRAINER_STATE_NAME}, so it is not known how it was trained") from None
+        raise UserError(f"{folder} has no {TRAINER_STATE}, so it is not known how it was trained") from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise UserError(f"{path} cannot be read as the log of a Trainer") from None
 
@@ -126,7 +125,7 @@ def log_of_run(folder: Path, log: Log) -> Log:
     if not is_checkpoint(folder):
         return log
     logs = [log]
-    for other in (folder.parent, *folder.parent.glob("checkpoint-*")):
+    for other in (folder.parent, *find_checkpoints(folder.parent)):
         try:
             logs.append(read_log(other))
         except UserError:
@@ -140,7 +139,7 @@ def own_evaluation(folder: Path, log: Log) -> float | None:
     if is_checkpoint(folder):
         return evaluations.get(log.steps)
     best_step, best = log.best
-    weights = [place / "model.safetensors" for place in (folder, folder / f"checkpoint-{best_step}")]
+    weights = [place / "model.safetensors" for place in (folder, checkpoint_folder(folder, best_step))]
     if all(file.is_file() for file in weights) and filecmp.cmp(*weights, shallow=False):
         return best
     return log.column(log.metric)[1][-1]

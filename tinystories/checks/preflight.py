@@ -28,7 +28,7 @@ from tinystories.tokenization import train_bpe
 from ..data.packing import PackedStories, encode_stories
 from ..generation.prompts import added_tokens, encode_prompt
 from ..recipe import Recipe
-from ..runs import checkpoints
+from ..runs.run_folder import find_checkpoints
 from ..training.arguments import user_errors
 from ..training.time_limit import STEPS_WITHOUT_END
 from ..training.trainer import StoryTrainer
@@ -75,7 +75,7 @@ def _check_disk(parameters: int, recipe: Recipe, arguments: TrainingArguments) -
     existing = next(place for place in (folder, *folder.parents) if place.exists())
     free = shutil.disk_usage(existing).free
     if recipe.overwrite_output_dir:
-        files = (file for old in checkpoints.find_checkpoints(folder) for file in old.rglob("*") if file.is_file())
+        files = (file for old in find_checkpoints(folder) for file in old.rglob("*") if file.is_file())
         free += sum(file.stat().st_size for file in files)
     number, size = _checkpoints_at_once(arguments), parameters * (4 if arguments.save_only_model else 12)
     needed = number * size + parameters * 4

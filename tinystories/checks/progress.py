@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..runs.run_folder import is_checkpoint
+from ..runs.run_folder import checkpoint_folder, is_checkpoint, run_of
 from ..utils.errors import UserError
 from .findings import Finding, as_check, error, inconclusive, note, ok
 from .log import SAME, Log, log_of_run, own_evaluation, read_log, times
@@ -154,7 +154,7 @@ def check_best_checkpoint(folder: Path, log: Log) -> Finding:
     step, best = run.best
     if own <= best * (1 + SAME):
         return ok(f"{own:.4f} {run.unit} is the best of {len(run.evaluations)} evaluations")
-    kept = (folder.parent if is_checkpoint(folder) else folder) / f"checkpoint-{step}"
+    kept = checkpoint_folder(run_of(folder), step)
     where, advice = f"it is in {kept}", f"Use {kept}."
     if not kept.is_dir():
         where = "that checkpoint was not kept"

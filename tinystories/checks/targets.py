@@ -11,13 +11,13 @@ from ..data.corpus import Corpus, recipe_corpus
 from ..data.sources import may_hold_stories
 from ..recipe import Recipe, load_recipe
 from ..runs.loading import load_model, load_tokenizer
-from ..runs.run_folder import is_checkpoint
+from ..runs.run_folder import RECIPE, TRAINER_STATE, find_checkpoints, run_recipe
 from ..utils.errors import UserError, first_line
 
 
 # Settings of the place where a run trains, which a check in another place need not have.
 ELSEWHERE = ("fsdp", "fsdp_config", "deepspeed", "ddp_backend", "push_to_hub", "hub_token", "report_to")
-MODEL_FILES = ("config.json", "trainer_state.json", "recipe.yaml")
+MODEL_FILES = ("config.json", TRAINER_STATE, RECIPE)
 
 
 def is_recipe(target: str) -> bool:
@@ -27,11 +27,7 @@ def is_recipe(target: str) -> bool:
 def is_tokenizer(path: Path) -> bool:
     """Whether a folder holds a tokenizer and no model, no run and no recipe."""
     has_tokenizer = (path / "tokenizer.json").is_file()
-    return (
-        has_tokenizer
-        and not any((path / name).exists() for name in MODEL_FILES)
-        and not any(path.glob("checkpoint-*"))
-    )
+    return has_tokenizer and not any((path / name).exists() for name in MODEL_FILES) and not find_checkpoints(path)
 
 
 def is_corpus(target: str) -> bool:
@@ -56,7 +52,7 @@ def corpus_of(target: str, corpus: str | None, **reading: Any) -> Corpus:
     if corpus is not None or is_corpus(target):
         recipe = Recipe(corpus=corpus or target)
     else:
-        recipe = load_recipe(target) if is_recipe(target) else recipe_of(Path(target))
+        recipe = load_recipe(target) if is_recipe(target) else run_recipe(target)
     if recipe is None:
         raise UserError(f"{target} has no recipe, so its stories are not known; specify them with --corpus.")
     return recipe_corpus(with_reading(dataclasses.replace(recipe, streaming=False), reading))
@@ -69,14 +65,6 @@ def special_tokens_of(target: str, tokenizer: str | None) -> list[str]:
     elif tokenizer is None and (Path(target) / "tokenizer.json").is_file():
         tokenizer = target
     return [] if tokenizer is None else load_tokenizer(tokenizer, as_saved=True).all_special_tokens
-
-
-def recipe_of(folder: Path) -> Recipe | None:
-    """The recipe in a run folder, or in the one that a checkpoint is in."""
-    for place in (folder, folder.parent) if is_checkpoint(folder) else (folder,):
-        if (place / "recipe.yaml").is_file():
-            return load_recipe(place / "recipe.yaml")
-    return None
 
 
 def with_reading(recipe: Recipe, reading: dict[str, Any]) -> Recipe:
@@ -106,9 +94,8 @@ def load_target(path: str, tokenizer: str | None) -> tuple[PreTrainedModel, PreT
     """
     folder = Path(path)
     if folder.is_dir() and not (folder / "config.json").exists():
-        checkpoints = sorted(folder.glob("checkpoint-*"), key=lambda found: (len(found.name), found.name))
-        if checkpoints:
-            raise UserError(f"{folder} has no finished model, only checkpoints: specify {checkpoints[-1]}.")
+        if checkpoints := find_checkpoints(folder):
+            raise UserError(f"{folder} has no finished model, only checkpoints: specify {checkpoints[0]}.")
     if tokenizer is None:
         return load_model(path)[0], load_tokenizer(path, as_saved=True)
     known = load_tokenizer(tokenizer, as_saved=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 from transformers import PreTrainedModel, TrainingArguments
 
 from ..recipe import Recipe
-from ..runs.run_folder import is_checkpoint
+from ..runs.run_folder import RUN_METADATA, is_checkpoint
 from ..training.arguments import training_arguments
 from .findings import Finding
 from .hyperparameters import RunLength
@@ -17,9 +17,6 @@ from .learning_rate import check_learning_rate, expected_rate
 from .log import Log, has_best_weights
 from .progress import check_best_checkpoint, check_end, check_overfitting, check_tokens, check_validation
 from .targets import local_recipe
-
-
-METADATA = "run.json"
 
 
 @dataclass
@@ -49,7 +46,7 @@ class TrainedRun:
             padded = args is not None and args.include_num_input_tokens_seen == "all"
             return state.num_input_tokens_seen, f"counted in training{', padding included' if padded else ''}"
         if recorded := self._recorded_tokens():
-            return recorded, f"from {METADATA}"
+            return recorded, f"from {RUN_METADATA}"
         if args is not None and (tokens := self.tokens_per_row()):
             rows = state.global_step * args.train_batch_size * args.gradient_accumulation_steps
             return rows * tokens, "steps x rows per step x tokens per row, assuming a single process"
@@ -61,7 +58,7 @@ class TrainedRun:
 
     def _recorded_tokens(self) -> float | None:
         try:
-            metadata = "{}" if is_checkpoint(self.folder) else (self.folder / METADATA).read_text("utf-8")
+            metadata = "{}" if is_checkpoint(self.folder) else (self.folder / RUN_METADATA).read_text("utf-8")
             return json.loads(metadata).get("tokens_seen")
         except (OSError, ValueError):  # a missing or damaged file says nothing
             return None

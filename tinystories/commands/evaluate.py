@@ -46,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="sampling presets, such as balanced,plain,greedy; the report leads with the first (default: all but "
         "greedy, the model's own first)",
     )
-    parser.add_argument("--seed", type=seed, default=0, help="makes the evaluation reproducible (default: 0)")
+    parser.add_argument("--seed", type=seed, default=0, help="random seed (default: 0)")
     parser.add_argument(
         "--judge-url", help="OpenAI-compatible endpoint of an LLM that grades the stories (may cost money)"
     )

@@ -14,7 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "the model's; if they differ, nothing is written."
     )
     parser.add_argument("model", type=expand_user, help="run folder, or model id on the Hub")
-    parser.add_argument("out", type=expand_user, help="new or empty folder to write to; for gguf, the file name")
+    parser.add_argument("out", type=expand_user, help="new or empty folder to write to; for gguf, a file name")
     parser.add_argument(
         "--to", help="llama, phi3, gguf or onnx (default: llama if whole heads are rotated, phi3 otherwise)"
     )

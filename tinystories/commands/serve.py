@@ -15,7 +15,7 @@ PACKAGES = ("fastapi", "h11", "limits", "pydantic", "starlette", "uvicorn")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Serve a model: a demo page at /, POST /generate, and OpenAI's /v1/completions. The environment variables "
-        "CHECKPOINT_PATH, TOKENIZER_PATH, DEVICE and PORT replace options that are not given."
+        "CHECKPOINT_PATH, TOKENIZER_PATH, DEVICE and PORT set the defaults of RUN, --tokenizer, --device and --port."
     )
     parser.add_argument(
         "checkpoint", nargs="?", metavar="RUN", type=expand_user, help="run folder, or model id on the Hub"
@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--tokenizer", metavar="PATH", type=expand_user, help="tokenizer to use (default: the model's)"
     )
-    parser.add_argument("--device", help="such as cpu or cuda:0 (default: a GPU if there is one)")
+    parser.add_argument("--device", help="device, such as cpu or cuda:0 (default: a GPU if there is one)")
     parser.add_argument("--dtype", help="int8 for faster decoding on a CPU (default: as saved)")
     parser.add_argument("--host", help="address to listen on (default: 127.0.0.1; 0.0.0.0 for all interfaces)")
     parser.add_argument(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from ..data.sources import hub_dataset
 from ..recipe import SHORT_NAMES, Recipe, load_recipe, recipe_reference, save_recipe
+from ..runs.run_folder import LOSS_PLOT, RECIPE, find_checkpoints
 from ..utils.errors import UserError, first_line
 from ..utils.paths import expand_user, output_folder
 
@@ -51,15 +52,19 @@ def run(options: argparse.Namespace) -> None:
     for source in (recipe.corpus, recipe.validation_corpus):
         if source is not None:
             hub_dataset(source)
+    from torch import distributed
     from transformers.utils import logging
 
-    # One bar for each file that is read or written; the bar of the training steps stays.
+    # Libraries show a bar for each file that they read or write; the bar of the training steps stays.
     logging.disable_progress_bar()
     train(recipe)
+    if distributed.is_available() and distributed.is_initialized():
+        # Its threads would otherwise still run while Python shuts down, which can abort the process.
+        distributed.destroy_process_group()
 
 
 def train(recipe: Recipe) -> Path:
-    """Train as the recipe says and return the run folder.
+    """Train a model from a recipe and return the run folder.
 
     Raises:
         UserError: for a setting, corpus or folder that training cannot use.
@@ -92,7 +97,7 @@ def train(recipe: Recipe) -> Path:
     with arguments.main_process_first(desc="reading the corpus"):
         corpus = recipe_corpus(recipe)
     with arguments.main_process_first(desc="tokenizer"):
-        # The other processes of a machine read what its first one has written.
+        # The first process of a machine writes the tokenizer, and the others load it.
         written = checkpoint is not None or arguments.local_process_index > 0
         tokenizer = (
             load_tokenizer(str(checkpoint or output_dir)) if written else build.recipe_tokenizer(recipe, corpus)
@@ -105,11 +110,11 @@ def train(recipe: Recipe) -> Path:
             resume.require_same_model(checkpoint, config)
         if arguments.local_process_index == 0:
             if checkpoint is None:
-                # Only now: the recipe has passed every check, so the earlier run is not lost to a mistake.
-                for folder in output_dir.glob("checkpoint-*"):
+                # Only after every check of the recipe, so that a mistake does not cost the earlier run.
+                for folder in find_checkpoints(output_dir):
                     shutil.rmtree(folder)
             tokenizer.save_pretrained(output_dir)
-            save_recipe(recipe, output_dir / "recipe.yaml")
+            save_recipe(recipe, output_dir / RECIPE)
     with arguments.main_process_first(desc="tokenising"):
         train_rows, validation_rows = build.pack_corpus(corpus, tokenizer, recipe, arguments.seed)
 
@@ -134,14 +139,14 @@ def train(recipe: Recipe) -> Path:
     trainer.save_state()
     trainer.save_metrics("eval", metrics)
     if arguments.process_index == 0:
-        build.write_run_metadata(trainer, corpus, output_dir)
+        build.save_run_metadata(trainer, corpus, output_dir)
         print(
             f"\nValidation: {metrics['eval_bits_per_byte']:.4f} bits per byte "
             f"({metrics['eval_nats_per_token']:.3f} nats per token) on {len(corpus.validation):,} held-out stories of "
             f"{corpus.name}.\nTraining took {timedelta(seconds=round(trained.metrics['train_runtime']))} "
             f"(total steps: {trainer.state.global_step:,})."
         )
-        # A sharded model generates only with all processes at once; here, one does.
+        # A sharded model can only generate in all processes together.
         trained_model = load_model(str(output_dir))[0] if trainer.is_fsdp_enabled else trainer.model
         for number, prompt in enumerate(recipe.prompts):
             print(f"\n--- story {number + 1}")
@@ -153,7 +158,7 @@ def train(recipe: Recipe) -> Path:
 
 
 def _check_hub(arguments: "TrainingArguments") -> None:
-    """Refuse a push that the Hub would refuse at the end of training."""
+    """Refuse a push now that the Hub would refuse at the end of training."""
     if arguments.push_to_hub and arguments.process_index == 0:
         from ..hub.upload import check_push
 
@@ -182,10 +187,10 @@ def _report_text_quality(corpus: "Corpus", recipe: Recipe) -> None:
 
 
 def _refuse_errors(trainer: "StoryTrainer") -> None:
-    """Run doctor's checks of a trainer.
+    """Run the checks of `tinystories doctor` on a trainer.
 
     Raises:
-        UserError: for an error that they find.
+        UserError: if they find an error.
     """
     from ..checks import check_trainer, summary
 
@@ -203,7 +208,7 @@ def _write_model_card(trainer: "StoryTrainer") -> None:
 
     folder = Path(str(trainer.args.output_dir))
     metadata = read_run_metadata(folder, trainer.accelerator.unwrap_model(trainer.model))
-    loss_plot = (folder / "loss.png").exists()
+    loss_plot = (folder / LOSS_PLOT).exists()
     model_card(metadata, str(trainer.hub_model_id), {}, loss_plot=loss_plot).save(folder / "README.md")
 
 

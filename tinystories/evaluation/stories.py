@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..data.corpus import load_texts, recipe_corpus
-from ..recipe import Recipe, load_recipe
-from ..runs.run_folder import is_checkpoint
+from ..recipe import Recipe
+from ..runs.run_folder import run_recipe
 from ..utils.errors import UserError
 from .text_statistics import slice_words, words
 
@@ -47,19 +47,6 @@ def held_out_stories(
             f"The held-out stories of {path} cannot be loaded: {reason}. Specify others with --corpus."
         ) from None
     return found.name, found.validation["text"][:]
-
-
-def run_recipe(path: str | Path) -> Recipe | None:
-    """The recipe of a run folder or of a checkpoint's run; None if there is none.
-
-    Raises:
-        UserError: if it cannot be read.
-    """
-    folder = Path(path)
-    for place in (folder, folder.parent) if is_checkpoint(folder) else (folder,):
-        if (place / "recipe.yaml").is_file():
-            return load_recipe(place / "recipe.yaml")
-    return None
 
 
 class TrainingStories:

@@ -25,7 +25,7 @@ from ..export.verify import check_vocabulary, load_complete, read_config
 from ..generation.generate import generate_story, preset_config
 from ..runs.loading import load_tokenizer
 from ..runs.metadata import RunMetadata, read_run_metadata
-from ..runs.run_folder import refuse_file
+from ..runs.run_folder import LOSS_PLOT, RECIPE, find_recipe, refuse_file
 from ..utils.errors import UserError, first_line
 from .model_card import model_card
 from .verification import PROMPT, expected_output
@@ -166,11 +166,11 @@ def build_release(
         metadata.samples_by = (
             f"Generated with the settings of `generation_config.json` and seed {SEED}, first attempt."
         )
-    loss_plot = (run / "loss.png").is_file()
+    loss_plot = (run / LOSS_PLOT).is_file()
     if loss_plot:
-        shutil.copyfile(run / "loss.png", folder / "loss.png")
+        shutil.copyfile(run / LOSS_PLOT, folder / LOSS_PLOT)
     if recipe:
-        (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True), "utf-8")
+        (folder / RECIPE).write_text(yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True), "utf-8")
     card = model_card(metadata, repo_id, subfolders, loss_plot=loss_plot, revision=revision, license=license)
     card.save(folder / "README.md")
     return Release(folder, run.resolve().name, metadata, formats, expected_output(model, tokenizer))
@@ -196,7 +196,7 @@ def public_recipe(run: Path) -> dict[str, Any] | None:
     Raises:
         UserError: if the recipe cannot be read.
     """
-    path = next((folder / "recipe.yaml" for folder in (run, run.parent) if (folder / "recipe.yaml").is_file()), None)
+    path = find_recipe(run)
     if path is None:
         return None
     try:

@@ -213,7 +213,7 @@ def _work_folder(out: str | Path | None) -> Iterator[Path]:
 
 
 def _checkpoint_releases(run: Path, work: Path, repo_id: str, license: str | None) -> dict[str, "Release"]:
-    from ..runs.checkpoints import find_checkpoints
+    from ..runs.run_folder import find_checkpoints
     from .release import build_release
 
     checkpoints = find_checkpoints(run)

@@ -1,31 +1,30 @@
-"""Checkpoints that are whole or do not count.
+"""Which checkpoints are complete.
 
-`Trainer` writes a checkpoint file by file, so a crash or a full disk leaves part of one. Here each gets a manifest as
-its last file, with the size and SHA-256 of every file that resuming needs, after those have reached the disk and
-before any older checkpoint is deleted. What has no manifest, as from another `Trainer`, is judged by its files.
+`Trainer` writes a checkpoint file by file, so a crash or a full disk leaves part of one. Here the last file of each is
+a manifest with the size and SHA-256 of every file that resuming needs. It is written after those have reached the
+disk, and before any older checkpoint is deleted. A checkpoint without a manifest, as another `Trainer` writes it, is
+judged by its files.
 """
 
 import hashlib
 import json
 import os
-import re
 import shutil
 import zipfile
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from ..utils.errors import first_line
+from .run_folder import TRAINER_STATE, find_checkpoints
 
 
 MANIFEST = "checkpoint.json"
-STATE = "trainer_state.json"
-_NEEDED = ("*.safetensors", "*.pt", "*.pth", "*.distcp", "*.metadata", STATE, "stream.json")
+_NEEDED = ("*.safetensors", "*.pt", "*.pth", "*.distcp", "*.metadata", TRAINER_STATE, "stream.json")
 
 
-def seal(checkpoint: Path) -> None:
-    """Bring the files of a checkpoint to the disk and then write its manifest."""
+def write_manifest(checkpoint: Path) -> None:
+    """Flush the files of a checkpoint to the disk and then write its manifest."""
     files = {}
     for path in sorted({path for pattern in _NEEDED for path in checkpoint.rglob(pattern)}):
         with path.open("r+b") as file:  # Windows flushes only what is open for writing
@@ -40,18 +39,18 @@ def seal(checkpoint: Path) -> None:
     partial.replace(checkpoint / MANIFEST)
 
 
-def fault(checkpoint: Path) -> str | None:
-    """Why training cannot go on from this folder, or None."""
+def incomplete_reason(checkpoint: Path) -> str | None:
+    """Why training cannot resume from this folder, or None if the checkpoint is complete."""
     if not checkpoint.is_dir():
         return "the folder does not exist"
     try:
-        state = json.loads((checkpoint / STATE).read_text("utf-8"))
+        state = json.loads((checkpoint / TRAINER_STATE).read_text("utf-8"))
     except FileNotFoundError:
-        return f"it has no {STATE}"
+        return f"it has no {TRAINER_STATE}"
     except (OSError, ValueError):
-        return f"its {STATE} is damaged"
+        return f"its {TRAINER_STATE} is damaged"
     if not isinstance(state, dict) or "global_step" not in state:
-        return f"its {STATE} is damaged"
+        return f"its {TRAINER_STATE} is damaged"
     if (checkpoint / MANIFEST).is_file():
         return _differs_from_manifest(checkpoint)
     return _damaged_file(checkpoint)
@@ -97,40 +96,31 @@ def _damaged_file(checkpoint: Path) -> str | None:
     return None
 
 
-def find_checkpoints(run: Path) -> list[Path]:
-    """The checkpoint folders of a run, whole or not, from the last step to the first."""
-    if not run.is_dir():
-        return []
-    steps = {path: re.fullmatch(rf"{PREFIX_CHECKPOINT_DIR}-(\d+)", path.name) for path in run.iterdir()}
-    found = {path: int(match[1]) for path, match in steps.items() if match and path.is_dir()}
-    return sorted(found, key=found.__getitem__, reverse=True)
-
-
-def last_whole_checkpoint(run: Path) -> tuple[Path | None, dict[Path, str]]:
-    """The checkpoint of the latest step from which training can go on, and what is wrong with those after it."""
-    faults: dict[Path, str] = {}
+def last_complete_checkpoint(run: Path) -> tuple[Path | None, dict[Path, str]]:
+    """The last complete checkpoint of a run, and for each later one the reason why it is not."""
+    incomplete: dict[Path, str] = {}
     for checkpoint in find_checkpoints(run):
-        reason = fault(checkpoint)
+        reason = incomplete_reason(checkpoint)
         if reason is None:
-            return checkpoint, faults
-        faults[checkpoint] = reason
-    return None, faults
+            return checkpoint, incomplete
+        incomplete[checkpoint] = reason
+    return None, incomplete
 
 
 def delete_oldest(run: Path, limit: int | None, keep: set[Path]) -> None:
-    """Delete the checkpoints that were written first until `limit` are left, those in `keep` never.
+    """Delete the checkpoints that were written first until `limit` are left, but none of `keep`.
 
-    Not those of the lowest steps: a run that goes on from its middle has later ones that are older.
+    The time counts and not the step: after resuming from an earlier checkpoint, those of later steps are older.
     """
     if not limit or limit < 1:
         return
-    written = {folder: _when(folder) for folder in find_checkpoints(run)}
+    written = {folder: _time_written(folder) for folder in find_checkpoints(run)}
     names = {folder.name for folder in keep}
     for folder in sorted(written, key=written.__getitem__)[: max(0, len(written) - limit)]:
         if folder.name not in names:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _when(folder: Path) -> int:
+def _time_written(folder: Path) -> int:
     manifest = folder / MANIFEST
     return manifest.stat().st_mtime_ns if manifest.exists() else 0

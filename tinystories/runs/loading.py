@@ -43,13 +43,14 @@ def load_model(path: str, dtype: str | None = None) -> tuple[PreTrainedModel, Pr
 
 
 def load_tokenizer(path: str, *, as_saved: bool = False) -> PreTrainedTokenizerBase:
-    """The tokenizer in a folder or on the Hub, of a class that saves what every tool can read.
+    """The tokenizer in a folder or on the Hub, of a class that saves files which every tool can read.
 
-    One that appends an end-of-text token to every text is changed, so that a prompt stays open (see `prompts.py`),
-    unless it is wanted `as_saved`.
+    Args:
+        as_saved: keep the EOS token that some tokenizers append to every text; without it, the model can continue a
+            prompt (see `generation/prompts.py`).
 
     Raises:
-        UserError: where there is none.
+        UserError: if there is none.
     """
     try:
         tokenizer = AutoTokenizer.from_pretrained(path)

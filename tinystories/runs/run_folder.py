@@ -1,21 +1,28 @@
-"""What a folder is: a run, a checkpoint of one, or something else; one-line errors for what is no run folder."""
+"""The files of a run folder, its checkpoints and its recipe; one-line errors for what is not a run folder."""
 
 import filecmp
 import json
 import re
 from pathlib import Path
 
+from ..recipe import Recipe, load_recipe
 from ..utils.errors import UserError
 
 
-_STATE = "trainer_state.json"  # transformers' name; importing it from there would load torch before `--help` answers
+RECIPE = "recipe.yaml"
+RUN_METADATA = "run.json"
+EVAL_RESULTS = "eval_results.json"
+LOSS_PLOT = "loss.png"
+# transformers' own names; importing them from there would load torch before `--help` answers.
+TRAINER_STATE = "trainer_state.json"
+_CHECKPOINT = "checkpoint-"
 
 
 def require_run(path: str) -> None:
-    """Refuse what cannot be a model's folder, nor its id on the Hub, before anything heavy is imported.
+    """Check that a path may be a model folder or a model id on the Hub, before anything heavy is imported.
 
     Raises:
-        UserError: where there is no such folder, it is a file, or it holds no model.
+        UserError: if there is no such folder, it is a file, or it holds no model.
     """
     there = Path(path)
     refuse_file(there)
@@ -26,10 +33,10 @@ def require_run(path: str) -> None:
 
 
 def refuse_file(path: str | Path) -> None:
-    """Refuse a file where the folder of a model is wanted, and say what to do with a file of its kind.
+    """Refuse a file where a model folder is wanted, and say what to do with a file of its kind.
 
     Raises:
-        UserError: where it is a file.
+        UserError: if it is a file.
     """
     path = Path(path)
     if not path.is_file():
@@ -56,33 +63,74 @@ def refuse_file(path: str | Path) -> None:
     raise UserError(f"{path} {what}.")
 
 
+def checkpoint_folder(run: Path, step: int) -> Path:
+    """Where `Trainer` writes the checkpoint of a step."""
+    return run / f"{_CHECKPOINT}{step}"
+
+
+def checkpoint_step(path: str | Path) -> int | None:
+    """The step in the name of a checkpoint folder; None for any other name."""
+    match = re.fullmatch(rf"{_CHECKPOINT}(\d+)", Path(path).name)
+    return int(match[1]) if match else None
+
+
 def is_checkpoint(path: str | Path) -> bool:
     """Whether a folder is named as `Trainer` names a checkpoint."""
-    return re.fullmatch(r"checkpoint-\d+", Path(path).name) is not None
+    return checkpoint_step(path) is not None
+
+
+def find_checkpoints(run: Path) -> list[Path]:
+    """The checkpoint folders of a run, complete or not, from the last step to the first."""
+    if not run.is_dir():
+        return []
+    steps = {folder: step for folder in run.iterdir() if (step := checkpoint_step(folder)) and folder.is_dir()}
+    return sorted(steps, key=steps.__getitem__, reverse=True)
+
+
+def run_of(path: str | Path) -> Path:
+    """The run folder of a checkpoint; any other folder is returned unchanged."""
+    folder = Path(path)
+    return folder.parent if is_checkpoint(folder) else folder
 
 
 def is_run_folder(path: str | Path) -> bool:
     """Whether training wrote this folder; false for a checkpoint in one."""
     folder = Path(path)
-    return not is_checkpoint(folder) and any((folder / name).is_file() for name in ("recipe.yaml", _STATE))
+    return not is_checkpoint(folder) and any((folder / name).is_file() for name in (RECIPE, TRAINER_STATE))
+
+
+def find_recipe(path: str | Path) -> Path | None:
+    """The recipe file of a run folder, or of a checkpoint or its run; None if there is none."""
+    files = [Path(path) / RECIPE, run_of(path) / RECIPE]
+    return next((file for file in files if file.is_file()), None)
+
+
+def run_recipe(path: str | Path) -> Recipe | None:
+    """The recipe of a run folder or of a checkpoint's run; None if there is none.
+
+    Raises:
+        UserError: if it cannot be read.
+    """
+    file = find_recipe(path)
+    return None if file is None else load_recipe(file)
 
 
 def run_and_step(path: str | Path) -> tuple[str | None, int | None]:
-    """The run folder that a model belongs to and the optimizer steps of its weights; None where nothing tells.
+    """The run folder that a model belongs to and the optimizer steps of its weights; None where they are unknown.
 
     A run folder may hold the weights of its best checkpoint instead of the last; a comparison of the files decides.
     """
     folder = Path(path)
     try:
-        state = json.loads((folder / _STATE).read_text("utf-8"))
+        state = json.loads((folder / TRAINER_STATE).read_text("utf-8"))
     except (OSError, ValueError):
         state = {}
     step = state.get("global_step") if isinstance(state, dict) else None
     if is_checkpoint(folder):
-        return str(folder.parent), int(folder.name.rpartition("-")[2]) if step is None else step
+        return str(folder.parent), checkpoint_step(folder) if step is None else step
     if step is None:
         return None, None
-    best = folder / f"checkpoint-{state.get('best_global_step')}"
+    best = checkpoint_folder(folder, state.get("best_global_step"))
     weights = [file.name for file in folder.glob("*.safetensors")]
     same = filecmp.cmpfiles(folder, best, weights, shallow=False)[0] if best.is_dir() else []
     return str(folder), state["best_global_step"] if weights and same == weights else step

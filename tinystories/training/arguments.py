@@ -1,7 +1,7 @@
 """transformers' `TrainingArguments` of a recipe.
 
-`TrainingArguments` takes most values as they are, and many a wrong one fails only at the first step, evaluation or
-checkpoint. The rules here refuse those that are known; `checks/preflight.py` tries the rest in a rehearsal.
+`TrainingArguments` checks few values, and many wrong ones fail only at the first step, evaluation or checkpoint. The
+rules here refuse those that are known; the rehearsal in `checks/preflight.py` finds the others.
 """
 
 import dataclasses
@@ -30,7 +30,7 @@ from .lr_schedules import KINDS, lr_lambda, timed_lr_lambda
 from .time_limit import STEPS_WITHOUT_END, TimeLimitCallback
 
 
-# What every recipe starts from; the recipes name the sources of their figures.
+# Defaults of every recipe; the recipes in configs/ name their sources.
 TRAINER_DEFAULTS = {
     "output_dir": "runs/story",
     "learning_rate": 5e-4,
@@ -48,7 +48,7 @@ TRAINER_DEFAULTS = {
     "load_best_model_at_end": True,
     "metric_for_best_model": "bits_per_byte",
     "report_to": "csv",
-    # The filter replaces a non-finite loss by the mean of earlier ones.
+    # The filter would replace a non-finite loss with the mean of earlier ones.
     "logging_nan_inf_filter": False,
     "restore_callback_states_from_checkpoint": True,
     "remove_unused_columns": False,
@@ -88,7 +88,7 @@ RULES: dict[str, Rule] = {
 
 
 def training_arguments(recipe: Recipe) -> TrainingArguments:
-    """transformers' arguments of a recipe, with `auto` decided for this machine.
+    """The `TrainingArguments` of a recipe, with `auto` resolved for this machine.
 
     Raises:
         UserError: for a setting that training cannot use.
@@ -103,7 +103,7 @@ def training_arguments(recipe: Recipe) -> TrainingArguments:
     if settings["bf16"] == "auto":
         settings["bf16"] = computes_in_bf16(use_cpu) and not settings.get("fp16", False)
     if settings.get("torch_compile") == "auto":
-        # torch compiles for a GPU with Triton, which not every platform has.
+        # On a GPU, torch compiles with Triton, which not every platform has.
         settings["torch_compile"] = torch.cuda.is_available() and not use_cpu and find_spec("triton") is not None
     settings["report_to"] = [name for name in reports(recipe) if name != "csv"] or "none"
     settings.setdefault("save_strategy", settings["eval_strategy"])
@@ -117,13 +117,13 @@ def training_arguments(recipe: Recipe) -> TrainingArguments:
             raise UserError(f"With `max_minutes`, the number of steps is not known in advance: set {names} in steps.")
     arguments = _build(settings, recipe)
     _check_arguments(arguments, recipe)
-    # Both refuse what they do not know.
+    # Both refuse settings that they do not know.
     lr_lambda(arguments, 100) if recipe.max_minutes is None else timed_lr_lambda(arguments, TimeLimitCallback(60))
     return arguments
 
 
 def _build(settings: dict[str, Any], recipe: Recipe) -> TrainingArguments:
-    """The arguments; without the best model at the end where that is our default and checkpoints do not allow it."""
+    """The arguments, without our default of `load_best_model_at_end` where the checkpoints do not allow it."""
     optional = [name for name in ("load_best_model_at_end", "metric_for_best_model") if name not in recipe.trainer]
     with user_errors("trainer"):
         try:
@@ -135,7 +135,7 @@ def _build(settings: dict[str, Any], recipe: Recipe) -> TrainingArguments:
 
 
 def reports(recipe: Recipe) -> list[str]:
-    """What a recipe reports to; `csv` is our own log."""
+    """The entries of `report_to`; `csv` is this package's own log."""
     asked = recipe.trainer.get("report_to", TRAINER_DEFAULTS["report_to"])
     names = [name.strip() for name in asked.split(",")] if isinstance(asked, str) else list(asked or [])
     return [name for name in names if name not in ("none", "")]
@@ -143,20 +143,20 @@ def reports(recipe: Recipe) -> list[str]:
 
 @contextmanager
 def user_errors(section: str) -> Iterator[None]:
-    """Raise the error of a library about a section of the recipe as a `UserError` of one line."""
+    """Turn a library's error about a section of the recipe into a one-line `UserError`."""
     try:
         yield
     except UserError:
         raise
     except Exception as error:
-        # The text of a KeyError or AttributeError is only a name.
+        # The message of a KeyError or AttributeError is only a name.
         plain = isinstance(error, (ValueError, TypeError, ImportError, RuntimeError, OSError))
         name = "" if plain else f"{type(error).__name__}: "
         raise UserError(f"The `{section}` section of the recipe is invalid: {name}{first_line(error)}.") from None
 
 
 def _check_settings(settings: dict[str, Any], recipe: Recipe) -> None:
-    """Refuse what transformers accepts without a word, or fails on with a traceback."""
+    """Refuse values that transformers accepts silently, or fails on with a traceback."""
     rules = dict(RULES)
     for name in ("eval", "save", "logging"):
         if settings.get(f"{name}_strategy", "steps") == "steps":
@@ -201,7 +201,7 @@ def _check_reports(names: list[str]) -> None:
 
 
 def _check_arguments(arguments: TrainingArguments, recipe: Recipe) -> None:
-    """Refuse contradictions in the arguments as transformers has completed them."""
+    """Refuse contradictions that show only in the complete arguments."""
     evaluates, metric, steps = arguments.eval_strategy != "no", arguments.metric_for_best_model, arguments.max_steps
     if evaluates and metric is not None and metric.removeprefix("eval_") not in METRICS:
         raise UserError(f"`trainer.metric_for_best_model` cannot be {metric}: the metrics are {', '.join(METRICS)}.")
@@ -223,5 +223,5 @@ def _check_arguments(arguments: TrainingArguments, recipe: Recipe) -> None:
             backend, mode = arguments.torch_compile_backend or "inductor", arguments.torch_compile_mode
             compiled = torch.compile(torch.nn.Identity(), backend=backend, mode=mode)
             if backend != "inductor":
-                # Many backends are packages of their own, which are looked for at the first call.
+                # Many backends are separate packages, which are imported at the first call.
                 compiled(torch.zeros(1))

@@ -1,6 +1,5 @@
 """The parts of a training run that a recipe describes: tokenizer, model, packed rows and trainer."""
 
-import json
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -19,6 +18,7 @@ from ..evaluation.token_classes import TokenClassifier
 from ..generation.prompts import keep_prompts_open
 from ..recipe import Recipe
 from ..runs.loading import load_tokenizer
+from ..runs.metadata import write_run_metadata
 from ..utils.errors import UserError
 from ..utils.hardware import describe_hardware
 from .arguments import reports, user_errors
@@ -31,25 +31,23 @@ from .trainer import StoryTrainer
 STREAM_TOKENIZER_STORIES = 100_000  # about 90 MB of text; more hardly changes a vocabulary of 10,000
 
 
-def write_run_metadata(trainer: StoryTrainer, corpus: Corpus, output_dir: Path) -> None:
-    """Write `run.json`: what the run was trained on, and how long (read by `runs/metadata.py`)."""
-    streamed = isinstance(corpus.train, IterableDataset)
-    record = {
-        "format": 1,
-        "corpus": {
+def save_run_metadata(trainer: StoryTrainer, corpus: Corpus, output_dir: Path) -> None:
+    """Write `run.json`: what the run was trained on, and how long."""
+    write_run_metadata(
+        output_dir,
+        corpus={
             "name": corpus.name,
             "fingerprint": corpus.fingerprint,
-            "training_stories": None if streamed else len(corpus.train),
+            "training_stories": None if isinstance(corpus.train, IterableDataset) else len(corpus.train),
             "validation_stories": len(corpus.validation),
             "validation_bytes": trainer.eval_dataset.bytes,
         },
-        "tokens_seen": _tokens_seen(trainer),
-        "seconds": logged_seconds(trainer.state.log_history) or None,
-        "hardware": describe_hardware(),
-        "precision": _precision(trainer.args),
-        "versions": {name: version(name) for name in ("torch", "transformers", "datasets", "accelerate")},
-    }
-    (output_dir / "run.json").write_text(json.dumps(record, indent=2) + "\n", "utf-8")
+        tokens_seen=_tokens_seen(trainer),
+        seconds=logged_seconds(trainer.state.log_history) or None,
+        hardware=describe_hardware(),
+        precision=_precision(trainer.args),
+        versions={name: version(name) for name in ("torch", "transformers", "datasets", "accelerate")},
+    )
 
 
 def _tokens_seen(trainer: StoryTrainer) -> int:
@@ -174,7 +172,7 @@ def recipe_tokenizer(recipe: Recipe, corpus: Corpus) -> PreTrainedTokenizerBase:
         return train_bpe(texts, recipe.vocab_size, model_max_length=recipe.max_length, total=total)
     tokenizer = load_tokenizer(recipe.tokenizer)
     _complete_special_tokens(tokenizer, recipe.tokenizer)
-    # Prompts begin as stories do in training, whatever this tokenizer adds by itself.
+    # Prompts begin as stories do in training, whatever special tokens this tokenizer adds.
     keep_prompts_open(tokenizer, front=[tokenizer.bos_token_id])
     tokenizer.model_max_length = recipe.max_length
     return tokenizer
@@ -191,13 +189,13 @@ def _complete_special_tokens(tokenizer: PreTrainedTokenizerBase, name: str) -> N
         tokenizer.bos_token = tokenizer.eos_token
         print(f"note: the tokenizer {name} has no bos_token; stories begin with its eos_token {tokenizer.eos_token}.")
     if tokenizer.pad_token_id in (None, tokenizer.eos_token_id, tokenizer.bos_token_id):
-        # If padding were EOS, too, either padding would be trained on or EOS would not.
+        # If padding and EOS were the same token, either padding would be trained on or EOS would not.
         missing = tokenizer.pad_token_id is None
         tokenizer.add_special_tokens({"pad_token": PAD})
         print(f"note: the tokenizer {name} has no {'' if missing else 'separate '}pad_token; {PAD} was added.")
     ids = tokenizer.get_vocab()
     if len(set(ids.values())) < len(ids):
-        # `tokenizers` gives a new token the vocabulary size as its id, which is taken where ids have gaps.
+        # `tokenizers` gives a new token the vocabulary size as its id, which is in use if the ids have gaps.
         raise UserError(
             f"The tokenizer {name} has several tokens with the same id: add a pad_token with a unique id, or number "
             f"its tokens without gaps."
@@ -211,7 +209,7 @@ def _precision(arguments: TrainingArguments) -> str:
 
 
 def summary(trainer: StoryTrainer, corpus: Corpus) -> str:
-    """What is trained on what, to be printed before the first step."""
+    """A summary of corpus, model and batch, to be printed before the first step."""
     arguments, model, tokenizer = trainer.args, trainer.model, trainer.processing_class
     train_rows, validation_rows = trainer.train_dataset, trainer.eval_dataset
     batch = rows_per_step(arguments)

@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerBase, ProgressCallback, TrainerCallb
 
 from ..generation.generate import generate_story
 from ..generation.prompts import encode_prompt
+from ..runs.run_folder import LOSS_PLOT
 from ..utils.errors import first_line
 from ..utils.plots import plot_loss
 from ..utils.random_state import preserved_random_state
@@ -21,7 +22,6 @@ from .time_limit import TimeLimitCallback
 
 LOG_NAME = "log.csv"
 STORIES_NAME = "stories.jsonl"
-PLOT_NAME = "loss.png"
 PLOT_SECONDS = 30  # drawing takes a third of a second
 SAMPLE_TOKENS = 160
 
@@ -30,9 +30,9 @@ _unwritable: set[Path] = set()
 
 @contextmanager
 def replaced_if_possible(path: Path) -> Iterator[Path]:
-    """A temporary file beside `path`, which replaces it after the block.
+    """Yield a temporary file that replaces `path` after the block.
 
-    Where that fails, training continues after one warning: Windows locks files that a spreadsheet has open.
+    If that fails, training continues after one warning: Windows locks files that are open in a spreadsheet.
     """
     partial = path.with_name(f".{path.stem}.part{path.suffix}")
     try:
@@ -61,10 +61,10 @@ class TrainingProgressCallback(ProgressCallback):
         bar = self.training_bar
         if bar is None:
             return
-        # A log file keeps every update of the bar as a line.
+        # In a log file, every update of the bar is a line.
         bar.mininterval = 0.5 if sys.stderr.isatty() else 30.0
         bar.set_description("Training")
-        # Otherwise the steps before a resumption count as made just now, and the remaining time is wrong.
+        # Otherwise the steps before resuming would count as made just now, and the remaining time would be wrong.
         bar.initial = bar.n = self.current_step = state.global_step
         if self.limit is not None:
             bar.initial = bar.n = round(self.limit.elapsed)
@@ -103,9 +103,9 @@ class TrainingProgressCallback(ProgressCallback):
 
 
 class CSVLogCallback(TrainerCallback):
-    """`log.csv` in the run folder: a row for each logged step, a column for each figure.
+    """Writes `log.csv` in the run folder: a row for each logged step, a column for each value.
 
-    It is rewritten from the log of the run each time, so a resumed run has each step once.
+    The file is rewritten from the log history each time, so a resumed run has each step once.
     """
 
     def on_log(self, args, state, control, **kwargs):
@@ -124,7 +124,7 @@ class CSVLogCallback(TrainerCallback):
 
 
 class LossPlotCallback(TrainerCallback):
-    """`loss.png` in the run folder, drawn at evaluations: at most every half minute, and after training."""
+    """Plots `loss.png` in the run folder at evaluations, at most every half minute, and after training."""
 
     def __init__(self) -> None:
         self._next = time.monotonic() + PLOT_SECONDS
@@ -135,12 +135,12 @@ class LossPlotCallback(TrainerCallback):
     def on_evaluate(self, args, state, control, **kwargs):
         if state.is_world_process_zero and time.monotonic() >= self._next:
             self._next = time.monotonic() + PLOT_SECONDS
-            with replaced_if_possible(Path(args.output_dir) / PLOT_NAME) as partial:
+            with replaced_if_possible(Path(args.output_dir) / LOSS_PLOT) as partial:
                 plot_loss(state.log_history, partial)
 
 
 class SampleCallback(TrainerCallback):
-    """A sample at each evaluation, printed and kept in `stories.jsonl` of the run folder."""
+    """Generates a sample at each evaluation, prints it and appends it to `stories.jsonl` in the run folder."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, prompt: str, preset: str, seed: int):
         self.tokenizer, self.prompt, self.preset, self.seed = tokenizer, prompt, preset, seed
@@ -166,9 +166,9 @@ class SampleCallback(TrainerCallback):
 class EMACallback(TrainerCallback):
     """An exponential moving average of the weights, in fp32.
 
-    After step t (from 1) the average moves by `1 - min(decay, (1 + t) / (10 + t))` towards the weights, so that it
-    soon forgets the first steps, as TensorFlow's `ExponentialMovingAverage` does. (`AveragedModel` of torch has no
-    such warm-up, and cannot exchange its weights with those of the model that `Trainer` evaluates and saves.)
+    After step t (from 1) the average moves by `1 - min(decay, (1 + t) / (10 + t))` towards the weights, so that the
+    first steps soon lose their influence, as in TensorFlow's `ExponentialMovingAverage`. (torch's `AveragedModel` has
+    no such warm-up, and cannot swap its weights with those of the model that `Trainer` evaluates and saves.)
     """
 
     def __init__(self, decay: float):
@@ -176,16 +176,16 @@ class EMACallback(TrainerCallback):
         self._average: list[torch.Tensor] | None = None
 
     def begin(self, model: torch.nn.Module) -> None:
-        """Begin with the weights of the model."""
+        """Start the average at the weights of the model."""
         self._average = [weight.detach().clone() for weight in model.parameters()]
 
     def forget(self) -> None:
-        """Drop the average: the weights of the model count from now on."""
+        """Drop the average, so that the weights of the model are used unchanged."""
         self._average = None
 
     @torch.no_grad()
     def swap(self, model: torch.nn.Module) -> None:
-        """Exchange the weights of the model with the average, in place."""
+        """Swap the weights of the model with the average, in place."""
         if self._average is not None:
             for weight, average in zip(model.parameters(), self._average, strict=True):
                 kept = weight.clone()

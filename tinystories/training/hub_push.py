@@ -1,4 +1,4 @@
-"""Pushes of checkpoints during training, in the background as those of `Trainer`."""
+"""Checkpoints are pushed to the Hub during training, in the background."""
 
 import shutil
 import sys
@@ -11,19 +11,19 @@ from ..utils.errors import first_line
 
 
 class CheckpointPushTrainer(Trainer):
-    """A `Trainer` that pushes only complete checkpoints, reports failed pushes and repeats them at the end.
+    """A `Trainer` that pushes only complete checkpoints, reports failed pushes and retries them at the end.
 
-    `Trainer` skips a checkpoint while another push is in progress. Here that never happens to a checkpoint of
-    `hub_strategy: all_checkpoints`, nor to the last one, unless the strategy is `every_save`.
+    `Trainer` skips a checkpoint while another push is in progress. This one waits instead with `hub_strategy:
+    all_checkpoints`, and for the last checkpoint unless the strategy is `every_save`.
     """
 
     def __init__(self, *args, **kwargs) -> None:
         super().__init__(*args, **kwargs)
         self._pushed: list[Path] = []  # in the latest push
-        self._failed: list[Path] = []  # not replaced by a later checkpoint either
+        self._failed: list[Path] = []  # and not superseded by a later checkpoint
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
-        """Nothing: `Trainer` calls this before the manifest is written; see [`push_checkpoint`]."""
+        """Do nothing: `Trainer` calls this before the manifest is written; see [`push_checkpoint`]."""
 
     def push_checkpoint(self, folder: Path) -> None:
         """Push a complete checkpoint as `hub_strategy` says."""
@@ -45,7 +45,7 @@ class CheckpointPushTrainer(Trainer):
             self._finish_current_push()
 
     def checkpoints_in_push(self) -> list[Path]:
-        """The checkpoints whose files a push in progress still needs."""
+        """The checkpoints that a push in progress is still reading."""
         push = getattr(self, "push_in_progress", None)
         return [] if push is None or push.is_done() else self._pushed
 
@@ -54,7 +54,7 @@ class CheckpointPushTrainer(Trainer):
         self._report_push()
 
     def _report_push(self) -> None:
-        """Report the errors of a push that has ended, about which `Trainer` is silent."""
+        """Report the errors of a finished push, which `Trainer` ignores."""
         push = getattr(self, "push_in_progress", None)
         if push is None or not push.is_done():
             return

@@ -1,7 +1,7 @@
 """Learning rates over a run: linear warm-up, then constant, linear, cosine or warmup-stable-decay.
 
-The schedules of transformers reach their last value one step after the last step, and some rise again after it. Here
-step `total_steps - 1` and every later one have the last value. Types that are not in `KINDS` are left to transformers.
+The schedules of transformers reach their last value one step too late, and some rise again after it. Here step
+`total_steps - 1` and every later one have the last value. transformers handles the types that are not in `KINDS`.
 """
 
 import math
@@ -53,7 +53,7 @@ def learning_rate_factor(
 def lr_lambda(
     args: TrainingArguments, total_steps: int, warmup_steps: int | None = None
 ) -> Callable[[int], float] | None:
-    """The factor by step, for `LambdaLR`, that `lr_scheduler_type`, `lr_scheduler_kwargs` and `warmup_steps` ask for.
+    """The factor by step, for `LambdaLR`, of `lr_scheduler_type`, `lr_scheduler_kwargs` and `warmup_steps`.
 
     `lr_scheduler_kwargs` may hold `min_lr` or `min_lr_rate` (a fraction of the learning rate; 0 by default) and, for
     `warmup_stable_decay`, `num_decay_steps` (steps, or a fraction of all if below 1; 0.2 by default) and `decay_type`
@@ -63,7 +63,7 @@ def lr_lambda(
         warmup_steps: instead of those of `args`.
 
     Returns:
-        None for the types that are left to transformers.
+        None for the types that transformers handles.
 
     Raises:
         UserError: for a setting that the type does not have, or a value out of range.
@@ -103,7 +103,7 @@ def timed_lr_lambda(args: TrainingArguments, limit: TimeLimitCallback) -> Callab
     """[`lr_lambda`] by the elapsed fraction of the time limit; a `warmup_steps` of at least 1 still counts steps.
 
     Raises:
-        UserError: also for a type that is left to transformers, which counts steps.
+        UserError: also for the types that transformers handles, which count steps.
     """
     warmup_steps = args.warmup_steps
     by_instant = lr_lambda(args, INSTANTS, warmup_steps=0 if warmup_steps >= 1 else None)

@@ -23,8 +23,8 @@ def token_losses(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 class PackedMetrics:
     """`compute_metrics` of a `Trainer` that evaluates on `rows` with [`token_losses`].
 
-    It takes the losses of all rows at once, as a list of batches (`eval_do_concat_batches: false`), or batch by batch
-    (`batch_eval_metrics: true`) and then returns the metrics with the last batch.
+    It accepts the losses of all rows at once, as a list of batches (`eval_do_concat_batches: false`), or batch by
+    batch (`batch_eval_metrics: true`), in which case it returns the metrics with the last batch.
     """
 
     def __init__(self, rows: PackedStories, eos_token_id: int, classify: TokenClassifier):

@@ -1,7 +1,7 @@
 """Muon for the matrices of the layers and AdamW for the other weights, as one optimizer for `Trainer`.
 
-`torch.optim.Muon` orthogonalizes in bfloat16 everywhere, which is slow on a CPU without instructions for it, and one
-matrix at a time, which leaves a GPU waiting. Here it is float32 where that is faster, and all matrices of a shape.
+`torch.optim.Muon` always orthogonalizes in bfloat16, which is slow on a CPU without bfloat16 instructions, and one
+matrix at a time, which leaves a GPU idle. This one uses float32 where it is faster, and batches matrices of one shape.
 """
 
 from collections import defaultdict
@@ -70,7 +70,7 @@ class MuonWithAdamW(torch.optim.Optimizer):
         self.param_groups = self._groups()
 
     def _groups(self) -> list[dict]:
-        # The dictionaries of the two themselves, so that a scheduler that sets a learning rate here reaches them.
+        # The same dictionaries, so that a learning rate that a scheduler sets here reaches both optimizers.
         return [*self.muon.param_groups, *self.adamw.param_groups]
 
     @torch.no_grad()

@@ -1,11 +1,11 @@
-"""Attention over packed rows, document by document and without a mask: `attn_implementation="story_varlen"`.
+"""Varlen attention over packed rows, without a mask: `attn_implementation="story_varlen"`.
 
 - It is registered with transformers' attention and mask interfaces, so every model that uses them can be trained with
-  it. Which tokens start a document is read from the mask function that transformers builds from `position_ids`.
+  it. The mask function that transformers builds from `position_ids` tells where documents start.
 - On a GPU it runs `torch.nn.attention.varlen`, on a CPU the operator in kernels/attention.py.
-- Whatever it does not support (padding masks, caches, sliding windows, attention dropout, float32 on a GPU) is
-  computed by SDPA with a mask.
-- `packed_attention(model)` chooses it for a while. A saved configuration never names it.
+- SDPA with a mask computes what it does not support: padding masks, caches, sliding windows, attention dropout, and
+  float32 on a GPU.
+- `packed_attention(model)` selects it temporarily, so that no saved configuration contains its name.
 """
 
 from collections.abc import Callable, Iterator
@@ -28,7 +28,7 @@ DROPOUTS = ("attention_dropout", "attn_pdrop")
 
 @contextmanager
 def packed_attention(model: PreTrainedModel) -> Iterator[None]:
-    """Use `story_varlen` in `model`, where [`is_supported`] says so, until the block ends."""
+    """Use `story_varlen` in `model` during the block, if [`is_supported`]."""
     if not is_supported(model):
         yield
         return
@@ -45,7 +45,7 @@ def is_supported(model: PreTrainedModel) -> bool:
 
 
 def unsupported_reason(model: PreTrainedModel) -> str | None:
-    """Why packed rows of `model` are computed with a mask, or None if they need none."""
+    """Why packed rows of `model` are computed with a mask, or None if varlen attention supports it."""
     config = model.config
     if not getattr(model, "_supports_attention_backend", False):
         return "the model does not use transformers' attention interface"
@@ -55,12 +55,12 @@ def unsupported_reason(model: PreTrainedModel) -> str | None:
 
 
 def active_implementation(model: PreTrainedModel) -> str:
-    """The attention that computes packed rows in training: `story_varlen`, or what `model` is configured with."""
+    """The attention implementation of packed rows in training: `story_varlen`, or that of `model`'s configuration."""
     return NAME if is_supported(model) else model.config._attn_implementation
 
 
 def kernel_name(device: torch.device, dtype: torch.dtype, head_dim: int) -> str:
-    """What `story_varlen` runs for heads of this dtype (under autocast, the lower one) and size."""
+    """The kernel that `story_varlen` runs for heads of this size and dtype (under autocast, the lower one)."""
     if device.type == "cuda":
         return "flash attention with cu_seqlens" if dtype in (torch.bfloat16, torch.float16) else "SDPA with a mask"
     return (
@@ -151,7 +151,7 @@ def varlen_attention(
     batch, heads, length, head_dim = query.shape
     scaling = head_dim**-0.5 if scaling is None else scaling
     groups = heads // key.shape[1]
-    # Under autocast, rotary positions leave float32 behind.
+    # Under autocast, the rotary embedding returns float32.
     dtype = _matmul_dtype(value.dtype, value.device)
     query, key, value = (states.transpose(1, 2).flatten(0, 1).to(dtype) for states in (query, key, value))
     if groups > 1:

@@ -8,10 +8,11 @@ from modeling_tinyllama import TinyLlamaConfig
 
 from ..recipe import SECTIONS, Recipe, load_recipe
 from ..runs import checkpoints
+from ..runs.run_folder import RECIPE, find_checkpoints
 from ..utils.errors import UserError
 
 
-# What `Trainer` takes from the checkpoint whatever the recipe says, or what its best metric was measured with.
+# `Trainer` restores these from the checkpoint whatever the recipe says, or the best metric depends on them.
 FIXED = {
     *("learning_rate", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon", "optimizer", "optim", "ema_decay"),
     *("vocab_size", "tokenizer", "corpus", "validation_corpus", "text_column", "split", "skip_bad_rows"),
@@ -28,15 +29,15 @@ SHAPE = (
 
 
 def checkpoint_to_resume(arguments: TrainingArguments, recipe: Recipe) -> Path | None:
-    """The checkpoint that `resume_from_checkpoint` names, or the last complete one of the run for `true`.
+    """The checkpoint in `resume_from_checkpoint`, or for `true` the last complete one of the run; None for a new run.
 
     Raises:
-        UserError: if there is none, if the recipe changes what a resumed run keeps, or, for a run that is not to be
-            resumed, if the output folder already holds one.
+        UserError: if there is no such checkpoint, if the recipe changes settings that a resumed run keeps, or if the
+            output folder of a new run already holds one.
     """
     output_dir, asked = Path(str(arguments.output_dir)), arguments.resume_from_checkpoint
     if asked in (None, "false", "no"):
-        exists = checkpoints.find_checkpoints(output_dir) or (output_dir / "model.safetensors").exists()
+        exists = find_checkpoints(output_dir) or (output_dir / "model.safetensors").exists()
         if exists and not recipe.overwrite_output_dir:
             raise UserError(
                 f"{output_dir} contains checkpoints or the model of an earlier run: resume it with "
@@ -44,7 +45,7 @@ def checkpoint_to_resume(arguments: TrainingArguments, recipe: Recipe) -> Path |
             )
         return None
     if asked == "true":
-        checkpoint, reasons = checkpoints.last_whole_checkpoint(output_dir)
+        checkpoint, reasons = checkpoints.last_complete_checkpoint(output_dir)
         unusable = "; ".join(f"{folder.name} cannot be used: {reason}" for folder, reason in reasons.items())
         if checkpoint is None:
             raise UserError(
@@ -55,10 +56,10 @@ def checkpoint_to_resume(arguments: TrainingArguments, recipe: Recipe) -> Path |
             print(f"note: {unusable}; resuming from {checkpoint.name}.")
     else:
         checkpoint = Path(asked)
-        if reason := checkpoints.fault(checkpoint):
+        if reason := checkpoints.incomplete_reason(checkpoint):
             raise UserError(f"{checkpoint} is not a checkpoint to resume from: {reason}.")
     if arguments.process_index == 0:
-        _compare_recipes(checkpoint.parent / "recipe.yaml", recipe)
+        _compare_recipes(checkpoint.parent / RECIPE, recipe)
     return checkpoint
 
 
@@ -66,19 +67,19 @@ def require_same_model(checkpoint: Path, config: TinyLlamaConfig) -> None:
     """Refuse a checkpoint whose model has another shape than the recipe's.
 
     Raises:
-        UserError: for the first field that differs.
+        UserError: if a field differs.
     """
     saved = TinyLlamaConfig.from_pretrained(checkpoint)
     for name in SHAPE:
         if getattr(saved, name) != getattr(config, name):
             raise UserError(
                 f"{checkpoint} contains a model with `{name}` {getattr(saved, name)}, but the recipe has "
-                f"{getattr(config, name)}: use the recipe of that run, {checkpoint.parent / 'recipe.yaml'}."
+                f"{getattr(config, name)}: use the recipe of that run, {checkpoint.parent / RECIPE}."
             )
 
 
 def _compare_recipes(path: Path, recipe: Recipe) -> None:
-    """Refuse a recipe that changes what a resumed run keeps, and report other changes that have an effect."""
+    """Refuse changes to settings that a resumed run keeps, and report other changes that have an effect."""
     try:
         before = load_recipe(path)
     except UserError:

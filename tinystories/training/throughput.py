@@ -48,15 +48,14 @@ def training_flops_per_token(model: PreTrainedModel, mean_attended: float) -> fl
 
 @cache
 def peak_flops(device: torch.device, dtype: torch.dtype) -> float:
-    """FLOP/s that a device reaches: for a known GPU and 16 bits from its data sheet, else measured here with one large
-    matrix product."""
+    """Peak FLOP/s of a device: from the data sheet for known GPUs in 16 bits, otherwise measured with products."""
     if device.type == "cuda" and dtype != torch.float32:
         name = torch.cuda.get_device_name(device)
         for known, flops in PEAK_FLOPS.items():
             if re.search(rf"\b{known}\b(?! Laptop)", name):
                 return flops
     size = 4096 if device.type == "cuda" else 1024
-    # Its own generator: training continues with the same random numbers whether this was measured or cached.
+    # A separate generator, so that measuring does not change the random numbers of training.
     generator = torch.Generator(device).manual_seed(0)
     left, right = (torch.randn(size, size, device=device, dtype=dtype, generator=generator) for _ in range(2))
     best = float("inf")
@@ -70,7 +69,7 @@ def peak_flops(device: torch.device, dtype: torch.dtype) -> float:
 
 
 def logged_seconds(log_history: list[dict]) -> float:
-    """Seconds of training in all sessions of a run, evaluations included, according to its log."""
+    """Seconds of training in all sessions of a run, evaluations included, from its log history."""
     return max((entry["seconds"] for entry in log_history if "seconds" in entry), default=0.0)
 
 
@@ -80,7 +79,7 @@ def rows_per_step(args: TrainingArguments) -> int:
 
 
 class ThroughputCallback(TrainerCallback):
-    """Measures tokens per second and MFU since the last reading; evaluations and checkpoints do not count.
+    """Measures tokens per second and MFU since the last reading, without evaluations and checkpoints.
 
     Args:
         rows: the training data; its `tokens_per_row` and `mean_attended` are used.

@@ -1,7 +1,7 @@
 """Training for a number of minutes: elapsed time sets the learning rate and ends the run.
 
-How many steps fit into a time is not known before, least of all on a shared machine. So the schedule follows the
-elapsed fraction of the time, and reaches its last value in whatever step is the last one.
+The number of steps is not known in advance, least of all on a shared machine. The schedule therefore follows the
+elapsed fraction of the time, and reaches its last value in the last step.
 """
 
 import time
@@ -15,11 +15,11 @@ STEPS_WITHOUT_END = 10**8
 
 
 class TimeLimitCallback(TrainerCallback):
-    """Ends training when the next step would end too late.
+    """Stops training when the next step would exceed the time limit.
 
-    The clock of the main process counts, read at the end of each step, so that all processes take the same learning
-    rates and stop together. It includes evaluations and checkpoints, except for those at the end. A resumed run has
-    the remaining time.
+    All processes use the clock of the main process, read at the end of each step, so that they have the same learning
+    rates and stop together. Evaluations and checkpoints count, except for those at the end. A resumed run has the
+    remaining time.
 
     Args:
         seconds: of training, over all sessions of the run.

@@ -1,10 +1,10 @@
 """transformers' `Trainer` on packed stories.
 
 - The loss is the model's own; bits per byte and the loss per word class are measured beside it.
-- A checkpoint counts when it is complete (`runs/checkpoints.py`); no older one is deleted before that.
-- With an exponential moving average (EMA), `model.safetensors` holds the average, which is what was evaluated, and
+- No older checkpoint is deleted before a new one is complete (`runs/checkpoints.py`).
+- With an exponential moving average (EMA), `model.safetensors` holds the average, which was evaluated, and
   `training_weights.safetensors` the weights from which training resumes.
-- Non-finite weights are never saved, so the last checkpoint is always one to resume from.
+- Non-finite weights are never saved, so training can resume from the last checkpoint.
 """
 
 import errno
@@ -32,6 +32,7 @@ from ..data.packing import IGNORE_INDEX, PackedStories
 from ..data.streaming import PackedStream
 from ..evaluation.token_classes import ARTICLE, TokenClassifier
 from ..runs import checkpoints
+from ..runs.run_folder import checkpoint_folder
 from ..utils.errors import UserError, first_line
 from .arguments import user_errors
 from .callbacks import EMACallback, TrainingProgressCallback
@@ -51,7 +52,7 @@ TRAINING_WEIGHTS = "training_weights.safetensors"
 class ArticleWeightCollator:
     """Adds `loss_weights` `[batch, length]`: `weight` for each token of an article, 1 for the others.
 
-    It is a class, since data loading processes that are spawned get it pickled.
+    It is a class and not a closure because spawned data loader workers unpickle it.
     """
 
     def __init__(self, classify: TokenClassifier, weight: float):
@@ -171,19 +172,19 @@ class StoryTrainer(CheckpointPushTrainer):
     def get_batch_samples(self, *args, **kwargs):
         samples = super().get_batch_samples(*args, **kwargs)
         if self._resumed_random_state is not None:
-            # A new iterator has drawn a seed, which the iterator of the resumed run did long ago.
+            # The new data loader iterator has drawn a seed, as that of the resumed run did before the checkpoint.
             self._load_rng_state(self._resumed_random_state)
             self._resumed_random_state = None
         return samples
 
     def _init_training_state(self, max_steps, *args, **kwargs):
         initialized = super()._init_training_state(max_steps, *args, **kwargs)
-        # The state of a checkpoint contains the intervals of its run; those of the recipe count.
+        # Use the intervals of the recipe instead of those in the state of the checkpoint.
         self.state.compute_steps(self.args, max_steps)
         if self.time_limit is not None:
             self.time_limit.elapsed = logged_seconds(self.state.log_history)
         if self.state.global_step and not self.state.num_input_tokens_seen:
-            # A checkpoint of a release that did not count them.
+            # Checkpoints of earlier releases do not have this number.
             self.state.num_input_tokens_seen = self._tokens(self.state.global_step * rows_per_step(self.args))
         return initialized
 
@@ -191,7 +192,7 @@ class StoryTrainer(CheckpointPushTrainer):
         """Count tokens without padding also where `include_num_input_tokens_seen` is "no"."""
         if self.args.include_num_input_tokens_seen != "no":
             return super()._track_num_input_tokens(inputs)
-        # By rows: counting the tokens in them would wait for the GPU.
+        # Estimated from the rows, since counting their tokens would wait for the GPU.
         self.state.num_input_tokens_seen += self._tokens(len(inputs["input_ids"]) * self.args.world_size)
 
     def _tokens(self, rows: int) -> int:
@@ -200,17 +201,17 @@ class StoryTrainer(CheckpointPushTrainer):
     def _run_epoch(self, *args, **kwargs):
         out_of_time = self.time_limit is not None and self.time_limit.progress == 1
         if self.state.global_step >= self.state.max_steps or out_of_time:
-            # `Trainer` would add a step to a run that is resumed at its end.
+            # `Trainer` would make one more step when a finished run is resumed.
             self.control.should_training_stop = True
             return
         super()._run_epoch(*args, **kwargs)
 
     def training_step(self, model, inputs, num_items_in_batch=None) -> torch.Tensor:
-        # Around the backward pass too, where gradient checkpointing runs the layers again.
+        # Also for the backward pass, in which gradient checkpointing runs the layers again.
         with self.attention_context():
             loss = super().training_step(model, inputs, num_items_in_batch)
         if self.args.device.type == "cpu" and not torch.isfinite(loss):
-            # On a GPU this test would wait for the device; there the logged loss is tested.
+            # On a GPU this would wait for the device, so only the logged loss is tested.
             self._stop_on_divergence()
         return loss
 
@@ -244,7 +245,7 @@ class StoryTrainer(CheckpointPushTrainer):
                 self._created_lr_scheduler = True
         with user_errors("trainer"):
             scheduler = super().create_scheduler(num_training_steps, optimizer)
-            # Some schedules of transformers fail only after the warm-up, with a division by zero.
+            # Some schedules of transformers divide by zero, but only after the warm-up.
             for factor in getattr(scheduler, "lr_lambdas", ()):
                 factor(num_training_steps)
         return scheduler
@@ -252,7 +253,7 @@ class StoryTrainer(CheckpointPushTrainer):
     # Evaluation and logs
 
     def get_eval_dataloader(self, *args, **kwargs):
-        # Every row is evaluated, since the loss is divided by the bytes of all stories.
+        # All rows, since the loss is divided by the bytes of all stories.
         with _attributes(self.args, dataloader_drop_last=False):
             return super().get_eval_dataloader(*args, **kwargs)
 
@@ -277,7 +278,7 @@ class StoryTrainer(CheckpointPushTrainer):
     def _save_checkpoint(self, model, trial) -> None:
         if not all(bool(torch.isfinite(weight).all()) for weight in self.model.parameters()):
             self._stop_on_divergence()
-        folder = Path(self._get_output_dir(trial=trial)) / f"checkpoint-{self.state.global_step}"
+        folder = checkpoint_folder(Path(self._get_output_dir(trial=trial)), self.state.global_step)
         with self.throughput.paused():
             try:
                 with _attributes(self.args, save_total_limit=None):
@@ -286,7 +287,7 @@ class StoryTrainer(CheckpointPushTrainer):
                     self._save_extra_state(folder)
                 self.accelerator.wait_for_everyone()
                 if self.args.should_save:
-                    checkpoints.seal(folder)
+                    checkpoints.write_manifest(folder)
                 if self.args.push_to_hub:
                     self.push_checkpoint(folder)
             except (OSError, RuntimeError, SafetensorError) as error:
@@ -347,7 +348,7 @@ class StoryTrainer(CheckpointPushTrainer):
             self.ema.forget()
 
     def _save(self, output_dir: str | None = None, state_dict=None) -> None:
-        # `Trainer` turns the cache off while it trains; a saved model is there to generate.
+        # `Trainer` disables the cache during training, but a saved model is for generation.
         config = self.accelerator.unwrap_model(self.model).config
         with _attributes(config, use_cache=True), self._averaged_weights():
             super()._save(output_dir, state_dict)
@@ -377,7 +378,7 @@ class StoryTrainer(CheckpointPushTrainer):
         )
 
     def _last_checkpoint(self) -> str:
-        last, _ = checkpoints.last_whole_checkpoint(Path(self._get_output_dir(trial=None)))
+        last, _ = checkpoints.last_complete_checkpoint(Path(self._get_output_dir(trial=None)))
         if last is None:
             return "No checkpoint had been written yet."
         return f"The last complete checkpoint is {last}; --resume_from_checkpoint resumes from it."
@@ -397,6 +398,6 @@ def _attributes(owner: Any, **values: Any) -> Iterator[None]:
 
 
 def _disk_is_full(error: Exception) -> bool:
-    # The last three are what torch and safetensors make of ENOSPC.
+    # torch and safetensors report ENOSPC with the last three.
     signs = ("No space left", "file write failed", "unexpected pos", "os error 28")
     return getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or any(sign in str(error) for sign in signs)

@@ -1,13 +1,13 @@
-"""What every command of this project does with a console."""
+"""Text on a console: encodings, control characters, invalid arguments."""
 
 import sys
 
 
 def print_any_character() -> None:
-    """Let standard output and error write what their encoding lacks as an escape such as `\\U0001f431`.
+    """Make stdout and stderr write characters that their encoding lacks as escapes such as `\\U0001f431`.
 
-    A console of Windows and a redirected output have encodings of their own (cp1252, ASCII). Without this, the first
-    character that such an encoding lacks raises `UnicodeEncodeError`, perhaps after hours of training.
+    Windows consoles and redirected output may be cp1252 or ASCII. Without this, the first such character raises
+    `UnicodeEncodeError`, perhaps after hours of training.
     """
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
@@ -15,12 +15,12 @@ def print_any_character() -> None:
 
 
 def one_line(message: object) -> str:
-    """A message with its control characters as escapes: a file name may hold a line break or a terminal's command."""
+    """A message with its control characters escaped: file names may contain line breaks or terminal commands."""
     return "".join(c.encode("unicode_escape").decode() if c < " " or "\x7f" <= c < "\xa0" else c for c in str(message))
 
 
 def is_text(argument: str) -> bool:
-    """Whether an argument was valid UTF-8: what was not has arrived as lone surrogates, which no library encodes."""
+    """Whether an argument was valid UTF-8; invalid bytes arrive as lone surrogates."""
     try:
         argument.encode()
     except UnicodeEncodeError:

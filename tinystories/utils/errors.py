@@ -4,14 +4,14 @@ import sys
 
 
 class UserError(ValueError):
-    """Something the user gave is wrong; the message says what, and what to do about it."""
+    """A mistake in the user's input; the message says what is wrong and how to fix it."""
 
 
 def is_user_error(error: BaseException) -> bool:
     """Whether an error is a user's mistake: a `UserError`, or a `TokenizerError`.
 
-    `tinystories.tokenization` imports nothing of this package, and is slow to import; an error of its class shows that
-    it has been imported.
+    `tinystories.tokenization` is slow to import and imports nothing of this package. Its error can only occur once it
+    has been imported.
     """
     tokenization = sys.modules.get("tinystories.tokenization")
     return isinstance(error, UserError) or (

@@ -1,4 +1,4 @@
-"""What this machine computes on."""
+"""The hardware of this machine."""
 
 import os
 import platform
@@ -7,7 +7,7 @@ import torch
 
 
 def computes_in_bf16(use_cpu: bool) -> bool:
-    """Whether this machine has instructions for bfloat16 products, so that bf16 autocast is faster than float32."""
+    """Whether this machine has bfloat16 matrix instructions, with which bf16 autocast is faster than fp32."""
     if use_cpu:
         return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
     return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)

@@ -1,4 +1,4 @@
-"""Paths as users type them."""
+"""Paths given by users, and folders installed with the package."""
 
 import os
 import tempfile
@@ -13,10 +13,10 @@ def expand_user(path: str) -> str:
 
 
 def output_folder(path: str | Path, *, probe: bool = True) -> Path:
-    """Check that a folder can be written to before any work is done; it is not created.
+    """Check before any work that a folder can be written to, without leaving it behind.
 
     Args:
-        probe: create the folder and a file in it, and delete both. Nothing else shows for certain that it is allowed.
+        probe: create the folder and a file in it, and delete both, the only certain test of permissions.
 
     Raises:
         UserError: if the path is a file, lies inside one, or the system refuses to write there.
@@ -53,6 +53,6 @@ def _probe(folder: Path) -> None:
 
 
 def installed_folder(name: str) -> Path:
-    """A folder beside the package in the repository, such as `metrics`, or the same one as installed inside it."""
+    """A folder such as `metrics`: beside the package in the repository, inside it when installed."""
     package = Path(__file__).parents[1]
     return package / name if (package / name).is_dir() else package.parent / name

@@ -1,13 +1,13 @@
-"""Pictures for people: what a run folder shows of itself."""
+"""The plot of the losses of a run."""
 
 from pathlib import Path
 
 
 def plot_loss(log_history: list[dict], path: str | Path) -> None:
-    """Write the curves of training loss and validation bits per byte as a PNG.
+    """Plot training loss and validation bits per byte as a PNG file.
 
     Args:
-        log_history: of a `TrainerState`.
+        log_history: that of a `TrainerState`.
     """
     import matplotlib
 

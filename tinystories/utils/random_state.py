@@ -1,4 +1,4 @@
-"""What happens in here leaves no trace in the random numbers outside."""
+"""Random number generators keep their state across a block."""
 
 import random
 from collections.abc import Iterator
@@ -10,9 +10,9 @@ import torch
 
 @contextmanager
 def preserved_random_state() -> Iterator[None]:
-    """Python's, NumPy's and torch's random states (CPU and the current GPU) after the block are those before it.
+    """Restore the random states of Python, NumPy and torch (CPU and current GPU) after the block.
 
-    A story that is sampled during training would otherwise change what comes after.
+    Sampling during training would otherwise change the rest of the run.
     """
     python, numpy = random.getstate(), np.random.get_state()
     try:
