@@ -1,7 +1,7 @@
 """Speed of training a tokenizer and of packing stories, compared with other libraries.
 
-    python benchmarks/data.py --corpus ../shared/data/tinystories/train.parquet
-    python benchmarks/data.py --corpus ../shared/data/tinystories/train.parquet --copies 10   # larger
+    python benchmarks/data.py --corpus FOLDER/train.parquet
+    python benchmarks/data.py --corpus FOLDER/train.parquet --copies 10   # larger
 
 The variants run in turn, in one process, for several rounds; none reads a cache of an earlier round. Speeds are
 megabytes of story text (UTF-8) per second. Training the tokenizer:

@@ -1,6 +1,6 @@
 """The race: bits per byte of a recipe after a fixed number of minutes, compared with a plain Llama.
 
-    python benchmarks/race.py --corpus ../shared/data/tinystories --minutes 5
+    python benchmarks/race.py --corpus FOLDER --minutes 5
 
 Rules and records are in `benchmarks/RACE.md`. Each contender runs in a process of its own with empty caches. The time
 limit covers the whole process: reading, training the tokenizer, tokenizing, compiling, training and saving.

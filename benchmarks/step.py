@@ -1,7 +1,7 @@
 """One training step alone, of a recipe's model beside a plain `LlamaForCausalLM` of the same shape: forward, backward,
 clipping and fused AdamW, without `Trainer` and without data loading.
 
-    python benchmarks/step.py --corpus ../shared/data/tinystories --rows 64 --stories 256     # for a large GPU
+    python benchmarks/step.py --corpus FOLDER --rows 64 --stories 256     # for a large GPU
     python benchmarks/step.py --recipe configs/quickstart.yaml --rows 4 --stories 16          # for a CPU
 
 - `stock`: `LlamaForCausalLM`, one story per row, padded by `DataCollatorForLanguageModeling`.

@@ -1,6 +1,6 @@
 """Training speed of a recipe beside a plain `LlamaForCausalLM` of the same shape under a plain `Trainer`.
 
-    python benchmarks/training.py --corpus ../shared/data/tinystories
+    python benchmarks/training.py --corpus FOLDER
 
 The variants train in turn, in one process, for several rounds, so that noise of the machine affects all of them. The
 figure is story tokens per second; padding is not counted.

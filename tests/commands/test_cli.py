@@ -52,6 +52,14 @@ def test_mistakes_with_generate_are_one_line(tiny_run, tmp_path):
     (tmp_path / "empty").mkdir()
     fails_with_one_line(tinystories("generate", "runs/none", PROMPT, cwd=tmp_path), "runs/none")
     fails_with_one_line(tinystories("generate", tmp_path / "empty", PROMPT), "not a run folder", "config.json")
+    (tmp_path / "no_tokenizer").mkdir()
+    (tmp_path / "no_tokenizer" / "config.json").write_text("{}")
+    for command in (("generate", tmp_path / "no_tokenizer", PROMPT), ("doctor", tmp_path / "no_tokenizer")):
+        fails_with_one_line(tinystories(*command), "no_tokenizer has no tokenizer", "tokenizer.json")
+    (tmp_path / "damaged.pth").write_bytes(bytes(5_000))
+    fails_with_one_line(tinystories("import", tmp_path / "damaged.pth", tmp_path / "new"), "is damaged", "torch.save")
+    (tmp_path / "damaged.gguf").write_bytes(bytes(5_000))
+    fails_with_one_line(tinystories("import", tmp_path / "damaged.gguf", tmp_path / "new"), "GGUF")
     fails_with_one_line(tinystories_process("generate", tiny_run, PROMPT, "--preset", "wild"), "wild", "conservative")
     fails_with_one_line(tinystories("generate", tiny_run, PROMPT, "--max-new-tokens", 0), "at least 1")
     fails_with_one_line(

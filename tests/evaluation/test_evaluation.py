@@ -642,6 +642,8 @@ def test_mistakes_are_one_line(tiny_run, tmp_path, capsys):
     (tmp_path / "file").write_text("x")
     fails_with_one_line(capsys, [tiny_run, "--out", tmp_path / "file"], "is a file")
     fails_with_one_line(capsys, ["runs/none", *out, "--corpus", "sample", "--limit", 2], "There is no")
+    # Before the stories are read, which can take minutes.
+    fails_with_one_line(capsys, ["runs/none", *out, "--corpus", tmp_path / "none.txt"], "runs/none")
     assert not (tmp_path / "out").exists()
 
 

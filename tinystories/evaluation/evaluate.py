@@ -34,7 +34,7 @@ from ..generation.batch import PROMPTS, GeneratedStory, generate_stories
 from ..generation.presets import PRESETS, check_preset, preset_of
 from ..generation.prompts import encode_prompt
 from ..runs.loading import load_model
-from ..runs.run_folder import is_checkpoint, run_and_step
+from ..runs.run_folder import is_checkpoint, require_run, run_and_step
 from ..utils.errors import UserError, first_line
 from .intervals import flatten
 from .judge import Judge, JudgeReport, judge_stories
@@ -117,6 +117,7 @@ def evaluate_models(
     if limit is not None and limit < 1:
         raise UserError(f"The limit must be at least 1, but is {limit}.")
     models = list(dict.fromkeys(os.path.normpath(path) if os.path.exists(path) else str(path) for path in paths))
+    _require_any(models)
     if not presets:
         own = _own_preset(models)
         presets = [own] if quick else [own, *PRESETS]
@@ -178,6 +179,17 @@ def evaluate_models(
         if save is not None:
             save(report)
     return report
+
+
+def _require_any(models: Sequence[str]) -> None:
+    """Refuse a list of models none of which can exist, before stories are read."""
+    errors = []
+    for path in models:
+        try:
+            return require_run(path)
+        except UserError as error:
+            errors.append(error)
+    raise errors[0]
 
 
 def _own_preset(paths: Sequence[str]) -> str:

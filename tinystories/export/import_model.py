@@ -146,6 +146,10 @@ def _reader(source: Path) -> Callable[[str | Path, str | Path | None], Source]:
         raise UserError(f"{source} is a GGUF file, which cannot be imported: specify the model it was made from.")
     if start[8:9] == b"{" or source.suffix == ".safetensors":
         raise UserError(f"{source} contains weights without a configuration: specify the folder of the model.")
+    if source.suffix.lower() == ".gguf":
+        raise UserError(f"{source} is not a GGUF file, and GGUF files cannot be imported: specify the original model.")
+    if source.suffix.lower() in (".pth", ".pt"):
+        raise UserError(f"{source} is damaged, or was not written by `torch.save`: it is not a zip file.")
     return _read_llama2c
 
 

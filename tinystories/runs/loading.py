@@ -57,6 +57,9 @@ def load_tokenizer(path: str, *, as_saved: bool = False) -> PreTrainedTokenizerB
         if type(tokenizer) is transformers.PreTrainedTokenizerFast:
             tokenizer = PreTrainedTokenizerFast.from_pretrained(path)
     except (OSError, ValueError) as error:
+        files = [Path(path) / name for name in ("tokenizer.json", "tokenizer_config.json")]
+        if Path(path).is_dir() and not any(file.exists() for file in files):
+            raise UserError(f"{path} has no tokenizer: neither tokenizer.json nor tokenizer_config.json.") from None
         where = f"The tokenizer in {path} cannot be loaded"
         if not Path(path).exists():
             where = f"There is no folder {path}, and no tokenizer of that name can be loaded from the Hub"

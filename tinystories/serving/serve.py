@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+import torch
 import uvicorn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
@@ -37,6 +38,7 @@ def serve(settings: ServerSettings) -> None:
     _check_checkpoint(settings.checkpoint)
     if settings.tokenizer and not Path(settings.tokenizer).exists() and not _may_be_on_the_hub(settings.tokenizer):
         raise UserError(f"There is no folder {settings.tokenizer} with a tokenizer.")
+    _check_device(settings.device)
     listener = _listen(settings.host, settings.port)
     engine = Engine(
         partial(load, settings),
@@ -93,7 +95,7 @@ def load(settings: ServerSettings) -> tuple[PreTrainedModel, PreTrainedTokenizer
     """The model and its tokenizer; from the Hub, only text files and safetensors are downloaded.
 
     Raises:
-        UserError: where they are missing or do not fit, or the device cannot be used.
+        UserError: where they are missing or do not fit.
     """
     checkpoint = _downloaded(settings.checkpoint, ["*.safetensors"])
     _check_checkpoint(checkpoint)
@@ -106,11 +108,17 @@ def load(settings: ServerSettings) -> tuple[PreTrainedModel, PreTrainedTokenizer
             f"The tokenizer has {needed} entries, but the model's vocabulary has {entries}: they do not match."
         )
     if settings.device not in (None, "auto"):
-        try:
-            model.to(settings.device)  # type: ignore[arg-type]
-        except (RuntimeError, AssertionError) as error:
-            raise UserError(f"The device {settings.device!r} cannot be used: {first_line(error)}.") from None
+        model.to(settings.device)  # type: ignore[arg-type]
     return model, tokenizer
+
+
+def _check_device(device: str | None) -> None:
+    if device in (None, "auto"):
+        return
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"The device {device!r} cannot be used: {first_line(error)}.") from None
 
 
 def model_name(checkpoint: str) -> str:
