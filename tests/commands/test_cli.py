@@ -136,7 +136,7 @@ def test_mistakes_with_tokenizer_are_one_line(tmp_path):
     fails_with_one_line(tinystories("tokenizer", "sample", tmp_path / "t", "--vocab-size", 100), "100")
     fails_with_one_line(tinystories("tokenizer", "sample", tmp_path / "file"), "is a file")
     fails_with_one_line(tinystories("tokenizer", tmp_path / "empty.txt", tmp_path / "t"), "empty.txt")
-    fails_with_one_line(tinystories("tokenizer", "sample", tmp_path / "t", "--top-k-of", tmp_path), "cannot be loaded")
+    fails_with_one_line(tinystories("tokenizer", "sample", tmp_path / "t", "--top-k-of", tmp_path), "has no tokenizer")
     assert not (tmp_path / "t").exists()
 
 
