@@ -1161,7 +1161,7 @@ def test_reading_options_of_evaluate(write, tmp_path):
     options = cli.parse("evaluate x --split line --skip-bad-rows --text-column body".split())
     assert reading_options(options) == {"text_column": "body", "split": "line", "skip_bad_rows": True}
     with pytest.raises(UserError, match="a.jsonl, line 1: not valid JSON"):
-        evaluate_models(["x"], corpus=write("a.jsonl", b"broken\n"), split="file", progress=False)
+        evaluate_models(["someone/x"], corpus=write("a.jsonl", b"broken\n"), split="file", progress=False)
 
 
 # A stream of stories
