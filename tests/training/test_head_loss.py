@@ -129,6 +129,17 @@ def test_a_training_step_equals_that_of_a_plain_trainer(name, settings, tiny_run
     torch.testing.assert_close(*results, atol=1e-5, rtol=1e-4)
 
 
+def test_a_bf16_trainer_computes_the_logits_in_bf16(tiny_run, tmp_path, monkeypatch):
+    model = sharpen(MODELS["TinyLlama"]())
+    trainer = trainer_of(tiny_run, tmp_path, model, bf16=True)
+    batch = {key: torch.stack([row[key] for row in Rows()]) for key in ("input_ids", "labels", "position_ids")}
+    dtypes, apply = [], kernel.HeadLoss.apply
+    monkeypatch.setattr(kernel.HeadLoss, "apply", lambda *args: dtypes.append(args[-1]) or apply(*args))
+    trainer.model_wrapped = trainer.accelerator.prepare_model(model)  # as `train()` does; it adds autocast
+    trainer.training_step(trainer.model_wrapped, dict(batch), num_items_in_batch=torch.tensor(100))
+    assert dtypes == [torch.bfloat16]
+
+
 def test_label_smoothing_and_outputs_use_the_logits(tiny_run, tmp_path, monkeypatch):
     batch = {key: torch.stack([row[key] for row in Rows()]) for key in ("input_ids", "labels", "position_ids")}
     smoothed = trainer_of(tiny_run, tmp_path, MODELS["TinyLlama"](), label_smoothing_factor=0.1)

@@ -25,7 +25,7 @@ MASK_NAMES = ("attn_mask", "attn_bias")
 
 @as_check("attention kernel")
 def check_attention(trainer: Trainer, rows: Rows) -> Finding:
-    """The attention kernel of a training step, and what tells it the documents: `cu_seqlens`, a mask or nothing."""
+    """The attention kernel of a training step, and its document boundaries: `cu_seqlens`, a mask or none."""
     trainer.model.train()
     with Recorder() as recorder:
         training_loss(trainer, rows.inputs)

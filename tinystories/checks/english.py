@@ -5,7 +5,7 @@
 - "Usual" is what 16,054 training and 3,613 validation stories of TinyStories have (measured on roneneldan/TinyStories,
   V1 and V2). Bounds lie at least a factor of three outside of it, so that other English stories pass, too.
 - The language is decided by common words other than articles, so that a text stays English when its articles or all
-  its function words are deleted, and so that nobody is told that another language lacks articles.
+  its function words are deleted. Texts in other languages, which may have no articles, get no finding.
 """
 
 import re

@@ -127,7 +127,7 @@ def _read_recipe(metadata: RunMetadata, run: Path) -> None:
     if re.split("[:@]", source)[0] == TINYSTORIES:
         metadata.corpus, metadata.hub_id = source, TINYSTORIES
     else:
-        # Only `run.json` tells whether another name with a slash is a folder or an id on the Hub.
+        # Only `run.json` states whether another name with a slash is a folder or an id on the Hub.
         metadata.corpus = SAMPLE if source == "sample" else Path(source).name
 
 

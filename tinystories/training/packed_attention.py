@@ -1,7 +1,7 @@
 """Varlen attention over packed rows, without a mask: `attn_implementation="story_varlen"`.
 
 - It is registered with transformers' attention and mask interfaces, so every model that uses them can be trained with
-  it. The mask function that transformers builds from `position_ids` tells where documents start.
+  it. The mask function that transformers builds from `position_ids` shows where documents start.
 - On a GPU it runs `torch.nn.attention.varlen`, on a CPU the operator in kernels/attention.py.
 - SDPA with a mask computes what it does not support: padding masks, caches, sliding windows, attention dropout, and
   float32 on a GPU.

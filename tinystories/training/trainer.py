@@ -159,7 +159,10 @@ class StoryTrainer(CheckpointPushTrainer):
             if uses_head_loss:
                 none = torch.empty(0, dtype=torch.long, device=labels.device)
                 outputs = model(**inputs, output_hidden_states=True, logits_to_keep=none)
-                total = self._head_loss(outputs.hidden_states[-1], self.model.get_output_embeddings(), labels, weights)
+                # accelerate's autocast ends with the model's forward.
+                with self.accelerator.autocast():
+                    head = self.model.get_output_embeddings()
+                    total = self._head_loss(outputs.hidden_states[-1], head, labels, weights)
             else:
                 outputs = model(**inputs)
                 total = (token_losses(outputs.logits, labels) * weights).sum()
