@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from modeling_tinyllama import TinyLlamaConfig, TinyLlamaForCausalLM
@@ -68,6 +69,13 @@ def tiny_model(model_class=TinyLlamaForCausalLM, seed: int = 0, **changes) -> nn
     return sharpen(model_class(tiny_config(**changes)), seed)
 
 
+def edit_weights(folder: Path, change) -> None:
+    """Call `change` with the weights in a model folder, by name, and save what it makes of them."""
+    weights = load_file(folder / "model.safetensors")
+    change(weights)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
 def random_ids(batch: int, length: int, seed: int = 0) -> torch.LongTensor:
     """Ids that are neither padding nor the end of a story."""
     return torch.randint(2, 96, (batch, length), generator=torch.Generator().manual_seed(seed))
@@ -86,6 +94,13 @@ def run_without_us(code: str, folder: Path, tmp_path: Path):
     )
     assert result.returncode == 0, result.stderr[-3000:]
     return json.loads(result.stdout.splitlines()[-1])
+
+
+def without_package(monkeypatch, package: str, *importers: str):
+    """As if `package` were not installed; the modules that import it are imported again."""
+    monkeypatch.setitem(sys.modules, package, None)
+    for name in importers:
+        monkeypatch.delitem(sys.modules, name, raising=False)
 
 
 def tinystories_process(*arguments):

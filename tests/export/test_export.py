@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 import transformers
-from helpers import PROMPT, fails_with_one_line, random_ids, run_without_us, tiny_model, tinystories
+from helpers import PROMPT, edit_weights, fails_with_one_line, random_ids, run_without_us, tiny_model, tinystories
 from packaging.version import Version
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel
@@ -218,10 +218,26 @@ def test_export_mistakes_are_one_line(run, tiny_run, tmp_path, capsys):
     assert "cannot be written" in refused(tiny_run, file / "below")
     assert "no run folder" in refused(tmp_path / "none", out)
     gpt2 = GPT2LMHeadModel(GPT2Config(vocab_size=600, n_embd=8, n_layer=1, n_head=1))
-    assert "is a gpt2, not a tinyllama" in refused(run(gpt2), out)
+    assert "is a gpt2; only tinyllama models" in refused(run(gpt2), out)
     assert "do not match" in refused(run(vocab_size=500), out)
     assert not out.exists()
     fails_with_one_line(tinystories("export", tiny_run, tiny_run), "already exists")
+
+
+@pytest.mark.parametrize(
+    "damage, words",
+    [
+        (lambda weights: weights.pop("model.norm.weight"), "missing keys: model.norm.weight"),
+        (lambda weights: weights["model.norm.weight"].fill_(torch.nan), "model.norm.weight has values that are not"),
+    ],
+    ids=["missing", "not finite"],
+)
+def test_a_run_with_a_missing_or_non_finite_weight_is_refused(damage, words, run, tmp_path):
+    folder = run()
+    edit_weights(folder, damage)
+    with pytest.raises(UserError, match=words):
+        export_stock(folder, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import PROMPT, random_ids, tiny_model
+from helpers import PROMPT, random_ids, tiny_model, without_package
 from test_import_llama2c import legacy, make_model, pieces, tokenizer_file  # noqa: F401  pieces is a fixture
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
@@ -15,8 +15,6 @@ from transformers.generation import LogitsProcessorList
 
 from tinystories.cli import main
 from tinystories.data.synthetic import sample_stories
-from tinystories.export import gguf as ours
-from tinystories.export.gguf import export_gguf
 from tinystories.export.import_model import import_model
 from tinystories.runs.loading import load_model
 from tinystories.tokenization import PreTrainedTokenizerFast
@@ -24,6 +22,8 @@ from tinystories.utils.errors import UserError
 
 
 gguf = pytest.importorskip("gguf")
+ours = pytest.importorskip("tinystories.export.gguf")
+export_gguf = ours.export_gguf
 
 FULL = {"partial_rotary_factor": 1.0}
 CASES = {
@@ -319,9 +319,9 @@ def test_mistakes_are_one_line(tiny_run, tmp_path, monkeypatch, capsys):
     (tmp_path / "file").write_text("x")
     with pytest.raises(UserError, match="cannot be written"):
         export_gguf(tiny_run, tmp_path / "file" / "new.gguf")
-    monkeypatch.setattr(ours, "gguf", None)
-    with pytest.raises(UserError, match=r"pip install 'tinyllama-stories\[export\]'"):
-        export_gguf(tiny_run, tmp_path / "new.gguf")
+    without_package(monkeypatch, "gguf", "tinystories.export.gguf")
+    assert main(["export", str(tiny_run), str(tmp_path / "new.gguf"), "--to", "gguf"]) == 2
+    assert "pip install 'tinyllama-stories[export]'" in capsys.readouterr().err.splitlines()[-1]
 
 
 # --- What the file says of itself, and the tokenizer.

@@ -9,12 +9,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from helpers import PROMPT, tiny_model
+from helpers import PROMPT, tiny_model, without_package
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig, pipeline
 
 from tinystories.cli import main
-from tinystories.export import onnx as ours
-from tinystories.export.onnx import export_onnx
 from tinystories.runs.loading import load_model
 from tinystories.tokenization import PreTrainedTokenizerFast
 from tinystories.utils.errors import UserError
@@ -22,6 +20,8 @@ from tinystories.utils.errors import UserError
 
 pytest.importorskip("onnxscript")
 onnxruntime = pytest.importorskip("onnxruntime")
+ours = pytest.importorskip("tinystories.export.onnx")
+export_onnx = ours.export_onnx
 
 FULL = {"partial_rotary_factor": 1.0}
 KINDS = {"phi3": None, "llama": {"tie_word_embeddings": False, **FULL}}
@@ -325,6 +325,6 @@ def test_mistakes_are_one_line(tiny_run, tmp_path, monkeypatch, capsys):
     assert "already exists" in refused(tiny_run)
     monkeypatch.setattr(ours, "LARGEST_FILE", 1000)
     assert "limited to 2 GB" in refused(tmp_path / "out")
-    monkeypatch.setattr(ours, "onnxruntime", None)
+    without_package(monkeypatch, "onnxruntime", "tinystories.export.onnx")
     assert "pip install 'tinyllama-stories[export]'" in refused(tmp_path / "out")
     assert not (tmp_path / "out").exists()

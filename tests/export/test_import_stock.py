@@ -7,8 +7,8 @@ import shutil
 
 import pytest
 import torch
-from helpers import random_ids, sharpen, tiny_model
-from safetensors.torch import load_file, save_file
+from helpers import edit_weights, random_ids, sharpen, tiny_model
+from safetensors.torch import load_file
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -212,12 +212,6 @@ def test_wrong_conversion_is_detected_and_nothing_is_written(case, folder, tmp_p
 def edit_config(path, **changes):
     config = json.loads((path / "config.json").read_text()) | changes
     (path / "config.json").write_text(json.dumps(config))
-
-
-def edit_weights(path, change):
-    weights = load_file(path / "model.safetensors")
-    change(weights)
-    save_file(weights, path / "model.safetensors", metadata={"format": "pt"})
 
 
 class Code:

@@ -1,7 +1,6 @@
 """Pushing a run to a local Hub: the published model is that of the run, and its card states what is known."""
 
 import hashlib
-import importlib.util
 import json
 import os
 import re
@@ -13,15 +12,16 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from helpers import WITHOUT_US
+from helpers import WITHOUT_US, edit_weights, without_package
 from hub_server import CLIENT, Blob, LocalHub, User, card_errors
 from huggingface_hub import ModelCard
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from tinystories.cli import main
+from tinystories.export.verify import load_run
 from tinystories.generation.presets import PRESETS
 from tinystories.hub.client import Target
-from tinystories.hub.release import REQUIRED_PACKAGES, build_release, load_run
+from tinystories.hub.release import build_release
 from tinystories.hub.upload import undo_advice
 from tinystories.hub.verification import check_releases
 from tinystories.runs.loading import load_model
@@ -389,13 +389,8 @@ def test_verification_finds_what_is_wrong_with_a_release(run, tmp_path):
 
         return damage
 
-    def rescale(path):
-        def damage(folder):
-            weights = load_file(folder / path)
-            weights["model.norm.weight"] *= 1.01
-            save_file(weights, folder / path, metadata={"format": "pt"})
-
-        return damage
+    def rescale(subfolder):
+        return lambda folder: edit_weights(folder / subfolder, lambda weights: weights["model.norm.weight"].mul_(1.01))
 
     releases = {
         "sound": sound,
@@ -404,8 +399,8 @@ def test_verification_finds_what_is_wrong_with_a_release(run, tmp_path):
         "our package": broken(
             "imports", edit("modeling_tinyllama.py", "import torch\n", "import torch, tinystories\n")
         ),
-        "weights": broken("weights", rescale("model.safetensors")),
-        "stock weights": broken("stock", rescale("phi3/model.safetensors")),
+        "weights": broken("weights", rescale("")),
+        "stock weights": broken("stock", rescale("phi3")),
         "preset": broken("preset", edit("generation_config.json", "0.8", "0.9")),
         "tokenizer": broken("tokenizer", edit("tokenizer_config.json", '"<|padding|>"', '"a new one"')),
         "tokens": broken("tokens", edit("tokenizer.json", '"add_prefix_space": false', '"add_prefix_space": true')),
@@ -468,18 +463,20 @@ def test_undo_advice_for_a_new_repository():
 
 
 def test_gguf_and_onnx_are_included(run, tmp_path):
-    installed = [name for name, packages in REQUIRED_PACKAGES.items() if all(map(importlib.util.find_spec, packages))]
-    missing = [name for name in REQUIRED_PACKAGES if name not in installed]
-    for name in missing:
-        with pytest.raises(UserError, match=f"--include {name} needs .*pip install"):
-            build_release(run, tmp_path / "none", "ada/x", include=[name])
-    if not installed:
-        pytest.skip("neither is installed")
-    release = build_release(run, tmp_path / "release", "ada/x", include=installed)
-    endings = {"gguf": "gguf/story-teller-f16.gguf", "onnx": "onnx/onnx/model.onnx"}
-    assert {endings[name] for name in installed} <= set(release.digests())
+    pytest.importorskip("gguf")
+    pytest.importorskip("onnxruntime")
+    release = build_release(run, tmp_path / "release", "ada/x", include=["gguf", "onnx"])
+    assert {"gguf/story-teller-f16.gguf", "onnx/onnx/model.onnx"} <= set(release.digests())
     card = (release.folder / "README.md").read_text()
-    assert all(f"`{name}/`" in card for name in installed)
+    assert "`gguf/`" in card and "`onnx/`" in card
+
+
+@pytest.mark.parametrize("name, package", [("gguf", "gguf"), ("onnx", "onnxruntime")])
+def test_a_format_whose_package_is_missing_is_refused_before_any_work(name, package, run, tmp_path, monkeypatch):
+    without_package(monkeypatch, package, f"tinystories.export.{name}")
+    with pytest.raises(UserError, match=rf"{name.upper()} export needs .*pip install 'tinyllama-stories\[export\]'"):
+        build_release(run, tmp_path / "none", "ada/x", include=[name])
+    assert not (tmp_path / "none").exists()
 
 
 # ---- mistakes and network errors
@@ -552,21 +549,14 @@ def test_a_run_that_cannot_be_released_is_refused(run, tmp_path):
         with pytest.raises(UserError, match=words):
             build_release(folder, tmp_path / "none", "ada/x", **options)
 
-    def change(name, value):
-        def damage(folder):
-            weights = load_file(folder / "model.safetensors")
-            if value is None:
-                del weights[name]
-            else:
-                weights[name][0] = value
-            save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    def change(edit):
+        return lambda folder: edit_weights(folder, edit)
 
-        return damage
-
+    norm = "model.norm.weight"
     refused(lambda folder: (folder / "tokenizer.json").unlink(), "no tokenizer")
     refused(lambda folder: (folder / "model.safetensors").unlink(), "no weights")
-    refused(change("model.norm.weight", None), "missing keys: model.norm.weight")
-    refused(change("model.norm.weight", torch.nan), "model.norm.weight has values that are not finite")
+    refused(change(lambda weights: weights.pop(norm)), f"missing keys: {norm}")
+    refused(change(lambda weights: weights[norm].fill_(torch.nan)), f"{norm} has values that are not finite")
     refused(lambda folder: (folder / "run.json").write_text("{"), "run.json is damaged")
     gpt2 = {"model_type": "gpt2", "n_layer": 1, "n_head": 1, "n_embd": 8, "vocab_size": 600}
     refused(

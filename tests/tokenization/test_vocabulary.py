@@ -16,8 +16,8 @@ from tinystories.data.packing import PackedStories, encode_stories, tokenize_sto
 from tinystories.evaluation.likelihood import score_stories
 from tinystories.evaluation.token_classes import ARTICLE, TokenClassifier
 from tinystories.export.stock import export_stock
+from tinystories.export.verify import load_run
 from tinystories.generation.generate import generate_story
-from tinystories.hub.release import load_run
 from tinystories.runs.loading import load_model
 from tinystories.serving.serve import load
 from tinystories.serving.settings import ServerSettings

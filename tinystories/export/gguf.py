@@ -28,15 +28,16 @@ from yaml import YAMLError
 
 from ..generation.presets import GGUF_DTYPES
 from ..utils.errors import UserError
-from .gguf_vocabulary import compare_tokens, to_vocabulary, write_vocabulary
 from .stock import export_stock
 from .verify import LONGEST_CHECK, STORY, TOLERANCE, Verified, check_difference, staged
 
 
 try:
     import gguf
-except ImportError:
-    gguf = None
+
+    from .gguf_vocabulary import compare_tokens, to_vocabulary, write_vocabulary
+except ModuleNotFoundError:
+    raise UserError("GGUF export needs an additional package: pip install 'tinyllama-stories[export]'") from None
 
 FILE_TYPES = {"f32": "ALL_F32", "f16": "MOSTLY_F16", "bf16": "MOSTLY_BF16", "q8_0": "MOSTLY_Q8_0"}
 
@@ -72,8 +73,6 @@ def export_gguf(run: str | Path, out: str | Path, dtype: str = "f16") -> GgufExp
     Raises:
         UserError: if llama.cpp does not support the model or its tokenizer, or `out` exists.
     """
-    if gguf is None:
-        raise UserError("GGUF export needs an additional package: pip install 'tinyllama-stories[export]'")
     out = Path(out)
     if dtype not in GGUF_DTYPES:
         raise UserError(f"GGUF export does not support {dtype!r}; choose one of {', '.join(GGUF_DTYPES)}.")
@@ -181,7 +180,7 @@ def _write(
     return kinds
 
 
-def _write_tensors(writer: "gguf.GGUFWriter", model: PreTrainedModel, dtype: str) -> dict[str, str]:
+def _write_tensors(writer: gguf.GGUFWriter, model: PreTrainedModel, dtype: str) -> dict[str, str]:
     config = model.config
     architecture = next(kind for kind, name in gguf.MODEL_ARCH_NAMES.items() if name == config.model_type)
     names = gguf.get_tensor_name_map(architecture, config.num_hidden_layers)
@@ -200,7 +199,8 @@ def _write_tensors(writer: "gguf.GGUFWriter", model: PreTrainedModel, dtype: str
             data = gguf.quants.quantize(weight.float().contiguous().numpy(), quantization)
         if kind in ("F16", "Q8_0") and not np.isfinite(gguf.quants.dequantize(data, quantization)).all():
             raise UserError(f"{name} has values that are too large for {kind.lower()}: choose --dtype bf16 or f32.")
-        writer.add_tensor(names.get_name(name, try_suffixes=(".weight",)), data, raw_dtype=quantization)
+        stem = name.removesuffix(".weight")
+        writer.add_tensor(f"{names[stem]}.weight", data, raw_dtype=quantization)
         kinds[name] = kind
     return kinds
 
@@ -222,7 +222,7 @@ def _eos_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -
     return ids
 
 
-def _write_sampling(writer: "gguf.GGUFWriter", model: PreTrainedModel) -> None:
+def _write_sampling(writer: gguf.GGUFWriter, model: PreTrainedModel) -> None:
     """Write `generation_config.json` as llama.cpp's defaults, in transformers' order of sampling steps."""
     config = model.generation_config
     writer.add_sampling_sequence("penalties;temperature;top_k;top_p")

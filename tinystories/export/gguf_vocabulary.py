@@ -10,6 +10,7 @@ from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
 
+import gguf
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerBase
 
@@ -18,11 +19,6 @@ from ..utils.errors import UserError
 from .sentencepiece import BYTES, SPACE, piece_pairs
 from .verify import STORY
 
-
-try:
-    import gguf
-except ImportError:
-    gguf = None
 
 STORIES_COMPARED = 200
 BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True}
@@ -61,7 +57,7 @@ def to_vocabulary(tokenizer: PreTrainedTokenizerBase, size: int) -> Vocabulary:
         raise _unsupported("one of its special tokens depends on the text around it")
 
     tokens = [f"[PAD{i}]" for i in range(size)]
-    types = [gguf.TokenType.UNUSED] * size
+    types: list[int] = [gguf.TokenType.UNUSED] * size
     vocab = tokenizer.get_vocab()
     if max(vocab.values()) >= size:
         raise _unsupported(f"it has the id {max(vocab.values()):,}, but the model has only {size:,} tokens")
@@ -130,7 +126,7 @@ def _unsupported(reason: str) -> UserError:
 
 
 def write_vocabulary(
-    writer: "gguf.GGUFWriter", vocabulary: Vocabulary, tokenizer: PreTrainedTokenizerBase, eos_token_ids: list[int]
+    writer: gguf.GGUFWriter, vocabulary: Vocabulary, tokenizer: PreTrainedTokenizerBase, eos_token_ids: list[int]
 ) -> None:
     """Write the vocabulary and the special tokens.
 

@@ -216,7 +216,8 @@ def _sampled_ends(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, to
     begin = torch.full((SAMPLES, 1), tokenizer.bos_token_id)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        rows = model.generate(
+        # mypy takes `generate` for an attribute of `nn.Module`, a tensor or a module.
+        rows = model.generate(  # type: ignore[operator]
             begin,
             attention_mask=torch.ones_like(begin),
             do_sample=True,

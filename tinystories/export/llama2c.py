@@ -51,6 +51,8 @@ class Header:
     """
 
     version: int
+    tied: bool
+    group_size: int
     dim: int
     hidden_dim: int
     n_layers: int
@@ -58,8 +60,6 @@ class Header:
     n_kv_heads: int
     vocab_size: int
     seq_len: int
-    tied: bool
-    group_size: int
 
     @property
     def head_size(self) -> int:
@@ -148,7 +148,7 @@ def read_header(path: str | Path) -> Header:
         tied = sizes[5] > 0
         sizes[5] = abs(sizes[5])
 
-    header = Header(version, *sizes, bool(tied), group_size)
+    header = Header(version, bool(tied), group_size, *sizes)
     if error := header.error():
         raise UserError(f"{path} {'is damaged' if version else 'is not a llama2.c model'}: {error}.")
     size, expected = path.stat().st_size, header.file_bytes()
@@ -179,8 +179,7 @@ def load_llama2c(path: str | Path) -> TinyLlamaForCausalLM:
             num_key_value_heads=header.n_kv_heads,
             max_position_embeddings=header.seq_len,
             rms_norm_eps=1e-5,
-            rope_theta=10_000.0,
-            partial_rotary_factor=1.0,
+            rope_parameters={"rope_theta": 10_000.0, "partial_rotary_factor": 1.0},
             tie_word_embeddings=header.tied,
             pad_token_id=0,
             bos_token_id=1,

@@ -42,8 +42,8 @@ try:
     import onnxruntime
     import onnxscript  # noqa: F401  torch.onnx.export needs it
     from onnxruntime.quantization import QuantType, quantize_dynamic
-except ImportError:
-    onnx_ir = onnxruntime = None
+except ModuleNotFoundError:
+    raise UserError("ONNX export needs additional packages: pip install 'tinyllama-stories[export]'") from None
 
 # The names of transformers.js: of the type, and of the file that it loads.
 DTYPES = {"f32": ("fp32", "model.onnx"), "f16": ("fp16", "model_fp16.onnx"), "q8": ("q8", "model_quantized.onnx")}
@@ -81,8 +81,6 @@ def export_onnx(run: str | Path, out: str | Path, dtype: str = "f32") -> OnnxExp
     Raises:
         UserError: if the model cannot be exported, or `out` is not empty.
     """
-    if onnxruntime is None:
-        raise UserError("ONNX export needs additional packages: pip install 'tinyllama-stories[export]'")
     out = Path(out)
     if dtype not in DTYPES:
         raise UserError(f"ONNX export does not support {dtype!r}; choose one of {', '.join(DTYPES)}.")
@@ -213,6 +211,7 @@ def _trace(folder: Path, dtype: torch.dtype, file: Path) -> None:
             dynamo=True,
             verbose=False,
         )
+    assert program is not None  # it would be without `dynamo`
     # The source location of each node takes more bytes than the weights of a small model.
     onnx_ir.passes.common.ClearMetadataAndDocStringPass()(program.model)
     onnx_ir.save(program.model, file)

@@ -138,7 +138,7 @@ def load_sentencepiece(path: str | Path, vocab_size: int, model_max_length: int)
     if trainer.model_type == trainer.UNIGRAM:
         # SentencePiece never chooses special pieces in a text, but `tokenizers` would if their score is best.
         scored = [(piece, ordinary.get(piece, UNREACHABLE)) for piece in ids]
-        model = models.Unigram(scored, unk_id=ids[special.unk], byte_fallback=special.byte_fallback)
+        model: models.Model = models.Unigram(scored, unk_id=ids[special.unk], byte_fallback=special.byte_fallback)
     elif trainer.model_type in (trainer.BPE, trainer.CHAR):
         merges = _merges(path, ordinary) if trainer.model_type == trainer.BPE else []
         model = models.BPE(
@@ -337,7 +337,9 @@ def _normalization(path: Path, proto: Any) -> list[normalizers.Normalizer]:
 def _rules(table: bytes) -> list[normalizers.Normalizer]:
     """NFKC, with the exceptions in `table`: characters that become a space or nothing, or stay."""
     of_table, nfkc = normalizers.Precompiled(table), normalizers.NFKC()
-    to_space, to_nothing, kept = [], [], []
+    to_space: list[str] = []
+    to_nothing: list[str] = []
+    kept: list[str] = []
     for character in map(chr, range(sys.maxunicode + 1)):
         if unicodedata.category(character) in ("Cn", "Co", "Cs", "Lo"):
             continue

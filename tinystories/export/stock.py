@@ -10,24 +10,25 @@ import copy
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from transformers import LlamaForCausalLM, Phi3ForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.models.llama import LlamaConfig, LlamaForCausalLM
+from transformers.models.phi3 import Phi3Config, Phi3ForCausalLM
 
 from modeling_tinyllama import TinyLlamaConfig, TinyLlamaForCausalLM
 
-from ..runs.loading import load_model
 from ..utils.errors import UserError
 from .verify import (
     TOLERANCE,
     Verified,
     check_difference,
     check_out,
-    check_vocabulary,
     compare,
     load_complete,
+    load_run,
     read_config,
     staged,
 )
@@ -55,6 +56,7 @@ SHARED_FIELDS = (
 )
 PHI3_ROPE_TYPES = ("default", "longrope")
 Weights = dict[str, torch.Tensor]
+Model = TypeVar("Model", bound=PreTrainedModel)
 
 
 @dataclass(frozen=True)
@@ -81,13 +83,7 @@ def export_stock(run: str | Path, out: str | Path, to: str | None = None) -> Exp
     if to is not None and to not in TARGETS:
         raise UserError(f"There is no export to {to!r}; choose one of {', '.join(TARGETS)}.")
     check_out(out)
-    model, tokenizer = load_model(str(run))
-    if model.config.model_type != TinyLlamaConfig.model_type:
-        raise UserError(
-            f"The model in {run} is a {model.config.model_type}, not a tinyllama: transformers loads it directly."
-        )
-    check_vocabulary(tokenizer, model.config.vocab_size, run)
-    model = model.cpu()
+    model, tokenizer = load_run(run)
     stock = TARGETS[to or target_of(model.config)](model)
     with staged(out) as folder:
         stock.save_pretrained(folder)
@@ -104,7 +100,7 @@ def export_stock(run: str | Path, out: str | Path, to: str | None = None) -> Exp
     )
 
 
-def target_of(config: TinyLlamaConfig) -> str:
+def target_of(config: PreTrainedConfig) -> str:
     """Return the architecture that computes the model's function with its weights."""
     return "llama" if config.rope_parameters["partial_rotary_factor"] == 1.0 else "phi3"
 
@@ -123,7 +119,7 @@ def to_llama(model: TinyLlamaForCausalLM) -> LlamaForCausalLM:
             f"export a Phi-3, which computes the same function, or train with `partial_rotary_factor: 1.0`."
         )
     settings |= {"attention_bias": model.config.attention_bias, "mlp_bias": model.config.mlp_bias}
-    return _build(LlamaForCausalLM, settings, model, model.state_dict())
+    return _build(LlamaForCausalLM, LlamaConfig, settings, model, model.state_dict())
 
 
 def to_phi3(model: TinyLlamaForCausalLM) -> Phi3ForCausalLM:
@@ -156,7 +152,7 @@ def to_phi3(model: TinyLlamaForCausalLM) -> Phi3ForCausalLM:
     weights = model.state_dict()
     for fused, parts in _fused_projections(config):
         weights[fused] = torch.cat([weights.pop(part) for part in parts])
-    return _build(Phi3ForCausalLM, settings, model, weights)
+    return _build(Phi3ForCausalLM, Phi3Config, settings, model, weights)
 
 
 TARGETS: dict[str, Callable[[TinyLlamaForCausalLM], PreTrainedModel]] = {"llama": to_llama, "phi3": to_phi3}
@@ -180,11 +176,15 @@ def _fused_projections(config: PreTrainedConfig) -> Iterator[tuple[str, dict[str
 
 
 def _build(
-    model_class: type[PreTrainedModel], settings: dict[str, Any], source: PreTrainedModel, weights: Weights
-) -> Any:
+    model_class: type[Model],
+    config_class: type[PreTrainedConfig],
+    settings: dict[str, Any],
+    source: PreTrainedModel,
+    weights: Weights,
+) -> Model:
     """A model with these settings and weights, in the dtype, on the device and in the mode of `source`."""
     try:
-        config = model_class.config_class(**settings)
+        config = config_class(**settings)
     except (StrictDataclassError, ValueError) as error:
         reason = " ".join(str(error).split()).rstrip(".")
         raise UserError(f"{model_class.__name__} does not support the settings of this model: {reason}.") from None
@@ -239,7 +239,7 @@ def from_stock(model: PreTrainedModel) -> TinyLlamaForCausalLM:
     for name in ("pad_token_id", "bos_token_id", "eos_token_id"):
         settings[name] = None if settings.get(name) == -1 else settings.get(name)
     settings["attention_dropout"] = settings["attention_dropout"] or 0.0
-    return _build(TinyLlamaForCausalLM, settings, model, weights)
+    return _build(TinyLlamaForCausalLM, TinyLlamaConfig, settings, model, weights)
 
 
 def _from_llama(config: PreTrainedConfig, settings: dict[str, Any], weights: Weights) -> None:

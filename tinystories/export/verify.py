@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
@@ -19,8 +20,11 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from modeling_tinyllama import TinyLlamaConfig, TinyLlamaForCausalLM
 from tinystories.tokenization import vocabulary_size
 
+from ..runs.loading import load_tokenizer
+from ..runs.run_folder import require_run
 from ..utils.errors import UserError, first_line
 
 
@@ -76,9 +80,11 @@ def load_complete(path: str | Path) -> PreTrainedModel:
         UserError: if the weights cannot be read, do not match the configuration, or are not finite.
     """
     try:
-        model, report = AutoModelForCausalLM.from_pretrained(path, output_loading_info=True, trust_remote_code=False)
+        # A pair, because of `output_loading_info`; the stub knows only the model.
+        loaded: Any = AutoModelForCausalLM.from_pretrained(path, output_loading_info=True, trust_remote_code=False)
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError, pickle.UnpicklingError) as error:
         raise UserError(f"The model in {path} cannot be loaded: {first_line(error)}.") from None
+    model, report = loaded
     for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         if report.get(kind):
             names = ", ".join(sorted(map(str, report[kind]))[:3])
@@ -86,6 +92,21 @@ def load_complete(path: str | Path) -> PreTrainedModel:
     for name, weight in model.state_dict().items():
         check_finite(weight, name, path)
     return model.eval()
+
+
+def load_run(run: str | Path) -> tuple[TinyLlamaForCausalLM, PreTrainedTokenizerBase]:
+    """Load the TinyLlama in a run folder or on the Hub on the CPU, with every weight, and its tokenizer.
+
+    Raises:
+        UserError: if there is none, its weights are incomplete or not finite, or the tokenizer has more tokens.
+    """
+    require_run(str(run))
+    read_config(run, (TinyLlamaConfig.model_type,), "only tinyllama models can be exported or released")
+    tokenizer = load_tokenizer(str(run))
+    model = load_complete(run)
+    assert isinstance(model, TinyLlamaForCausalLM)
+    check_vocabulary(tokenizer, model.config.vocab_size, run)
+    return model, tokenizer
 
 
 def check_finite(weight: torch.Tensor, name: str, path: str | Path) -> None:

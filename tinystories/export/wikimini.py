@@ -11,6 +11,7 @@ import logging
 import pickle
 import re
 import zipfile
+from collections.abc import Callable
 from functools import reduce
 from pathlib import Path
 from typing import Any
@@ -144,7 +145,7 @@ def _numpy_number(kind: _NumpyType, data: bytes) -> float | int | bool:
     return np.frombuffer(data, dtype=kind.name, count=1).item()
 
 
-NUMPY_NUMBERS = [
+NUMPY_NUMBERS: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
     (_NumpyType, "numpy.dtype"),
     (_numpy_number, "numpy._core.multiarray.scalar"),
     (_numpy_number, "numpy.core.multiarray.scalar"),  # numpy 1
@@ -302,8 +303,10 @@ def _config(path: Path, settings: dict, weights: dict[str, torch.Tensor], state:
             num_attention_heads=_heads(path, settings, hidden_size, factor, state),
             max_position_embeddings=_number(path, settings, "max_seq_len", int, _rotary_table(state)[0] or 2048),
             rms_norm_eps=_number(path, settings, "rms_norm_eps", float, 1e-6),
-            rope_theta=_number(path, settings, "rope_base", float, 10_000.0),
-            partial_rotary_factor=factor,
+            rope_parameters={
+                "rope_theta": _number(path, settings, "rope_base", float, 10_000.0),
+                "partial_rotary_factor": factor,
+            },
             tie_word_embeddings=tied,
         )
     except UserError:
@@ -314,7 +317,7 @@ def _config(path: Path, settings: dict, weights: dict[str, torch.Tensor], state:
 
 def _number(path: Path, settings: dict, key: str, kind: type, default: float | None = None) -> Any:
     """A setting as a number, also from text, because YAML reads `1e-6` as text."""
-    value = settings.get(key)
+    value: Any = settings.get(key)
     if value is None:
         value = default
     try:

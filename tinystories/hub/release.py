@@ -7,23 +7,19 @@
 """
 
 import hashlib
-import importlib.util
 import re
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-import modeling_tinyllama  # noqa: F401  registers the architecture
 
 from ..export.stock import export_stock, target_of
-from ..export.verify import check_vocabulary, load_complete, read_config
+from ..export.verify import load_run
 from ..generation.generate import generate_story, preset_config
-from ..runs.loading import load_tokenizer
 from ..runs.metadata import RunMetadata, read_run_metadata
 from ..runs.run_folder import LOSS_PLOT, RECIPE, find_recipe, refuse_file
 from ..utils.errors import UserError, first_line
@@ -33,7 +29,6 @@ from .verification import PROMPT, expected_output
 
 SEED = 1
 FORMATS = ("llama", "gguf", "onnx")
-REQUIRED_PACKAGES = {"gguf": ("gguf",), "onnx": ("onnx_ir", "onnxruntime", "onnxscript")}
 # Settings of a recipe that concern only the publisher's machine or accounts.
 _PRIVATE = re.compile(r"output_dir|logging_dir|run_name|project|resume|report_to|hub_|push_to_hub|token$|disable_tqdm")
 
@@ -94,19 +89,6 @@ def check_run(run: str | Path) -> Path:
     return run
 
 
-def load_run(run: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Load the model of a run in float32 on the CPU, and its tokenizer.
-
-    Raises:
-        UserError: if the model is of another architecture, or its weights are incomplete or not finite.
-    """
-    tokenizer = load_tokenizer(str(run))
-    read_config(run, ("tinyllama",), "only tinyllama models can be released")
-    model = load_complete(run)
-    check_vocabulary(tokenizer, model.config.vocab_size, run)
-    return model, tokenizer
-
-
 def check_formats(include: Sequence[str]) -> None:
     """Check that the requested formats exist and that the packages they need are installed.
 
@@ -116,11 +98,8 @@ def check_formats(include: Sequence[str]) -> None:
     for name in include:
         if name not in FORMATS:
             raise UserError(f"--include does not accept {name!r}; choose from {', '.join(FORMATS)}.")
-        missing = [package for package in REQUIRED_PACKAGES.get(name, ()) if importlib.util.find_spec(package) is None]
-        if missing:
-            raise UserError(
-                f"--include {name} needs {' and '.join(missing)}: pip install 'tinyllama-stories[export]'."
-            )
+        if name != "llama":
+            import_module(f"..export.{name}", __package__)  # raises if a package is missing
 
 
 def build_release(

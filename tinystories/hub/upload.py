@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from huggingface_hub import HfApi, constants
+from huggingface_hub import HfApi, constants, get_token
 from huggingface_hub.utils import enable_progress_bars
 
 from ..utils.errors import UserError
@@ -96,8 +96,7 @@ def push(
         commits = _publish(api, releases, target, checkpoints, message)
         with _prefixed_errors(f"{repo_id} was pushed but not verified, so it is not a valid release. "):
             is_private = bool(retry(lambda: api.repo_info(repo_id), repo_id).private)
-        token = api.token if is_private else None
-        if problems := check_releases(releases, repo_id, commits, token):
+        if problems := check_releases(releases, repo_id, commits, get_token() if is_private else None):
             return [*problems, undo_advice(api.endpoint, target, commits)]
         print("checked   on the Hub, in a clean environment: every file, logits and greedy text")
         if space:

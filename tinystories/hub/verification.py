@@ -42,7 +42,8 @@ def expected_output(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) 
     prompt = torch.tensor([encode_prompt(tokenizer, PROMPT)])
     new_tokens = min(CHECKED_TOKENS, model.config.max_position_embeddings - prompt.shape[1])
     greedy = {"do_sample": False, "repetition_penalty": 1.0, "max_new_tokens": new_tokens}
-    output = model.generate(prompt, attention_mask=torch.ones_like(prompt), **greedy)
+    # mypy takes `generate` for an attribute of `nn.Module`, a tensor or a module.
+    output = model.generate(prompt, attention_mask=torch.ones_like(prompt), **greedy)  # type: ignore[operator]
     generation = model.generation_config.to_diff_dict()
     generation.pop("transformers_version", None)
     return {
