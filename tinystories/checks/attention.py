@@ -8,7 +8,7 @@ from transformers import Trainer
 from ..training.packed_attention import DROPOUTS, active_implementation, kernel_name, unsupported_reason
 from .batches import Rows
 from .findings import Finding, as_check, inconclusive, note, ok
-from .forward import training_loss
+from .forward import model_of, training_loss
 from .memory import size_in_words
 from .recorder import PER_DOCUMENT, SOFTMAX, Recorder
 
@@ -26,12 +26,12 @@ MASK_NAMES = ("attn_mask", "attn_bias")
 @as_check("attention kernel")
 def check_attention(trainer: Trainer, rows: Rows) -> Finding:
     """The attention kernel of a training step, and its document boundaries: `cu_seqlens`, a mask or none."""
-    trainer.model.train()
+    model = model_of(trainer).train()
     with Recorder() as recorder:
         training_loss(trainer, rows.inputs)
     packs = hasattr(trainer, "attention_context")
     if recorder.attention is None:
-        implementation = active_implementation(trainer.model) if packs else trainer.model.config._attn_implementation
+        implementation = active_implementation(model) if packs else model.config._attn_implementation
         return inconclusive(
             f"no attention operator was observed in a forward pass (attn_implementation {implementation!r})"
         )
@@ -47,12 +47,12 @@ def check_attention(trainer: Trainer, rows: Rows) -> Finding:
     evidence = f"{KERNELS.get(name, name)}, {_mask(arguments, rows)}, {shape}"
     if packs:
         default = "these rows have an attention_mask, or are float32 on a GPU"
-        evidence += f"; not separately for each document, because {unsupported_reason(trainer.model) or default}"
+        evidence += f"; not separately for each document, because {unsupported_reason(model) or default}"
     return ok(evidence)
 
 
 def _without_kernel(trainer: Trainer, scores: Tensor) -> Finding:
-    config = trainer.model.config
+    config = model_of(trainer).config
     reason = ""
     if config._attn_implementation == "eager":
         reason = " (attn_implementation is eager)"

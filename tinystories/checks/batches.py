@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 from transformers import Trainer
 
+from ..utils.evaluation_mode import evaluation_mode
 from ..utils.random_state import preserved_random_state
+from .forward import model_of
 
 
 BATCHES, MOST_BATCHES, TOKENS = 2, 16, 8_000  # taken: at least two, and more until there are so many tokens
@@ -18,8 +20,7 @@ BATCHES, MOST_BATCHES, TOKENS = 2, 16, 8_000  # taken: at least two, and more un
 @contextmanager
 def restored(trainer: Trainer) -> Iterator[None]:
     """Restores random states, modes, buffers and the dataloaders of a trainer after the block."""
-    model, loaders = trainer.model, trainer.accelerator._dataloaders
-    modes = [(module, module.training) for module in model.modules()]
+    model, loaders = model_of(trainer), trainer.accelerator._dataloaders
     buffers = [
         (module, name, buffer, buffer.detach().clone())
         for module in model.modules()
@@ -28,12 +29,10 @@ def restored(trainer: Trainer) -> Iterator[None]:
     ]
     known = len(loaders)
     try:
-        with preserved_random_state():
+        with preserved_random_state(), evaluation_mode(model):
             yield
     finally:
         del loaders[known:]
-        for module, training in modes:
-            module.training = training
         with torch.no_grad():
             for module, name, buffer, before in buffers:
                 buffer.copy_(before)

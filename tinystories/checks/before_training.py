@@ -4,12 +4,14 @@ import math
 
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase, Trainer
+from transformers.trainer_utils import has_length
 
 from . import batch_contents
 from .attention import check_attention
 from .batches import Rows, find_stories, restored, take_batches
 from .document_masking import check_leaks
 from .findings import Finding, as_check, error, inconclusive
+from .forward import model_of
 from .hyperparameters import RunLength, compare_settings
 from .loss import check_loss
 from .machine import check_disk, check_precision, check_time
@@ -34,11 +36,9 @@ def check_trainer(trainer: Trainer, *, quick: bool = True) -> list[Finding]:
     Returns:
         Findings; do not train if one of them is an "error".
     """
-    try:
-        rows = len(trainer.train_dataset)
-    except TypeError:  # a stream
-        rows = None
-    return examine_trainer(trainer, rows, trainer.args.output_dir, time=not quick)
+    dataset = trainer.train_dataset
+    rows = len(dataset) if has_length(dataset) else None
+    return examine_trainer(trainer, rows, str(trainer.args.output_dir), time=not quick)
 
 
 def examine_trainer(
@@ -71,7 +71,7 @@ def examine_trainer(
             findings += check_loss(trainer, few, batch_contents.label_offset(rows))
             findings += check_leaks(trainer, few, tokenizer)
         if tokenizer is not None:
-            findings += [*check_vocabulary(tokenizer, trainer.model), *check_articles(tokenizer)]
+            findings += [*check_vocabulary(tokenizer, model_of(trainer)), *check_articles(tokenizer)]
         run = made or _run_length(trainer, total_rows, rows)
         muon = getattr(trainer, "use_muon", False)
         findings += compare_settings(trainer.args, run, muon=muon)

@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase, Trainer
 from ..training.packed_attention import NAME
 from .batches import Rows
 from .findings import Finding, as_check, error, inconclusive, note, ok
-from .forward import masked_logits, training_logits
+from .forward import embedding_count, masked_logits, model_of, training_logits
 from .recorder import Recorder
 
 
@@ -28,11 +28,11 @@ def check_leaks(trainer: Trainer, rows: Rows, tokenizer: PreTrainedTokenizerBase
     tokens = _ordinary_tokens(trainer, tokenizer, rows)
     findings = []
     for mode in ("train", "eval"):
-        trainer.model.train(mode == "train")
+        model_of(trainer).train(mode == "train")
         check = as_check(f"leak between stories ({mode} mode)")(_check_leak)
         findings += check(trainer, rows, tokens, training_logits)
     findings += _check_looking_ahead(trainer, rows, tokens)
-    trainer.model.train()
+    model_of(trainer).train()
     return findings + _check_mask(trainer, rows, tokens)
 
 
@@ -45,7 +45,8 @@ def _check_leak(trainer: Trainer, rows: Rows, tokens: Tensor, forward: Forward) 
     count = f"{len(rows.stories)} stories in {len(rows.ids)} rows"
     if own == 0:
         return inconclusive(f"the logits do not depend on the tokens ({count})")
-    attention = NAME if recorder.attends_per_document else trainer.model.config._attn_implementation
+    config = model_of(trainer).config
+    attention = NAME if recorder.attends_per_document else config._attn_implementation
     evidence = (
         f"changing every other story of {count} changes their own logits by up to {own:.2g} and those of the others "
         f"by {others:.2g} (attention {attention})"
@@ -59,7 +60,7 @@ def _check_leak(trainer: Trainer, rows: Rows, tokens: Tensor, forward: Forward) 
             "For document masking, pass position_ids that restart at each story, and no attention_mask.",
         )
     causes = [name for name in ("attention_mask",) if name in rows.inputs]
-    causes += ["use_cache"] if getattr(trainer.model.config, "use_cache", False) else []
+    causes += ["use_cache"] if getattr(config, "use_cache", False) else []
     cause = f" (the batch or the configuration has {' and '.join(causes)})" if causes else ""
     return error(f"{evidence}, although position_ids restart at each story{cause}", MASK_ADVICE)
 
@@ -96,7 +97,7 @@ def _check_looking_ahead(trainer: Trainer, rows: Rows, tokens: Tensor) -> Findin
 
 
 def _ordinary_tokens(trainer: Trainer, tokenizer: PreTrainedTokenizerBase | None, rows: Rows) -> Tensor:
-    ids = set(range(trainer.model.get_input_embeddings().num_embeddings))
+    ids = set(range(embedding_count(model_of(trainer))))
     if tokenizer is not None:
         ids = ids & set(tokenizer.get_vocab().values()) - set(tokenizer.all_special_ids)
     return torch.tensor(sorted(ids), device=rows.ids.device)

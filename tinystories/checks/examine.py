@@ -27,7 +27,8 @@ from transformers import (
 from modeling_tinyllama import TinyLlamaForCausalLM
 from tinystories.tokenization import train_bpe
 
-from ..data.corpus import load_corpus
+from ..data.corpus import load_corpus, recipe_corpus
+from ..data.packing import PackedStories
 from ..export.import_model import read_source
 from ..export.wikimini import load_wikimini
 from ..recipe import Recipe, load_recipe
@@ -44,7 +45,7 @@ from .log import read_log
 from .loss import check_model_shift
 from .prediction_offset import beginning_of_text, check_objective
 from .preflight import rehearse
-from .story_sample import TOKENIZER_STORIES, StorySample, evenly, load_stories
+from .story_sample import TOKENIZER_STORIES, StorySample, evenly
 from .trained_run import TrainedRun
 
 
@@ -70,10 +71,27 @@ class _Options:
     reading: dict[str, Any]
     cleaned: dict | None = None
 
-    def load_stories(self, recipe: Recipe | None = None) -> StorySample | Finding:
-        """The named stories, or else those of the recipe."""
+    def load_stories(self, recipe: Recipe | None = None) -> StorySample:
+        """A sample of the stories that the user named, or else of those of the recipe.
+
+        Raises:
+            UserError: where they cannot be loaded.
+        """
         recipe = targets.with_corpus(targets.with_reading(recipe or Recipe(), self.reading), self.corpus)
-        return load_stories(recipe, self.limit, given=self.corpus is not None)
+        return StorySample.of(recipe_corpus(recipe), self.limit)
+
+    def try_load_stories(self, recipe: Recipe | None) -> StorySample | Finding:
+        """[`load_stories`], or why there are none: only what the user named must be there."""
+        advice = "Specify stories with --corpus."
+        if recipe is None and self.corpus is None:
+            evidence = "no stories were specified; the built-in sample replaces them"
+            return inconclusive(evidence, advice, check="corpus")
+        try:
+            return self.load_stories(recipe)
+        except UserError as reason:
+            if self.corpus is not None:
+                raise
+            return inconclusive(str(reason), advice, check="corpus")
 
     def check_text(self, stories: StorySample, tokenizer: PreTrainedTokenizerBase | None) -> list[Finding]:
         """Findings on the text, and on what the tokenizer makes of prompts and of these stories."""
@@ -168,7 +186,7 @@ def _examine_recipe(target: str, options: _Options) -> list[Finding]:
     local = targets.local_recipe(recipe)
     arguments = training_arguments(local)
     findings = [_check_arguments(recipe, local, arguments)]
-    stories = options.load_stories(recipe)
+    stories = options.try_load_stories(recipe)
     if isinstance(stories, Finding):
         evidence = f"{stories.evidence} {REPLACED}, only to check batches and the machine."
         findings.append(dataclasses.replace(stories, evidence=evidence))
@@ -179,7 +197,7 @@ def _examine_recipe(target: str, options: _Options) -> list[Finding]:
     findings += vocabulary.check_special_tokens(tokenizer)
     if not stories.is_replacement:
         findings += options.check_text(stories, tokenizer)
-    return findings + _examine_new_model(recipe, tokenizer, stories, arguments.output_dir, time=not options.quick)
+    return findings + _examine_new_model(recipe, tokenizer, stories, str(arguments.output_dir), time=not options.quick)
 
 
 @as_check("batches")
@@ -222,7 +240,7 @@ def _new_tokenizer(recipe: Recipe, stories: StorySample) -> PreTrainedTokenizerB
 @as_check("batches")
 def _examine_batches(
     recipe: Recipe,
-    model: PreTrainedModel,
+    model: TinyLlamaForCausalLM,
     tokenizer: PreTrainedTokenizerBase,
     stories: StorySample,
     output_dir: str,
@@ -238,7 +256,7 @@ def _examine_batches(
         rows, held_out = training.pack_corpus(sample, tokenizer, local, arguments.seed)
         trainer = training.build_trainer(local, arguments, model, tokenizer, rows, held_out)
         total = None
-        if stories.of_train is not None and not stories.is_replacement:
+        if isinstance(rows, PackedStories) and stories.of_train is not None and not stories.is_replacement:
             total = round(len(rows) * stories.of_train / len(sample.train))
         return examine_trainer(trainer, total, output_dir, **options)
 
@@ -262,7 +280,7 @@ def _examine_file(path: Path, options: _Options) -> list[Finding]:
     return [
         note(f"{path.name} is a {kind}", advice, check="format"),
         *_check_saved_prompt(path, named),
-        *_examine_weights(model, tokenizer, _stories_of(None, options), options),
+        *_examine_weights(model, tokenizer, options.try_load_stories(None), options),
     ]
 
 
@@ -281,7 +299,7 @@ def _examine_model(target: str, options: _Options) -> list[Finding]:
     model, tokenizer = targets.load_target(target, options.tokenizer)
     folder = Path(target)
     recipe = run_recipe(folder) if folder.is_dir() else None
-    stories = _stories_of(recipe, options)
+    stories = options.try_load_stories(recipe)
     findings = _examine_weights(model, tokenizer, stories, options)
     run = None
 
@@ -307,13 +325,6 @@ def _examine_model(target: str, options: _Options) -> list[Finding]:
             made = run.length if run else None
             findings += _examine_batches(recipe, model, tokenizer, stories, target, made=made, machine=False)
     return findings if run is None else findings + run.check()
-
-
-def _stories_of(recipe: Recipe | None, options: _Options) -> StorySample | Finding:
-    if recipe is not None or options.corpus is not None:
-        return options.load_stories(recipe)
-    evidence = "no stories were specified; the built-in sample replaces them"
-    return inconclusive(evidence, "Specify stories with --corpus.", check="corpus")
 
 
 def _examine_weights(

@@ -2,12 +2,25 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import Trainer
+from transformers import PreTrainedModel, Trainer
 
 from ..utils.errors import UserError
+
+
+def model_of(trainer: Trainer) -> PreTrainedModel:
+    """The model of a trainer; one of PEFT is no `PreTrainedModel`, but forwards everything to one."""
+    model: Any = trainer.model
+    return model
+
+
+def embedding_count(model: PreTrainedModel) -> int:
+    """The number of token ids that a model has embeddings for."""
+    embeddings: Any = model.get_input_embeddings()
+    return embeddings.num_embeddings
 
 
 def attention_context(trainer: Trainer) -> AbstractContextManager:
@@ -21,6 +34,21 @@ def autocast(trainer: Trainer) -> Iterator[None]:
         yield
 
 
+def _loss(trainer: Trainer, inputs: dict, num_items: Tensor | None = None) -> Tensor:
+    loss: Any = trainer.compute_loss(model_of(trainer), inputs, num_items_in_batch=num_items)
+    return loss
+
+
+@contextmanager
+def training_pass(trainer: Trainer, inputs: dict) -> Iterator[Tensor]:
+    """The loss of a training step with its graph; the backward pass, too, belongs in the block, because gradient
+    checkpointing runs the layers again."""
+    with torch.enable_grad(), attention_context(trainer):
+        with autocast(trainer):
+            loss = _loss(trainer, inputs)
+        yield loss
+
+
 def training_loss(trainer: Trainer, inputs: dict, num_items: int | None = None) -> float:
     """The loss as a training step computes it, which may hold no logits; the same dropout in each call.
 
@@ -31,7 +59,7 @@ def training_loss(trainer: Trainer, inputs: dict, num_items: int | None = None) 
     items = None if num_items is None else torch.tensor(num_items, device=trainer.args.device)
     torch.manual_seed(0)
     with torch.no_grad(), autocast(trainer):
-        return float(trainer.compute_loss(trainer.model, inputs, num_items_in_batch=items))
+        return float(_loss(trainer, inputs, items))
 
 
 def training_logits(trainer: Trainer, inputs: dict) -> Tensor:
@@ -39,7 +67,7 @@ def training_logits(trainer: Trainer, inputs: dict) -> Tensor:
     inputs = _prepared(trainer, inputs)
     torch.manual_seed(0)
     with torch.no_grad(), autocast(trainer):
-        _, outputs = trainer.compute_loss(trainer.model, inputs, return_outputs=True)
+        _, outputs = trainer.compute_loss(model_of(trainer), inputs, return_outputs=True)
     logits = outputs["logits"] if isinstance(outputs, Mapping) else outputs[1]
     return logits.float().cpu()
 
@@ -50,24 +78,21 @@ def masked_logits(trainer: Trainer, inputs: dict) -> Tensor:
     inputs = {name: value for name, value in inputs.items() if name not in ("labels", "loss_weights")}
     torch.manual_seed(0)
     with torch.no_grad(), autocast(trainer):
-        return trainer.model(**inputs).logits.float().cpu()
+        return model_of(trainer)(**inputs).logits.float().cpu()
 
 
 def forward_and_backward(trainer: Trainer, inputs: dict) -> None:
     """A training step on these inputs without the optimizer; no gradient is left in the model."""
-    trainer.model.train()
-    weights = [weight for weight in trainer.model.parameters() if weight.requires_grad]
-    with torch.enable_grad(), attention_context(trainer):
-        with autocast(trainer):
-            loss = trainer.compute_loss(trainer.model, trainer._prepare_inputs(dict(inputs)))
+    weights = [weight for weight in model_of(trainer).train().parameters() if weight.requires_grad]
+    with training_pass(trainer, trainer._prepare_inputs(dict(inputs))) as loss:
         torch.autograd.grad(loss, weights, allow_unused=True)
 
 
 def evaluate_batch(trainer: Trainer, inputs: dict) -> None:
     """What `Trainer.evaluate` computes for one batch."""
-    trainer.model.eval()
-    _, logits, labels = trainer.prediction_step(trainer.model, dict(inputs), prediction_loss_only=False)
-    if trainer.preprocess_logits_for_metrics is not None:
+    model = model_of(trainer).eval()
+    _, logits, labels = trainer.prediction_step(model, dict(inputs), prediction_loss_only=False)
+    if trainer.preprocess_logits_for_metrics is not None and logits is not None and labels is not None:
         trainer.preprocess_logits_for_metrics(logits, labels)
 
 
@@ -78,7 +103,7 @@ def _prepared(trainer: Trainer, inputs: dict) -> dict:
         UserError: for token ids that the model does not have. A GPU that is asked for their embeddings fails for the
             rest of the process.
     """
-    known, largest = trainer.model.get_input_embeddings().num_embeddings, int(inputs["input_ids"].max())
+    known, largest = embedding_count(model_of(trainer)), int(inputs["input_ids"].max())
     if largest >= known:
         raise UserError(f"the rows hold ids up to {largest:,}, but the model has {known:,} embeddings")
     return trainer._prepare_inputs(dict(inputs))

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from transformers import TrainingArguments
 
+from ..training.lr_schedules import schedule_of
 from .findings import Finding, SettingFinding
 
 
@@ -125,7 +126,7 @@ def compare_settings(args: TrainingArguments, run: RunLength, *, muon: bool = Fa
     adamw = not muon and "adamw" in args.optim
     optimizer = " (Muon)" if muon else "" if adamw else f" ({args.optim})"
     end = end_of_schedule(args)
-    findings = [
+    findings: list[Finding] = [
         _compare(
             "learning rate",
             f"{args.learning_rate:g}{optimizer}",
@@ -134,7 +135,7 @@ def compare_settings(args: TrainingArguments, run: RunLength, *, muon: bool = Fa
         ),
         _compare(
             "end of the schedule",
-            f"{args.lr_scheduler_type.value}, "
+            f"{schedule_of(args)[0]}, "
             + ("its end is not known" if end is None else f"to {end:g} of the learning rate"),
             end,
         ),
@@ -163,7 +164,7 @@ def compare_settings(args: TrainingArguments, run: RunLength, *, muon: bool = Fa
 
 def end_of_schedule(args: TrainingArguments) -> float | None:
     """The last step's learning rate as a fraction of the highest, where the type of schedule determines it."""
-    kind, settings = args.lr_scheduler_type.value, args.lr_scheduler_kwargs or {}
+    kind, settings = schedule_of(args)
     if kind.startswith("constant"):
         return 1.0
     if kind in ("linear", "cosine", "warmup_stable_decay") or "min_lr" in kind:

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from transformers import TrainingArguments, get_scheduler
 
-from ..training.lr_schedules import lr_lambda
+from ..training.lr_schedules import lr_lambda, schedule_of
 from .findings import Finding, as_check, error, inconclusive, note, ok
 from .log import Log, times
 
@@ -20,13 +20,14 @@ def expected_rate(arguments: TrainingArguments, steps: int) -> Callable[[int], f
     """The learning rate by step (from 0) that the arguments give for a run of so many steps, where it is known."""
     factor = lr_lambda(arguments, steps)
     if factor is None:
+        kind, settings = schedule_of(arguments)
         optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=arguments.learning_rate)
         scheduler = get_scheduler(
-            arguments.lr_scheduler_type,
+            kind,
             optimizer,
             num_warmup_steps=arguments.get_warmup_steps(steps),
             num_training_steps=steps,
-            scheduler_specific_kwargs=arguments.lr_scheduler_kwargs,
+            scheduler_specific_kwargs=settings,
         )
         factor = getattr(scheduler, "lr_lambdas", [None])[0]
     return None if factor is None else lambda step: arguments.learning_rate * factor(step)

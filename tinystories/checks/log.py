@@ -139,8 +139,8 @@ def own_evaluation(folder: Path, log: Log) -> float | None:
     if is_checkpoint(folder):
         return evaluations.get(log.steps)
     best_step, best = log.best
-    weights = [place / "model.safetensors" for place in (folder, checkpoint_folder(folder, best_step))]
-    if all(file.is_file() for file in weights) and filecmp.cmp(*weights, shallow=False):
+    here, kept = (place / "model.safetensors" for place in (folder, checkpoint_folder(folder, best_step)))
+    if here.is_file() and kept.is_file() and filecmp.cmp(here, kept, shallow=False):
         return best
     return log.column(log.metric)[1][-1]
 

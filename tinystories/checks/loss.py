@@ -16,7 +16,7 @@ from ..data.packing import IGNORE_INDEX
 from ..evaluation.likelihood import encode, model_vocab_size
 from .batches import Rows
 from .findings import Finding, as_check, error, inconclusive, note, ok
-from .forward import training_logits, training_loss
+from .forward import model_of, training_logits, training_loss
 from .prediction_offset import beginning_of_text, scored_context
 
 
@@ -69,7 +69,7 @@ def check_loss(trainer: Trainer, rows: Rows, offset: int | None) -> list[Finding
     Args:
         offset: of the labels in the data, from [`label_offset`].
     """
-    trainer.model.train()
+    model_of(trainer).train()
     inputs = dict(rows.inputs)
     weights = inputs.pop("loss_weights", None)
     findings = []

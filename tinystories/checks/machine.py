@@ -18,7 +18,7 @@ from transformers import Trainer, TrainingArguments
 from ..utils.hardware import computes_in_bf16
 from .batches import Rows
 from .findings import Finding, as_check, error, inconclusive, note, ok
-from .forward import attention_context, autocast
+from .forward import model_of, training_pass
 from .hyperparameters import RunLength
 from .memory import optimizer_bytes, size_in_words
 
@@ -47,7 +47,7 @@ def check_disk(trainer: Trainer, muon: bool, steps: int | None, output_dir: str 
     Args:
         steps: of the run; None where that is not known.
     """
-    model, args = trainer.model, trainer.args
+    model, args = model_of(trainer), trainer.args
     averaged = getattr(trainer, "ema", None) is not None  # then a checkpoint holds the weights and their average
     weights = sum(weight.numel() * weight.element_size() for weight in model.parameters())
     one = weights * (2 if averaged else 1) + (0 if args.save_only_model else optimizer_bytes(model, args, muon))
@@ -90,32 +90,29 @@ def _checkpoints(args: TrainingArguments, steps: int | None) -> tuple[int, str] 
 
 def measure_step(trainer: Trainer, rows: Rows) -> float:
     """Seconds of one optimizer step, from real ones on a copy of the model with as many rows as fit the time."""
-    with _copied_model(trainer):
-        return _measure_step(trainer, rows)
+    with _copied_model(trainer) as optimizer:
+        return _measure_step(trainer, optimizer, rows)
 
 
 @contextmanager
-def _copied_model(trainer: Trainer) -> Iterator[None]:
-    """The trainer has a copy of its model, and an optimizer for that, until the block ends."""
+def _copied_model(trainer: Trainer) -> Iterator[torch.optim.Optimizer]:
+    """The trainer has a copy of its model, and this optimizer for that, until the block ends."""
     model, optimizer = trainer.model, trainer.optimizer
-    trainer.model, trainer.optimizer = copy.deepcopy(model).train(), None
+    trainer.model, trainer.optimizer = copy.deepcopy(model_of(trainer)).train(), None
     try:
-        trainer.create_optimizer(trainer.model)
-        yield
+        yield trainer.create_optimizer(trainer.model)
     finally:
         trainer.model, trainer.optimizer = model, optimizer
 
 
-def _measure_step(trainer: Trainer, rows: Rows) -> float:
-    args, model, total = trainer.args, trainer.model, len(rows.ids)
+def _measure_step(trainer: Trainer, optimizer: torch.optim.Optimizer, rows: Rows) -> float:
+    args, total = trainer.args, len(rows.ids)
 
     def measure(count: int) -> float:
         prepared = trainer._prepare_inputs(rows.select(range(count)).inputs)
         _synchronize(args.device)
         start = time.perf_counter()
-        with torch.enable_grad(), attention_context(trainer):
-            with autocast(trainer):
-                loss = trainer.compute_loss(model, prepared)
+        with training_pass(trainer, prepared) as loss:
             loss.backward()
         _synchronize(args.device)
         return time.perf_counter() - start
@@ -124,8 +121,8 @@ def _measure_step(trainer: Trainer, rows: Rows) -> float:
         _synchronize(args.device)
         start = time.perf_counter()
         if args.max_grad_norm:
-            torch.nn.utils.clip_grad_norm_(model.parameters(), args.max_grad_norm)
-        trainer.optimizer.step()
+            torch.nn.utils.clip_grad_norm_(model_of(trainer).parameters(), args.max_grad_norm)
+        optimizer.step()
         _synchronize(args.device)
         return time.perf_counter() - start
 
@@ -138,12 +135,14 @@ def _measure_step(trainer: Trainer, rows: Rows) -> float:
 @as_check("time")
 def check_time(trainer: Trainer, rows: Rows, run: RunLength) -> Finding:
     """How long the run will take, or how far it will come in its time, from a few real steps."""
+    tokens = run.tokens_per_step
+    assert tokens is not None  # wherever there are rows
     seconds = measure_step(trainer, rows)
-    measured = f"{seconds:.2f} s per step, about {run.tokens_per_step / seconds:,.0f} tokens per second, measured here"
+    measured = f"{seconds:.2f} s per step, about {tokens / seconds:,.0f} tokens per second, measured here"
     if run.minutes is not None:
         steps = max(1, int(run.minutes * 60 / seconds))
         return ok(
-            f"an estimate: about {steps:,} steps and {steps * run.tokens_per_step:,.0f} tokens in the {run.minutes:g} "
+            f"an estimate: about {steps:,} steps and {steps * tokens:,.0f} tokens in the {run.minutes:g} "
             f"minutes of the run ({measured}), minus evaluation time"
         )
     if run.steps is None:

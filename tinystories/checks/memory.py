@@ -6,19 +6,18 @@
 - Evaluation is measured, too: it holds the logits of a whole batch, which the training step of this package does not.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import psutil
 import torch
-from torch import nn
-from transformers import Trainer, TrainingArguments
+from transformers import PreTrainedModel, Trainer, TrainingArguments
 
 from ..training.kernels.head_loss import LOGITS_AT_A_TIME
 from ..training.optimizers import hidden_matrices
 from .batches import Rows
 from .findings import Finding, as_check, error, note, ok
-from .forward import evaluate_batch, forward_and_backward
+from .forward import embedding_count, evaluate_batch, forward_and_backward, model_of
 from .recorder import Recorder
 
 
@@ -50,14 +49,14 @@ def free_memory(device: torch.device) -> int:
         return free
 
 
-def optimizer_bytes(model: nn.Module, args: TrainingArguments, muon: bool) -> int:
+def optimizer_bytes(model: PreTrainedModel, args: TrainingArguments, muon: bool) -> int:
     """Bytes of the optimizer's states: two numbers per weight for Adam and its like, one for Muon's matrices."""
     numbers = 2 if "adam" in args.optim or muon else 1
     size = numbers * _bytes(weight for weight in model.parameters() if weight.requires_grad)
     return size - _bytes(hidden_matrices(model).values()) if muon else size
 
 
-def _bytes(tensors) -> int:
+def _bytes(tensors: Iterable[torch.Tensor]) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
@@ -72,7 +71,7 @@ def peak_bytes(
     Raises:
         torch.OutOfMemoryError: where a whole batch was tried and does not fit.
     """
-    device = trainer.args.device
+    device, model = trainer.args.device, model_of(trainer)
     if device.type == "cuda" and whole:
         torch.cuda.synchronize(device)
         torch.cuda.reset_peak_memory_stats(device)
@@ -85,14 +84,14 @@ def peak_bytes(
 
     def measure(some: int) -> int:
         inputs = rows.select(range(some)).inputs
-        own = [*trainer.model.parameters(), *(each for each in inputs.values() if isinstance(each, torch.Tensor))]
+        own = [*model.parameters(), *(each for each in inputs.values() if isinstance(each, torch.Tensor))]
         with Recorder(own) as recorder:
             compute(trainer, inputs)
         return recorder.peak
 
     available = min(count, len(rows.ids))
     # The loss holds the logits of up to LOGITS_AT_A_TIME values twice; below that, each row adds its logits.
-    logits_of_a_row = rows.ids.shape[1] * trainer.model.get_input_embeddings().num_embeddings
+    logits_of_a_row = rows.ids.shape[1] * embedding_count(model)
     few = min(available // 2, -(-2 * LOGITS_AT_A_TIME["cpu"] // logits_of_a_row))
     if few < 1:
         return measure(1) * count, "measured on one row"
@@ -104,7 +103,7 @@ def peak_bytes(
 @as_check("memory")
 def check_memory(trainer: Trainer, rows: Rows, muon: bool) -> Finding:
     """The memory that training takes beside the weights, against what is free."""
-    model, args = trainer.model, trainer.args
+    model, args = model_of(trainer), trainer.args
     weights = _bytes(model.parameters())
     gradients = _bytes(weight for weight in model.parameters() if weight.requires_grad)
     states = optimizer_bytes(model, args, muon) + (weights if getattr(trainer, "ema", None) else 0)

@@ -71,7 +71,7 @@ def _check_memory(parameters: int, device: torch.device) -> None:
 
 def _check_disk(parameters: int, recipe: Recipe, arguments: TrainingArguments) -> None:
     """Checkpoints hold three numbers of 4 bytes per parameter, as those of AdamW do."""
-    folder = Path(arguments.output_dir).absolute()
+    folder = Path(str(arguments.output_dir)).absolute()
     existing = next(place for place in (folder, *folder.parents) if place.exists())
     free = shutil.disk_usage(existing).free
     if recipe.overwrite_output_dir:

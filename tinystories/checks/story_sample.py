@@ -1,30 +1,31 @@
 """The sample of a corpus that is checked, and what its text alone shows."""
 
 import dataclasses
-from collections.abc import Sequence
+import math
 from dataclasses import dataclass
-from typing import Any
+from typing import TypeVar
 
 import datasets
 from transformers import PreTrainedTokenizerBase
 
-from ..data.corpus import Corpus, recipe_corpus
-from ..recipe import Recipe
-from ..utils.errors import UserError
+from ..data.corpus import Corpus
 from .english import check_writing
-from .findings import Finding, as_check, inconclusive
+from .findings import Finding, as_check
 from .held_out import check_held_out
 from .text_quality import check_text_quality
 
 
+Stories = TypeVar("Stories", list[str], datasets.Dataset)
 TRAINING_STORIES = 10  # times as many training stories are searched for what stands in validation
 TOKENIZER_STORIES = 20_000  # about 16 MB of text: enough to learn a vocabulary of 10,000 from
 
 
-def evenly(stories: Sequence[Any], most: int) -> Sequence[Any]:
-    """At most `most` of the stories, spread evenly; of a dataset, a dataset."""
-    indices = range(0, len(stories), max(1, -(-len(stories) // most)))
-    return stories.select(indices) if isinstance(stories, datasets.Dataset) else [stories[index] for index in indices]
+def evenly(stories: Stories, most: int) -> Stories:
+    """At most `most` of the stories, spread evenly."""
+    step = max(1, math.ceil(len(stories) / most))
+    if isinstance(stories, datasets.Dataset):
+        return stories.select(range(0, len(stories), step))
+    return stories[::step]
 
 
 @dataclass
@@ -96,20 +97,3 @@ class StorySample:
             for finding in check_writing(self.validation, "validation")
             if finding.status in ("error", "note") and (finding.check, finding.status) not in known
         ]
-
-
-def load_stories(recipe: Recipe, limit: int, *, given: bool) -> StorySample | Finding:
-    """A sample of the corpus of a recipe, or a finding that says why it cannot be loaded.
-
-    Args:
-        given: the user has named the corpus.
-
-    Raises:
-        UserError: where it cannot be loaded and was `given`.
-    """
-    try:
-        return StorySample.of(recipe_corpus(recipe), limit)
-    except UserError as reason:
-        if given:
-            raise
-        return inconclusive(str(reason), "Specify stories with --corpus.", check="corpus")

@@ -49,6 +49,7 @@ def corpus_of(target: str, corpus: str | None, **reading: Any) -> Corpus:
     Raises:
         UserError: where it names none.
     """
+    recipe: Recipe | None
     if corpus is not None or is_corpus(target):
         recipe = Recipe(corpus=corpus or target)
     else:

@@ -81,9 +81,9 @@ class TrainedRun:
     def check(self) -> list[Finding]:
         """Findings on the log."""
         log, expected, restarts, minutes, patience = self.log, None, False, None, None
-        if self.recipe is not None:
+        if self.recipe is not None and self.arguments is not None:
             minutes, patience = self.recipe.max_minutes, self.recipe.early_stopping_patience
-            restarts = "restart" in self.arguments.lr_scheduler_type.value
+            restarts = "restart" in self.arguments.lr_scheduler_type
             # With a time limit, the rate at a step is not known.
             expected = expected_rate(self.arguments, log.planned) if log.planned and minutes is None else None
         return [

@@ -9,6 +9,7 @@ from tinystories.tokenization import tokenizer_report
 from ..generation.prompts import added_tokens
 from .batch_contents import START_ADVICE
 from .findings import Finding, as_check, error, inconclusive, note, ok
+from .forward import embedding_count
 
 
 # Bytes per token on TinyStories by size of vocabulary, as measured on the same held-out stories: byte-level BPE
@@ -25,15 +26,14 @@ def check_vocabulary(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel 
     size = len(tokenizer)
     if model is None:
         return ok(f"{size:,}")
-    embeddings = model.get_input_embeddings()
-    count, parameters = embeddings.num_embeddings, model.num_parameters()
+    count, parameters = embedding_count(model), model.num_parameters()
     highest = max(tokenizer.get_vocab().values())
     if highest >= count:
         return error(
             f"the tokenizer has ids up to {highest:,}, but the model has {count:,} embeddings",
             "Use the tokenizer of this model, or resize_token_embeddings.",
         )
-    fraction = embeddings.weight.numel() / parameters
+    fraction = sum(weight.numel() for weight in model.get_input_embeddings().parameters()) / parameters
     evidence = f"{size:,}; {count:,} embeddings are {fraction:.0%} of {parameters:,} parameters"
     if count - size > 0.1 * count:
         return note(evidence, "The model has embeddings that no token uses.")

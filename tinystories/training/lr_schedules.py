@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable
 from functools import partial
 
-from transformers import TrainingArguments
+from transformers import SchedulerType, TrainingArguments
 
 from ..utils.errors import UserError
 from .time_limit import TimeLimitCallback
@@ -50,6 +50,12 @@ def learning_rate_factor(
     return min_rate + (1 - min_rate) * DECAYS[decay](min(1.0, (step + 1 - begin) / decay_steps))
 
 
+def schedule_of(args: TrainingArguments) -> tuple[str, dict]:
+    """The name of `lr_scheduler_type`, and `lr_scheduler_kwargs`, of which `TrainingArguments` has parsed a string."""
+    settings = args.lr_scheduler_kwargs
+    return SchedulerType(args.lr_scheduler_type).value, settings if isinstance(settings, dict) else {}
+
+
 def lr_lambda(
     args: TrainingArguments, total_steps: int, warmup_steps: int | None = None
 ) -> Callable[[int], float] | None:
@@ -68,11 +74,10 @@ def lr_lambda(
     Raises:
         UserError: for a setting that the type does not have, or a value out of range.
     """
-    kind = getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type)
+    kind, given = schedule_of(args)
     if kind not in KINDS:
         return None
-    # `TrainingArguments` has parsed a string by now.
-    settings = _checked(kind, args.lr_scheduler_kwargs or {})  # type: ignore[arg-type]
+    settings = _checked(kind, given)
     min_rate = settings.get("min_lr_rate", settings.get("min_lr", 0.0) / args.learning_rate)
     if not 0 <= min_rate <= 1:
         raise UserError(
@@ -108,7 +113,7 @@ def timed_lr_lambda(args: TrainingArguments, limit: TimeLimitCallback) -> Callab
     warmup_steps = args.warmup_steps
     by_instant = lr_lambda(args, INSTANTS, warmup_steps=0 if warmup_steps >= 1 else None)
     if by_instant is None:
-        kind = getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type)
+        kind, _ = schedule_of(args)
         raise UserError(f"`max_minutes` does not support the schedule {kind}; it supports {', '.join(KINDS)}.")
 
     def factor(step: int) -> float:
