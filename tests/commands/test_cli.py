@@ -1,6 +1,7 @@
 """Commands as a user gives them."""
 
 import os
+import socket
 import subprocess
 import sys
 
@@ -242,10 +243,16 @@ def test_version_and_module():
         assert (result.returncode, result.stdout) == (0, f"tinystories {__version__}\n")
 
 
+def needed_arguments(verb, tmp_path):
+    """What a verb needs besides a model."""
+    out = [tmp_path / "new"]
+    needed = {"generate": [PROMPT], "export": out, "import": out, "push": ["--repo-id", "ada/x", "--dry-run"]}
+    return needed.get(verb, [])
+
+
 @pytest.mark.parametrize("verb", ["generate", "serve", "evaluate", "export", "push"])
 def test_a_file_instead_of_a_model_gets_the_next_step(verb, tiny_run, tmp_path):
-    needed = {"generate": [PROMPT], "export": [tmp_path / "new"], "push": ["--repo-id", "ada/x", "--dry-run"]}
-    arguments = needed.get(verb, [])
+    arguments = needed_arguments(verb, tmp_path)
     words = {
         "model.gguf": ["llama-cli -m", "--engine llama.cpp", "run folder"],
         "model.onnx": ["ONNX Runtime", "run folder"],
@@ -262,3 +269,21 @@ def test_a_file_instead_of_a_model_gets_the_next_step(verb, tiny_run, tmp_path):
         assert all(word in line for word in expected), line
     result = tinystories(verb, tiny_run / "model.safetensors", *arguments, cwd=tmp_path)
     assert f"specify its folder, {tiny_run}" in result.stderr
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such files in folders")
+@pytest.mark.parametrize("verb", ["generate", "serve", "evaluate", "export", "push", "import", "doctor"])
+def test_a_device_pipe_or_socket_instead_of_a_model_is_one_line(verb, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # the path of a socket is limited to about 100 bytes
+    os.mkfifo("pipe")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind("socket")
+    arguments = needed_arguments(verb, tmp_path)
+    for path in ("/dev/null", "pipe", "socket"):
+        fails_with_one_line(tinystories(verb, path, *arguments, cwd=tmp_path), path, "a device, a pipe or a socket")
+    if verb == "import":
+        (tmp_path / "model.bin").write_bytes(bytes(100))
+        for path in ("/dev/null", "pipe", "socket"):
+            result = tinystories(verb, "model.bin", *arguments, "--tokenizer", path, cwd=tmp_path)
+            fails_with_one_line(result, path, "a device, a pipe or a socket")
+    assert not (tmp_path / "new").exists()

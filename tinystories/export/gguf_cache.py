@@ -12,6 +12,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError
 
 from .. import __version__
 from ..generation.presets import GGUF_DTYPES
+from ..runs.run_folder import require_run
 from ..utils.errors import UserError, first_line
 
 
@@ -25,9 +26,8 @@ def model_folder(path: str) -> Path:
     Raises:
         UserError: if there is no such model, or its folder has no config or tokenizer.
     """
+    require_run(path)
     folder = Path(path)
-    if not folder.exists() and path.count("/") != 1:
-        raise UserError(f"There is no run folder {path}; `make quickstart` creates runs/quickstart.")
     if not folder.exists():
         try:
             folder = Path(snapshot_download(path, allow_patterns=[*SOURCES, *WEIGHTS], library_name="tinystories"))

@@ -26,10 +26,11 @@ from ..evaluation.likelihood import loss_ahead
 from ..generation.generate import preset_config
 from ..runs.loading import load_tokenizer
 from ..utils.errors import UserError
+from ..utils.paths import refuse_special_file, require_new_folder
 from .llama2c import FORMATS, Header, load_llama2c, read_header
 from .sentencepiece import alternative_to, find_piece_tokenizer, load_piece_tokenizer, set_eos_token
 from .stock import from_stock, load_stock
-from .verify import TOLERANCE, Verified, check_difference, check_out, check_vocabulary, compare, staged
+from .verify import TOLERANCE, Verified, check_difference, check_vocabulary, compare, staged
 from .wikimini import load_wikimini, load_wikimini_tokenizer
 
 
@@ -92,7 +93,7 @@ def import_model(source: str | Path, out: str | Path, tokenizer: str | Path | No
         UserError: if the source cannot be read, or `out` is not empty; nothing is written then.
     """
     out = Path(out)
-    check_out(out)
+    require_new_folder(out)
     read = read_source(source, tokenizer)
     model, context = read.model, read.model.config.max_position_embeddings
     check_vocabulary(read.tokenizer, model.config.vocab_size, source)
@@ -126,6 +127,9 @@ def read_source(source: str | Path, tokenizer: str | Path | None = None) -> Sour
     Raises:
         UserError: if they cannot be read.
     """
+    for path in (source, tokenizer):
+        if path is not None:
+            refuse_special_file(path)
     return _reader(Path(source))(source, tokenizer)
 
 
@@ -133,7 +137,7 @@ def _reader(source: Path) -> Callable[[str | Path, str | Path | None], Source]:
     if not source.is_file():
         if not source.exists() and (source.is_absolute() or len(source.parts) != 2):
             raise UserError(f"There is no file or folder {source}.")
-        if source.is_dir() and not (source / "config.json").exists():
+        if source.is_dir() and not (source / "config.json").is_file():
             raise UserError(
                 f"{source} is not a model folder: it has no config.json. To import a checkpoint, specify its file."
             )

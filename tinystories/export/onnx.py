@@ -33,8 +33,9 @@ from transformers import (
 
 from ..data.synthetic import sample_stories
 from ..utils.errors import UserError
+from ..utils.paths import require_new_folder
 from .stock import export_stock
-from .verify import STORY, Verified, check_difference, check_out, staged
+from .verify import STORY, Verified, check_difference, staged
 
 
 try:
@@ -84,7 +85,7 @@ def export_onnx(run: str | Path, out: str | Path, dtype: str = "f32") -> OnnxExp
     out = Path(out)
     if dtype not in DTYPES:
         raise UserError(f"ONNX export does not support {dtype!r}; choose one of {', '.join(DTYPES)}.")
-    check_out(out)
+    require_new_folder(out)
     with staged(out) as folder:
         export_stock(run, folder)
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64).eval()

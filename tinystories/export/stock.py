@@ -21,11 +21,11 @@ from transformers.models.phi3 import Phi3Config, Phi3ForCausalLM
 from modeling_tinyllama import TinyLlamaConfig, TinyLlamaForCausalLM
 
 from ..utils.errors import UserError
+from ..utils.paths import require_new_folder
 from .verify import (
     TOLERANCE,
     Verified,
     check_difference,
-    check_out,
     compare,
     load_complete,
     load_run,
@@ -82,7 +82,7 @@ def export_stock(run: str | Path, out: str | Path, to: str | None = None) -> Exp
     out = Path(out)
     if to is not None and to not in TARGETS:
         raise UserError(f"There is no export to {to!r}; choose one of {', '.join(TARGETS)}.")
-    check_out(out)
+    require_new_folder(out)
     model, tokenizer = load_run(run)
     stock = TARGETS[to or target_of(model.config)](model)
     with staged(out) as folder:

@@ -132,16 +132,6 @@ def check_vocabulary(tokenizer: PreTrainedTokenizerBase, vocab_size: int, path: 
         )
 
 
-def check_out(out: Path) -> None:
-    """Check that a folder to write to does not exist or is empty.
-
-    Raises:
-        UserError: if it is not.
-    """
-    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        raise UserError(f"{out} already exists: choose a folder that is new or empty.")
-
-
 @contextmanager
 def staged(out: Path) -> Iterator[Path]:
     """Yield a temporary path beside `out` to write a file or folder to; it becomes `out` if nothing is raised.

@@ -21,7 +21,7 @@ from ..export.stock import export_stock, target_of
 from ..export.verify import load_run
 from ..generation.generate import generate_story, preset_config
 from ..runs.metadata import RunMetadata, read_run_metadata
-from ..runs.run_folder import LOSS_PLOT, RECIPE, find_recipe, refuse_file
+from ..runs.run_folder import LOSS_PLOT, RECIPE, find_recipe, require_run_folder
 from ..utils.errors import UserError, first_line
 from .model_card import model_card
 from .verification import PROMPT, expected_output
@@ -74,11 +74,7 @@ def check_run(run: str | Path) -> Path:
         UserError: if it is not.
     """
     run = Path(run)
-    refuse_file(run)
-    if not run.is_dir():
-        raise UserError(f"There is no run folder {run}; `make quickstart` creates runs/quickstart.")
-    if not (run / "config.json").is_file():
-        raise UserError(f"{run} is not a run folder: it has no config.json. Specify the folder that training wrote.")
+    require_run_folder(run)
     if not any(run.glob("*.safetensors")):
         raise UserError(f"{run} has no weights (model.safetensors). Specify the folder of a finished run.")
     if not (run / "tokenizer.json").is_file():

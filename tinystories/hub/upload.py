@@ -16,6 +16,7 @@ from huggingface_hub import HfApi, constants, get_token
 from huggingface_hub.utils import enable_progress_bars
 
 from ..utils.errors import UserError
+from ..utils.paths import output_folder, require_new_folder
 from .client import Target, authenticate, check_repo_id, commit_folder, create_repo, find_target, retry
 
 
@@ -202,11 +203,8 @@ def _work_folder(out: str | Path | None) -> Iterator[Path]:
         with tempfile.TemporaryDirectory(prefix="tinystories-release-") as temporary:
             yield Path(temporary)
         return
-    from ..utils.paths import output_folder
-
     folder = output_folder(out)
-    if folder.exists() and any(folder.iterdir()):
-        raise UserError(f"{folder} already exists: choose a folder that is new or empty.")
+    require_new_folder(folder)
     folder.mkdir(parents=True, exist_ok=True)
     yield folder
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ..recipe import Recipe, load_recipe
 from ..utils.errors import UserError
+from ..utils.paths import refuse_special_file
 
 
 RECIPE = "recipe.yaml"
@@ -25,20 +26,28 @@ def require_run(path: str) -> None:
         UserError: if there is no such folder, it is a file, or it holds no model.
     """
     there = Path(path)
-    refuse_file(there)
-    if not there.exists() and (path.count("/") != 1 or there.parts[0] in ("runs", ".", "..", "~", "/")):
-        raise UserError(f"There is no run folder {path}; `make quickstart` creates runs/quickstart.")
-    if there.is_dir() and not (there / "config.json").exists():
-        raise UserError(f"{path} is not a run folder: it has no config.json. Specify the folder that training wrote.")
+    if there.exists() or path.count("/") != 1 or there.parts[0] in ("runs", ".", "..", "~", "/"):
+        require_run_folder(there)
 
 
-def refuse_file(path: str | Path) -> None:
-    """Refuse a file where a model folder is wanted, and say what to do with a file of its kind.
+def require_run_folder(folder: Path) -> None:
+    """Check that a path is a model folder on this machine.
 
     Raises:
-        UserError: if it is a file.
+        UserError: if there is no such folder, it is a file, or it holds no model.
     """
-    path = Path(path)
+    _refuse_file(folder)
+    if not folder.is_dir():
+        raise UserError(f"There is no run folder {folder}; `make quickstart` creates runs/quickstart.")
+    if not (folder / "config.json").is_file():
+        raise UserError(
+            f"{folder} is not a run folder: it has no config.json. Specify the folder that training wrote."
+        )
+
+
+def _refuse_file(path: Path) -> None:
+    """Refuse a file where a model folder is wanted, and say what to do with a file of its kind."""
+    refuse_special_file(path)
     if not path.is_file():
         return
     kind = path.suffix.lower()

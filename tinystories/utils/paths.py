@@ -38,6 +38,29 @@ def output_folder(path: str | Path, *, probe: bool = True) -> Path:
     return folder
 
 
+def require_new_folder(out: Path) -> None:
+    """Check that a folder to write to does not exist or is empty.
+
+    Raises:
+        UserError: if it is not.
+    """
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise UserError(f"{out} already exists: choose a folder that is new or empty.")
+
+
+def refuse_special_file(path: str | Path) -> None:
+    """Refuse a device, pipe or socket where a model is wanted: reading it may never end.
+
+    Raises:
+        UserError: if it is one.
+    """
+    path = Path(path)
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise UserError(
+            f"{path} is a device, a pipe or a socket, which cannot hold a model: specify a file or folder."
+        )
+
+
 def _probe(folder: Path) -> None:
     missing = [place for place in (folder, *folder.parents) if not place.exists()]
     created = []
