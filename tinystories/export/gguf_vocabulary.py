@@ -16,7 +16,8 @@ from transformers import PreTrainedTokenizerBase
 
 from ..data.synthetic import sample_stories
 from ..utils.errors import UserError
-from .sentencepiece import BYTES, SPACE, piece_pairs
+from .piece_files import BYTES
+from .sentencepiece import SPACE, piece_pairs
 from .verify import STORY
 
 

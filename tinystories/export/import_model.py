@@ -28,7 +28,8 @@ from ..runs.loading import load_tokenizer
 from ..utils.errors import UserError
 from ..utils.paths import refuse_special_file, require_new_folder
 from .llama2c import FORMATS, Header, load_llama2c, read_header
-from .sentencepiece import alternative_to, find_piece_tokenizer, load_piece_tokenizer, set_eos_token
+from .piece_files import alternative_to, find_piece_tokenizer
+from .sentencepiece import load_piece_tokenizer, set_eos_token
 from .stock import from_stock, load_stock
 from .verify import TOLERANCE, Verified, check_difference, check_vocabulary, compare, staged
 from .wikimini import load_wikimini, load_wikimini_tokenizer

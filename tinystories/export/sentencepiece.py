@@ -1,7 +1,7 @@
 """Load SentencePiece `.model` tokenizers, and the `.bin` that llama2.c makes of one, as tokenizers of transformers.
 
 - A `.model` encodes as the library `sentencepiece` does, a `.bin` as llama2.c does, which never normalises and always
-  merges. Of two files beside a model, the `.bin` is used if both encode stories identically, otherwise the `.model`.
+  merges.
 - BPE scores become merges: all pairs of pieces that form a piece, in the order of the scores. Vocabularies with equal
   scores are refused, because llama2.c then merges by position.
 - Normalisation is NFKC plus the exceptions of the file's table. The `Precompiled` normalizer of `tokenizers` would
@@ -9,9 +9,7 @@
 - llama2.c trains on `<s> story <s> story`, so `<s>` is BOS and EOS; [`set_eos_token`] changes that.
 """
 
-import math
 import re
-import struct
 import sys
 import unicodedata
 from collections import defaultdict
@@ -26,13 +24,11 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 from tinystories.tokenization import PreTrainedTokenizerFast
 from tinystories.tokenization.bpe import CHAT_TEMPLATE
 
-from ..utils.errors import UserError, first_line
+from ..utils.errors import UserError
+from .piece_files import BOS, BYTES, EOS, SPECIAL_TOKENS, UNK, is_sentencepiece, read_bin, read_proto
 
 
-UNK, BOS, EOS = SPECIAL_TOKENS = ["<unk>", "<s>", "</s>"]
-BYTES = [f"<0x{byte:02X}>" for byte in range(256)]
 SPACE = "▁"  # SentencePiece's mark for a space
-LONGEST_PIECE = 1024  # bytes; a file with longer ones is of another kind
 LOWEST_SCORE = -1e10  # llama2.c merges only pairs with a higher score
 UNREACHABLE = -1e4  # score of a piece that is never chosen
 KNOWN_RULES = ("nmt_nfkc", "nfkc")  # others have rules beyond NFKC
@@ -66,41 +62,8 @@ def load_piece_tokenizer(path: str | Path, vocab_size: int, model_max_length: in
     path = Path(path)
     if not path.is_file():
         raise UserError(f"There is no tokenizer {path}.")
-    load = load_sentencepiece if _is_sentencepiece(path) else load_llama2c_tokenizer
+    load = load_sentencepiece if is_sentencepiece(path) else load_llama2c_tokenizer
     return load(path, vocab_size, model_max_length)
-
-
-def find_piece_tokenizer(folder: Path, vocab_size: int) -> tuple[Path | None, list[str]]:
-    """Find the tokenizer of a model with `vocab_size` tokens in a folder.
-
-    Returns:
-        The file, or None and the names that were searched for. A single candidate is returned even if it does not fit,
-        so that loading it reports the reason.
-    """
-    names = [f"tok{vocab_size}.bin", f"tok{vocab_size}.model", "tokenizer.bin", "tokenizer.model"]
-    others = sorted(file for file in folder.glob("*.model") if file.is_file() and file.name not in names)
-    existing = [folder / name for name in names if (folder / name).is_file()]
-    fitting = [file for file in (*existing, *others) if _pieces_in(file, vocab_size) == vocab_size]
-    if not fitting:
-        if len(existing) > 1:
-            for file in filter(_is_sentencepiece, existing):
-                _read_proto(file)  # raises if it is damaged
-            found = ", ".join(file.name for file in existing)
-            raise UserError(
-                f"None of the tokenizers in {folder} ({found}) has the {vocab_size:,} pieces of the model: specify "
-                f"another file with --tokenizer."
-            )
-        return next(iter(existing), None), [*names, "*.model"]
-    # A `.bin` without byte pieces cannot encode unknown characters.
-    fitting.sort(key=lambda file: not _is_sentencepiece(file) and not _has_bytes(_read_bin(file, vocab_size)))
-    return fitting[0], []
-
-
-def alternative_to(chosen: Path, vocab_size: int) -> Path | None:
-    """The `.model` beside a `.bin` that the `.bin` was probably made from."""
-    beside = chosen.with_suffix(".model")
-    fits = not _is_sentencepiece(chosen) and beside.is_file() and _pieces_in(beside, vocab_size) == vocab_size
-    return beside if fits else None
 
 
 def set_eos_token(tokenizer: PreTrainedTokenizerFast, token: str) -> None:
@@ -117,7 +80,7 @@ def load_sentencepiece(path: str | Path, vocab_size: int, model_max_length: int)
         UserError: as [`load_piece_tokenizer`], or if protobuf is not installed.
     """
     path = Path(path)
-    proto = _read_proto(path)
+    proto = read_proto(path)
     pieces = [(piece.piece, piece.score, piece.type) for piece in proto.pieces]
     if len(pieces) > vocab_size:
         raise UserError(
@@ -165,9 +128,7 @@ def load_llama2c_tokenizer(path: str | Path, vocab_size: int, model_max_length: 
         UserError: as [`load_piece_tokenizer`].
     """
     path = Path(path)
-    raw = _read_bin(path, vocab_size)
-    byte_fallback = _has_bytes(raw)
-    pieces = _named(path, raw, byte_fallback)
+    pieces, byte_fallback = read_bin(path, vocab_size)
     ids = _ids(path, [piece for piece, _ in pieces])
     if " " not in ids:
         raise UserError(f"{path} has no piece for a space, which llama2.c adds before every text.")
@@ -243,40 +204,6 @@ def _merges(path: Path, scores: dict[str, float]) -> list[tuple[str, str]]:
     return [pair for piece in order for pair in pairs[piece]]
 
 
-# --- SentencePiece
-
-
-def _is_sentencepiece(path: Path) -> bool:
-    with path.open("rb") as file:
-        start = file.read(4)
-    # The first field of the message is a piece; a `.bin` begins with a number below 1,025 in four bytes.
-    return path.suffix == ".model" or (start[:1] == b"\n" and start[2:] != bytes(2))
-
-
-def _read_proto(path: Path) -> Any:
-    """The `ModelProto` message in the file, read with the schema that transformers has."""
-    try:
-        from transformers.convert_slow_tokenizer import import_protobuf
-
-        schema = import_protobuf()
-        from google.protobuf.message import DecodeError
-    except ImportError:
-        raise UserError(
-            f"{path} needs an additional package to be read: pip install 'tinyllama-stories[import]' (protobuf)."
-        ) from None
-    proto = schema.ModelProto()
-    try:
-        proto.ParseFromString(path.read_bytes())
-    except (DecodeError, UnicodeDecodeError, OSError) as error:
-        raise UserError(f"{path} is not a SentencePiece model, or damaged: {first_line(error)}.") from None
-    if not proto.pieces:
-        raise UserError(f"{path} is not a SentencePiece model: it has no pieces.")
-    for i, piece in enumerate(proto.pieces):
-        if not piece.piece or not math.isfinite(piece.score):
-            raise UserError(f"{path} is damaged: piece {i:,} is {piece.piece!r} with the score {piece.score}.")
-    return proto
-
-
 def _special_tokens(path: Path, proto: Any, pieces: list[tuple[str, float, int]]) -> SpecialTokens:
     kind, trainer = type(proto.pieces[0]), proto.trainer_spec
     unknown = [piece for piece, _, type_ in pieces if type_ == kind.UNKNOWN]
@@ -337,22 +264,23 @@ def _normalization(path: Path, proto: Any) -> list[normalizers.Normalizer]:
 def _rules(table: bytes) -> list[normalizers.Normalizer]:
     """NFKC, with the exceptions in `table`: characters that become a space or nothing, or stay."""
     of_table, nfkc = normalizers.Precompiled(table), normalizers.NFKC()
-    to_space: list[str] = []
-    to_nothing: list[str] = []
+    replaced: dict[str, list[str]] = {" ": [], "": []}
     kept: list[str] = []
     for character in map(chr, range(sys.maxunicode + 1)):
         if unicodedata.category(character) in ("Cn", "Co", "Cs", "Lo"):
             continue
         wanted, found = of_table.normalize_str(character), nfkc.normalize_str(character)
-        if wanted != found:
-            if wanted in ("", " "):
-                (to_space if wanted else to_nothing).append(character)
-            elif wanted == character:
-                kept.append(character)
-    steps: list[normalizers.Normalizer] = []
-    for characters, content in ((to_space, " "), (to_nothing, "")):
-        if characters:
-            steps.append(normalizers.Replace(Regex(f"[{''.join(map(re.escape, characters))}]"), content))
+        if wanted == found:
+            continue
+        if wanted in replaced:
+            replaced[wanted].append(character)
+        elif wanted == character:
+            kept.append(character)
+    steps: list[normalizers.Normalizer] = [
+        normalizers.Replace(Regex(f"[{''.join(map(re.escape, characters))}]"), content)
+        for content, characters in replaced.items()
+        if characters
+    ]
     placeholders = [(character, chr(ord(PLACEHOLDER) + i)) for i, character in enumerate(kept)]
     steps += [normalizers.Replace(character, placeholder) for character, placeholder in placeholders]
     steps.append(nfkc)
@@ -361,81 +289,3 @@ def _rules(table: bytes) -> list[normalizers.Normalizer]:
 
 def _unsupported(path: Path, reason: str) -> UserError:
     return UserError(f"No tokenizer of transformers can reproduce {path}: {reason}.")
-
-
-# --- llama2.c
-
-
-def _pieces_in(path: Path, vocab_size: int) -> int | None:
-    """The number of pieces in the file, or None if it cannot be read."""
-    try:
-        return len(_read_proto(path).pieces) if _is_sentencepiece(path) else len(_read_bin(path, vocab_size))
-    except UserError:
-        return None
-
-
-def _read_bin(path: Path, vocab_size: int) -> list[tuple[bytes, float]]:
-    """Spelling and score of each piece in a `.bin`."""
-    raw: list[tuple[bytes, float]] = []
-    left = path.stat().st_size
-    with path.open("rb") as file:
-        longest = int.from_bytes(file.read(4), "little")
-        left -= 4
-        if not 0 < longest <= LONGEST_PIECE:
-            raise UserError(f"{path} is not a llama2.c tokenizer: its longest piece would have {longest:,} bytes.")
-        while len(raw) < vocab_size:
-            if left < 8:
-                raise UserError(
-                    f"{path} ends after {len(raw):,} pieces, but the model has {vocab_size:,}: it is truncated, or "
-                    f"belongs to another model."
-                )
-            score, length = struct.unpack("<fi", file.read(8))
-            left -= 8 + length
-            if not 0 < length <= longest:
-                raise UserError(
-                    f"{path} is not a llama2.c tokenizer: piece {len(raw):,} would have {length:,} bytes, but the "
-                    f"longest has {longest:,}."
-                )
-            if left < 0:
-                raise UserError(f"{path} is truncated: it ends in piece {len(raw):,}.")
-            if not math.isfinite(score):
-                raise UserError(f"{path} is damaged: the score of piece {len(raw):,} is {score}.")
-            raw.append((file.read(length), score))
-    if left:
-        raise UserError(
-            f"{path} has {left:,} extra bytes after the {vocab_size:,} pieces of the model: it is damaged, or "
-            f"belongs to another model."
-        )
-    return raw
-
-
-def _spellings(byte: int) -> tuple[bytes, ...]:
-    """Names of a byte in a `.bin`: early versions of llama2.c wrote the byte, or the character of that number."""
-    return BYTES[byte].encode(), bytes([byte]), chr(byte).encode()
-
-
-def _has_bytes(raw: list[tuple[bytes, float]]) -> bool:
-    """Whether pieces 3 to 258 are the bytes; the first two do not occur in text."""
-    begin = len(SPECIAL_TOKENS)
-    return len(raw) >= begin + len(BYTES) and any(raw[begin + byte][0] in _spellings(byte) for byte in (0, 1))
-
-
-def _named(path: Path, raw: list[tuple[bytes, float]], byte_fallback: bool) -> list[tuple[str, float]]:
-    """Name and score of each piece, with the names of bytes that `tokenizers` uses."""
-    names = [*SPECIAL_TOKENS, *BYTES] if byte_fallback else SPECIAL_TOKENS
-    if len(raw) < len(SPECIAL_TOKENS):
-        raise UserError(f"{path} has {len(raw)} pieces, fewer than the {len(SPECIAL_TOKENS)} special tokens.")
-    pieces: list[tuple[str, float]] = []
-    for i, (spelling, score) in enumerate(raw):
-        if i < len(names):
-            byte = i - len(SPECIAL_TOKENS)
-            if byte >= 0 and spelling not in _spellings(byte):
-                raise UserError(f"{path} is not a llama2.c tokenizer: piece {i} should be byte {byte}.")
-            name = names[i]
-        else:
-            try:
-                name = spelling.decode()
-            except UnicodeDecodeError:
-                raise UserError(f"{path} is damaged: piece {i:,} is not UTF-8.") from None
-        pieces.append((name, score))
-    return pieces
