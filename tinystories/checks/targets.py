@@ -8,7 +8,7 @@ from typing import Any
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..data.corpus import Corpus, recipe_corpus
-from ..data.sources import may_hold_stories
+from ..data.sources.files import may_hold_stories
 from ..recipe import Recipe, load_recipe
 from ..runs.loading import load_model, load_tokenizer
 from ..runs.run_folder import RECIPE, TRAINER_STATE, find_checkpoints, run_recipe

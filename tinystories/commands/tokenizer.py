@@ -2,7 +2,7 @@
 
 import argparse
 
-from ..data.sources import hub_dataset
+from ..data.sources.files import hub_dataset
 from ..utils.errors import UserError
 from ..utils.paths import expand_user, output_folder
 from .arguments import LARGEST_INT, add_reading_arguments, number, reading_options

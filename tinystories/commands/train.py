@@ -8,7 +8,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..data.sources import hub_dataset
+from ..data.sources.files import hub_dataset
 from ..recipe import SHORT_NAMES, Recipe, load_recipe, recipe_reference, save_recipe
 from ..runs.run_folder import LOSS_PLOT, RECIPE, find_checkpoints
 from ..utils.errors import UserError, first_line

@@ -11,8 +11,8 @@ from datasets import Dataset, Features, IterableDataset, Value
 from datasets.builder import Key
 
 from ..utils.errors import UserError
+from .formats import file_format
 from .readers import ReadOptions, RowCounts, StoryFile, read_stories, resolve_split
-from .sources import file_format
 from .text_split import BLANK_LINES, FILE, LINE
 
 

@@ -1,10 +1,8 @@
-"""Find the files of a corpus and their splits by name, before anything is loaded.
+"""Find the files of a corpus, before anything is loaded.
 
 - The suffix of a file gives its format, and an optional second one its compression. A document that other programs can
   convert to text (.docx, .pdf) is refused with the command that converts it.
 - Folders are searched recursively through links, each folder once. Skipped files are logged.
-- Splits are in the names of data files (`train-00000-of-00004.parquet`, `stories-validation.txt`) and folders, but not
-  in titles (`Test of courage.txt`), which the patterns of `datasets` would take for splits.
 """
 
 import glob
@@ -16,24 +14,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from ..utils.errors import UserError
+from ...utils.errors import UserError
+from ..formats import SUFFIXES, file_format
+from .split_names import split_names
 
 
 logger = logging.getLogger(__name__)
 
-FORMATS = {
-    **dict.fromkeys((".txt", ".md"), "text"),
-    **dict.fromkeys((".json", ".jsonl", ".ndjson"), "json"),
-    **dict.fromkeys((".csv", ".tsv"), "csv"),
-    ".parquet": "parquet",
-    **dict.fromkeys((".arrow", ".feather"), "arrow"),
-}
-COMPRESSIONS = {".gz": "gzip", ".bz2": "bz2", ".xz": "xz", ".zst": "zstd"}
-SUFFIXES = (
-    ".txt, .md, .json, .jsonl, .ndjson, .csv, .tsv, .parquet or .arrow (optionally followed by .gz, .bz2, .xz or .zst)"
-)
-SPLITS = {"train": ("train", "training"), "validation": ("validation", "valid", "val", "dev")}
-SPLITS["test"] = ("test", "testing", "eval", "evaluation")
 DESCRIPTIONS = {  # files that describe the data
     *("config.json", "dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json", "croissant.json"),
     *(f"metadata{ending}" for ending in (".json", ".jsonl", ".csv", ".tsv", ".parquet", ".txt", ".md")),
@@ -48,22 +35,6 @@ CONVERTERS = {
     ".zip": "unzip {file}",
     **dict.fromkeys((".tar", ".tgz"), "tar -xf {file}"),
 }
-
-
-def file_format(path: Path | str) -> str | None:
-    """The format of a file by its name: text, json, csv, parquet or arrow; None for any other file."""
-    return FORMATS.get(_suffixes(path)[0])
-
-
-def compression(path: Path | str) -> str | None:
-    """The compression of a file by its name: gzip, bz2, xz, zstd or None."""
-    return COMPRESSIONS.get(_suffixes(path)[1])
-
-
-def _suffixes(path: Path | str) -> tuple[str, str]:
-    """The suffix of the format, and that of the compression or ""."""
-    name = Path(str(path).lower())
-    return (Path(name.stem).suffix, name.suffix) if name.suffix in COMPRESSIONS else (name.suffix, "")
 
 
 def hub_dataset(source: str) -> tuple[str, str | None, str | None] | None:
@@ -205,71 +176,3 @@ def _is_description(file: Path) -> bool:
     return isinstance(value, dict) and not any(
         isinstance(value[key], str) for key in value if key.lower() in ("text", "story")
     )
-
-
-# Splits
-
-_SHARD = re.compile(r"[-_. ]*(?:\d+[-_]of[-_]\d+(?:[-_][0-9a-f]{8,})?|\d+|\(\d+\)|part[-_.]?\d+)$")
-_TITLE_WORDS = frozenset(
-    "a an the and or but of in on at to for from with by my your his her our their its is was are who what when how "
-    "no not i we he she it".split()
-)
-_DATA_WORD = re.compile(r"\d|stor(?:y|ies)|tale|data|text|corpus|corpora|^set$|split|shard")
-
-
-def split_names(files: list[Path]) -> list[str]:
-    """The split of each file, by its name or that of its innermost folder that names one; otherwise "train".
-
-    A name is that of a split if nothing else is in it except the number of a shard (`val-00000-of-00004.parquet`). A
-    split as the first or last word between `-`, `_` or `.` counts if the rest is a name of data: if there is a file of
-    the same name for another split or for none, or one named `train`, or if the rest has a word for data (`stories`)
-    or a digit. A name with spaces or with a word such as "the" or "of" is a title.
-    """
-    siblings: dict[Path, set[str]] = {}
-    for file in files:
-        for part in (file, *file.parents[:-1]):
-            siblings.setdefault(part.parent, set()).add(_stem(part, part == file))
-
-    def split_of(file: Path) -> str:
-        parts = (file, *file.parents[:-1])
-        found = (_split_of(_stem(part, part == file), siblings[part.parent]) for part in parts)
-        return next(filter(None, found), "train")
-
-    return list(map(split_of, files))
-
-
-def _stem(path: Path, is_file: bool) -> str:
-    name = path.name.lower()
-    if is_file:
-        suffix, compressed = _suffixes(name)
-        name = name.removesuffix(compressed).removesuffix(suffix)
-    return _SHARD.sub("", name)
-
-
-_WORDS = {word: split for split, words in SPLITS.items() for word in words}
-
-
-def _split_of(stem: str, siblings: set[str]) -> str | None:
-    if stem in _WORDS:
-        return _WORDS[stem]
-    words = _words(stem)
-    if " " in stem or len(words) < 2 or _TITLE_WORDS.intersection(words):
-        return None
-    for word, rest in ((words[-1], words[:-1]), (words[0], words[1:])):
-        if word in _WORDS and (
-            any(map(_DATA_WORD.search, rest))
-            or any(_WORDS.get(other) == "train" for other in siblings)
-            or any(other != stem and _without_split(_words(other)) == rest for other in siblings)
-        ):
-            return _WORDS[word]
-    return None
-
-
-def _words(stem: str) -> list[str]:
-    return [word for word in re.split(r"[-_.]", stem) if word]
-
-
-def _without_split(words: list[str]) -> list[str]:
-    if words[-1:] and words[-1] in _WORDS:
-        return words[:-1]
-    return words[1:] if words[:1] and words[0] in _WORDS else words

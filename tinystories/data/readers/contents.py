@@ -1,0 +1,64 @@
+"""Open files: decompressed, and as characters in the encoding that the byte order mark gives, or UTF-8."""
+
+import codecs
+import io
+import lzma
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+import pyarrow as pa
+from datasets.utils.file_utils import xopen
+
+from ...utils.errors import UserError
+from ..formats import compression
+from .reading import StoryFile
+
+
+READ_ERRORS = (OSError, EOFError, lzma.LZMAError, pa.ArrowException, UnicodeDecodeError)
+
+
+@contextmanager
+def open_bytes(file: StoryFile) -> Iterator[io.BufferedIOBase]:
+    """The content of a file, decompressed."""
+    kind = compression(file.name)
+    with ExitStack() as stack:
+        content = stack.enter_context(xopen(file.path, "rb"))
+        if kind == "xz":
+            content = stack.enter_context(lzma.open(content))
+        elif kind is not None:
+            content = stack.enter_context(pa.CompressedInputStream(content, kind))
+        yield content
+
+
+_BYTE_ORDER_MARKS = {  # that of UTF-32 begins with that of UTF-16
+    codecs.BOM_UTF32_LE: "utf-32",
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF8: "utf-8-sig",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
+
+
+@contextmanager
+def open_text(file: StoryFile, newline: str | None = None) -> Iterator[io.TextIOWrapper]:
+    """The content of a file as characters; bytes that are not UTF-8 become lone surrogates, whose row `text_arrays`
+    can name."""
+    with open_bytes(file) as unbuffered:
+        content = io.BufferedReader(unbuffered, 1 << 20)
+        head = content.peek(4096)[:4096]
+        encoding = next((name for mark, name in _BYTE_ORDER_MARKS.items() if head.startswith(mark)), "utf-8")
+        low, high = sorted((head[::2].count(0), head[1::2].count(0)))
+        if encoding == "utf-8" and high > len(head) / 5 and low < len(head) / 50:
+            raise UserError(
+                f"{file.name} looks like UTF-16 without a byte order mark: write it as UTF-8, "
+                f"for example with `iconv -f UTF-16LE -t UTF-8`."
+            )
+        errors = "surrogateescape" if encoding.startswith("utf-8") else "strict"
+        yield io.TextIOWrapper(content, encoding, errors, newline)
+
+
+@contextmanager
+def open_seekable(file: StoryFile) -> Iterator[io.BufferedIOBase]:
+    """The content of a file; one that is compressed as a whole is read into memory."""
+    with open_bytes(file) as content:
+        yield content if compression(file.name) is None else pa.BufferReader(content.read())

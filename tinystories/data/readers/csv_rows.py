@@ -1,0 +1,75 @@
+"""CSV and TSV: the delimiter and the column by the header, and one row of text per row of the file."""
+
+import csv
+from collections.abc import Iterator
+
+import pyarrow as pa
+
+from ...utils.errors import UserError
+from .columns import find_column
+from .contents import open_text
+from .reading import MAX_ROW, Reading, ReadOptions, StoryFile
+from .texts import text_arrays
+
+
+def read_csv(reading: Reading) -> Iterator[pa.Array]:
+    yield from text_arrays(reading, _CSV_PLACE, _csv_rows(reading))
+
+
+_CSV_PLACE = "row {0[0]:,} (line {0[1]:,})"
+
+
+def _csv_rows(reading: Reading) -> Iterator[tuple[tuple[int, int], str]]:
+    file = reading.file
+    csv.field_size_limit(max(csv.field_size_limit(), MAX_ROW))
+    with open_text(file, "") as lines:
+        head, before = lines.readline(MAX_ROW), 1
+        while head and not head.strip():
+            head, before = lines.readline(MAX_ROW), before + 1
+        delimiter, header, column = _csv_header(head, file, reading.options)
+        reader = csv.reader(lines, delimiter=delimiter, strict=True)
+        number = 0
+        while True:
+            begin = before + reader.line_num + 1
+            try:
+                row = next(reader, None)
+            except csv.Error as error:
+                raise _csv_error(file, error, begin, before + reader.line_num) from None
+            if row is None:
+                return
+            if not row:
+                continue
+            number += 1
+            if len(row) == len(header):
+                yield (number, begin), row[column]
+            else:
+                reading.bad_row(
+                    _CSV_PLACE.format((number, begin)),
+                    f"{len(row):,} fields, but the header has {len(header):,}; a text that contains {delimiter!r} "
+                    "must be in double quotes",
+                )
+
+
+def _csv_error(file: StoryFile, error: csv.Error, begin: int, end: int) -> UserError:
+    problem = str(error)
+    if "unexpected end" in problem:
+        problem = "a quote is opened, but not closed before the end of the file"
+    elif "expected after" in problem:
+        problem = 'there is text after a closing quote; inside quoted text, write a quote as ""'
+    return UserError(f"{file.name}, line {begin:,}{f' to {end:,}' if end > begin else ''}: {problem}.")
+
+
+def _csv_header(head: str, file: StoryFile, options: ReadOptions) -> tuple[str, list[str], int]:
+    """The delimiter, the names of the columns, and the index of the one with the stories."""
+    if not head:
+        raise UserError(f"{file.name} contains no stories.")
+    problems = []
+    for delimiter in "\t,;|" if ".tsv" in file.name.lower()[-8:] else ",;\t|":
+        try:
+            header = [name.strip() for name in next(csv.reader([head], delimiter=delimiter, strict=True))]
+            return delimiter, header, header.index(find_column(header, options.text_column, file.name))
+        except csv.Error as error:
+            raise _csv_error(file, error, 1, 1) from None
+        except UserError as error:
+            problems.append(error)
+    raise problems[0]

@@ -1,0 +1,42 @@
+"""Read the stories of files, each by the reader of its format."""
+
+from collections.abc import Callable, Iterator
+
+import pyarrow as pa
+
+from ...utils.errors import UserError, first_line
+from ..formats import file_format
+from .arrow_tables import read_arrow, read_parquet
+from .contents import READ_ERRORS
+from .csv_rows import read_csv
+from .json_rows import read_json
+from .plain_text import read_text
+from .reading import Reading, ReadOptions, RowCounts, StoryFile
+from .texts import contains, normalize_texts
+
+
+_READERS: dict[str | None, Callable[[Reading], Iterator[pa.Array]]] = {
+    "text": read_text,
+    "csv": read_csv,
+    "json": read_json,
+    "parquet": read_parquet,
+    "arrow": read_arrow,
+}
+
+
+def read_stories(files: list[StoryFile], options: ReadOptions, counts: RowCounts) -> Iterator[tuple[int, pa.Table]]:
+    """Yield the index of each file with tables of its stories, and update `counts`.
+
+    Raises:
+        UserError: for what cannot be read, with file and row.
+    """
+    for index, file in enumerate(files):
+        try:
+            for texts in _READERS[file_format(file.name)](Reading(file, options, counts)):
+                counts.rows += len(texts)
+                texts = normalize_texts(texts)
+                counts.has_letters |= not counts.has_letters and contains(texts, r"\p{L}")
+                counts.empty += texts.null_count
+                yield index, pa.table({"text": texts.drop_null()})
+        except READ_ERRORS as error:
+            raise UserError(f"{file.name} cannot be read as {file_format(file.name)}: {first_line(error)}.") from error
