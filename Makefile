@@ -13,7 +13,7 @@ CORPUS ?= sample
 AT_ONCE := -n auto --dist loadfile --no-loadscope-reorder
 
 quickstart: $(READY)
-	$(BIN)/python train_hf.py configs/quickstart.yaml --overwrite_output_dir
+	$(BIN)/python train_hf.py quickstart --overwrite_output_dir
 
 test: lint
 	$(BIN)/python -m pytest $(AT_ONCE) -m "not slow" --durations=10

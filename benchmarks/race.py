@@ -6,7 +6,7 @@ Rules and records are in `benchmarks/RACE.md`. Each contender runs in a process 
 limit covers the whole process: reading, training the tokenizer, tokenizing, compiling, training and saving.
 The score is bits per byte on all held-out stories (`tinystories.evaluation.likelihood`), outside the time limit.
 
-- `ours`: `train_hf.py` with `configs/race/MINUTES.yaml`, or with `--recipe`.
+- `ours`: `train_hf.py` with the recipe `race/MINUTES`, or with `--recipe`.
 - `stock`: `LlamaForCausalLM` under a plain `Trainer`, AdamW at 2e-3 for all weights, concatenated stories in blocks of
   512 as in `run_clm.py` (`benchmarks/stock_race.py`); its tokenizer is trained by `tokenizers`, with the vocabulary
   size of `ours`.
@@ -48,7 +48,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--corpus", default="sample", help="corpus with held-out stories")
     parser.add_argument("--minutes", type=float, default=5)
-    parser.add_argument("--recipe", help="recipe of `ours` (default: configs/race/MINUTES.yaml)")
+    parser.add_argument("--recipe", help="recipe of `ours` (default: race/MINUTES)")
     parser.add_argument("--contenders", default="ours,stock", help="comma-separated: ours, stock, stock-muon")
     parser.add_argument("--limit", type=int, help="maximum number of held-out stories to score")
     parser.add_argument("--keep", help="folder to save the models in")
@@ -61,7 +61,7 @@ def main() -> None:
     )
     options = parser.parse_args()
 
-    recipe_path = options.recipe or str(ROOT / "configs" / "race" / f"{options.minutes:g}.yaml")
+    recipe_path = options.recipe or f"race/{options.minutes:g}"
     recipe = load_recipe(recipe_path, ["--corpus", options.corpus, *options.set])
     stories = load_corpus(options.corpus, max_validation_stories=options.limit).validation["text"]
     results = []

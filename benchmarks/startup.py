@@ -21,7 +21,7 @@ from tinystories.utils.console import print_any_character
 
 
 BASE = "LlamaForCausalLM"
-RECIPE = "configs/quickstart.yaml"
+RECIPE = "quickstart"
 PYTHON = {
     "nothing": "pass",
     "torch": "import torch",

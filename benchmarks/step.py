@@ -2,7 +2,7 @@
 clipping and fused AdamW, without `Trainer` and without data loading.
 
     python benchmarks/step.py --corpus FOLDER --rows 64 --stories 256     # for a large GPU
-    python benchmarks/step.py --recipe configs/quickstart.yaml --rows 4 --stories 16          # for a CPU
+    python benchmarks/step.py --recipe quickstart --rows 4 --stories 16          # for a CPU
 
 - `stock`: `LlamaForCausalLM`, one story per row, padded by `DataCollatorForLanguageModeling`.
 - `stock-packed`: the same on packed rows, with a document mask.
@@ -75,7 +75,7 @@ class Step:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--recipe", default="configs/tinystories-24m.yaml")
+    parser.add_argument("--recipe", default="tinystories-24m")
     parser.add_argument("--corpus", default="sample")
     parser.add_argument("--variants", default=VARIANTS, help="comma-separated; ratios are relative to the last")
     parser.add_argument("--rounds", type=int, default=5)

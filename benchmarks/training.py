@@ -76,7 +76,7 @@ def without_positions(rows) -> dict[str, torch.Tensor]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--recipe", default="configs/tinystories-24m.yaml")
+    parser.add_argument("--recipe", default="tinystories-24m")
     parser.add_argument("--corpus", default="sample")
     parser.add_argument("--variants", default="ours,stock", help="comma-separated; ratios are relative to the last")
     parser.add_argument("--steps", type=int, default=50, help="timed steps of each variant")

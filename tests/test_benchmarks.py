@@ -52,7 +52,7 @@ def test_what_is_not_installed_is_left_out(monkeypatch, capsys, tmp_path):
 def test_a_step_alone_is_timed_beside_stock(tmp_path):
     figures = tmp_path / "step.json"
     done = benchmark(
-        *("step.py", "--recipe", "configs/quickstart.yaml", "--variants", "ours,ours-masked,stock-packed,stock"),
+        *("step.py", "--recipe", "quickstart", "--variants", "ours,ours-masked,stock-packed,stock"),
         *("--rounds", "2", "--steps", "1", "--rows", "1", "--stories", "2", "--json", str(figures)),
     )
     assert done.returncode == 0, done.stderr
@@ -67,7 +67,7 @@ def test_a_step_alone_is_timed_beside_stock(tmp_path):
 def test_training_is_timed_under_trainer(tmp_path):
     figures = tmp_path / "training.json"
     done = benchmark(
-        *("training.py", "--recipe", "configs/quickstart.yaml", "--variants", "ours,ours-joined,stock"),
+        *("training.py", "--recipe", "quickstart", "--variants", "ours,ours-joined,stock"),
         *("--rounds", "1", "--steps", "2", "--rows", "1", "--stories", "2", "--json", str(figures)),
     )
     assert done.returncode == 0, done.stderr
@@ -78,7 +78,7 @@ def test_training_is_timed_under_trainer(tmp_path):
 def test_a_short_race(tmp_path):
     settings = ["--hidden_size", "64", "--num_attention_heads", "1", "--vocab_size", "500", "--max_stories", "500"]
     done = benchmark(
-        *("race.py", "--minutes", "1.5", "--recipe", "configs/race/5.yaml", "--contenders", "ours", "--limit", "20"),
+        *("race.py", "--minutes", "1.5", "--recipe", "race/5", "--contenders", "ours", "--limit", "20"),
         *("--keep", str(tmp_path / "kept"), "--json", str(tmp_path / "race.json"), "--set", *settings),
     )
     assert done.returncode == 0, done.stdout + done.stderr

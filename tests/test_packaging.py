@@ -18,7 +18,7 @@ def test_every_package_is_installed():
         for package in ("modeling_tinyllama", "tinystories")
         for path in (ROOT / package).rglob("__init__.py")
     }
-    assert listed == found | {"tinystories.metrics", "tinystories.tokenization"}
+    assert listed == found | {"tinystories.configs", "tinystories.metrics", "tinystories.tokenization"}
     assert {name.partition(".")[0] for name in listed} == {"modeling_tinyllama", "tinystories"}
     assert "py_modules" not in setup["options"]
     assert "py.typed" in setup["options.package_data"]["*"].split()

@@ -1,3 +1,4 @@
+import configparser
 import re
 from pathlib import Path
 
@@ -9,7 +10,10 @@ from tinystories.recipe import (
     known_keys,
     load_recipe,
     parse_overrides,
+    recipe_names,
+    recipe_path,
     recipe_reference,
+    recipe_summary,
     save_recipe,
 )
 from tinystories.training.arguments import training_arguments
@@ -27,6 +31,57 @@ def test_every_config_is_valid_and_commented(path):
     for line in path.read_text().splitlines():
         if re.match(r"\s*[a-z_]+:", line):
             assert re.search(r"#\s*\S", line), f"{path.name}: no comment on `{line.strip()}`"
+
+
+def test_every_config_is_installed_and_has_a_name_and_a_summary():
+    assert recipe_names() == ["quickstart", "race/5", "race/20", "race/60", "small-corpus", "tinystories-3m",
+                              "tinystories-24m"]  # fmt: skip
+    assert {recipe_path(name) for name in recipe_names()} == set(CONFIGS)
+    for name in recipe_names():
+        assert load_recipe(name) == load_recipe(recipe_path(name))
+        assert re.fullmatch(r"[A-Z].{30,110}\.", recipe_summary(name)), name
+    setup = configparser.ConfigParser()
+    setup.read(FOLDER.parent / "setup.cfg", encoding="utf-8")
+    patterns = setup["options.package_data"]["tinystories.configs"].split(", ")
+    installed = {path for pattern in patterns for path in FOLDER.glob(pattern)}
+    assert installed == {path for path in FOLDER.rglob("*") if path.is_file()}
+
+
+def test_a_file_comes_before_an_installed_recipe_of_the_same_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "quickstart").mkdir()
+    assert recipe_path("quickstart") == FOLDER / "quickstart.yaml"
+    (tmp_path / "race").mkdir()
+    (tmp_path / "race" / "5").write_text("max_length: 99")
+    assert load_recipe("race/5").max_length == 99
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("quickstrat", "There is no recipe quickstrat; did you mean quickstart?"),
+        ("configs/quickstart.yaml", "There is no recipe configs/quickstart.yaml; did you mean quickstart?"),
+        ("race/6", "did you mean race/60 or race/5 or race/20"),
+        ("tinystories-33m", "did you mean tinystories-3m or tinystories-24m"),
+        ("gpt", "the installed recipes are quickstart, race/5, .* tinystories-24m"),
+        ("accelerate/ddp", "the installed recipes are"),
+        ("../setup", "the installed recipes are"),
+    ],
+)
+def test_an_unknown_name_gets_the_nearest_ones(name, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=message) as error:
+        load_recipe(name)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_a_recipe_may_have_a_byte_order_mark(encoding, tmp_path):
+    """`tinystories recipes show quickstart > my.yaml` writes UTF-16 in Windows PowerShell."""
+    text = recipe_path("quickstart").read_text()
+    (tmp_path / "my.yaml").write_text(text, encoding=encoding)
+    assert load_recipe(tmp_path / "my.yaml") == load_recipe("quickstart")
+    assert text.isascii()
 
 
 def test_the_full_recipe_is_the_24_million_model(tmp_path):
@@ -193,8 +248,10 @@ def test_the_command_line_replaces_a_length_or_optimizer_of_the_file():
 
 def test_files_that_are_not_recipes_are_refused(tmp_path):
     (tmp_path / "broken.yaml").write_text("a: [1,\nb: 2")
+    (tmp_path / "latin1.yaml").write_bytes("prompts: [Ünder]".encode("latin-1"))
     for path, message in (
         ("broken.yaml", "line 2 is not valid YAML"),
+        ("latin1.yaml", "latin1.yaml cannot be read: unacceptable character #x00dc"),
         ("none.yaml", "no recipe"),
         (".", "is a folder"),
     ):

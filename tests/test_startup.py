@@ -79,6 +79,8 @@ def test_the_package_says_what_it_has():
         ("--help", ""),
         ("train --help", ""),
         ("train none.yaml", "There is no recipe none.yaml"),
+        ("recipes", ""),
+        ("recipes show quickstart", ""),
         ("tokenizer none.txt {new}", "There is no file or folder none.txt"),
         ("tokenizer sample {recipe}/in", "is a file"),
         ("generate runs/none Once", "There is no run folder runs/none"),

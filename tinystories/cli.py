@@ -4,6 +4,7 @@ import argparse
 import logging
 import os
 import sys
+import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
@@ -17,6 +18,7 @@ from .utils.errors import UserError, is_user_error
 
 VERBS = {
     "train": "train a model from a recipe",
+    "recipes": "list the installed recipes, or print one",
     "tokenizer": "train a tokenizer, or prune one to its most frequent tokens",
     "generate": "complete a prompt",
     "export": "convert a model to a stock Llama or Phi-3, GGUF or ONNX",
@@ -83,12 +85,21 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         if arguments[:1] == [name]:
             module = import_module(f".commands.{name}{'_' if iskeyword(name) else ''}", __package__)
             module.add_arguments(verb)
+            _add_examples(verb, module.EXAMPLES)
             verb.set_defaults(run=module.run)
     options, extra = parser.parse_known_args([_with_dashes(argument) for argument in arguments])
     if extra and options.verb != "train":
         parser.error(f"unrecognized arguments: {' '.join(extra)}")
     options.arguments, options.overrides = arguments, extra
     return options
+
+
+def _add_examples(verb: argparse.ArgumentParser, examples: str) -> None:
+    """Add a verb's examples to its help, whose lines argparse would otherwise join."""
+    verb.description = textwrap.fill(verb.description or "", 100)
+    examples = textwrap.indent(examples.strip(), "  ")
+    verb.epilog = f"examples:\n{examples}" + (f"\n\n{verb.epilog}" if verb.epilog else "")
+    verb.formatter_class = argparse.RawDescriptionHelpFormatter
 
 
 def _with_dashes(argument: str) -> str:

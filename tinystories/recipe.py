@@ -1,5 +1,6 @@
 """A recipe: one YAML file, overridden by the command line, that becomes a [`Recipe`].
 
+- The recipes in `configs/` are installed with the package and found by name: `quickstart`, `race/5`.
 - Keys of this package are at the top level. The sections `model` and `trainer` hold fields of `TinyLlamaConfig` and of
   transformers' `TrainingArguments` under their own names.
 - On the command line the name alone is enough (`--learning_rate 1e-3`), and some have a short one (`ALIASES`).
@@ -21,8 +22,8 @@ import yaml
 from huggingface_hub.dataclasses import type_validator
 
 from .sizes import SIZES
-from .utils.errors import UserError
-from .utils.paths import expand_user
+from .utils.errors import UserError, first_line
+from .utils.paths import expand_user, installed_folder
 
 
 # Short names that other training scripts use, by the name of the setting.
@@ -179,20 +180,58 @@ def known_keys() -> dict[Key, Any]:
     return hints | auto
 
 
+def recipe_names() -> list[str]:
+    """The names of the installed recipes, such as `quickstart` and `race/5`."""
+    folder = installed_folder("configs")
+    names = (file.relative_to(folder).with_suffix("").as_posix() for file in folder.rglob("*.yaml"))
+    return sorted((name for name in names if not name.startswith("accelerate/")), key=_with_numbers)
+
+
+def _with_numbers(name: str) -> list[str | int]:
+    """A sort key that puts race/5 before race/20."""
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]
+
+
+def recipe_path(name: str | Path) -> Path:
+    """The file of a recipe: a YAML file, or an installed recipe by its name.
+
+    Raises:
+        UserError: if it is neither; the message suggests similar names.
+    """
+    path = Path(expand_user(str(name)))
+    names = recipe_names()
+    if path.is_file():
+        return path
+    if path.as_posix() in names:
+        return installed_folder("configs") / f"{path.as_posix()}.yaml"
+    if path.is_dir():
+        raise UserError(f"{name} is a folder; a recipe is a YAML file, or a name such as {names[0]}.")
+    asked = path.as_posix().removeprefix("configs/").removesuffix(".yaml")
+    similar = difflib.get_close_matches(asked, names, cutoff=MIN_SIMILARITY)
+    hint = f"did you mean {' or '.join(similar)}?" if similar else f"the installed recipes are {', '.join(names)}."
+    raise UserError(f"There is no recipe {name}; {hint}")
+
+
+def recipe_summary(name: str) -> str:
+    """One line on a recipe: the first comment of its file."""
+    return recipe_path(name).read_text(encoding="utf-8").partition("\n")[0].removeprefix("#").strip()
+
+
 def load_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:
     """Read a recipe and apply `overrides`, the arguments of a command line (`["--learning_rate", "1e-3"]`).
 
+    Args:
+        path: a YAML file, or the name of an installed recipe (`quickstart`).
+
     Raises:
-        UserError: for a file that cannot be read, an unknown key or a value of the wrong type.
+        UserError: for a file that cannot be read, an unknown name or key, or a value of the wrong type.
     """
+    file = recipe_path(path)
     try:
-        content = yaml.load(Path(expand_user(str(path))).read_text(encoding="utf-8"), _Loader)
-    except FileNotFoundError:
-        raise UserError(f"There is no recipe {path}; the recipes of this project are in configs/.") from None
-    except IsADirectoryError:
-        raise UserError(f"{path} is a folder; a recipe is a YAML file such as configs/quickstart.yaml.") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"The recipe {path} cannot be read: {error}.") from None
+        # From bytes, PyYAML recognises UTF-16 with a byte order mark, which `>` writes in Windows PowerShell.
+        content = yaml.load(file.read_bytes(), _Loader)
+    except (OSError, yaml.reader.ReaderError) as error:
+        raise UserError(f"The recipe {path} cannot be read: {first_line(error)}.") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         place = f", line {mark.line + 1}" if mark else ""

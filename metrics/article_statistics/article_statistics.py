@@ -3,8 +3,8 @@
 import datasets
 import evaluate
 
-from tinystories.evaluation.articles import article_statistics  # From: tinyllama-stories
-from tinystories.evaluation.intervals import flatten  # From: tinyllama-stories
+from tinystories.evaluation.articles import article_statistics  # From: .
+from tinystories.evaluation.intervals import flatten  # From: .
 
 
 _DESCRIPTION = """

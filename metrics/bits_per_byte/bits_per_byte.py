@@ -4,7 +4,7 @@ import datasets
 import evaluate
 import numpy as np
 
-from tinystories.evaluation.intervals import bits_per_byte_interval, flatten  # From: tinyllama-stories
+from tinystories.evaluation.intervals import bits_per_byte_interval, flatten  # From: .
 
 
 _DESCRIPTION = """

@@ -4,7 +4,7 @@ import datasets
 import evaluate
 import numpy as np
 
-from tinystories.evaluation.intervals import flatten, wilson_interval  # From: tinyllama-stories
+from tinystories.evaluation.intervals import flatten, wilson_interval  # From: .
 
 
 _DESCRIPTION = """

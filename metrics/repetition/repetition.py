@@ -3,8 +3,8 @@
 import datasets
 import evaluate
 
-from tinystories.evaluation.intervals import flatten  # From: tinyllama-stories
-from tinystories.evaluation.text_statistics import repetition  # From: tinyllama-stories
+from tinystories.evaluation.intervals import flatten  # From: .
+from tinystories.evaluation.text_statistics import repetition  # From: .
 
 
 _DESCRIPTION = """

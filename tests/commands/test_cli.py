@@ -1,12 +1,19 @@
 """Commands as a user gives them."""
 
+import argparse
 import os
+import shlex
 import socket
 import subprocess
 import sys
+from importlib import import_module
 
 import pytest
 from helpers import PROMPT, ROOT, fails_with_one_line, tinystories, tinystories_process
+
+from tinystories.checks.targets import is_recipe
+from tinystories.cli import VERBS, parse
+from tinystories.recipe import load_recipe, recipe_names, recipe_path, recipe_summary
 
 
 def test_help_answers_without_loading_torch():
@@ -81,7 +88,8 @@ def test_mistakes_with_train_are_one_line(tmp_path):
     quickstart = ROOT / "configs" / "quickstart.yaml"
     train_hf = [sys.executable, str(ROOT / "train_hf.py"), str(quickstart), "--learning_rat", "1"]
     fails_with_one_line(subprocess.run(train_hf, capture_output=True, text=True), "did you mean `learning_rate`?")
-    fails_with_one_line(tinystories("train", "none.yaml"), "no recipe none.yaml", "configs/")
+    fails_with_one_line(tinystories("train", "none.yaml"), "no recipe none.yaml", "quickstart")
+    fails_with_one_line(tinystories("train", "quickstrat", "--max_steps", 1), "did you mean quickstart?")
     elsewhere = ("--output_dir", tmp_path / "run")
     fails_with_one_line(tinystories("train", quickstart, "--corpus", tmp_path / "none.txt", *elsewhere), "none.txt")
     fails_with_one_line(
@@ -141,10 +149,47 @@ def test_mistakes_with_tokenizer_are_one_line(tmp_path):
     assert not (tmp_path / "t").exists()
 
 
-@pytest.mark.parametrize("verb", ["train", "tokenizer", "generate", "export"])
-def test_each_verb_has_a_help_text(verb):
-    result = tinystories_process(verb, "--help")
-    assert result.returncode == 0 and f"tinystories {verb}" in result.stdout
+@pytest.mark.parametrize("verb", VERBS)
+def test_each_verb_has_a_help_text_with_three_examples(verb, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    text = tinystories(verb, "--help").stdout
+    assert text.startswith(f"usage: tinystories {verb}") and "\n\nexamples:\n" in text
+    examples = text.partition("\nexamples:\n")[2].partition("\n\n")[0].splitlines()
+    assert len(examples) == 3
+    for example in examples:
+        words = shlex.split(example.partition(" > ")[0], comments=True)
+        assert words[:2] == ["tinystories", verb] and len(example) <= 120, example
+        options = parse(words[1:])
+        if verb == "train":
+            load_recipe(options.recipe, options.overrides)
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_the_help_states_the_default_of_every_option(verb):
+    parser = argparse.ArgumentParser()
+    import_module(f"tinystories.commands.{verb}{'_' if verb == 'import' else ''}").add_arguments(parser)
+    for action in parser._actions:
+        if action.option_strings and action.nargs != 0 and not action.required:
+            assert "default" in action.help, action.option_strings
+
+
+def test_recipes_are_listed_and_shown(tmp_path):
+    listed = tinystories("recipes", cwd=tmp_path).stdout.splitlines()
+    assert [line.split()[0] for line in listed] == recipe_names()
+    assert listed[0].split(maxsplit=1)[1] == recipe_summary("quickstart")
+    for name in ("quickstart", "race/5"):
+        shown = tinystories("recipes", "show", name, cwd=tmp_path)
+        assert shown.stdout == recipe_path(name).read_text() and not shown.stderr
+    fails_with_one_line(tinystories("recipes", "show", "quick-start"), "did you mean quickstart?")
+    fails_with_one_line(tinystories("recipes", "show"), "name")
+
+
+def test_doctor_takes_the_name_of_a_recipe(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert is_recipe("quickstart") and is_recipe("race/5") and is_recipe("my.yaml")
+    assert not is_recipe("sample") and not is_recipe("openai-community/gpt2")
+    (tmp_path / "quickstart").mkdir()
+    assert not is_recipe("quickstart")
 
 
 # Options out of range, in each verb
@@ -191,12 +236,11 @@ def test_a_number_out_of_range_is_one_line(command, values, tiny_run, tmp_path):
     assert result.returncode == 2 and result.stderr.count("\n") == 1
 
 
-@pytest.mark.parametrize("verb", ["train", "tokenizer", "generate", "export", "import", "doctor", "push", "evaluate",
-                                  "serve"])  # fmt: skip
+@pytest.mark.parametrize("verb", VERBS)
 def test_missing_unknown_and_undecodable_arguments_are_one_line(verb):
     for arguments in ((verb,), (verb, "x", "y", "--no-such-option", "1"), (verb, "caf\udce9", "x")):
-        if arguments == ("serve",):
-            continue  # there the environment may name the model
+        if arguments in (("serve",), ("recipes",)):
+            continue  # for `serve`, the environment may name the model
         result = tinystories(*arguments)
         fails_with_one_line(result)
         assert result.stderr.count("\n") == 1, result.stderr

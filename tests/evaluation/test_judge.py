@@ -604,7 +604,8 @@ def test_invalid_arguments_are_one_line(make, tmp_path):
 def test_without_the_package_one_line_says_what_to_install(make, monkeypatch):
     monkeypatch.setitem(sys.modules, "openai", None)
     with pytest.raises(
-        UserError, match=r"^The judge needs an additional package: pip install 'tinyllama-stories\[judge\]'$"
+        UserError,
+        match=r"^The judge needs an additional package: pip install '\.\[judge\]' \(in a clone of the repository\)\.$",
     ):
         make()
 

@@ -321,7 +321,7 @@ def test_mistakes_are_one_line(tiny_run, tmp_path, monkeypatch, capsys):
         export_gguf(tiny_run, tmp_path / "file" / "new.gguf")
     without_package(monkeypatch, "gguf", "tinystories.export.gguf")
     assert main(["export", str(tiny_run), str(tmp_path / "new.gguf"), "--to", "gguf"]) == 2
-    assert "pip install 'tinyllama-stories[export]'" in capsys.readouterr().err.splitlines()[-1]
+    assert "pip install '.[export]'" in capsys.readouterr().err.splitlines()[-1]
 
 
 # --- What the file says of itself, and the tokenizer.

@@ -326,5 +326,5 @@ def test_mistakes_are_one_line(tiny_run, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(ours, "LARGEST_FILE", 1000)
     assert "limited to 2 GB" in refused(tmp_path / "out")
     without_package(monkeypatch, "onnxruntime", "tinystories.export.onnx")
-    assert "pip install 'tinyllama-stories[export]'" in refused(tmp_path / "out")
+    assert "pip install '.[export]'" in refused(tmp_path / "out")
     assert not (tmp_path / "out").exists()

@@ -294,7 +294,7 @@ def test_missing_or_unusable_tokenizer_is_one_line(source, trained, tmp_path, ca
         raise ImportError("protobuf")
 
     monkeypatch.setattr(sys.modules["transformers.convert_slow_tokenizer"], "import_protobuf", missing)
-    assert "tinyllama-stories[import]" in import_with()
+    assert "pip install '.[import]'" in import_with()
 
 
 @pytest.mark.parametrize(

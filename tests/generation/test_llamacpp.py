@@ -197,7 +197,7 @@ def test_mistakes_are_one_line(tiny_run, tmp_path, capsys, monkeypatch):
     assert "no preset 'loud'" in refused(tiny_run, "Lily", *llama, "--preset", "loud")
     there = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "xllamacpp" else there(name))
-    assert "pip install 'tinyllama-stories[llamacpp]'" in refused(tiny_run, "Lily", *llama)
+    assert "pip install '.[llamacpp]'" in refused(tiny_run, "Lily", *llama)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: True)
     assert "f32, f16, bf16, q8_0" in refused(tiny_run, "Lily", *llama, "--dtype", "q4_k")
     assert "no run folder" in refused(tmp_path / "none", "Lily", *llama)

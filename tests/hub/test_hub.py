@@ -474,7 +474,7 @@ def test_gguf_and_onnx_are_included(run, tmp_path):
 @pytest.mark.parametrize("name, package", [("gguf", "gguf"), ("onnx", "onnxruntime")])
 def test_a_format_whose_package_is_missing_is_refused_before_any_work(name, package, run, tmp_path, monkeypatch):
     without_package(monkeypatch, package, f"tinystories.export.{name}")
-    with pytest.raises(UserError, match=rf"{name.upper()} export needs .*pip install 'tinyllama-stories\[export\]'"):
+    with pytest.raises(UserError, match=rf"{name.upper()} export needs .*pip install '\.\[export\]'"):
         build_release(run, tmp_path / "none", "ada/x", include=[name])
     assert not (tmp_path / "none").exists()
 

@@ -741,4 +741,4 @@ def test_mistakes_are_one_line(tiny_run, tmp_path, monkeypatch, capsys):
     for name in ("serve", "app", "middleware"):
         monkeypatch.delitem(sys.modules, f"tinystories.serving.{name}")
     monkeypatch.setitem(sys.modules, "limits", None)
-    assert "tinyllama-stories[serve]" in one_line(tiny_run)
+    assert "pip install '.[serve]'" in one_line(tiny_run)

@@ -118,8 +118,8 @@ def examine(
     """Check a recipe, a run folder, a model, a tokenizer or stories.
 
     Args:
-        target: a recipe (.yaml), a run folder or a checkpoint in one, any causal model of transformers (folder or Hub
-            id), a file that `tinystories import` reads (`.pth`, `.bin`), a folder with a tokenizer, or stories
+        target: a recipe (file or name), a run folder or a checkpoint in one, any causal model of transformers (folder
+            or Hub id), a file that `tinystories import` reads (`.pth`, `.bin`), a folder with a tokenizer, or stories
             (`sample`, a file or a folder).
         corpus: stories to check and to measure on; by default those of the recipe.
         tokenizer: folder or Hub id; by default the target's own, or for a file the one beside it.

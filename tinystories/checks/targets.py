@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 
 from ..data.corpus import Corpus, recipe_corpus
 from ..data.sources.files import may_hold_stories
-from ..recipe import Recipe, load_recipe
+from ..recipe import Recipe, load_recipe, recipe_names
 from ..runs.loading import load_model, load_tokenizer
 from ..runs.run_folder import RECIPE, TRAINER_STATE, find_checkpoints, run_recipe
 from ..utils.errors import UserError, first_line
@@ -21,7 +21,9 @@ MODEL_FILES = ("config.json", TRAINER_STATE, RECIPE)
 
 
 def is_recipe(target: str) -> bool:
-    return Path(target).suffix in (".yaml", ".yml")
+    """Whether a target names a recipe: a YAML file, or an installed recipe, unless something else has that name."""
+    path = Path(target)
+    return path.suffix in (".yaml", ".yml") or (not path.exists() and path.as_posix() in recipe_names())
 
 
 def is_tokenizer(path: Path) -> bool:

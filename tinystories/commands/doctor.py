@@ -8,6 +8,13 @@ from ..utils.paths import expand_user
 from .arguments import add_reading_arguments, number, reading_options
 
 
+EXAMPLES = """
+tinystories doctor my_stories/ --clean my_stories_clean/        # stories
+tinystories doctor tinystories-3m --corpus my_stories/ --quick  # a recipe
+tinystories doctor runs/quickstart                              # a trained model
+"""
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Check a recipe, a run, a model, a tokenizer or stories. Prints one line per finding (ok, error, inconclusive "
@@ -16,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "target",
         type=expand_user,
-        help="recipe (.yaml), run folder or checkpoint, any causal language model, file that `import` can read "
+        help="recipe (file or name), run folder or checkpoint, any causal language model, file that `import` can read "
         "(.pth, .bin), tokenizer folder, or stories",
     )
     parser.add_argument(
@@ -37,7 +44,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--json", action="store_true", help="print the findings as JSON")
     parser.add_argument(
-        "--clean", metavar="OUT", type=expand_user, help="also write a cleaned copy of the stories to this folder"
+        "--clean",
+        metavar="OUT",
+        type=expand_user,
+        help="also write a cleaned copy of the stories to this folder (default: none)",
     )
 
 

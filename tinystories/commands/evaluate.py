@@ -8,6 +8,13 @@ from ..utils.paths import expand_user
 from .arguments import add_reading_arguments, comma_separated, number, reading_options, seed
 
 
+EXAMPLES = """
+tinystories evaluate runs/quickstart --quick
+tinystories evaluate runs/quickstart openai-community/gpt2 --corpus held_out.jsonl
+tinystories evaluate runs/quickstart --presets plain,greedy --out report
+"""
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Measure bits per byte, minimal pairs and generated stories of one or more causal language models, and write "
@@ -34,7 +41,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=expand_user,
         help="folder for the report (default: the run folder of a single run, otherwise `evaluation`)",
     )
-    parser.add_argument("--limit", type=number(int, 1), help="at most this many stories, pairs per kind, and prompts")
+    parser.add_argument(
+        "--limit",
+        type=number(int, 1),
+        help="at most this many stories, pairs per kind, and prompts (default: all stories, 500 pairs, all prompts)",
+    )
     parser.add_argument(
         "--quick",
         action="store_true",
@@ -48,11 +59,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--seed", type=seed, default=0, help="random seed (default: 0)")
     parser.add_argument(
-        "--judge-url", help="OpenAI-compatible endpoint of an LLM that grades the stories (may cost money)"
+        "--judge-url",
+        help="OpenAI-compatible endpoint of an LLM that grades the stories, which may cost money (default: none)",
     )
-    parser.add_argument("--judge-model", help="model name at that endpoint; the key is read from OPENAI_API_KEY")
     parser.add_argument(
-        "--dump-pairs", metavar="FILE", type=expand_user, help="write the minimal pairs to this .tsv or .jsonl file"
+        "--judge-model", help="model name at that endpoint; the key is read from OPENAI_API_KEY (default: none)"
+    )
+    parser.add_argument(
+        "--dump-pairs",
+        metavar="FILE",
+        type=expand_user,
+        help="write the minimal pairs to this .tsv or .jsonl file (default: none)",
     )
 
 

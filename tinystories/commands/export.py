@@ -7,6 +7,13 @@ from ..utils.errors import UserError
 from ..utils.paths import expand_user
 
 
+EXAMPLES = """
+tinystories export runs/quickstart quickstart-stock                      # Llama or Phi-3 of transformers
+tinystories export runs/quickstart quickstart.gguf --to gguf --dtype q8_0
+tinystories export runs/quickstart quickstart-onnx --to onnx
+"""
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Write a model as a stock transformers architecture, which loads without trust_remote_code, as a GGUF file "

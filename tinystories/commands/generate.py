@@ -12,6 +12,13 @@ from .arguments import number, seed
 ENGINES = ("transformers", "llama.cpp")
 
 
+EXAMPLES = """
+tinystories generate runs/quickstart "Once upon a time"
+tinystories generate runs/quickstart "The happy cat" --preset creative --seed 1
+tinystories generate you/your-model "One day," --temperature 0.7 --max-new-tokens 100
+"""
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     preset = "default: the preset's"
     parser.add_argument("model", type=expand_user, help="run folder, or model id on the Hub")
@@ -25,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--top-p", type=float, help=f"nucleus sampling, above 0 and up to 1; 1 disables it ({preset})")
     parser.add_argument("--top-k", type=int, help=f"0 disables it ({preset})")
     parser.add_argument("--repetition-penalty", type=float, help=f"1 to 2; 1 disables it ({preset})")
-    parser.add_argument("--seed", type=seed, help="makes sampling reproducible on the same machine")
+    parser.add_argument("--seed", type=seed, help="makes sampling reproducible on the same machine (default: random)")
     parser.add_argument(
         "--max-new-tokens",
         type=number(int, 1),

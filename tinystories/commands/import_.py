@@ -6,6 +6,13 @@ import sys
 from ..utils.paths import expand_user
 
 
+EXAMPLES = """
+tinystories import stories260K/stories260K.bin stories260k    # llama2.c
+tinystories import model.pth imported --tokenizer tokenizer/  # WikiMini
+tinystories import your/llama imported                        # Llama or Phi-3 of transformers
+"""
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Convert a WikiMini checkpoint (.pth), a llama2.c model (.bin), or a stock Llama or Phi-3 to TinyLlama. The "

@@ -7,6 +7,13 @@ from ..utils.paths import expand_user
 from .arguments import comma_separated
 
 
+EXAMPLES = """
+tinystories push runs/quickstart --repo-id you/quickstart --dry-run
+tinystories push runs/quickstart --repo-id you/quickstart --license mit
+tinystories push runs/quickstart --repo-id you/quickstart --include llama,gguf,onnx --space
+"""
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Build a release from a run, upload it in one commit, download it into a clean environment, and compare it "
@@ -21,12 +28,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=comma_separated,
         default=(),
         metavar="FORMATS",
-        help="additional formats, such as llama,gguf,onnx (llama: a stock transformers architecture)",
+        help="additional formats, such as llama,gguf,onnx; llama is a stock transformers architecture (default: none)",
     )
     parser.add_argument("--private", action="store_true", help="create the repository as private")
     parser.add_argument("--revision", metavar="BRANCH", help="existing branch to push to (default: main)")
     parser.add_argument("--dry-run", action="store_true", help="build and check everything locally; upload nothing")
-    parser.add_argument("--out", metavar="DIR", type=expand_user, help="keep the built release in this new folder")
+    parser.add_argument(
+        "--out",
+        metavar="DIR",
+        type=expand_user,
+        help="keep the built release in this new folder (default: it is deleted)",
+    )
     parser.add_argument("--checkpoints", action="store_true", help="also push each checkpoint, as a branch step-N")
     parser.add_argument("--space", action="store_true", help="also create a demo Space of the same name")
     parser.add_argument("--message", help="commit message (default: Release of RUN)")

@@ -2,7 +2,7 @@
 
 import argparse
 
-from ..utils.errors import UserError
+from ..utils.errors import UserError, install_command
 from ..utils.paths import expand_user
 from .arguments import LARGEST_INT, number
 
@@ -12,13 +12,24 @@ YEAR = 365 * 24 * 60 * 60
 PACKAGES = ("fastapi", "h11", "limits", "pydantic", "starlette", "uvicorn")
 
 
+EXAMPLES = """
+tinystories serve runs/quickstart
+tinystories serve runs/quickstart --port 8000 --dtype int8
+tinystories serve you/your-model --host 0.0.0.0 --rate-limit 10/minute
+"""
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Serve a model: a demo page at /, POST /generate, and OpenAI's /v1/completions. The environment variables "
         "CHECKPOINT_PATH, TOKENIZER_PATH, DEVICE and PORT set the defaults of RUN, --tokenizer, --device and --port."
     )
     parser.add_argument(
-        "checkpoint", nargs="?", metavar="RUN", type=expand_user, help="run folder, or model id on the Hub"
+        "checkpoint",
+        nargs="?",
+        metavar="RUN",
+        type=expand_user,
+        help="run folder, or model id on the Hub (default: CHECKPOINT_PATH)",
     )
     parser.add_argument(
         "--tokenizer", metavar="PATH", type=expand_user, help="tokenizer to use (default: the model's)"
@@ -55,14 +66,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         dest="trusted_proxies",
         metavar="ADDRESS",
-        help="trust X-Forwarded-For from this address or network; may be repeated",
+        help="trust X-Forwarded-For from this address or network; may be repeated (default: none)",
     )
     parser.add_argument(
         "--cors-origin",
         action="append",
         dest="cors_origins",
         metavar="ORIGIN",
-        help="allow cross-origin requests from this origin, such as https://example.org; may be repeated",
+        help="allow cross-origin requests from this origin, such as https://example.org; may be repeated "
+        "(default: none)",
     )
 
 
@@ -73,7 +85,7 @@ def run(options: argparse.Namespace) -> None:
         if (error.name or "").partition(".")[0] not in PACKAGES:
             raise
         raise UserError(
-            f"The server needs a package that is not installed ({error.name}): pip install 'tinyllama-stories[serve]'."
+            f"The server needs a package that is not installed ({error.name}): {install_command('serve')}."
         ) from None
     from ..serving.settings import read_settings
 

@@ -8,6 +8,13 @@ from ..utils.paths import expand_user, output_folder
 from .arguments import LARGEST_INT, add_reading_arguments, number, reading_options
 
 
+EXAMPLES = """
+tinystories tokenizer my_stories/ tokenizer-10k
+tinystories tokenizer sample tokenizer-2k --vocab-size 2048
+tinystories tokenizer my_stories/ gpt2-10k --top-k-of openai-community/gpt2
+"""
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "corpus", type=expand_user, help="`sample`, a dataset id on the Hub, or a file or folder of stories"
@@ -23,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--top-k-of",
         metavar="TOKENIZER",
         type=expand_user,
-        help="prune this byte-level BPE tokenizer to its most frequent tokens instead of training one",
+        help="prune this byte-level BPE tokenizer to its most frequent tokens (default: train a tokenizer)",
     )
     parser.add_argument(
         "--model-max-length",
@@ -32,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="model_max_length of the tokenizer, in tokens (default: 512)",
     )
     add_reading_arguments(parser)
-    parser.add_argument("--max-stories", type=number(int, 1), help="use at most this many stories")
+    parser.add_argument("--max-stories", type=number(int, 1), help="use at most this many stories (default: all)")
 
 
 def run(options: argparse.Namespace) -> None:

@@ -37,14 +37,24 @@ def describe_keys() -> str:
     return "\n".join(lines)
 
 
+EXAMPLES = """
+tinystories train quickstart                                          # the built-in stories, on a CPU
+tinystories train tinystories-3m --corpus my_stories/ --max_minutes 20
+tinystories train quickstart --resume_from_checkpoint                 # continue a run that was stopped
+"""
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
-        "Train a model from a recipe. Any key of the recipe, of TinyLlamaConfig or of TrainingArguments\n"
-        "can follow as --key value, for example --learning_rate 1e-3 --corpus my_stories.jsonl."
+        "Train a model from a recipe. Any key of the recipe, of TinyLlamaConfig or of TrainingArguments can follow as "
+        "--key value, for example --learning_rate 1e-3 --corpus my_stories.jsonl."
     )
     parser.epilog = describe_keys()
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("recipe", type=expand_user, help="YAML file, such as configs/quickstart.yaml")
+    parser.add_argument(
+        "recipe",
+        type=expand_user,
+        help="an installed recipe, such as quickstart (`tinystories recipes` lists them), or a YAML file",
+    )
 
 
 def run(options: argparse.Namespace) -> None:

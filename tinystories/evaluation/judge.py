@@ -28,7 +28,7 @@ import numpy as np
 from huggingface_hub import cached_assets_path
 from tqdm.auto import tqdm
 
-from ..utils.errors import UserError, first_line
+from ..utils.errors import UserError, first_line, install_command
 from ..utils.paths import output_folder
 from .grades import CRITERIA, read_grades
 from .intervals import Interval, ratio_interval
@@ -171,7 +171,7 @@ class Judge:
         try:
             from openai import Omit, OpenAI
         except ImportError:
-            raise UserError("The judge needs an additional package: pip install 'tinyllama-stories[judge]'") from None
+            raise UserError(f"The judge needs an additional package: {install_command('judge')}.") from None
         if not model:
             raise UserError("The judge needs the name of a model that its endpoint serves.")
         if timeout <= 0 or retries < 0 or concurrency < 1:

@@ -27,7 +27,7 @@ from transformers import (
 from yaml import YAMLError
 
 from ..generation.presets import GGUF_DTYPES
-from ..utils.errors import UserError
+from ..utils.errors import UserError, install_command
 from .stock import export_stock
 from .verify import LONGEST_CHECK, STORY, TOLERANCE, Verified, check_difference, staged
 
@@ -37,7 +37,7 @@ try:
 
     from .gguf_vocabulary import compare_tokens, to_vocabulary, write_vocabulary
 except ModuleNotFoundError:
-    raise UserError("GGUF export needs an additional package: pip install 'tinyllama-stories[export]'") from None
+    raise UserError(f"GGUF export needs an additional package: {install_command('export')}.") from None
 
 FILE_TYPES = {"f32": "ALL_F32", "f16": "MOSTLY_F16", "bf16": "MOSTLY_BF16", "q8_0": "MOSTLY_Q8_0"}
 

@@ -32,7 +32,7 @@ from transformers import (
 )
 
 from ..data.synthetic import sample_stories
-from ..utils.errors import UserError
+from ..utils.errors import UserError, install_command
 from ..utils.paths import require_new_folder
 from .stock import export_stock
 from .verify import STORY, Verified, check_difference, staged
@@ -44,7 +44,7 @@ try:
     import onnxscript  # noqa: F401  torch.onnx.export needs it
     from onnxruntime.quantization import QuantType, quantize_dynamic
 except ModuleNotFoundError:
-    raise UserError("ONNX export needs additional packages: pip install 'tinyllama-stories[export]'") from None
+    raise UserError(f"ONNX export needs additional packages: {install_command('export')}.") from None
 
 # The names of transformers.js: of the type, and of the file that it loads.
 DTYPES = {"f32": ("fp32", "model.onnx"), "f16": ("fp16", "model_fp16.onnx"), "q8": ("q8", "model_quantized.onnx")}

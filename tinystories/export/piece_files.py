@@ -9,7 +9,7 @@ import struct
 from pathlib import Path
 from typing import Any
 
-from ..utils.errors import UserError, first_line
+from ..utils.errors import UserError, first_line, install_command
 
 
 UNK, BOS, EOS = SPECIAL_TOKENS = ["<unk>", "<s>", "</s>"]
@@ -78,9 +78,7 @@ def read_proto(path: Path) -> Any:
         schema = import_protobuf()
         from google.protobuf.message import DecodeError
     except ImportError:
-        raise UserError(
-            f"{path} needs an additional package to be read: pip install 'tinyllama-stories[import]' (protobuf)."
-        ) from None
+        raise UserError(f"{path} needs protobuf to be read: {install_command('import')}.") from None
     proto = schema.ModelProto()
     try:
         proto.ParseFromString(path.read_bytes())

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from tokenizers import Tokenizer
 
-from ..utils.errors import UserError, first_line
+from ..utils.errors import UserError, first_line, install_command
 from .presets import MIN_TEMPERATURE, SamplingSettings, check_sampling, resolve_max_new_tokens
 from .prompts import open_prompt
 
@@ -163,8 +163,8 @@ def require_packages() -> None:
     missing = [name for name in ("xllamacpp", "gguf") if importlib.util.find_spec(name) is None]
     if missing:
         raise UserError(
-            f"The llama.cpp engine needs {' and '.join(missing)}, which is not installed: pip install "
-            f"'tinyllama-stories[llamacpp]'."
+            f"The llama.cpp engine needs {' and '.join(missing)}, which is not installed: "
+            f"{install_command('llamacpp')}."
         )
 
 

@@ -19,6 +19,11 @@ def is_user_error(error: BaseException) -> bool:
     )
 
 
+def install_command(extra: str) -> str:
+    """The command that installs an extra of this package, which is not on the package index, for use in a message."""
+    return f"pip install '.[{extra}]' (in a clone of the repository)"
+
+
 def first_line(error: BaseException) -> str:
     """The first line of a library's error message, without its final punctuation, for use in a `UserError`."""
     text = str(error).strip()
