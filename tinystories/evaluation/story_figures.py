@@ -9,6 +9,7 @@ import numpy as np
 from ..generation.batch import GeneratedStory
 from ..generation.postprocess import post_process
 from .articles import article_statistics, count_articles
+from .characters import unintroduced_name_rate
 from .intervals import flatten, ratio_interval
 from .text_statistics import lengths_and_endings, out_of_vocabulary_rate, repetition, words
 
@@ -42,7 +43,7 @@ def whole_story_figures(stories: Sequence[str], seed: int) -> dict:
     """Figures of whole stories, without distinct n-grams, which depend on the amount of text."""
     figures = text_figures(stories, seed=seed)
     kept = {name: value for name, value in figures.items() if not name.startswith("distinct_")}
-    return {**kept, "legacy": legacy_figures(stories)}
+    return {**kept, **character_figures(stories), "legacy": legacy_figures(stories)}
 
 
 def generated_figures(stories: Sequence[GeneratedStory], seed: int) -> dict:
@@ -50,11 +51,19 @@ def generated_figures(stories: Sequence[GeneratedStory], seed: int) -> dict:
     texts = [story.text for story in stories]
     finished = [story.ended for story in stories]
     return {
-        "raw": text_figures([story.completion for story in stories], finished=finished, seed=seed),
+        "raw": {
+            **text_figures([story.completion for story in stories], finished=finished, seed=seed),
+            **character_figures(texts),
+        },
         "post_processed": post_processed_figures(texts),
         "legacy": legacy_figures(texts),
         "samples": [{"prompt": story.prompt, "text": story.text, "ended": story.ended} for story in stories],
     }
+
+
+def character_figures(stories: Sequence[str]) -> dict[str, float]:
+    """Figures of the characters of whole stories: a prompt may introduce them."""
+    return flatten({"unintroduced_names": unintroduced_name_rate(stories)})
 
 
 def length_figures(texts: Sequence[str], seed: int) -> dict:

@@ -29,6 +29,7 @@ GENERATION_METRICS = {
     "wrong_a_or_an": ("wrong a or an", PERCENT),
     "repeated_4grams": ("repeated 4-grams", PERCENT),
     "outside_vocabulary": ("words not in the training stories", PERCENT),
+    "unintroduced_names": ("stories with a name that was never introduced", PERCENT),
     "longest_copied_run": ("longest copied sequence, in words", TENTH),
 }
 

@@ -83,6 +83,12 @@ FIGURES = (
         "same_length",
     ),
     Figure(
+        "unintroduced_names",
+        "Names never introduced",
+        "Rate of stories in which a name takes part that the story never introduced: Lily becomes Mia.",
+        percent,
+    ),
+    Figure(
         "longest_copied_run",
         "Longest copy",
         "Words in the longest sequence that also occurs in a training story, mean over stories.",
@@ -104,6 +110,7 @@ LEGACY = (
 RATES = {
     "final_punctuation", "finished", "stories_with_article", "article_omission", "wrong_a_or_an", "distinct_1",
     "distinct_2", "distinct_3", "repeated_4grams", "capitals", "outside_vocabulary", "changed",
+    "unintroduced_names",
 }  # fmt: skip
 KIND_NAMES = {
     "article_deleted": "article deleted",
