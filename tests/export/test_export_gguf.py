@@ -1,20 +1,23 @@
 """GGUF export, compared with a numpy implementation of llama.cpp, with transformers, and with llama.cpp itself."""
 
 import json
+import os
+import shutil
 import urllib.request
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from helpers import PROMPT, random_ids, tiny_model, without_package
+from helpers import PROMPT, edit_weights, random_ids, tiny_model, without_package
 from test_import_llama2c import legacy, make_model, pieces, tokenizer_file  # noqa: F401  pieces is a fixture
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, processors
+from transformers import AutoModelForCausalLM, AutoTokenizer, ByT5Tokenizer, GenerationConfig
 from transformers.generation import LogitsProcessorList
 
 from tinystories.cli import main
 from tinystories.data.synthetic import sample_stories
+from tinystories.export.gguf_cache import cached_gguf
 from tinystories.export.import_model import import_model
 from tinystories.runs.loading import load_model
 from tinystories.tokenization import PreTrainedTokenizerFast
@@ -335,6 +338,9 @@ def test_name_licence_preset_and_no_chat_template(run, tmp_path):
     ).save_pretrained(folder)
     field = fields(export_gguf(folder, tmp_path / "out.gguf").file)
     assert field["general.license"] == "cdla-sharing-1.0"
+    for number, card in enumerate(("---\nlicense: [\n---\nStories.\n", "---\nlicense: [mit, other]\n---\n")):
+        (folder / "README.md").write_text(card)
+        assert "general.license" not in fields(export_gguf(folder, tmp_path / f"{number}.gguf").file)
     # With "phi3" in the name llama.cpp looks for tokens of Microsoft's model, and gives up where there are none.
     assert field["general.name"] == "my-Phi 3-stories"
     assert field["general.file_type"] == 1 and field["general.quantization_version"] == 2
@@ -364,9 +370,29 @@ def byte_level(**changes) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<|endoftext|>")
 
 
+def with_token(content: str, **settings) -> PreTrainedTokenizerFast:
+    tokenizer = byte_level()
+    tokenizer.add_tokens(AddedToken(content, **settings))
+    return tokenizer
+
+
+def like_sentencepiece(*others: str, pre_tokenizer=None) -> PreTrainedTokenizerFast:
+    names = ["<unk>", "<s>", *[f"<0x{byte:02X}>" for byte in range(256)], *others]
+    vocab = {name: i for i, name in enumerate(names)}
+    backend = Tokenizer(models.BPE(vocab=vocab, merges=[], byte_fallback=True, unk_token="<unk>"))
+    backend.pre_tokenizer = pre_tokenizer
+    return PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<s>", eos_token="<s>", unk_token="<unk>")
+
+
 @pytest.mark.parametrize(
     "tokenizer, words",
     [
+        (ByT5Tokenizer, "ByT5Tokenizer is not a fast tokenizer"),
+        (lambda: with_token("<mask>", lstrip=True), "depends on the text around it"),
+        (lambda: with_token("[PAD599]"), "a name reserved for unused tokens"),
+        (lambda: like_sentencepiece("▁", " ", "a"), "differ only in a space and a ▁"),
+        (lambda: like_sentencepiece("▁", "a", pre_tokenizer=pre_tokenizers.Metaspace()),
+         "does not split text as SentencePiece does"),
         (lambda: byte_level(add_prefix_space=True), "does not split text as GPT-2 does"),
         (lambda: byte_level(use_regex=False), "does not split text as GPT-2 does"),
         (lambda: byte_level(model={"ignore_merges": True}), "settings that llama.cpp does not have"),
@@ -378,6 +404,23 @@ def byte_level(**changes) -> PreTrainedTokenizerFast:
 def test_tokenizers_that_llama_cpp_does_not_support_are_refused(tokenizer, words, run, tmp_path):
     with pytest.raises(UserError, match=f"cannot reproduce this tokenizer.*{words}"):
         export_gguf(run(tokenizer=tokenizer(), **FULL), tmp_path / "new" / "out.gguf")
+    assert not list((tmp_path / "new").iterdir())
+
+
+@pytest.mark.parametrize("scheme", ["always", "never"])
+def test_a_metaspace_pre_tokenizer_is_a_space_prefix(scheme, run, tmp_path):
+    tokenizer = like_sentencepiece("▁", *"abcdefghijklmnopqrstuvwxyz")
+    tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=scheme, split=False)
+    field = fields(export_gguf(run(tokenizer=tokenizer, **FULL), tmp_path / "out.gguf").file)
+    assert field["tokenizer.ggml.add_space_prefix"] is (scheme == "always")
+
+
+def test_special_tokens_other_than_bos_are_refused(run, tmp_path):
+    tokenizer = with_token("<cls>", special=True)
+    cls = ("<cls>", tokenizer.convert_tokens_to_ids("<cls>"))
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(single="<cls> $A", special_tokens=[cls])
+    with pytest.raises(UserError, match="special tokens other than BOS"):
+        export_gguf(run(tokenizer=tokenizer, **FULL), tmp_path / "new" / "out.gguf")
     assert not list((tmp_path / "new").iterdir())
 
 
@@ -420,6 +463,35 @@ def test_merges_that_scores_cannot_express_are_refused(case, words, llama2c_run,
     file.write_text(json.dumps(content))
     with pytest.raises(UserError, match=words):
         export_gguf(llama2c_run, tmp_path / "new" / "out.gguf")
+
+
+# --- The cache of files, which `generate --engine llama.cpp` reads.
+
+
+def test_a_file_is_written_once_per_content_of_the_folder(tiny_run, tmp_path):
+    run = shutil.copytree(tiny_run, tmp_path / "run", ignore=shutil.ignore_patterns("checkpoint-*"))
+    first = cached_gguf(run, "f32")
+    written = first.stat().st_mtime_ns
+    assert Path(os.environ["HF_HOME"]) in first.parents
+    assert cached_gguf(tiny_run, "f32") == cached_gguf(run, "f32") == first and first.stat().st_mtime_ns == written
+    assert cached_gguf(run, "f16") != first
+    (run / "log.csv").write_text("not exported")
+    assert cached_gguf(run, "f32") == first
+    settings = json.loads((run / "generation_config.json").read_text())
+    (run / "generation_config.json").write_text(json.dumps({**settings, "temperature": 0.11}))
+    second = cached_gguf(run, "f32")
+    assert second != first and second.is_file()
+
+
+def test_a_file_that_another_process_has_written_meanwhile_is_used(tiny_run, tmp_path, monkeypatch):
+    run = shutil.copytree(tiny_run, tmp_path / "run", ignore=shutil.ignore_patterns("checkpoint-*"))
+    edit_weights(run, lambda weights: weights["model.norm.weight"].mul_(1.5))
+
+    def in_both_processes(*arguments):
+        return export_gguf(*arguments), export_gguf(*arguments)
+
+    monkeypatch.setattr(ours, "export_gguf", in_both_processes)
+    assert cached_gguf(run, "f32").is_file()
 
 
 # --- llama.cpp itself.

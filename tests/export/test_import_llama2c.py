@@ -573,6 +573,8 @@ def test_damaged_tokenizer_is_one_line(source, pieces, tmp_path):
     small = make_model(vocab_size=200)
     with pytest.raises(UserError, match="extra bytes after the 200 pieces of the model"):
         import_model(source(legacy(small)), tmp_path / "out")
+    with pytest.raises(UserError, match="has 2 pieces, fewer than the 3 special tokens"):
+        import_model(source(legacy(make_model(vocab_size=2)), tokenizer_file(pieces[:2])), tmp_path / "out")
     with pytest.raises(UserError, match="There is no tokenizer"):
         import_model(source(), tmp_path / "out", tmp_path / "none.bin")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["least", "source"]

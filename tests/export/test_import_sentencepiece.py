@@ -1,5 +1,6 @@
 """Conversion of SentencePiece tokenizers: token ids match the library `sentencepiece`."""
 
+import math
 import random
 import struct
 import sys
@@ -13,6 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from tinystories.cli import main
 from tinystories.data.synthetic import sample_stories
 from tinystories.export.import_model import import_model
+from tinystories.export.piece_files import read_proto
 from tinystories.export.sentencepiece import load_piece_tokenizer, load_sentencepiece
 from tinystories.utils.errors import UserError
 
@@ -309,6 +311,34 @@ def test_missing_or_unusable_tokenizer_is_one_line(source, trained, tmp_path, ca
 )
 def test_tokenizers_that_cannot_be_converted_exactly_are_refused(kind, settings, words, trained):
     file = trained(kind, **settings)
+    with pytest.raises(UserError, match=words) as caught:
+        load_sentencepiece(file, 10_000, 96)
+    assert "\n" not in str(caught.value)
+
+
+def edited(file, edit, out):
+    """A copy of a `.model` in which `edit` has changed the message."""
+    proto = read_proto(file)
+    edit(proto)
+    out.write_bytes(proto.SerializeToString())
+    return out
+
+
+@pytest.mark.parametrize(
+    "edit, words",
+    [
+        (lambda p: setattr(p.normalizer_spec, "escape_whitespaces", False), "does not mark spaces"),
+        (lambda p: setattr(p.denormalizer_spec, "precompiled_charsmap", b"rules"), "denormalisation rules"),
+        (lambda p: setattr(p.pieces[300], "type", p.pieces[300].UNUSED), "pieces marked as unused"),
+        (lambda p: setattr(p.pieces[0], "type", p.pieces[0].CONTROL), "is damaged: it has 0 unknown pieces"),
+        (lambda p: setattr(p.pieces[300], "score", math.nan), "is damaged: piece 300 is .* with the score nan"),
+        (lambda p: setattr(p.trainer_spec, "byte_fallback", True), "some of the 256 byte pieces are missing"),
+        (lambda p: p.ClearField("pieces"), "it has no pieces"),
+    ],
+    ids=["spaces", "denormaliser", "unused", "unknown", "score", "bytes", "no pieces"],
+)
+def test_edited_models_are_refused(edit, words, trained, tmp_path):
+    file = edited(trained("bpe"), edit, tmp_path / "edited.model")
     with pytest.raises(UserError, match=words) as caught:
         load_sentencepiece(file, 10_000, 96)
     assert "\n" not in str(caught.value)

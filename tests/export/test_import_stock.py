@@ -9,6 +9,7 @@ import pytest
 import torch
 from helpers import edit_weights, random_ids, sharpen, tiny_model
 from safetensors.torch import load_file
+from test_import_llama2c import encode, pieces, tokenizer_file  # noqa: F401  pieces is a fixture
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -287,6 +288,32 @@ def test_dropout_is_kept_in_both_directions(folder, tmp_path):
     for path in (imported, exported):
         config = json.loads((path / "config.json").read_text())
         assert (config["resid_pdrop"], config["embd_pdrop"]) == (0.1, 0.2)
+
+
+@pytest.mark.parametrize("eos, expected", [(2, 2), ([2, 1], 2), (None, 1), (-1, 1)])
+def test_a_llama2c_tokenizer_file_ends_with_the_eos_token_of_the_model(eos, expected, folder, pieces, tmp_path):  # noqa: F811
+    (tmp_path / "tokenizer.bin").write_bytes(tokenizer_file(pieces))
+    source = folder("llama", vocab_size=len(pieces), eos_token_id=eos, bos_token_id=1)
+    imported = import_model(source, tmp_path / "out", tmp_path / "tokenizer.bin").folder
+    tokenizer = AutoTokenizer.from_pretrained(imported)
+    assert tokenizer.eos_token_id == expected != tokenizer.pad_token_id
+    assert tokenizer("Once upon a time")["input_ids"] == encode(pieces, "Once upon a time")
+
+
+def test_a_tokenizer_file_is_that_of_its_folder(folder, tokenizer, tmp_path):
+    source = folder("llama")
+    for file in source.glob("tokenizer*"):
+        file.unlink()
+    tokenizer.save_pretrained(tmp_path / "words")
+    imported = import_model(source, tmp_path / "out", tmp_path / "words" / "tokenizer.json").folder
+    assert AutoTokenizer.from_pretrained(imported)("Once upon")["input_ids"] == tokenizer("Once upon")["input_ids"]
+    shutil.copy(tmp_path / "words" / "tokenizer.json", tmp_path / "words" / "mine.json")
+    with pytest.raises(UserError, match="mine.json is not named tokenizer.json: specify the folder"):
+        import_model(source, tmp_path / "none", tmp_path / "words" / "mine.json")
+    for name in ("none.json", "none.model", "none.bin"):
+        with pytest.raises(UserError, match=f"There is no tokenizer .*{name}"):
+            import_model(source, tmp_path / "none", tmp_path / name)
+    assert not (tmp_path / "none").exists()
 
 
 def test_mistakes_on_the_command_line_are_one_line(folder, tokenizer, tmp_path, capsys):

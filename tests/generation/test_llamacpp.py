@@ -138,21 +138,6 @@ def test_the_command_gives_the_greedy_text_of_transformers(tiny_run, installed, 
     assert capsys.readouterr().out == drawn
 
 
-def test_a_file_is_written_once_per_content_of_the_folder(tiny_run, installed, tmp_path):
-    run = shutil.copytree(tiny_run, tmp_path / "run", ignore=shutil.ignore_patterns("checkpoint-*"))
-    first = cached_gguf(run, "f32")
-    written = first.stat().st_mtime_ns
-    assert Path(os.environ["HF_HOME"]) in first.parents
-    assert cached_gguf(tiny_run, "f32") == cached_gguf(run, "f32") == first and first.stat().st_mtime_ns == written
-    assert cached_gguf(run, "f16") != first
-    (run / "log.csv").write_text("not exported")
-    assert cached_gguf(run, "f32") == first
-    settings = json.loads((run / "generation_config.json").read_text())
-    (run / "generation_config.json").write_text(json.dumps({**settings, "temperature": 0.11}))
-    second = cached_gguf(run, "f32")
-    assert second != first and second.is_file()
-
-
 def test_a_second_story_needs_no_torch(tiny_run, installed, tmp_path):
     cached_gguf(tiny_run, "f32")
     code = """

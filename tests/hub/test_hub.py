@@ -237,6 +237,26 @@ found.append([type(model).__module__, model.generate(**inputs, **options)[0].tol
     assert found[0][0].startswith("transformers_modules.") and found[1][0].startswith("transformers.models.phi3")
 
 
+CONVERSIONS = """
+from huggingface_hub import HfApi
+from tinystories.cli import main
+
+assert main(["export", "ada/story-teller", "stock"]) == 0
+HfApi().create_repo("ada/stock")
+HfApi().upload_folder(repo_id="ada/stock", folder_path="stock")
+assert main(["import", "ada/stock", "imported"]) == 0
+print(1)
+"""
+
+
+def test_a_model_on_the_hub_can_be_exported_and_imported(pushed, hub, run, tmp_path):
+    python(CONVERSIONS, hub, tmp_path)
+    assert json.loads((tmp_path / "stock" / "config.json").read_text())["model_type"] == "phi3"
+    expected = load_file(run / "model.safetensors")
+    found = load_file(tmp_path / "imported" / "model.safetensors")
+    assert found.keys() == expected.keys() and all(torch.equal(found[name], expected[name]) for name in found)
+
+
 def test_the_space_loads_the_published_commit(pushed, hub):
     files = hub.repos["spaces", "ada/story-teller"].files()
     assert set(files) == {".gitattributes", "README.md", "app.py", "requirements.txt", "settings.json"}
@@ -457,6 +477,35 @@ def test_a_push_that_is_damaged_on_the_hub_fails_verification(run, hub, tmp_path
     assert ADA not in result.stdout + result.stderr
 
 
+def test_a_release_that_fails_verification_is_not_uploaded(run, monkeypatch, capsys):
+    def damaged(*arguments, **options):
+        release = build_release(*arguments, **options)
+        code = release.folder / "modeling_tinyllama.py"
+        code.write_text(code.read_text().replace("self.scaling = ", "self.scaling = 1.1 * "))
+        return release
+
+    monkeypatch.setattr("tinystories.hub.release.build_release", damaged)
+    assert main(["push", str(run), "--repo-id", "ada/x", "--dry-run"]) == 1
+    said = capsys.readouterr().err.strip().splitlines()
+    assert "logits differ" in said[0] and said[-1] == "tinystories: Nothing was uploaded."
+
+
+def test_checkpoints_that_cannot_be_released_are_skipped(run, tmp_path, capsys):
+    folder = shutil.copytree(run, tmp_path / "run")
+    command = ["push", str(folder), "--repo-id", "ada/x", "--dry-run", "--checkpoints"]
+    latest, *others = find_checkpoints(folder)
+    (latest / "tokenizer.json").unlink()
+    assert main(command) == 0
+    said = capsys.readouterr()
+    assert f"{latest.name} is skipped" in said.err and "has no tokenizer" in said.err
+    for path in (latest, *others):
+        assert (f"step-{path.name.split('-')[1]}: {path.name}," in said.out) == (path != latest)
+    for path in (latest, *others):
+        shutil.rmtree(path)
+    assert main(command) == 2
+    assert "has no checkpoints: remove --checkpoints" in capsys.readouterr().err
+
+
 def test_undo_advice_for_a_new_repository():
     advice = undo_advice("http://127.0.0.1:9", Target("ada/x", "main", None, False), {"main": "c0ffee"})
     assert "`hf repos delete ada/x` removes the repository" in advice
@@ -526,6 +575,27 @@ def test_each_mistake_is_one_line(run, hub, tmp_path):
         assert all(word in message for word in words), (arguments, message)
         assert not any(token in message for token in (ADA, BOB, READER))
     assert {key for key in hub.repos if key[1] in ("ada/x", "ada/new")} == set()
+
+
+CHECKS = """
+import json
+from tinystories.hub.upload import check_push
+from tinystories.utils.errors import UserError
+
+messages = []
+for name in ("unpublished", "ada/unpublished", "bob/unpublished"):
+    try:
+        messages.append(check_push(name))
+    except UserError as error:
+        messages.append(str(error))
+print(json.dumps(messages))
+"""
+
+
+def test_a_push_in_training_to_the_repository_of_another_user_is_refused(hub, tmp_path):
+    (without_owner, own, of_bob), _ = python(CHECKS, hub, tmp_path)
+    assert without_owner is own is None
+    assert "ada, who cannot create bob/unpublished" in of_bob and "`hub_model_id` to ada/unpublished" in of_bob
 
 
 def test_offline_push_is_refused(run, capsys):

@@ -38,7 +38,7 @@ class Vocabulary:
 
 
 def to_vocabulary(tokenizer: PreTrainedTokenizerBase, size: int) -> Vocabulary:
-    """The tokenizer in llama.cpp's terms, padded with unused tokens to `size`.
+    """The tokenizer in llama.cpp's terms, padded with unused tokens to `size`, which is above its highest id.
 
     Raises:
         UserError: if llama.cpp cannot encode in the same way.
@@ -59,10 +59,7 @@ def to_vocabulary(tokenizer: PreTrainedTokenizerBase, size: int) -> Vocabulary:
 
     tokens = [f"[PAD{i}]" for i in range(size)]
     types: list[int] = [gguf.TokenType.UNUSED] * size
-    vocab = tokenizer.get_vocab()
-    if max(vocab.values()) >= size:
-        raise _unsupported(f"it has the id {max(vocab.values()):,}, but the model has only {size:,} tokens")
-    for token, i in vocab.items():
+    for token, i in tokenizer.get_vocab().items():
         tokens[i], types[i] = token, gguf.TokenType.NORMAL
     for token in added:
         types[token["id"]] = gguf.TokenType.CONTROL if token["special"] else gguf.TokenType.USER_DEFINED

@@ -18,7 +18,7 @@ import torch
 
 from modeling_tinyllama import TinyLlamaConfig, TinyLlamaForCausalLM
 
-from ..utils.errors import UserError, first_line
+from ..utils.errors import UserError
 from .verify import check_finite
 
 
@@ -125,8 +125,6 @@ def read_header(path: str | Path) -> Header:
         UserError: if the file is not a llama2.c model, is truncated, or has extra bytes.
     """
     path = Path(path)
-    if not path.is_file():
-        raise UserError(f"There is no file {path}.")
     with path.open("rb") as file:
         start = file.read(256)
     if len(start) < HEADER_BYTES[0]:
@@ -169,24 +167,21 @@ def load_llama2c(path: str | Path) -> TinyLlamaForCausalLM:
     """
     path = Path(path)
     header = read_header(path)
-    try:
-        config = TinyLlamaConfig(
-            vocab_size=header.vocab_size,
-            hidden_size=header.dim,
-            intermediate_size=header.hidden_dim,
-            num_hidden_layers=header.n_layers,
-            num_attention_heads=header.n_heads,
-            num_key_value_heads=header.n_kv_heads,
-            max_position_embeddings=header.seq_len,
-            rms_norm_eps=1e-5,
-            rope_parameters={"rope_theta": 10_000.0, "partial_rotary_factor": 1.0},
-            tie_word_embeddings=header.tied,
-            pad_token_id=0,
-            bos_token_id=1,
-            eos_token_id=2,
-        )
-    except ValueError as error:
-        raise UserError(f"{path} describes an impossible model: {first_line(error)}.") from None
+    config = TinyLlamaConfig(
+        vocab_size=header.vocab_size,
+        hidden_size=header.dim,
+        intermediate_size=header.hidden_dim,
+        num_hidden_layers=header.n_layers,
+        num_attention_heads=header.n_heads,
+        num_key_value_heads=header.n_kv_heads,
+        max_position_embeddings=header.seq_len,
+        rms_norm_eps=1e-5,
+        rope_parameters={"rope_theta": 10_000.0, "partial_rotary_factor": 1.0},
+        tie_word_embeddings=header.tied,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=2,
+    )
     read = _read_sections(path, header)
     if header.version == 0:
         _check_rotary_table(path, header, read.pop("cosines"), read.pop("sines"))
