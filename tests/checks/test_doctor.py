@@ -1,6 +1,7 @@
 """`examine` and `tinystories doctor` on recipes, runs, stock models and stories, healthy and broken."""
 
 import json
+import os
 import re
 import shutil
 
@@ -363,6 +364,8 @@ def test_with_json_nothing_else_is_printed(doctor, tiny_run):
         ("RUN", "--limit", "0"),
         ("empty",),
         ("unfinished",),
+        ("damaged",),
+        ("damaged", "--tokenizer", "RUN"),
     ],
 )
 def test_bad_input_is_one_line_and_status_2(doctor, tiny_run, tmp_path, monkeypatch, arguments):
@@ -370,6 +373,8 @@ def test_bad_input_is_one_line_and_status_2(doctor, tiny_run, tmp_path, monkeypa
     (tmp_path / "empty").mkdir()
     (tmp_path / "here.pth").write_bytes(b"not a checkpoint")
     shutil.copytree(tiny_run / "checkpoint-60", tmp_path / "unfinished" / "checkpoint-60")
+    shutil.copytree(tiny_run / "checkpoint-60", tmp_path / "damaged")
+    os.truncate(tmp_path / "damaged" / "model.safetensors", 10_000)
     status, out, err = doctor(*(str(tiny_run) if argument == "RUN" else argument for argument in arguments))
     messages = [line for line in err.splitlines() if line.startswith("tinystories: ")]
     assert status == 2 and len(messages) == 1 and "Traceback" not in err and not out

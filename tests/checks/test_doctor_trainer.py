@@ -1,11 +1,13 @@
 """`check_trainer`: what is shown of a Trainer before its first step, with a control for each error."""
 
 import random
+from pathlib import Path
 
 import datasets
 import numpy as np
 import pytest
 import torch
+import transformers
 from transformers import (
     DataCollatorForLanguageModeling,
     GPT2LMHeadModel,
@@ -22,6 +24,8 @@ from tinystories.checks.forward import forward_and_backward
 from tinystories.checks.recorder import Recorder
 from tinystories.data.corpus import load_corpus
 from tinystories.data.packing import PackedStories, tokenize_stories
+from tinystories.runs import checkpoints
+from tinystories.runs.run_folder import find_checkpoints
 from tinystories.tokenization import train_bpe
 from tinystories.training import build as training
 from tinystories.training.arguments import training_arguments
@@ -72,7 +76,7 @@ def trainer(rows, tokenizer, tmp_path):
             "remove_unused_columns": False,
             **arguments,
         }
-        options = {name: settings.pop(name) for name in ("compute_loss_func",) if name in settings}
+        options = {name: settings.pop(name) for name in ("compute_loss_func", "eval_dataset") if name in settings}
         return Trainer(
             model=network or model(),
             args=TrainingArguments(**settings),
@@ -431,6 +435,47 @@ def test_too_little_memory_or_disk_is_an_error(trainer, monkeypatch):
     usage = type("usage", (), {"free": 10_000})
     monkeypatch.setattr(machine.shutil, "disk_usage", lambda place: usage)
     assert {"memory", "disk"} <= errors(check_trainer(trainer()))
+
+
+@pytest.mark.parametrize(
+    ("settings", "most"),
+    [
+        ({"max_steps": 9, "save_steps": 2, "save_total_limit": None}, 5),
+        ({"max_steps": 9, "save_steps": 0.3, "save_total_limit": None}, 3),
+        ({"max_steps": 9, "save_steps": 2, "save_total_limit": 2}, 3),
+        ({"max_steps": 9, "save_steps": 5, "save_total_limit": 2}, 2),
+        ({"max_steps": -1, "num_train_epochs": 2.5, "save_strategy": "epoch", "save_total_limit": None}, 3),
+        ({"max_steps": 9, "save_strategy": "epoch", "save_total_limit": None}, None),
+        ({"max_steps": 9, "save_strategy": "no"}, 0),
+    ],
+    ids=str,
+)
+def test_most_checkpoints_on_the_disk(trainer, settings, most):
+    args = trainer(**settings).args
+    assert machine.checkpoints_at_once(args, args.max_steps)[1] == most
+
+
+@pytest.mark.parametrize("limit", [1, 2])
+@pytest.mark.parametrize("ours", [False, True])
+def test_the_best_checkpoint_is_counted_as_each_trainer_keeps_it(
+    trainer, story_trainer, rows, monkeypatch, limit, ours
+):
+    """The loss falls, and here the highest counts as the best: the first checkpoint, which is none of the last."""
+    settings = {"max_steps": 5, "eval_steps": 1, "save_steps": 1, "save_total_limit": limit, "learning_rate": 1e-3}
+    settings |= {"eval_strategy": "steps", "load_best_model_at_end": True, "greater_is_better": True}
+    held_out = torch.utils.data.Subset(rows, range(8))
+    made = story_trainer(**settings, **SHORT) if ours else trainer(**settings, eval_dataset=held_out)
+    owner, name = (checkpoints, "delete_oldest") if ours else (transformers.trainer, "rotate_checkpoints")
+    delete, counts = getattr(owner, name), []
+
+    def count_and_delete(*args, **kwargs):
+        counts.append(len(find_checkpoints(Path(made.args.output_dir))))
+        delete(*args, **kwargs)
+
+    monkeypatch.setattr(owner, name, count_and_delete)
+    made.train()
+    assert made.state.best_global_step == 1
+    assert max(counts) == machine.checkpoints_at_once(made.args, 5, best_beside=ours)[1]
 
 
 def test_memory_grows_with_the_batch_and_states_with_the_optimizer(trainer):

@@ -3,6 +3,7 @@
 import dataclasses
 import importlib.util
 import shutil
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -11,6 +12,7 @@ from hub_server import LocalHub, User
 from transformers.training_args import OptimizerNames
 
 from tinystories.checks import preflight
+from tinystories.checks.machine import checkpoints_at_once
 from tinystories.cli import main
 from tinystories.commands.train import train
 from tinystories.data import corpus
@@ -21,6 +23,7 @@ from tinystories.training.arguments import METRICS, training_arguments
 from tinystories.utils.errors import UserError
 
 
+PARAMETERS = 30_368  # of the model in SHORT
 SHORT = {
     **TINY_RECIPE,
     "max_stories": 60,
@@ -321,11 +324,11 @@ def test_default_prompts_that_do_not_fit_are_left_out(tmp_path, capsys):
 def test_a_disk_too_small_for_the_checkpoints_is_refused(recipe_file, no_work, tmp_path, capsys, monkeypatch):
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=600_000))
-    # 36,000 parameters: 12 bytes of each in a checkpoint, and 4 in the model.
+    # Muon: 8 to 12 bytes of each of the PARAMETERS in a checkpoint, and 4 in the model.
     command = ["train", str(recipe_file), "--output_dir", str(tmp_path / "run"), "--max_steps", "9"]
     assert main(command) == 2
     error = capsys.readouterr().err
-    assert error.count("\n") == 1 and "0.6 MB free, but 3 checkpoints and the model take" in error
+    assert error.count("\n") == 1 and "0.6 MiB free, but 3 checkpoints and the model take" in error
     monkeypatch.undo()
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=600_000))
     assert main([*command, "--save_strategy", "no"]) == 0
@@ -346,7 +349,28 @@ def test_a_disk_too_small_for_the_checkpoints_is_refused(recipe_file, no_work, t
 )
 def test_number_of_checkpoints_on_the_disk(settings, number):
     recipe = build_recipe(SHORT, {key: str(value) for key, value in settings.items()})
-    assert preflight._checkpoints_at_once(training_arguments(recipe)) == number
+    steps = None if recipe.max_minutes else recipe.trainer["max_steps"]
+    assert checkpoints_at_once(training_arguments(recipe), steps)[0] == number
+
+
+@pytest.mark.parametrize(
+    ("settings", "bytes_per_parameter"),
+    [
+        ({"optimizer": "adamw"}, 16),
+        ({"optimizer": "adamw", "optim": "sgd"}, 12),
+        ({"optimizer": "adamw", "ema_decay": 0.9}, 20),
+        ({"save_only_model": True}, 8),
+    ],
+    ids=str,
+)
+def test_disk_space_of_a_checkpoint_and_the_model(monkeypatch, settings, bytes_per_parameter):
+    recipe = build_recipe(SHORT, {"max_steps": "1", **{key: str(value) for key, value in settings.items()}})
+    arguments, free = training_arguments(recipe), bytes_per_parameter * PARAMETERS
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
+    preflight.check_resources(recipe, arguments)
+    free -= 1
+    with pytest.raises(UserError, match="1 checkpoint and the model take"):
+        preflight.check_resources(recipe, arguments)
 
 
 @pytest.fixture(scope="module")

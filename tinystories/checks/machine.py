@@ -5,6 +5,7 @@ estimate.
 """
 
 import copy
+import math
 import shutil
 import time
 from collections.abc import Iterator
@@ -13,14 +14,16 @@ from datetime import timedelta
 from pathlib import Path
 
 import torch
-from transformers import Trainer, TrainingArguments
+from transformers import PreTrainedModel, Trainer, TrainingArguments
 
+from ..training.trainer import StoryTrainer
 from ..utils.hardware import computes_in_bf16
+from ..utils.paths import nearest_existing
 from .batches import Rows
 from .findings import Finding, as_check, error, inconclusive, note, ok
 from .forward import model_of, training_pass
 from .hyperparameters import RunLength
-from .memory import optimizer_bytes, size_in_words
+from .memory import optimizer_bytes, size_in_words, tensor_bytes
 
 
 SECONDS_PER_MEASUREMENT = 2.0
@@ -48,22 +51,18 @@ def check_disk(trainer: Trainer, muon: bool, steps: int | None, output_dir: str 
         steps: of the run; None where that is not known.
     """
     model, args = model_of(trainer), trainer.args
-    averaged = getattr(trainer, "ema", None) is not None  # then a checkpoint holds the weights and their average
-    weights = sum(weight.numel() * weight.element_size() for weight in model.parameters())
-    one = weights * (2 if averaged else 1) + (0 if args.save_only_model else optimizer_bytes(model, args, muon))
-    kept = _checkpoints(args, steps)
-    if kept is None:
+    _, count = checkpoints_at_once(args, steps, best_beside=isinstance(trainer, StoryTrainer))
+    if count is None:
         return inconclusive(
             "the number of checkpoints depends on the length of the run, which is not known",
             "Set save_total_limit.",
         )
-    count, description = kept
-    folder = Path(output_dir).absolute()
-    folder = next(existing for existing in (folder, *folder.parents) if existing.exists())
-    needed, free = count * one + weights, shutil.disk_usage(folder).free
+    one = checkpoint_bytes(model, args, muon=muon, averaged=getattr(trainer, "ema", None) is not None)
+    folder = nearest_existing(Path(output_dir).absolute())
+    needed, free = count * one + tensor_bytes(model.parameters()), shutil.disk_usage(folder).free
     evidence = (
-        f"{size_in_words(needed)} ({description}, {size_in_words(one)} each, and the model); {size_in_words(free)} "
-        f"free in {folder}"
+        f"{size_in_words(needed)} (up to {count:,} checkpoints at one time, {size_in_words(one)} each, and the "
+        f"model); {size_in_words(free)} free in {folder}"
     )
     if needed > free:
         return error(evidence, "Set save_total_limit, or an output_dir on another disk.")
@@ -72,20 +71,36 @@ def check_disk(trainer: Trainer, muon: bool, steps: int | None, output_dir: str 
     return ok(evidence)
 
 
-def _checkpoints(args: TrainingArguments, steps: int | None) -> tuple[int, str] | None:
-    """The most checkpoints that are on the disk at one time, and which ones."""
+def checkpoint_bytes(model: PreTrainedModel, args: TrainingArguments, *, muon: bool, averaged: bool) -> int:
+    """Bytes of a checkpoint: the weights, their average if there is one, and the states of the optimizer."""
+    weights = tensor_bytes(model.parameters())
+    return weights * (2 if averaged else 1) + (0 if args.save_only_model else optimizer_bytes(model, args, muon))
+
+
+def checkpoints_at_once(
+    args: TrainingArguments, steps: int | None, *, best_beside: bool = True
+) -> tuple[int, int | None]:
+    """The fewest and the most checkpoints that are on the disk at one time during a run.
+
+    Args:
+        steps: of the run; None or -1 where that is not known, and then the most may be None.
+        best_beside: the best checkpoint is kept in addition to `save_total_limit` others, as in `StoryTrainer`;
+            transformers' `Trainer` does so only for a limit of 1.
+    """
     if args.save_strategy == "no":
-        return 0, "no checkpoints"
-    if args.save_total_limit:
-        # A new one is complete before an old one is deleted, and the best one is kept beside the last ones.
-        limit = args.save_total_limit
-        return limit + 1, f"{limit} checkpoints, plus one while it is written"
-    if args.save_strategy == "steps" and steps:
-        every = args.save_steps if args.save_steps >= 1 else max(1, round(args.save_steps * steps))
-        return int(steps // every) + 1, f"a checkpoint every {every:g} of {steps:,} steps, none deleted"
-    if args.save_strategy == "epoch":
-        return int(args.num_train_epochs) + 1, "a checkpoint per epoch, none deleted"
-    return None
+        return 0, 0
+    saves = None
+    if args.save_strategy == "steps" and steps is not None and steps > 0:
+        every = args.save_steps if args.save_steps >= 1 else math.ceil(args.save_steps * steps)
+        saves = math.ceil(steps / every)  # one is written at the end, too
+    elif args.save_strategy == "epoch" and args.max_steps <= 0:
+        saves = math.ceil(args.num_train_epochs)
+    limit = args.save_total_limit
+    if not limit or limit < 1:
+        return saves or 1, saves
+    # The oldest is deleted when the next one is complete.
+    most = limit + 1 + (args.metric_for_best_model is not None and (best_beside or limit == 1))
+    return min(saves or 1, limit + 1), min(saves or most, most)
 
 
 def measure_step(trainer: Trainer, rows: Rows) -> float:

@@ -52,11 +52,11 @@ def free_memory(device: torch.device) -> int:
 def optimizer_bytes(model: PreTrainedModel, args: TrainingArguments, muon: bool) -> int:
     """Bytes of the optimizer's states: two numbers per weight for Adam and its like, one for Muon's matrices."""
     numbers = 2 if "adam" in args.optim or muon else 1
-    size = numbers * _bytes(weight for weight in model.parameters() if weight.requires_grad)
-    return size - _bytes(hidden_matrices(model).values()) if muon else size
+    size = numbers * tensor_bytes(weight for weight in model.parameters() if weight.requires_grad)
+    return size - tensor_bytes(hidden_matrices(model).values()) if muon else size
 
 
-def _bytes(tensors: Iterable[torch.Tensor]) -> int:
+def tensor_bytes(tensors: Iterable[torch.Tensor]) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
@@ -104,8 +104,8 @@ def peak_bytes(
 def check_memory(trainer: Trainer, rows: Rows, muon: bool) -> Finding:
     """The memory that training takes beside the weights, against what is free."""
     model, args = model_of(trainer), trainer.args
-    weights = _bytes(model.parameters())
-    gradients = _bytes(weight for weight in model.parameters() if weight.requires_grad)
+    weights = tensor_bytes(model.parameters())
+    gradients = tensor_bytes(weight for weight in model.parameters() if weight.requires_grad)
     states = optimizer_bytes(model, args, muon) + (weights if getattr(trainer, "ema", None) else 0)
     count, length = rows.ids.shape
     smaller = "Lower per_device_train_batch_size and raise gradient_accumulation_steps by as much."

@@ -7,6 +7,7 @@
 """
 
 import copy
+import dataclasses
 import io
 import shutil
 import tempfile
@@ -30,9 +31,12 @@ from ..generation.prompts import added_tokens, encode_prompt
 from ..recipe import Recipe
 from ..runs.run_folder import find_checkpoints
 from ..training.arguments import user_errors
-from ..training.time_limit import STEPS_WITHOUT_END
+from ..training.build import model_config, trainer_options
 from ..training.trainer import StoryTrainer
 from ..utils.errors import UserError
+from ..utils.paths import nearest_existing
+from .machine import checkpoint_bytes, checkpoints_at_once
+from .memory import size_in_words, tensor_bytes
 
 
 STORIES = ["Once upon a time there was a cat. The cat sat on an old mat.", "One day, a girl saw the big red sun."]
@@ -50,12 +54,11 @@ def check_resources(recipe: Recipe, arguments: TrainingArguments, vocab_size: in
         UserError: with the amount that is needed.
     """
     with user_errors("model"), torch.device("meta"):
-        config = TinyLlamaConfig(**recipe.model, vocab_size=vocab_size or recipe.vocab_size)
-        parameters = sum(weight.numel() for weight in TinyLlamaForCausalLM(config).parameters())
+        model = TinyLlamaForCausalLM(TinyLlamaConfig(**recipe.model, vocab_size=vocab_size or recipe.vocab_size))
     if not (arguments.fsdp or arguments.deepspeed):
-        _check_memory(parameters, arguments.device)
+        _check_memory(model.num_parameters(), arguments.device)
     if arguments.local_process_index == 0:
-        _check_disk(parameters, recipe, arguments)
+        _check_disk(model, recipe, arguments)
 
 
 def _check_memory(parameters: int, device: torch.device) -> None:
@@ -64,43 +67,28 @@ def _check_memory(parameters: int, device: torch.device) -> None:
     memory = torch.cuda.get_device_properties(device).total_memory if on_gpu else psutil.virtual_memory().total
     if parameters * 8 > memory:
         raise UserError(
-            f"The model has {parameters:,} parameters, which take {_size(parameters * 8)} with their gradients alone; "
-            f"{device} has {_size(memory)}. Choose a smaller --size."
+            f"The model has {parameters:,} parameters, which take {size_in_words(parameters * 8)} with their "
+            f"gradients alone; {device} has {size_in_words(memory)}. Choose a smaller --size."
         )
 
 
-def _check_disk(parameters: int, recipe: Recipe, arguments: TrainingArguments) -> None:
-    """Checkpoints hold three numbers of 4 bytes per parameter, as those of AdamW do."""
+def _check_disk(model: TinyLlamaForCausalLM, recipe: Recipe, arguments: TrainingArguments) -> None:
     folder = Path(str(arguments.output_dir)).absolute()
-    existing = next(place for place in (folder, *folder.parents) if place.exists())
+    existing = nearest_existing(folder)
     free = shutil.disk_usage(existing).free
     if recipe.overwrite_output_dir:
         files = (file for old in find_checkpoints(folder) for file in old.rglob("*") if file.is_file())
         free += sum(file.stat().st_size for file in files)
-    number, size = _checkpoints_at_once(arguments), parameters * (4 if arguments.save_only_model else 12)
-    needed = number * size + parameters * 4
+    number, _ = checkpoints_at_once(arguments, arguments.max_steps if recipe.max_minutes is None else None)
+    muon, averaged = recipe.optimizer == "muon", recipe.ema_decay is not None
+    needed = number * checkpoint_bytes(model, arguments, muon=muon, averaged=averaged)
+    needed += tensor_bytes(model.parameters())
     if needed > free:
         what = f"{number} checkpoint{'s' if number > 1 else ''} and the model" if number else "the model"
         raise UserError(
-            f"{existing} has {_size(free)} free, but {what} take {_size(needed)}: free some space, or choose another "
-            f"--output_dir, a lower --save_total_limit or --save_only_model true."
+            f"{existing} has {size_in_words(free)} free, but {what} take {size_in_words(needed)}: free some space, or "
+            f"choose another --output_dir, a lower --save_total_limit or --save_only_model true."
         )
-
-
-def _checkpoints_at_once(arguments: TrainingArguments) -> int:
-    """The minimum of checkpoints on the disk at one time, as far as it is known before the run."""
-    if arguments.save_strategy == "no":
-        return 0
-    saves, steps = 1, arguments.max_steps
-    if arguments.save_strategy == "steps" and arguments.save_steps >= 1 and 0 < steps < STEPS_WITHOUT_END:
-        saves = -(-steps // int(arguments.save_steps))  # one is written at the end, too
-    limit = arguments.save_total_limit
-    # The oldest is deleted when the next one is complete.
-    return saves if not limit or limit < 1 else min(saves, limit + 1)
-
-
-def _size(size: float) -> str:
-    return f"{size / 1e9:,.1f} GB" if size >= 1e8 else f"{size / 1e6:,.1f} MB"
 
 
 def rehearse(recipe: Recipe, arguments: TrainingArguments) -> None:
@@ -115,11 +103,11 @@ def rehearse(recipe: Recipe, arguments: TrainingArguments) -> None:
         return
     with tempfile.TemporaryDirectory(prefix="tinystories-", ignore_cleanup_errors=True) as folder, _quiet():
         args = _one_step(arguments, folder)
+        shape = {**recipe.model, "num_hidden_layers": 1}
+        small = dataclasses.replace(recipe, model=shape, max_length=CONTEXT, max_minutes=None)
+        tokenizer = train_bpe(STORIES, VOCAB_SIZE, model_max_length=CONTEXT, progress=False)
         with user_errors("model"):
-            tokenizer = train_bpe(STORIES, VOCAB_SIZE, model_max_length=CONTEXT, progress=False)
-            shape = {"vocab_size": len(tokenizer), "num_hidden_layers": 1, "max_position_embeddings": CONTEXT}
-            ids = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}
-            model = TinyLlamaForCausalLM(TinyLlamaConfig(**{**recipe.model, **shape}, **ids))
+            model = TinyLlamaForCausalLM(model_config(small, tokenizer))
         stories = Dataset(encode_stories(tokenizer)(pa.table({"text": STORIES * args.train_batch_size})))
         packing = {"length": CONTEXT, "context": CONTEXT, "overlap": 8, "seed": 0}
         rows = PackedStories(stories, pad_token_id=tokenizer.pad_token_id, **packing)
@@ -130,9 +118,7 @@ def rehearse(recipe: Recipe, arguments: TrainingArguments) -> None:
                 train_dataset=rows,
                 eval_dataset=rows,
                 processing_class=tokenizer,
-                use_muon=recipe.optimizer == "muon",
-                ema_decay=recipe.ema_decay,
-                article_loss_weight=recipe.article_loss_weight,
+                **trainer_options(small),
             )
             trainer.remove_callback(PrinterCallback)
             if recipe.max_minutes is None:

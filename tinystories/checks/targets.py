@@ -5,14 +5,14 @@ import glob
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..data.corpus import Corpus, recipe_corpus
 from ..data.sources.files import may_hold_stories
 from ..recipe import Recipe, load_recipe, recipe_names
 from ..runs.loading import load_model, load_tokenizer
 from ..runs.run_folder import RECIPE, TRAINER_STATE, find_checkpoints, run_recipe
-from ..utils.errors import UserError, first_line
+from ..utils.errors import UserError
 
 
 # Settings of the place where a run trains, which a check in another place need not have.
@@ -99,10 +99,4 @@ def load_target(path: str, tokenizer: str | None) -> tuple[PreTrainedModel, PreT
     if folder.is_dir() and not (folder / "config.json").exists():
         if checkpoints := find_checkpoints(folder):
             raise UserError(f"{folder} has no finished model, only checkpoints: specify {checkpoints[0]}.")
-    if tokenizer is None:
-        return load_model(path)[0], load_tokenizer(path, as_saved=True)
-    known = load_tokenizer(tokenizer, as_saved=True)
-    try:
-        return AutoModelForCausalLM.from_pretrained(path).eval(), known
-    except (OSError, ValueError) as reason:
-        raise UserError(f"The model {path} cannot be loaded: {first_line(reason)}.") from None
+    return load_model(path, tokenizer=tokenizer, as_saved=True)

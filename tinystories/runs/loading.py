@@ -16,11 +16,14 @@ from ..utils.errors import UserError, first_line
 from .run_folder import require_run
 
 
-def load_model(path: str, dtype: str | None = None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def load_model(
+    path: str, dtype: str | None = None, *, tokenizer: str | None = None, as_saved: bool = False
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A causal language model and its tokenizer from a run folder or the Hub, ready for generation.
 
     Args:
         dtype: of the weights: None for the saved dtype, or "int8" for faster decoding on a CPU.
+        tokenizer, as_saved: as of [`load_tokenizer`]; by default the tokenizer of the model.
 
     Raises:
         UserError: if there is no such model, or it does not support this dtype.
@@ -29,17 +32,17 @@ def load_model(path: str, dtype: str | None = None) -> tuple[PreTrainedModel, Pr
 
     check_dtype(dtype)
     require_run(path)
-    tokenizer = load_tokenizer(path)
+    loaded_tokenizer = load_tokenizer(tokenizer or path, as_saved=as_saved)
     try:
         model = AutoModelForCausalLM.from_pretrained(path)
     except (OSError, ValueError, SafetensorError) as error:
         raise UserError(f"The model in {path} cannot be loaded: {first_line(error)}.") from None
     if dtype == "int8":
         try:
-            return require_native_decoding(model.eval(), dtype), tokenizer
+            return require_native_decoding(model.eval(), dtype), loaded_tokenizer
         except UserError as reason:
             raise UserError(f"--dtype int8 is not available: {reason}.") from None
-    return model.to(_device()).eval(), tokenizer  # type: ignore[arg-type]
+    return model.to(_device()).eval(), loaded_tokenizer  # type: ignore[arg-type]
 
 
 def load_tokenizer(path: str, *, as_saved: bool = False) -> PreTrainedTokenizerBase:

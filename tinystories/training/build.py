@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
 from datasets import Dataset, IterableDataset
@@ -93,15 +94,22 @@ def build_trainer(
             eval_dataset=validation_rows,
             processing_class=tokenizer,
             callbacks=callbacks,
-            use_muon=recipe.optimizer == "muon",
-            ema_decay=recipe.ema_decay,
-            article_loss_weight=recipe.article_loss_weight,
-            max_minutes=recipe.max_minutes,
             write_model_card=write_model_card,
+            **trainer_options(recipe),
         )
     if recipe.prompts and not trainer.is_fsdp_enabled:
         trainer.add_callback(SampleCallback(tokenizer, recipe.prompts[0], recipe.preset, arguments.seed))
     return trainer
+
+
+def trainer_options(recipe: Recipe) -> dict[str, Any]:
+    """The arguments of [`StoryTrainer`] that are keys of a recipe."""
+    return {
+        "use_muon": recipe.optimizer == "muon",
+        "ema_decay": recipe.ema_decay,
+        "article_loss_weight": recipe.article_loss_weight,
+        "max_minutes": recipe.max_minutes,
+    }
 
 
 def _require_metric(arguments: TrainingArguments, tokenizer: PreTrainedTokenizerBase, rows: PackedStories) -> None:

@@ -12,6 +12,11 @@ def expand_user(path: str) -> str:
     return os.path.expanduser(path)
 
 
+def nearest_existing(path: Path) -> Path:
+    """The path itself, or the nearest folder above it that exists."""
+    return next(place for place in (path, *path.absolute().parents) if place.exists())
+
+
 def output_folder(path: str | Path, *, probe: bool = True) -> Path:
     """Check before any work that a folder can be written to, without leaving it behind.
 
@@ -22,7 +27,7 @@ def output_folder(path: str | Path, *, probe: bool = True) -> Path:
         UserError: if the path is a file, lies inside one, or the system refuses to write there.
     """
     folder = Path(path)
-    existing = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    existing = nearest_existing(folder)
     reason = None
     if not existing.is_dir():
         reason = f"{existing} is a file"
