@@ -88,7 +88,9 @@ def test_health_answers_while_the_model_loads(tiny_run):
 
 def test_the_api_describes_itself(server, recwarn):
     schema = server.ask("/openapi.json").json()
-    assert set(schema["paths"]) == {"/health", "/generate", "/v1/completions", "/v1/models", "/v1/models/{name}"}
+    assert set(schema["paths"]) == {
+        "/health", "/generate", "/alternatives", "/v1/completions", "/v1/models", "/v1/models/{name}"
+    }  # fmt: skip
     assert not recwarn.list
 
 
@@ -118,8 +120,8 @@ def test_the_first_piece_is_sent_before_the_last_is_generated(tiny_run):
 @pytest.mark.parametrize("preset", ["balanced", "conservative", "creative", "plain", "greedy"])
 def test_presets(preset, server, model_and_tokenizer):
     text, done = server.generate(preset=preset, seed=9).story()
-    assert PROMPT + text == generate_story(*model_and_tokenizer, PROMPT, preset=preset, seed=9, max_new_tokens=100)
-    assert done["completion_tokens"] <= 100
+    assert PROMPT + text == generate_story(*model_and_tokenizer, PROMPT, preset=preset, seed=9)
+    assert done["finish_reason"] == "stop" or done["prompt_tokens"] + done["completion_tokens"] == 128
 
 
 def test_every_setting_has_an_effect(server):
@@ -174,7 +176,7 @@ def test_post_process_cleans_the_whole_story(server):
         ("prompt", {}),
         ("prompt", {"prompt": ""}),
         ("prompt", {"prompt": 3}),
-        ("prompt", {"prompt": "a" * 2_049}),
+        ("prompt", {"prompt": "a" * 8_193}),
         ("max_tokens", {"prompt": "a", "max_tokens": 0}),
         ("max_tokens", {"prompt": "a", "max_tokens": 10**9}),
         ("max_tokens", {"prompt": "a", "max_tokens": "10"}),
@@ -207,14 +209,115 @@ def test_errors_contain_the_lengths(server, model_and_tokenizer):
     error, used = error.json()["error"], len(model_and_tokenizer[1](long)["input_ids"])
     assert (error["prompt_tokens"], error["context"]) == (used, 128)
     assert str(used) in error["message"] and "128" in error["message"]
-    error = server.generate("a" * 3_000).json()["error"]
-    assert "2048" in error["message"] and "3000" in error["message"]
+    error = server.generate("a" * 9_000).json()["error"]
+    assert "8192" in error["message"] and "9000" in error["message"]
     error = server.generate(max_tokens=127).json()["error"]
     assert error["maximum"] == 128 - len(model_and_tokenizer[1](PROMPT)["input_ids"])
     assert server.generate(max_tokens=error["maximum"], preset="greedy").status == 200
     nearly = "zq" * 58
     left = 128 - len(model_and_tokenizer[1](nearly)["input_ids"])
     assert 0 < left < 100 and server.generate(nearly).story()[1]["completion_tokens"] <= left
+
+
+# ---- alternatives
+
+
+def alternatives(server, prompt, word, **options):
+    answer = server.ask("/alternatives", {"prompt": prompt, "word": word, **options})
+    assert answer.status == 200, answer.body
+    return answer.json()["probability"], {one["text"]: one["probability"] for one in answer.json()["alternatives"]}
+
+
+def expected_alternatives(model, tokenizer, prompt, n):
+    """The same with `generate` of transformers: a greedy completion of each of the `n` most probable tokens."""
+    ids = tokenizer(prompt, return_tensors="pt")["input_ids"]
+    words = {}
+    for token in model(ids).logits[0, -1].topk(n).indices.tolist():
+        start = torch.cat([ids, torch.tensor([[token]])], 1)
+        completion = model.generate(start, do_sample=False, repetition_penalty=1.0, max_new_tokens=7)
+        logprobs = model(completion).logits[0].log_softmax(-1)
+        taken = [
+            logprobs[place - 1, completion[0, place]].item() for place in range(ids.shape[1], completion.shape[1])
+        ]
+        texts = [
+            tokenizer.decode(completion[0, ids.shape[1] : end]) for end in range(ids.shape[1] + 1, ids.shape[1] + 9)
+        ]
+        if token == tokenizer.eos_token_id:
+            words[""] = math.exp(taken[0])
+        if token in tokenizer.all_special_ids:
+            continue
+        match = re.match(r"\s*([\w'’-]+|[^\w\s]+)", texts[-1].replace(tokenizer.eos_token, ""))
+        if not match:  # only spaces
+            continue
+        word = match[0]
+        size = next(size for size, text in enumerate(texts, 1) if text.startswith(word))
+        words[word] = words.get(word, 0) + math.exp(sum(taken[:size]))
+    return words
+
+
+@torch.no_grad()
+def test_alternatives_are_whole_words(server, model_and_tokenizer):
+    model, tokenizer = model_and_tokenizer
+    text, _ = server.generate(seed=5, max_tokens=100).story()
+    story = PROMPT + text
+    several_tokens = 0
+    for place in list(re.finditer(r"\s*([\w'’-]+|[^\w\s]+)", story))[6::4]:
+        prompt, word = story[: place.start()], place[0]
+        probability, found = alternatives(server, prompt, word, n=10)
+        before, ids = tokenizer(prompt)["input_ids"], tokenizer(prompt + word, return_tensors="pt")["input_ids"]
+        logprobs = model(ids).logits[0].log_softmax(-1)
+        places = range(len(before), ids.shape[1])
+        want = math.exp(sum(logprobs[place - 1, ids[0, place]].item() for place in places))
+        assert probability == pytest.approx(want, abs=1e-4)
+        expected = expected_alternatives(model, tokenizer, prompt, 10)
+        assert found == pytest.approx({**expected, word: max(want, expected.get(word, 0))}, abs=1e-4)
+        assert list(found.values()) == sorted(found.values(), reverse=True)
+        several_tokens += any(len(tokenizer(word, add_special_tokens=False)["input_ids"]) > 1 for word in found)
+    assert several_tokens > 3
+
+
+@torch.no_grad()
+def test_the_end_of_a_story_is_an_alternative(server, model_and_tokenizer):
+    model, tokenizer = model_and_tokenizer
+    seed = next(seed for seed in range(30) if server.generate(seed=seed).story()[1]["finish_reason"] == "stop")
+    story = PROMPT + server.generate(seed=seed).story()[0]
+    _, found = alternatives(server, story, " Then", n=10)
+    probabilities = model(**tokenizer(story, return_tensors="pt")).logits[0, -1].softmax(-1)
+    assert found[""] == pytest.approx(probabilities[tokenizer.eos_token_id].item(), abs=1e-4)
+
+
+def test_alternatives_fit_the_context_and_the_batch(server, tiny_run, model_and_tokenizer):
+    story = PROMPT + server.generate(seed=2, max_tokens=100).story()[0]
+    while len(model_and_tokenizer[1](story)["input_ids"]) < 128:
+        story += " a"
+    probability, found = alternatives(server, story.removesuffix(" a"), " a")
+    assert 0 < probability < 1 and found
+    full = server.ask("/alternatives", {"prompt": story, "word": " a"})
+    assert full.status == 400 and full.json()["error"]["code"] == "context_length_exceeded"
+    with running(tiny_run, max_batch=2, max_queue=2) as small:
+        assert 1 <= len(alternatives(small, PROMPT, " a", n=10)[1]) <= 3  # with the word itself
+
+
+def test_a_word_in_the_middle_of_a_token_has_no_probability(server):
+    probability, found = alternatives(server, "Once upon a ti", "me")
+    assert probability is None and len(found) > 2
+
+
+@pytest.mark.parametrize(
+    ("field", "change"),
+    [
+        ("prompt", {"prompt": ""}),
+        ("prompt", {"prompt": "a" * 8_193}),
+        ("word", {"word": ""}),
+        ("word", {"word": "a" * 101}),
+        ("n", {"n": 0}),
+        ("n", {"n": 11}),
+        ("m", {"m": 1}),
+    ],
+)
+def test_invalid_alternatives_name_their_field(field, change, server):
+    answer = server.ask("/alternatives", {"prompt": "Once", "word": " upon", **change})
+    assert (answer.status, answer.json()["error"]["param"]) == (422, field)
 
 
 # ---- many at once
@@ -371,7 +474,7 @@ def test_echo_with_logprobs_scores_a_text(server, model_and_tokenizer):
     [
         (404, "model", {"model": "gpt-4"}),
         (422, "model", {"model": None}),
-        (422, "prompt", {"prompt": "a" * 2_049}),
+        (422, "prompt", {"prompt": "a" * 8_193}),
         (422, "prompt", {"prompt": [10**6]}),
         (422, "prompt", {"prompt": [[]]}),
         (422, "prompt", {"prompt": ["a"] * 17}),

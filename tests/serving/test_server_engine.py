@@ -370,6 +370,43 @@ def test_logprobs_are_those_of_the_model(engine, model_and_tokenizer):
             assert token.logprob == max(token.alternatives.values()) and token.text in event.text
 
 
+def test_a_prompt_is_processed_once_for_several_completions(engine, model_and_tokenizer):
+    ids = model_and_tokenizer[1](PROMPT + " a dog")["input_ids"]
+    alone = [write(engine, request_for(ids, seed=seed))[0][0].all()[0] for seed in range(3)]
+    write(engine, request_for([5]))[0][0].all()
+    lengths = []
+    hook = engine.model.register_forward_pre_hook(
+        lambda model, arguments, options: lengths.append(options["input_ids"].shape[1]), with_kwargs=True
+    )
+    try:
+        readers, _ = write(engine, *[request_for(ids, seed=seed) for seed in range(3)])
+        assert [reader.all()[0] for reader in readers] == alone
+    finally:
+        hook.remove()
+    assert lengths.count(len(ids)) == 1
+
+
+def test_a_completion_can_begin_with_forced_tokens(engine, model_and_tokenizer):
+    _, tokenizer = model_and_tokenizer
+    ids, forced = tokenizer(PROMPT)["input_ids"], tuple(tokenizer(" zoo zoo", add_special_tokens=False)["input_ids"])
+    greedy = SamplingSettings.from_preset(GREEDY)
+    (reader,), _ = write(engine, request_for(ids, forced=forced, max_tokens=20, logprobs=0, sampling=greedy))
+    tokens, texts = [], []
+    while not isinstance(event := reader.first(), Finished):
+        tokens += event.tokens
+        texts.append(event.text)
+    text = "".join(texts)
+    assert text == generate_story(
+        *model_and_tokenizer, PROMPT + " zoo zoo", preset=GREEDY, max_new_tokens=20 - len(forced)
+    ).removeprefix(PROMPT)
+    assert tuple(token.id for token in tokens[: len(forced)]) == forced
+    whole = ids + [token.id for token in tokens]
+    with torch.inference_mode():
+        want = model_and_tokenizer[0](torch.tensor([whole])).logits[0].log_softmax(-1)
+    for place, token in enumerate(tokens, len(ids)):
+        assert token.logprob == pytest.approx(want[place - 1, token.id].item(), abs=1e-3)
+
+
 def test_finish_reasons(engine, model_and_tokenizer):
     ids = model_and_tokenizer[1](PROMPT)["input_ids"]
     whole = generate_story(*model_and_tokenizer, PROMPT, preset=GREEDY, max_new_tokens=40)[len(PROMPT) :]

@@ -1,4 +1,4 @@
-"""The app: `/health`, `/generate`, the page at `/`, and OpenAI's `/v1` (`completions.py`).
+"""The app: `/health`, `/generate`, the page at `/`, `/alternatives`, and OpenAI's `/v1` (`completions.py`).
 
 - The status of a response is sent with its first event, so a request that is never started gets 503 and no empty
   stream. A client that disconnects cancels its completions.
@@ -21,6 +21,7 @@ from pydantic import Field, field_validator
 
 from ..generation.postprocess import post_process
 from ..generation.presets import GREEDY, PRESETS, SamplingSettings, check_preset
+from .alternatives import alternatives_router
 from .completions import completions_router
 from .engine import Engine, Finished, GenerationRequest
 from .errors import InvalidInput, add_error_handlers
@@ -37,7 +38,7 @@ class StoryRequest(SamplingRequest):
     """The body of `/generate`. Missing settings are those of the preset, or else of the model."""
 
     prompt: str = Field(min_length=1, max_length=MAX_PROMPT, description="text to continue")
-    max_tokens: int | None = Field(None, ge=1, description="100, or the remaining context length")
+    max_tokens: int | None = Field(None, ge=1, description="by default the remaining context length")
     temperature: float | None = Field(None, ge=0.1, le=2.0)
     preset: str | None = Field(None, description=f"{', '.join(PRESETS)} or {GREEDY}")
     post_process: bool = Field(False, description="add the post-processed text to the last event")
@@ -73,6 +74,7 @@ def create_app(engine: Engine, settings: ServerSettings, name: str) -> FastAPI:
     model = ServedModel(engine, settings, name)
     app = FastAPI(title="tinystories", lifespan=lifespan, max_body_size=MAX_BODY, docs_url=None, redoc_url=None)
     app.include_router(completions_router(model))
+    app.include_router(alternatives_router(model))
     page, policy = _page()
 
     if limit := parse_rate_limit(settings.rate_limit):
@@ -106,7 +108,7 @@ def create_app(engine: Engine, settings: ServerSettings, name: str) -> FastAPI:
         ids = model.encode(body.prompt)
         story = GenerationRequest(
             prompt_ids=ids,
-            max_tokens=model.max_tokens(ids, body.max_tokens, default=100),
+            max_tokens=model.max_tokens(ids, body.max_tokens),
             sampling=body.sampling(model.default_sampling),
             seed=model.seed(body.seed),
             deadline=model.deadline(),

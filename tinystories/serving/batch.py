@@ -44,6 +44,7 @@ class ContinuousBatch:
         model.set_attn_implementation("eager")
         self.model, self.capacity, self.context = model, capacity, context
         self.lengths: list[int] = []
+        self._last_prompt: tuple[list[int], Any, torch.Tensor] | None = None
         self.layers = [_RowsLayer(self, keys) for keys in self._example_keys()]
         if not isinstance(model, NativeDecodingMixin):
             use_native_decoding(model, warn=False)
@@ -73,6 +74,8 @@ class ContinuousBatch:
     def add(self, prompt_ids: list[int], all_logits: bool = False) -> torch.Tensor:
         """Process a prompt, in a forward pass of its own, and make it the last row.
 
+        The forward pass is left out for the same prompt as before, as where several completions of it are requested.
+
         Returns:
             the logits after the prompt `[1, vocab]`, or with `all_logits` after each of its tokens `[length, vocab]`.
 
@@ -81,9 +84,13 @@ class ContinuousBatch:
         """
         if max(prompt_ids) >= self.model.config.get_text_config(decoder=True).vocab_size:
             raise ValueError(f"The model has no token with the id {max(prompt_ids)}: this is not its tokenizer.")
-        cache: Any = DynamicCache(config=self.model.config)
-        ids = torch.tensor([prompt_ids], device=self.model.device)
-        logits = self._forward(ids, past_key_values=cache, logits_to_keep=0 if all_logits else 1)[0]
+        if self._last_prompt and self._last_prompt[0] == prompt_ids and not all_logits:
+            _, cache, logits = self._last_prompt
+        else:
+            cache = DynamicCache(config=self.model.config)
+            ids = torch.tensor([prompt_ids], device=self.model.device)
+            logits = self._forward(ids, past_key_values=cache, logits_to_keep=0 if all_logits else 1)[0]
+            self._last_prompt = None if all_logits else (prompt_ids, cache, logits)
         for layer, prompt in zip(self.layers, cache.layers, strict=True):
             layer.fill(len(self.lengths), prompt.keys[0], prompt.values[0])
         self.lengths.append(len(prompt_ids))

@@ -13,6 +13,7 @@ from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationInfo, field_validator
 
 from ..generation.presets import GREEDY, MIN_TEMPERATURE, SamplingSettings
+from .detokenizer import token_text
 from .engine import Event, Finished, GenerationRequest, TextDelta, TokenLogprob
 from .errors import InvalidInput, error_response
 from .served_model import MAX_PROMPT, UNFINISHED, SamplingRequest, ServedModel, event_stream, sse
@@ -149,7 +150,7 @@ def completions_router(model: ServedModel) -> APIRouter:
             return unknown
         model.engine.check_ready()
         requests, prompts = _generation_requests(model, body)
-        response = _CompletionResponse(model.name, body, requests, prompts)
+        response = _CompletionResponse(model, body, requests, prompts)
         stream = CompletionStream(model.engine, requests)
         await stream.begin(request)
         if body.stream:
@@ -198,13 +199,15 @@ def _generation_requests(model: ServedModel, body: CompletionRequest) -> tuple[l
 class _CompletionResponse:
     """The response of `/v1/completions`, complete or in chunks."""
 
-    def __init__(self, model: str, body: CompletionRequest, requests: list[GenerationRequest], prompts: list[str]):
-        self._body, self._requests, self._prompts = body, requests, prompts
+    def __init__(
+        self, model: ServedModel, body: CompletionRequest, requests: list[GenerationRequest], prompts: list[str]
+    ):
+        self._tokenizer, self._body, self._requests, self._prompts = model.tokenizer, body, requests, prompts
         self._head = {
             "id": f"cmpl-{secrets.token_hex(12)}",
             "object": "text_completion",
             "created": int(time.time()),
-            "model": model,
+            "model": model.name,
         }
         self._lengths = [0] * len(requests)  # characters of each choice so far
         self._completion_tokens = 0
@@ -255,11 +258,20 @@ class _CompletionResponse:
             logprobs = {
                 "tokens": [token.text for token in tokens],
                 "token_logprobs": [token.logprob for token in tokens],
-                "top_logprobs": [token.alternatives for token in tokens],
+                "top_logprobs": [self._alternatives(token) for token in tokens],
                 "text_offset": _offsets(text, tokens, self._lengths[index]),
             }
         self._lengths[index] += len(text)
         return {"text": text, "index": index, "logprobs": logprobs, "finish_reason": None}
+
+    def _alternatives(self, token: TokenLogprob) -> dict[str, float] | None:
+        """By text; of tokens with the same text, such as "cat" with and without a space, the most probable."""
+        if token.alternatives is None:
+            return None
+        alternatives: dict[str, float] = {}
+        for index, logprob in token.alternatives.items():
+            alternatives.setdefault(token_text(self._tokenizer, index), logprob)
+        return alternatives
 
     def _usage(self) -> dict:
         prompt_tokens = sum(len(request.prompt_ids) for request in self._requests[:: self._body.n or 1])

@@ -39,6 +39,7 @@ class GenerationRequest:
         stop: strings that end the completion; they are not part of it.
         logprobs: number of alternatives reported with each token; None: no log-probabilities.
         prompt_logprobs: whether to report those of the prompt, too.
+        forced: tokens with which the completion begins, instead of sampled ones.
     """
 
     prompt_ids: list[int]
@@ -49,15 +50,20 @@ class GenerationRequest:
     stop: tuple[str, ...] = ()
     logprobs: int | None = None
     prompt_logprobs: bool = False
+    forced: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
 class TokenLogprob:
-    """A token with its log-probability under the model, before sampling settings; None for the first token."""
+    """A token with its log-probability under the model, before sampling settings; None for the first token.
 
+    `alternatives` are the log-probabilities of the most probable tokens by their ids, most probable first.
+    """
+
+    id: int
     text: str
     logprob: float | None
-    alternatives: dict[str, float] | None
+    alternatives: dict[int, float] | None
 
 
 @dataclass(frozen=True)
@@ -119,7 +125,7 @@ class Engine:
 
     Attributes:
         state: "loading", "ready", "failed" (see `error`), "draining" or "closed".
-        model, tokenizer: from `load`; they exist when `loaded` is true.
+        model, tokenizer, eos_ids: from `load`; they exist when `loaded` is true.
         tokens_generated: over all requests.
     """
 
@@ -136,6 +142,7 @@ class Engine:
         self.error: BaseException | None = None
         self.model: PreTrainedModel
         self.tokenizer: PreTrainedTokenizerBase
+        self.eos_ids: set[int]
         self.tokens_generated = 0
         self._load, self._on_state = load, on_state
         self._queued: deque[RequestState] = deque()
@@ -218,7 +225,7 @@ class Engine:
             self.loaded = True
             self._batch = ContinuousBatch(self.model, self.max_batch, self.context)
             self._sampler = Sampler(self.max_batch, self.context, self.model.device)
-            self._eos = set(eos_token_ids(self.model, self.tokenizer))
+            self.eos_ids = set(eos_token_ids(self.model, self.tokenizer))
         except BaseException as error:
             self.state, self.error = "failed", error
             self._on_state()
@@ -299,7 +306,8 @@ class Engine:
         self._running.append(state)
         if request.prompt_logprobs:
             scored = zip(request.prompt_ids[1:], logits, strict=False)
-            tokens = [TokenLogprob(token_text(self.tokenizer, request.prompt_ids[0]), None, None)]
+            first = request.prompt_ids[0]
+            tokens = [TokenLogprob(first, token_text(self.tokenizer, first), None, None)]
             tokens += [self._logprob(token, row, request.logprobs or 0) for token, row in scored]
             self._send(state, TextDelta("", tuple(tokens), of_prompt=True))
         if request.max_tokens:
@@ -323,7 +331,9 @@ class Engine:
         if token is None:
             logger.error("The model's logits are NaN or infinite; the completion is aborted.")
             return "error"
-        if token in self._eos:
+        if state.completion_tokens < len(request.forced):
+            token = request.forced[state.completion_tokens]
+        if token in self.eos_ids:
             return "stop"
         state.last_token = token
         state.completion_tokens += 1
@@ -340,11 +350,11 @@ class Engine:
     def _logprob(self, token: int, logits: torch.Tensor, alternatives: int) -> TokenLogprob:
         logprobs = logits.float().log_softmax(-1)
         best = logprobs.topk(alternatives)
-        texts = (token_text(self.tokenizer, index) for index in best.indices.tolist())
         return TokenLogprob(
+            token,
             token_text(self.tokenizer, token),
             logprobs[token].item(),
-            dict(zip(texts, best.values.tolist(), strict=True)),
+            dict(zip(best.indices.tolist(), best.values.tolist(), strict=True)),
         )
 
     def _finish(self, state: RequestState, reason: str) -> None:

@@ -22,7 +22,7 @@ from .settings import ServerSettings
 from .stream import CompletionStream
 
 
-MAX_PROMPT = 2_048  # characters
+MAX_PROMPT = 8_192  # characters: a text that fills a context of 1,024 tokens can be continued
 UNFINISHED = "The completion could not be finished."
 # Line ends to str.splitlines, with which some clients split a stream, but not to server-sent events.
 LINE_ENDS = {ord(end): f"\\u{ord(end):04x}" for end in "\x85\u2028\u2029"}
@@ -79,8 +79,12 @@ class ServedModel:
             )
         return decode(self.tokenizer, prompt_ids)
 
-    def max_tokens(self, prompt_ids: list[int], requested: int | None, default: int) -> int:
-        """The maximum length of a completion; by default at most the remaining context length.
+    def max_tokens(self, prompt_ids: list[int], requested: int | None, default: int | None = None) -> int:
+        """The maximum length of a completion.
+
+        Args:
+            requested: None for `default`, at most the remaining context length.
+            default: None for the remaining context length.
 
         Raises:
             InvalidInput: with status 400 where the prompt fills the context, 422 where too many tokens are requested.
@@ -103,7 +107,9 @@ class ServedModel:
                 f"{remaining}.",
                 maximum=remaining,
             )
-        return min(default, remaining) if requested is None else requested
+        if requested is None:
+            return remaining if default is None else min(default, remaining)
+        return requested
 
     @staticmethod
     def seed(requested: int | None) -> int:
