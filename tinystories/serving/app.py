@@ -3,13 +3,12 @@
 - The status of a response is sent with its first event, so a request that is never started gets 503 and no empty
   stream. A client that disconnects cancels its completions.
 - No prompt is logged or repeated in an error response.
-- The page is one file without dependencies; Gradio would add 80 MB of packages and some sixty requests.
+- The page is sent as one file without dependencies; Gradio would add 80 MB of packages and some sixty requests.
 """
 
 import base64
 import hashlib
 import json
-import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib import resources
@@ -158,16 +157,20 @@ async def _story_events(completions: CompletionStream, body: StoryRequest, seed:
 
 def _page() -> tuple[str, str]:
     """The page, and a Content-Security-Policy that allows its own script and style, and requests to this server."""
-    page = resources.files(__package__).joinpath("page.html").read_text(encoding="utf-8")
-    page = page.replace("{{PRESETS}}", json.dumps({**PRESETS, GREEDY: {}}))
+    folder = resources.files(__package__).joinpath("page")
+    page, style, *scripts = (
+        folder.joinpath(name).read_text(encoding="utf-8") for name in ("page.html", "page.css", "story.js", "page.js")
+    )
+    script = "".join(scripts)
+    presets = json.dumps({**PRESETS, GREEDY: {}})
+    for name, text in {"STYLE": style, "PRESETS": presets, "SCRIPT": script}.items():
+        page = page.replace(f"{{{{{name}}}}}", text)
 
-    def hashes(tag: str) -> str:
-        blocks = re.findall(rf"<{tag}>(.*?)</{tag}>", page, re.DOTALL)
-        digests = (base64.b64encode(hashlib.sha256(block.encode()).digest()).decode() for block in blocks)
-        return " ".join(f"'sha256-{digest}'" for digest in digests)
+    def digest(text: str) -> str:
+        return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
     policy = (
-        f"default-src 'none'; script-src {hashes('script')}; style-src {hashes('style')}; connect-src 'self'; "
+        f"default-src 'none'; script-src {digest(script)}; style-src {digest(style)}; connect-src 'self'; "
         "img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     )
     return page, policy
