@@ -420,7 +420,7 @@ def test_an_address_gives_the_same_story(server, visit):
 
 def test_an_address_of_another_model_says_so(server, visit):
     page = visit(server, address="#prompt=Once&seed=1&max_tokens=50&model=huge")
-    expect(page.locator("#status")).to_contain_text("the address is that of a story by huge")
+    expect(page.locator("#status")).to_contain_text("the address is from the model huge: the story may differ")
 
 
 @pytest.mark.parametrize(
@@ -547,6 +547,28 @@ def test_words_appear_whole(tiny_run, visit):
         assert len(texts) > 10
         for text in texts:
             assert whole.startswith(text) and not re.match(r"\w\w", whole[len(text) - 1 :][:2]), text
+
+
+def test_the_alternatives_are_those_of_the_last_word(server, visit):
+    """Also where the answer for another word comes later."""
+    page = visit(server, address=f"#prompt={PROMPT}&seed=6&max_tokens=50")
+    whole = story(page)
+    words = page.locator(".word")
+    held = []
+    page.route("**/alternatives", lambda route: held.append(route) if not held else route.continue_())
+    words.nth(3).click()
+    words.nth(6).click()
+    expect(page.locator("#words button").first).to_be_visible()
+    rows = page.locator("#words").inner_text()
+    with page.expect_response("**/alternatives"):
+        held[0].continue_()
+    page.wait_for_timeout(200)
+    assert page.locator("#words").inner_text() == rows
+    expect(page.locator(".word.open")).to_have_count(1)
+    assert f"“{words.nth(6).text_content()}”" in page.inner_text("#instead")
+    page.keyboard.press("Escape")
+    expect(page.locator(".word.open")).to_have_count(0)
+    assert story(page) == whole
 
 
 @pytest.mark.parametrize("size", ["phone", "small phone"])

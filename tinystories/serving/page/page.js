@@ -84,6 +84,7 @@ function showText(whole, start) {
   text = "";
   shown = 0;
   promptEnd = start;
+  $("alternatives").hidePopover();
   $("story").replaceChildren();
   $("story").classList.remove("ended");
   append(whole, true);
@@ -140,11 +141,11 @@ function describe(story) {
   return [
     `seed ${seed}`,
     full ? `the context of ${model.context} tokens is full: the story cannot go on` : ENDINGS[story.reason],
-    name && name !== model.model ? `the address is that of a story by ${name}` : null,
+    name && name !== model.model ? `the address is from the model ${name}: the story may differ` : null,
   ];
 }
 
-async function post(path, body, signal) {
+function post(path, body, signal) {
   const headers = { "Content-Type": "application/json" };
   return fetch(path, { method: "POST", headers, body: JSON.stringify(body), signal });
 }
@@ -289,6 +290,7 @@ async function showAlternatives(span) {
   const start = Number(span.dataset.start);
   const before = text.slice(0, start);
   const { space, word } = splitWords(text.slice(start))[0];
+  unmark();
   makeFocusable(span);
   span.focus({ preventScroll: true });
   span.classList.add("open");
@@ -297,20 +299,22 @@ async function showAlternatives(span) {
   $("alternatives").showPopover();
   place($("alternatives"), span);
   let message;
+  let items = [];
   try {
     const response = await post("alternatives", { prompt: before, word: space + word, n: 8 });
-    if (!span.classList.contains("open")) return;
     if (response.ok) {
       const { probability, alternatives } = await response.json();
       message = `Instead of \u201C${word}\u201D${probability === null ? "" : ` (${toPercent(probability)})`}`;
-      $("words").append(...alternatives.map((each) => alternativeItem(each, before, space + word)));
+      items = alternatives.map((each) => alternativeItem(each, before, space + word));
     } else {
       message = (await readError(response)).message;
     }
   } catch {
     message = "The server cannot be reached.";
   }
+  if (!span.isConnected || !span.classList.contains("open")) return;  // another word or story was opened
   $("instead").textContent = message;
+  $("words").append(...items);
   place($("alternatives"), span);
   $("words").querySelector("button")?.focus({ preventScroll: true });
 }
@@ -349,9 +353,8 @@ function place(panel, word) {
   if (getComputedStyle(panel).position === "fixed" && hidden > 0) scrollBy(0, hidden);  // at the bottom of a phone
 }
 
-$("alternatives").addEventListener("toggle", (event) => {
-  if (event.newState === "closed") for (const word of $("story").querySelectorAll(".open")) word.classList.remove("open");
-});
+const unmark = () => $("story").querySelector(".open")?.classList.remove("open");
+$("alternatives").addEventListener("toggle", (event) => { if (event.newState === "closed") unmark(); });
 $("story").addEventListener("click", (event) => {
   const word = event.target.closest(".word");
   if (word && !writing && getSelection().isCollapsed) showAlternatives(word);
