@@ -14,37 +14,12 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 # Models this small gain nothing by a second thread, and lose much where something else runs.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-TINY_RECIPE = {
-    "corpus": "sample",
-    "max_stories": 600,
-    "max_validation_stories": 40,
-    "vocab_size": 600,
-    "optimizer": "muon",
-    "max_length": 128,
-    "prompts": ["Once upon a time there was"],
-    "model": {
-        "hidden_size": 64,
-        "intermediate_size": 128,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "initializer_range": 0.1,
-    },
-    "trainer": {
-        "max_steps": 120,
-        "per_device_train_batch_size": 4,
-        "per_device_eval_batch_size": 8,
-        "learning_rate": 1e-2,
-        "warmup_steps": 5,
-        "eval_steps": 60,
-        "logging_steps": 20,
-        "disable_tqdm": True,
-    },
-}
-
 
 @pytest.fixture
 def tiny_recipe(tmp_path):
     """A function that makes a recipe of a model that trains in seconds: `tiny_recipe(max_steps=4)`."""
+    from helpers import TINY_RECIPE
+
     from tinystories.recipe import build_recipe
 
     def make(**overrides):
@@ -65,6 +40,8 @@ def without_rehearsal():
 @pytest.fixture(scope="session")
 def tiny_run(tmp_path_factory) -> Path:
     """The run folder of a small model that was trained for a few seconds; tests only read it."""
+    from helpers import TINY_RECIPE
+
     from tinystories.commands.train import train
     from tinystories.recipe import build_recipe
 

@@ -18,6 +18,32 @@ from tinystories.cli import main
 
 ROOT = Path(__file__).parents[1]
 PROMPT = "Once upon a time"
+TINY_RECIPE = {
+    "corpus": "sample",
+    "max_stories": 600,
+    "max_validation_stories": 40,
+    "vocab_size": 600,
+    "optimizer": "muon",
+    "max_length": 128,
+    "prompts": ["Once upon a time there was"],
+    "model": {
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "initializer_range": 0.1,
+    },
+    "trainer": {
+        "max_steps": 120,
+        "per_device_train_batch_size": 4,
+        "per_device_eval_batch_size": 8,
+        "learning_rate": 1e-2,
+        "warmup_steps": 5,
+        "eval_steps": 60,
+        "logging_steps": 20,
+        "disable_tqdm": True,
+    },
+}
 
 WITHOUT_US = """
 import sys

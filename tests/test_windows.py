@@ -8,7 +8,7 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import TINY_RECIPE
+from helpers import TINY_RECIPE
 from windows import like_windows
 
 from tinystories.cli import main

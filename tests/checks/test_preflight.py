@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import yaml
-from conftest import TINY_RECIPE
+from helpers import TINY_RECIPE
 from hub_server import LocalHub, User
 from transformers.training_args import OptimizerNames
 

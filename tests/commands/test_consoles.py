@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import TINY_RECIPE
+from helpers import TINY_RECIPE
 
 from tinystories.cli import main
 from tinystories.runs import checkpoints

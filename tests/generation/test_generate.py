@@ -5,6 +5,7 @@ import random
 import numpy as np
 import pytest
 import torch
+from helpers import sharpen
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     BloomConfig,
@@ -16,7 +17,6 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from tests.helpers import sharpen
 from tinystories.cli import main
 from tinystories.generation import batch
 from tinystories.generation import generate as generate

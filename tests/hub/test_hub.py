@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from helpers import WITHOUT_US, edit_weights, without_package
+from helpers import TINY_RECIPE, WITHOUT_US, edit_weights, without_package
 from hub_server import CLIENT, Blob, LocalHub, User, card_errors
 from huggingface_hub import ModelCard
 from safetensors.torch import load_file
@@ -780,8 +780,6 @@ print(json.dumps(found))
 @pytest.fixture(scope="module")
 def trained(hub, tmp_path_factory):
     """A run that pushed itself through a slow network, the Hub's commits, what each of them generates and the log."""
-    from conftest import TINY_RECIPE
-
     place = tmp_path_factory.mktemp("trained")
     run = place / "run"
     overrides = {"output_dir": str(run), "max_steps": "8", "eval_steps": "2", "max_stories": "200", "check": "false"}
@@ -834,8 +832,6 @@ def test_a_run_in_progress_loads_in_a_clean_environment(trained):
 
 @pytest.mark.slow
 def test_all_checkpoints_are_pushed_if_requested(hub, tmp_path):
-    from conftest import TINY_RECIPE
-
     overrides = {"output_dir": str(tmp_path / "run"), "max_steps": "6", "eval_steps": "2", "max_stories": "200"}
     overrides |= {"push_to_hub": "true", "hub_model_id": "ada/all", "hub_strategy": "all_checkpoints"}
     overrides |= {"save_total_limit": "1", "check": "false"}

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from conftest import TINY_RECIPE
+from helpers import TINY_RECIPE
 from safetensors.torch import load_file
 
 from tinystories.commands.train import train

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from conftest import TINY_RECIPE
+from helpers import TINY_RECIPE
 from safetensors.torch import load_file
 from transformers import TrainingArguments
 
