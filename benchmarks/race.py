@@ -85,7 +85,7 @@ def main() -> None:
         print(json.dumps(results[-1]), flush=True)
 
     print(f"\n{describe_machine()}; {len(stories):,} held-out stories of {options.corpus}\n")
-    print(f"{'contender':12} {'bits per byte':>14} {'95 %':>15} {'minutes':>8} {'steps':>7} {'parameters':>11}")
+    print(f"{'contender':12} {'bits per byte':>14} {'95%':>15} {'minutes':>8} {'steps':>7} {'parameters':>11}")
     for result in results:
         late = "  (late)" if result["minutes"] > options.minutes else ""
         print(

@@ -3,7 +3,7 @@
     python benchmarks/stock_race.py '{"corpus": ..., "shape": {...}, "muon": false}' --output_dir OUT --max_minutes 5
 
 Stories are separated by `<|endoftext|>`, concatenated and cut into blocks of 512; 8 blocks per step; 50 warm-up steps,
-constant learning rate for 30 % of the time, then linear decay to 2 %; gradients clipped at 1; bf16 where supported.
+constant learning rate for 30% of the time, then linear decay to 2%; gradients clipped at 1; bf16 where supported.
 """
 
 import argparse

@@ -98,7 +98,7 @@ class Recipe:
         512, "Context length of the model in tokens; longer stories are split into overlapping chunks."
     )
     row_length: int | None = _setting(
-        None, "Tokens per packed row; null for the shortest length with less than 1 % padding."
+        None, "Tokens per packed row; null for the shortest length with less than 1% padding."
     )
     num_proc: int | None = _setting(None, "Number of processes for tokenization.")
     size: str | None = _setting(

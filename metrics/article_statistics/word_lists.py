@@ -3,14 +3,14 @@
     python metrics/article_statistics/word_lists.py roneneldan/TinyStories --max-stories 12000
 
 **Countable nouns**: words that
-- follow "a" or "an" at least 5 times, and in at least 2 % of their occurrences,
+- follow "a" or "an" at least 5 times, and in at least 2% of their occurrences,
 - have a plural that occurs at least 5 times,
-- follow "some" or "much" in at most 1 % of their occurrences, as water and fun do,
+- follow "some" or "much" in at most 1% of their occurrences, as water and fun do,
 - and, counted as `count_articles` counts, have at least 20 occurrences that need a determiner, an article in at least
-  30 % of them, and none in at most 3 % (or 1). That leaves out words that are verbs, too ("walk", "play"), names
+  30% of them, and none in at most 3% (or 1). That leaves out words that are verbs, too ("walk", "play"), names
   ("mom") and what stands without an article in idioms ("time", "home", "bed").
 
-**Modifiers**: words that stand before such a noun at least 4 times, in at least 80 % of these after a determiner or
+**Modifiers**: words that stand before such a noun at least 4 times, in at least 80% of these after a determiner or
 another modifier. The two lists depend on each other, so both are made again until they no longer change.
 """
 

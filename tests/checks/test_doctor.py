@@ -406,7 +406,8 @@ def test_stories_are_checked_and_cleaned(doctor, tmp_path):
     write(broken)
     status, out, _ = doctor(stories, "--limit", 100)
     assert status == 1 and "error         text: html" in out
-    status, out, _ = doctor(stories, "--clean", tmp_path / "clean", "--json")
+    status, out, err = doctor(stories, "--clean", tmp_path / "clean", "--json")
     json.loads(out)
+    assert re.search(r"clean, train: kept [\d,]+ of [\d,]+ stories; repaired: none; dropped: html 1$", err, re.M)
     assert doctor(tmp_path / "clean")[0] == 0
     assert doctor(stories, "--clean", tmp_path / "clean")[0] == 2, "existing files are not overwritten"

@@ -15,6 +15,7 @@ from helpers import TINY_RECIPE
 
 from tinystories.cli import main
 from tinystories.runs import checkpoints
+from tinystories.utils.console import counted
 
 
 ROOT = Path(__file__).parents[2]
@@ -138,3 +139,8 @@ def test_a_checkpoint_is_flushed_through_handles_that_are_open_for_writing(tmp_p
     checkpoints.write_manifest(tmp_path)
     assert len(flushed) == 3
     assert (tmp_path / checkpoints.MANIFEST).is_file() and checkpoints.incomplete_reason(tmp_path) is None
+
+
+def test_a_number_in_a_message_has_its_noun_in_the_singular_or_plural():
+    counts = [counted(1, "training story"), counted(1500, "story"), counted(0, "row"), counted(1, "row")]
+    assert counts == ["1 training story", "1,500 stories", "0 rows", "1 row"]

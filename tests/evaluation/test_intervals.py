@@ -47,7 +47,7 @@ def test_resamples_do_not_depend_on_how_many_are_drawn_at_once(monkeypatch):
 
 
 def test_wilson_interval_has_its_coverage():
-    """Coverage of the 95 % interval by exact enumeration, where the usual normal interval fails."""
+    """Coverage of the 95% interval by exact enumeration, where the usual normal interval fails."""
     for trials, share in ((10, 0.05), (20, 0.9), (50, 0.5), (200, 0.01)):
         hits = 0.0
         for successes in range(trials + 1):

@@ -197,7 +197,7 @@ def test_stories_are_graded(server, make):
     assert path == "/v1/chat/completions" and headers["Authorization"] == f"Bearer {KEY}"
     assert body["model"] == "m" and body["temperature"] == 0 and body["response_format"] == {"type": "json_object"}
     lines = str(report).splitlines()
-    assert re.fullmatch(r"grammar +4\.83 of 10  \(95 %: \d\.\d\d to \d\.\d\d\)", lines[0])
+    assert re.fullmatch(r"grammar +4\.83 of 10  \(95%: \d\.\d\d to \d\.\d\d\)", lines[0])
     assert lines[-1].split() == ["graded", "12", "of", "12", "stories"]
 
 

@@ -304,9 +304,9 @@ def card_of(folder, tmp_path, **options):
 def test_the_card_states_the_measured_values(pushed, hub):
     text = hub.model("ada/story-teller").files()["README.md"].decode()
     for figure in (
-        "0.825 (0.812 to 0.839)", "2.267", "9.65", "3.96", "93.4 % (90.9 % to 95.3 %) | 500", "3,613 held-out stories",
+        "0.825 (0.812 to 0.839)", "2.267", "9.65", "3.96", "93.4% (90.9% to 95.3%) | 500", "3,613 held-out stories",
         "2,900,000 bytes", "3,355,443", "0:10:29", "16,054 stories", "`0123abcd4567`", "x86_64 CPU, 2 cores",
-        "bf16 autocast", "torch 2.13.0", "omitted articles | 1.2 % (1.0 % to 2.0 %) | 1.1 %",
+        "bf16 autocast", "torch 2.13.0", "omitted articles | 1.2% (1.0% to 2.0%) | 1.1%",
         "CDLA-Sharing-1.0", "It said &lt;b&gt;hello&lt;/b&gt;.", "it rained and *(truncated)*", "| layers | 2 |",
     ):  # fmt: skip
         assert figure in text, figure
@@ -324,7 +324,7 @@ def test_unknown_values_are_omitted_from_the_card(run, tmp_path):
     """The files of the run are deleted one by one, and their values disappear from the card."""
     folder = shutil.copytree(run, tmp_path / run.name)
     values = {
-        "report.json": ("0.825", "93.4 %", "Minimal pairs", "preset `balanced`"),
+        "report.json": ("0.825", "93.4%", "Minimal pairs", "preset `balanced`"),
         "run.json": ("3,355,443", "0:10:29", "TinyStories", "fingerprint", "CDLA"),
         "eval_results.json": ("bits per byte", "## Results", "model-index"),
         "loss.png": ("loss.png",),

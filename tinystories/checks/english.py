@@ -19,7 +19,7 @@ from .findings import Finding, as_check, error, inconclusive, note, ok
 
 
 # Common in children's stories, hardly any of them a common word of another European language. Articles are left out:
-# they are what is measured. 32 % of the words of TinyStories, 38 % after all function words are deleted.
+# they are what is measured. 32% of the words of TinyStories, 38% after all function words are deleted.
 ENGLISH = frozenset(
     """
     and to they it she her said with his day you big but that of not very happy saw little play there were wanted

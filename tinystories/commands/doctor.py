@@ -4,6 +4,7 @@ import argparse
 import json
 import sys
 
+from ..utils.console import counted
 from ..utils.paths import expand_user
 from .arguments import add_reading_arguments, number, reading_options
 
@@ -40,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--strict",
         action="store_true",
-        help="treat text quality warnings, and everything that --clean would change, as errors",
+        help="treat notes about text quality, and everything that --clean would change, as errors",
     )
     parser.add_argument("--json", action="store_true", help="print the findings as JSON")
     parser.add_argument(
@@ -83,8 +84,12 @@ def _clean(options: argparse.Namespace) -> dict:
     cleaned = write_clean(corpus, options.clean, special_tokens=special)
     for split, counts in cleaned.items():
         print(
-            f"{options.clean}, {split}: {counts['kept']:,} of {counts['stories']:,} stories kept; "
-            f"repaired {counts['repaired'] or 'none'}, dropped {counts['dropped'] or 'none'}",
+            f"{options.clean}, {split}: kept {counts['kept']:,} of {counted(counts['stories'], 'story')}; "
+            f"repaired: {_by_kind(counts['repaired'])}; dropped: {_by_kind(counts['dropped'])}",
             file=sys.stderr if options.json else sys.stdout,
         )
     return cleaned
+
+
+def _by_kind(counts: dict[str, int]) -> str:
+    return ", ".join(f"{kind} {count:,}" for kind, count in counts.items()) or "none"

@@ -5,8 +5,8 @@
   packed: it masks attention between documents, and derives `cu_seqlens` for varlen attention from the positions.
 - `labels` equal `input_ids`; the model shifts. They are -100 on the first token of a document, on repeated context and
   on padding.
-- A row may be longer than the model's context: 512 tokens cannot be filled with stories of about 200 (7 % is padding),
-  768 can (less than 0.1 %). No position reaches the context length.
+- A row may be longer than the model's context: 512 tokens cannot be filled with stories of about 200 (7% is padding),
+  768 can (less than 0.1%). No position reaches the context length.
 - A story that exceeds the context continues in a second document, which repeats the end of the first without loss:
   each token is scored once.
 - Tokens stay in the memory-mapped cache of `datasets`; rows are built when they are read.
@@ -156,7 +156,7 @@ def best_fit(lengths: np.ndarray, row_length: int) -> np.ndarray:
 
 
 def shortest_full_row(lengths: np.ndarray, context: int) -> int:
-    """The shortest row length with less than 1 % padding, for segments of `lengths` `[segments]` up to `context`.
+    """The shortest row length with less than 1% padding, for segments of `lengths` `[segments]` up to `context`.
 
     If there are too few segments for any row length up to eight contexts, the one with the least padding.
     """
@@ -198,7 +198,7 @@ class PackedStories(torch.utils.data.Dataset):
         context: the model's context length; the maximum number of tokens per document.
         overlap: tokens that consecutive chunks of a long story share.
         pad_token_id: fills the end of a row.
-        length: tokens per row; by default the shortest with less than 1 % padding.
+        length: tokens per row; by default the shortest with less than 1% padding.
         seed: sets the order of stories of equal length.
 
     Attributes:

@@ -10,6 +10,7 @@ import pyarrow as pa
 from datasets import Dataset, Features, IterableDataset, Value
 from datasets.builder import Key
 
+from ..utils.console import counted
 from ..utils.errors import UserError
 from .formats import file_format
 from .readers import ReadOptions, RowCounts, StoryFile, read_stories, resolve_split
@@ -72,7 +73,7 @@ def stored_stories(
     builder.download_and_prepare()
     notes = json.loads(builder.info.description)
     if notes["rows"] == notes["empty"]:
-        bad = f"; {notes['bad']:,} rows are unreadable: {notes['first_bad']}" if notes["bad"] else ""
+        bad = f"; skipped {_bad_rows(notes)}" if notes["bad"] else ""
         raise UserError(f"{source} contains no stories{bad}.")
     stories = builder.as_dataset(split=datasets.Split.TRAIN)
     stories._fingerprint = key
@@ -95,8 +96,13 @@ def _log(source: str, notes: dict) -> None:
     if "split" in notes:
         names = {FILE: "one story per file", LINE: "one story per line", BLANK_LINES: "stories between blank lines"}
         how = names.get(notes["split"], f"split at {notes['split']}")
-        logger.info("%s: %s (%s): %d stories", source, how, notes["why"], notes["rows"] - notes["empty"])
+        number = counted(notes["rows"] - notes["empty"], "story")
+        logger.info("%s: %s (%s): %s", source, how, notes["why"], number)
     elif notes["empty"]:  # in plain text, nothing between two markers or lines is usual
-        logger.warning("%s: skipped %d of %d rows, which have no text", source, notes["empty"], rows)
+        logger.warning("%s: skipped %s rows without text", source, f"{notes['empty']:,} of {rows:,}")
     if notes["bad"]:
-        logger.warning("%s: skipped %d unreadable rows; the first: %s", source, notes["bad"], notes["first_bad"])
+        logger.warning("%s: skipped %s", source, _bad_rows(notes))
+
+
+def _bad_rows(notes: dict) -> str:
+    return f"{counted(notes['bad'], 'unreadable row')}, such as {notes['first_bad']}"

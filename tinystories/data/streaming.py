@@ -24,7 +24,7 @@ from .packing import PackedStories, encode_stories
 
 
 STATE_NAME = "stream.json"
-BLOCK_STORIES = 4_096  # less than 0.1 % padding, and about 8 MB of tokens
+BLOCK_STORIES = 4_096  # less than 0.1% padding, and about 8 MB of tokens
 
 
 class PackedStream(torch.utils.data.IterableDataset):

@@ -2,7 +2,7 @@
 
 A countable noun in the singular needs a determiner. Two word lists decide which words are such nouns and which may
 stand between determiner and noun; `metrics/article_statistics/word_lists.py` made them by rule from real stories. On
-other real stories 1.4 % of the nouns count as omissions, and 84 % where every article is deleted (the remaining nouns
+other real stories 1.4% of the nouns count as omissions, and 84% where every article is deleted (the remaining nouns
 have "my", "this", "two" or the like).
 """
 

@@ -107,7 +107,7 @@ def evaluate_models(
 
     Returns:
         `models`, lowest bits per byte first, `failed` with a `reason` each, and what they were evaluated on. Rates lie
-        between 0 and 1; x_low and x_high are the ends of the 95 % interval of x.
+        between 0 and 1; x_low and x_high are the ends of the 95% interval of x.
 
     Raises:
         UserError: for invalid arguments; errors of single models are in `failed`.

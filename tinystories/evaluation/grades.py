@@ -66,7 +66,7 @@ def _number(value: object) -> float:
     return float(value)
 
 
-# A grade out of 10: not "4/5", "8-9", "80 %" or the beginning of a longer number.
+# A grade out of 10: not "4/5", "8-9", "80%" or the beginning of a longer number.
 _PROSE_NUMBER = r"(\d+(?:\.\d+)?)(?![\d%])(?![.,]\d)(?!\s*%)(?!\s*[-–—]\s*\d)(?!\s*(?:/|out\s+of)\s*(?!10\b)\d)"
 _GAP = r"[\s\"'*_`|]{0,4}"
 _PROSE = {

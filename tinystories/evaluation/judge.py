@@ -108,7 +108,7 @@ class JudgeReport:
 
     Attributes:
         judge: name of the model that graded.
-        criteria: mean of each criterion over the graded stories, with a 95 % bootstrap interval over the choice of
+        criteria: mean of each criterion over the graded stories, with a 95% bootstrap interval over the choice of
             stories, not over repeated answers of the judge; empty if no story was graded.
         grades: one for each story, in order.
         missing: number of stories without grades; `problems` counts the reasons.
@@ -126,7 +126,7 @@ class JudgeReport:
 
     def __str__(self) -> str:
         lines = [
-            f"{name:<12} {mean:.2f} of 10  (95 %: {low:.2f} to {high:.2f})"
+            f"{name:<12} {mean:.2f} of 10  (95%: {low:.2f} to {high:.2f})"
             for name, (mean, low, high) in self.criteria.items()
         ]
         reasons = "".join(f"; {number:,}: {problem}" for problem, number in self.problems.items())

@@ -23,8 +23,8 @@ from .presets import check_preset, resolve_max_new_tokens
 from .prompts import decode, encode_prompt
 
 
-# Prompts that an article follows nearly always, in any text: in 16,054 TinyStories in 100 % of places after "a time
-# there was" and in 91 % after "cat found". After "wanted to play with" it is 34 %, after the others at most 11 %.
+# Prompts that an article follows nearly always, in any text: in 16,054 TinyStories in 100% of places after "a time
+# there was" and in 91% after "cat found". After "wanted to play with" it is 34%, after the others at most 11%.
 ARTICLE_FOLLOWS = ("Once upon a time there was", "The happy cat found")
 
 # The first five are those that karthyick/llm_tinystories was judged by.

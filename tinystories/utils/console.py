@@ -19,6 +19,13 @@ def one_line(message: object) -> str:
     return "".join(c.encode("unicode_escape").decode() if c < " " or "\x7f" <= c < "\xa0" else c for c in str(message))
 
 
+def counted(number: int, noun: str) -> str:
+    """A number with its noun in the right form: "1 story", "1,500 stories"."""
+    if number == 1:
+        return f"1 {noun}"
+    return f"{number:,} {noun.removesuffix('y')}ies" if noun.endswith("y") else f"{number:,} {noun}s"
+
+
 def is_text(argument: str) -> bool:
     """Whether an argument was valid UTF-8; invalid bytes arrive as lone surrogates."""
     try:

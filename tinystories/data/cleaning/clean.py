@@ -71,8 +71,8 @@ def clean_stories(
     cleaner = _Cleaner(special_tokens, drop)
     if isinstance(stories, IterableDataset):
         raise UserError(
-            "A streaming dataset cannot become a Dataset; write it to a file with write_clean, or load "
-            "it without streaming."
+            "clean_stories does not support streaming datasets: use write_clean, or load the dataset without "
+            "streaming."
         )
     if not isinstance(stories, Dataset):
         kept = [text for texts in batches(stories, "Cleaning stories", progress) for text in cleaner(texts)]
@@ -204,8 +204,12 @@ class _Cleaner:
         for counts in (self._numbers, self._repaired, self._dropped):
             counts.clear()
         if not numbers["kept"] and not may_be_empty:
-            why = ", ".join(f"{kind} {count:,}" for kind, count in dropped.items()) or "there were none"
-            raise UserError(f"No stories of {numbers['stories']:,} are left ({why}); nothing was written.")
+            if not numbers["stories"]:
+                raise UserError("There are no stories to clean; nothing was written.")
+            why = ", ".join(f"{kind}: {count:,}" for kind, count in dropped.items())
+            raise UserError(
+                f"Cleaning would drop all stories ({numbers['stories']:,}; reasons: {why}); nothing was written."
+            )
         return {**numbers, "repaired": repaired, "dropped": dropped}
 
     def _repair(self, text: str) -> tuple[list[str], set[str]]:

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field
 
 import numpy as np
 
+from ...utils.console import counted
 from ...utils.errors import UserError
 from .duplicates import DuplicateFinder, words_of
 from .problems import KINDS, SEVERITIES, find_problems, token_pattern
@@ -77,12 +78,12 @@ class QualityReport:
         """The lines of the report for a terminal."""
         part = f" (the first of {self.total:,})" if self.total is not None and self.total > self.stories else ""
         counts = {"error": len(self.errors), "warning": len(self.warnings)}
-        kinds = [f"{count} type{'s' * (count != 1)} of {name}" for name, count in counts.items() if count]
+        kinds = [f"{counted(count, 'type')} of {name}" for name, count in counts.items() if count]
         verdict = " and ".join(kinds) or "suitable for training"
-        lines = [f"{self.stories:,} stories{part}, {self.characters:,} characters: {verdict}"]
+        lines = [f"{counted(self.stories, 'story')}{part}, {counted(self.characters, 'character')}: {verdict}"]
         for found in self.findings:
             stories = "story" if found.count == 1 else "stories"
-            fraction = "<0.01 %" if found.fraction < 5e-5 else f"{100 * found.fraction:.2f} %"
+            fraction = "<0.01%" if found.fraction < 5e-5 else f"{100 * found.fraction:.2f}%"
             lines.append(
                 f"{found.severity:<8} {found.kind:<21}{found.count:>9,} {stories:<8}{fraction:>9}   {found.what}"
             )

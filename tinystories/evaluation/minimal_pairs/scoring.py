@@ -160,7 +160,7 @@ def accuracy(results: Sequence[PairScore], *, correct_length: bool = True) -> di
         correct_length: subtract the length bias; plain log-likelihoods favour shorter texts.
 
     Returns:
-        By kind: "accuracy", the ends "low" and "high" of its 95 % Wilson interval, and the number of "pairs".
+        By kind: "accuracy", the ends "low" and "high" of its 95% Wilson interval, and the number of "pairs".
     """
     margins: dict[str, list[float]] = {}
     for result in results:

@@ -10,7 +10,7 @@ DASH = "–"
 
 
 def percent(value: float) -> str:
-    return f"{100 * value:.1f}\N{NO-BREAK SPACE}%"
+    return f"{100 * value:.1f}%"
 
 
 def number(value: float) -> str:
@@ -46,39 +46,39 @@ FIGURES = (
     Figure(
         "article_omission",
         "Omitted articles",
-        "Rate of countable singular nouns (“dog”, “ball”) without an article or another determiner.",
+        "Fraction of countable singular nouns (“dog”, “ball”) without an article or another determiner.",
         percent,
     ),
-    Figure("wrong_a_or_an", "Wrong “a” or “an”", "Rate of “a” that should be “an”, or the reverse.", percent),
-    Figure("articles_per_100_words", "Articles per 100 words", "Best when close to the rate of real stories.", number),
-    Figure("finished", "EOS rate", "Rate of stories that end with EOS within the token limit.", percent, None),
-    Figure("mean_words", "Words per story", "Excluding the prompt.", number),
+    Figure("wrong_a_or_an", "Wrong “a” or “an”", "Fraction of “a” and “an” that should be the other.", percent),
+    Figure("articles_per_100_words", "Articles per 100 words", "The best value is that of real stories.", number),
+    Figure("finished", "EOS rate", "Fraction of stories that end with EOS within the token limit.", percent, None),
+    Figure("mean_words", "Words per story", "Mean number of words, excluding the prompt.", number),
     Figure(
         "repeated_4grams",
         "Repeated 4-grams",
-        "Rate of four-word sequences that occur earlier in the same story.",
+        "Fraction of four-word sequences that occur earlier in the same story.",
         percent,
         "same_length",
     ),
     Figure(
         "longest_repeated_run",
         "Longest repetition",
-        "Words in the longest sequence that occurs twice in a story, mean over stories.",
+        "Number of words in the longest sequence that occurs twice in a story, mean over stories.",
         number,
         "same_length",
     ),
     Figure(
         "distinct_2",
         "Distinct 2-grams",
-        "Rate of distinct word pairs over all stories. Far below real stories: the stories are all alike. Far above: "
-        "their words are in random order.",
+        "Fraction of word pairs that are distinct, over all stories. A value far below that of real stories means "
+        "that the stories are alike; a value far above means that their words are in random order.",
         percent,
         "same_length",
     ),
     Figure(
         "outside_vocabulary",
         "Unknown words",
-        "Rate of words that occur in no training story and no prompt. Most of them are not real words.",
+        "Fraction of words that occur in no training story and no prompt. Most of them are not real words.",
         percent,
         "same_length",
     ),
@@ -91,7 +91,7 @@ FIGURES = (
     Figure(
         "longest_copied_run",
         "Longest copy",
-        "Words in the longest sequence that also occurs in a training story, mean over stories.",
+        "Number of words in the longest sequence that also occurs in a training story, mean over stories.",
         number,
         "same_length",
     ),
@@ -114,12 +114,12 @@ RATES = {
 }  # fmt: skip
 KIND_NAMES = {
     "article_deleted": "article deleted",
-    "article_swapped": "a / an",
+    "article_swapped": "a/an",
     "article_doubled": "article doubled",
     "article_moved": "article moved",
     "subject_verb_agreement": "agreement",
     "tense": "tense",
-    "pronoun_gender": "he / she",
+    "pronoun_gender": "he/she",
     "word_order": "word order",
 }
 

@@ -246,12 +246,16 @@ def _figure_rows(report: dict, preset: str) -> list[tuple[str, list]]:
     keys = dict.fromkeys(key for each in generated for key in each["raw"] if not key.endswith(("_low", "_high")))
     real = [generated[0]["real_same_length"], *(report[name] for _, name in BASELINES)]
     rows = [
-        (key.replace("_", " "), [_cell(figures, key) for figures in (*(each["raw"] for each in generated), *real)])
+        (_title_of(key), [_cell(figures, key) for figures in (*(each["raw"] for each in generated), *real)])
         for key in keys
         if key != "stories"
     ]
     for key in generated[0]["post_processed"]:
         cells = [_cell(each["post_processed"], key) for each in generated]
-        rows.append((f"post-processed: {key.replace('_', ' ')}", [*cells, *[DASH] * 3]))
+        rows.append((f"{_title_of(key)}, post-processed", [*cells, *[DASH] * 3]))
     speeds = [number(each["stories_per_second"]) for each in generated]
-    return [*rows, ("stories per second", [*speeds, *[DASH] * 3])]
+    return [*rows, ("Stories per second", [*speeds, *[DASH] * 3])]
+
+
+def _title_of(key: str) -> str:
+    return TITLES.get(key) or key.replace("_", " ").capitalize()

@@ -136,7 +136,7 @@ def _ticks(axis: Axis, style: Format, most: int) -> None:
     axis.set_major_locator(MaxNLocator(most, steps=[1, 2, 5, 10]))
     for gridline in axis.get_gridlines():
         gridline.set_clip_on(False)
-    formats: dict[Format, Format] = {percent: lambda value: f"{100 * value:.3g}\N{NO-BREAK SPACE}%", count: count}
+    formats: dict[Format, Format] = {percent: lambda value: f"{100 * value:.3g}%", count: count}
     label = formats.get(style, "{:.6g}".format)
     axis.set_major_formatter(FuncFormatter(lambda value, _: label(value)))
 

@@ -7,7 +7,7 @@ from .figures import BASELINES, TABLE_FIGURES, bits, count, kind_name, or_dash, 
 def terminal_table(report: dict) -> str:
     """A summary of the report, models sorted by bits per byte."""
     corpus, preset = report["corpus"], report["settings"]["presets"][0]
-    stories = f"{corpus['stories']:,} held-out stories of {corpus['name']} ({corpus['bytes']:,} bytes)"
+    stories = f"{corpus['stories']:,} held-out stories of {corpus['name']}, {corpus['bytes']:,} bytes"
     blocks = [f"{stories}, seed {report['seed']}"]
     head = ["", "parameters", "bits per byte", "nats/token", "pairs", "omitted", "a/an", "repeated", "EOS"]
     rows = []
@@ -29,9 +29,9 @@ def terminal_table(report: dict) -> str:
         rows.append([name, *[""] * 4, *(or_dash(texts.get(key), percent) for key in TABLE_FIGURES[:3]), ""])
     blocks.append(_columns([head, *rows]))
     blocks.append(
-        "pairs: accuracy on minimal pairs, mean over kinds (chance is 50 %).\n"
-        f"omitted, a/an, repeated, EOS: rates of omitted articles, wrong a or an, repeated 4-grams and EOS in stories "
-        f"generated with the preset {preset}."
+        "pairs: accuracy on minimal pairs, mean over kinds (chance: 50%).\n"
+        f'omitted, a/an, repeated, EOS: rates of omitted articles, wrong "a" or "an", repeated 4-grams and EOS in '
+        f"stories generated with the preset {preset}."
     )
     kinds = [kind for kind in KINDS if any(kind in model["minimal_pairs"] for model in report["models"])]
     if kinds:
@@ -43,7 +43,7 @@ def terminal_table(report: dict) -> str:
         blocks.append(_columns([["minimal pairs", *map(kind_name, kinds)], *won]))
     notes = [f"{model['name']}: {note}" for model in report["models"] for note in model["notes"]]
     notes += [f"{failed['model']} failed: {failed['reason']}" for failed in report["failed"]]
-    return "\n\n".join([*blocks, *(["\n".join(notes)] if notes else [])]).replace("\N{NO-BREAK SPACE}", " ")
+    return "\n\n".join([*blocks, *(["\n".join(notes)] if notes else [])])
 
 
 def _columns(rows: list[list[str]]) -> str:
