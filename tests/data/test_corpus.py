@@ -79,7 +79,7 @@ def test_names_of_files_and_folders_are_splits(train, held, write, load, texts, 
     assert found.name == "in"
     assert found.validation["text"][:] == [STORIES[3], "New one.", "New one."]
     assert found.train["text"][:] == STORIES[:3] + STORIES[4:]
-    assert "removed 1 training stories that are also validation stories" in caplog.text
+    assert "removed 1 training story contained in the validation split" in caplog.text
     assert texts(tmp_path / "in") == STORIES  # one split, nothing held out
     assert texts(tmp_path / "in", "validation") == found.validation["text"][:]
     assert texts(tmp_path / "in" / train, "validation") == STORIES
@@ -92,7 +92,7 @@ def test_a_test_split_is_unused_if_there_is_a_validation_split(write, load, tmp_
         write(f"in/{split}.txt", txt([*stories, ""]))
     found = load(tmp_path / "in")
     assert (found.train["text"][:], found.validation["text"][:]) == (["A."], ["B."])
-    assert "not used: test.txt" in caplog.text
+    assert "the test split is not used, because there is a validation split: test.txt" in caplog.text
 
 
 def test_validation_can_be_another_source(write, load):
@@ -163,7 +163,7 @@ BAD = {
     "no mark": (
         {"a.txt": b"One.\n\nTwo.\n"},
         "a.txt",
-        r"a.txt has no <\|endoftext\|> between its stories.*--split file, ",
+        r"a.txt has no <\|endoftext\|> between its stories.*set --split to file, ",
     ),
     "no mark for long": (
         {"a.txt": b"x<|endoftext|>" + b"x" * 9**7},
@@ -194,7 +194,7 @@ BAD = {
     "broken gzip": ({"a.txt.gz": gzip.compress(txt(STORIES))[:40]}, "a.txt.gz", "a.txt.gz cannot be read as text"),
     "broken json": ({"a.json": json_list(STORIES)[:-9]}, "a.json", "a.json, item 100: truncated, or not valid JSON"),
     "broken jsonl": ({"a.jsonl": jsonl(STORIES)[:-9]}, "a.jsonl", "a.jsonl, line 100: not valid JSON"),
-    "broken csv": ({"a.csv": b'text,n\na,1\n"b,2\n'}, "a.csv", "a.csv, line 3: a quote is opened, but not closed"),
+    "broken csv": ({"a.csv": b'text,n\na,1\n"b,2\n'}, "a.csv", "a.csv, line 3: a quotation mark is not closed"),
     "broken parquet": ({"a.parquet": parquet(STORIES)[:-9]}, "a.parquet", "a.parquet cannot be read as parquet"),
     "one broken of two": (
         {"in/a.jsonl": jsonl(STORIES), "in/b.jsonl": jsonl(STORIES)[:-9]},
@@ -320,15 +320,15 @@ def test_reading_options_of_commands(verb, write, tmp_path, capsys):
         return status, capsys.readouterr().err
 
     status, log = run(tmp_path / "in")
-    assert status == 2 and "where they end is ambiguous: specify it with --split file" in log
+    assert status == 2 and "where a story ends is ambiguous: set --split to file" in log
     for options in (["--split", "file"], ["--one-story-per-file"]):
         status, log = run(tmp_path / "in", *options)
         assert status < 2, log
         assert "in: files used for train: The dev.txt, b.txt" in log
-        assert "one story per file (as given): 2 stories" in log
+        assert "one story per file (set by --split): 2 stories" in log
     assert run(tmp_path / "a.jsonl")[0] == run(tmp_path / "a.jsonl", "--text-column=body")[0] == 2
     status, log = run(tmp_path / "a.jsonl", "--text-column=body", "--skip-bad-rows")
-    assert status < 2 and "skipped 1 unreadable rows" in log
+    assert status < 2 and "skipped 1 unreadable row," in log
 
 
 def test_reading_options_of_evaluate(write, tmp_path):

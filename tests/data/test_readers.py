@@ -80,11 +80,14 @@ LOSSES = {
     ),
     "comma in one column": ({"a.csv": b"text\nOne day, Tom ran home.\n"}, r"row 1 \(line 2\): 2 fields"),
     "comma behind": ({"a.csv": csv_rows("1,One day,")}, "3 fields, but the header has 2"),
-    "field missing": ({"a.csv": csv_rows("1,A", "2")}, r"row 2 \(line 3\): 1 fields"),
+    "field missing": ({"a.csv": csv_rows("1,A", "2")}, r"row 2 \(line 3\): 1 field"),
     "row after long texts": ({"a.csv": csv_rows('1,"A\n\nB"', "", "2,C,D")}, r"row 2 \(line 6\): 3 fields"),
-    "quote not closed": ({"a.csv": csv_rows("1,A", '2,"B', "3,C")}, "line 3 to 4: a quote is opened, but not closed"),
-    "quote closed by another": ({"a.csv": csv_rows('1,"A', '2,"B"', "3,C")}, "line 2 to 3: .* text after a closing"),
-    "quote with a backslash": ({"a.csv": csv_rows(r'1,"A \"B\" C"')}, "line 2: there is text after a closing quote"),
+    "quote not closed": ({"a.csv": csv_rows("1,A", '2,"B', "3,C")}, "lines 3 to 4: a quotation mark is not closed"),
+    "quote closed by another": ({"a.csv": csv_rows('1,"A', '2,"B"', "3,C")}, "lines 2 to 3: .* text after a closing"),
+    "quote with a backslash": (
+        {"a.csv": csv_rows(r'1,"A \"B\" C"')},
+        "line 2: .* text after a closing quotation mark",
+    ),
     "tab too many": ({"a.tsv": b"id\ttext\n1\tA\tB\n"}, r"a.tsv, row 1 \(line 2\): 3 fields"),
     "column twice": ({"a.csv": b"text,text\nA,B\n"}, "a.csv has 2 columns named text"),
     "column twice but for case": ({"a.csv": b"Text,TEXT\nA,B\n"}, "a.csv has 2 columns named text"),
@@ -185,7 +188,7 @@ def test_skip_bad_rows_skips_and_counts_them(name, content, left, message, write
 
 
 def test_skip_bad_rows_does_not_skip_everything_after_an_open_quote(write, texts):
-    with pytest.raises(UserError, match="a quote is opened, but not closed"):
+    with pytest.raises(UserError, match="a quotation mark is not closed"):
         texts(write("a.csv", csv_rows("1,A", '2,"B', *(f"{i},C" for i in range(50)))), skip_bad_rows=True)
 
 
@@ -273,7 +276,7 @@ def test_dataset_descriptions_are_not_stories(write, texts, tmp_path, caplog):
         write(f"in/{name}", b'{\n"name": "tales"}')
     with caplog.at_level(logging.INFO):
         assert texts(tmp_path / "in") == STORIES
-    assert "skipped, because they only describe the data: LICENSE.txt, README.md, about.json" in caplog.text
+    assert "skipped files that only describe the data: LICENSE.txt, README.md, about.json" in caplog.text
 
 
 @pytest.mark.parametrize("name, content", [("a.jsonl", b'{"TEXT": "A"}'), ("a.csv", b"Id, Text\n1,A\n")])
@@ -367,7 +370,7 @@ UNSURE = {
 def test_an_uncertain_auto_split_is_an_error(files, write, texts, tmp_path):
     for name, content in files.items():
         path = write(name, content.encode())
-    with pytest.raises(UserError, match="where they end is ambiguous: specify it with --split file") as raised:
+    with pytest.raises(UserError, match="where a story ends is ambiguous: set --split to file") as raised:
         texts(tmp_path / "in" if len(files) > 1 else path)
     assert "\n" not in str(raised.value)
 

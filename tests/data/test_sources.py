@@ -39,7 +39,7 @@ def test_links_to_folders_are_followed_once(write, texts, tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         assert texts(tmp_path / "in") == ["A", "B"]
     for message in (
-        "in/a/up: skipped, because it links to a folder that is already read",
+        "in/a/up: skipped, because it links to a folder that has been read already",
         "in/linked: skipped, because it links to a folder",
         "in/same.jsonl: skipped, because it is the same file as",
         f"in/gone.jsonl: skipped, because it is a broken link to {tmp_path}/nowhere.jsonl",
@@ -151,7 +151,7 @@ def test_the_files_of_each_split_are_logged(write, load, tmp_path, caplog):
     with caplog.at_level(logging.INFO):
         load(tmp_path / "in")
     assert "b.txt; validation: stories-dev.txt" in caplog.text
-    assert "1 validation stories from a separate split" in caplog.text
+    assert "1 validation story from a separate split" in caplog.text
 
 
 # The sample
@@ -322,7 +322,7 @@ def test_hub(hub, tmp_path):
     assert sorted([*table[0], *table[1]]) == ["A cat", "NA", "One\nday, x"]
     messages = [
         r"owner/ragged/a.csv, row 1 \(line 2\): 3 fields, but the header has 2",
-        "'owner/missing' doesn't exist on the Hub .* no such file or folder on this machine either",
+        "'owner/missing' doesn't exist on the Hub .* no file or folder of that name",
         "'owner/gated' is a gated dataset .*ask for access.*hf auth login",
         "Revision 'v9' doesn't exist",
         "owner/stories cannot be loaded: .*'nope' not found. Available: .*default",

@@ -21,6 +21,7 @@ from datasets import Dataset, IterableDataset
 from datasets.fingerprint import Hasher
 
 from ..recipe import Recipe
+from ..utils.console import counted
 from ..utils.errors import UserError
 from .held_out import hold_out, story_keys, without_keys
 from .readers import ReadOptions
@@ -102,14 +103,16 @@ def load_corpus(
     else:
         held_out_keys = story_keys(held_out, num_proc)
         if shared := int(np.isin(keys, held_out_keys).sum()):
-            logger.warning("%s: removed %d training stories that are also validation stories", found.name, shared)
+            number = counted(shared, "training story")
+            logger.warning("%s: removed %s contained in the validation split", found.name, number)
     keep = np.flatnonzero(~np.isin(keys, held_out_keys))
     if not len(keep):
         raise UserError(f"Every training story of {found.name} is also a validation story; none is left to train on.")
     if len(keep) < len(train):  # otherwise no `select`: a contiguous memory map reads faster than selected rows
         train, keys = train.select(keep), keys[keep]
     train, held_out = _first(train, max_stories), _first(held_out, max_validation_stories)
-    logger.info("%s: %d training stories, %d validation stories %s", found.name, len(train), len(held_out), origin)
+    numbers = f"{counted(len(train), 'training story')}, {counted(len(held_out), 'validation story')}"
+    logger.info("%s: %s %s", found.name, numbers, origin)
     kept_keys = keys[:max_stories], held_out_keys[:max_validation_stories]
     fingerprint = Hasher.hash([VERSION, *(part.tobytes() for part in kept_keys)])
     return Corpus(train.to_iterable_dataset() if streaming else train, held_out, found.name, fingerprint)

@@ -30,7 +30,7 @@ def unintroduced_names(story: str) -> list[str]:
     A name is introduced in one of the first three sentences, or by its first mention: "a dog named Spot", "his friend
     Tom", "his friend, Tom", "Tom, a boy from school", "Tom was her brother", "I'm Tom", "Mr. Tom". Only listed first
     names ([`FIRST_NAMES`]) count; a misspelt name is a word outside the training vocabulary instead. By this rule
-    0.3 % of 4,000 TinyStories and 0.8 % of the sample stories have such a name.
+    0.3% of 4,000 TinyStories and 0.8% of the sample stories have such a name.
     """
     tokens = _TOKEN.findall(story)
     words = [_POSSESSIVE.sub("", token) for token in tokens]

@@ -26,11 +26,11 @@ GENERATION_METRICS = {
     "mean_words": ("words per story", TENTH),
     "finished": ("EOS rate", PERCENT),
     "article_omission": ("omitted articles", PERCENT),
-    "wrong_a_or_an": ("wrong a or an", PERCENT),
+    "wrong_a_or_an": ('wrong "a" or "an"', PERCENT),
     "repeated_4grams": ("repeated 4-grams", PERCENT),
     "outside_vocabulary": ("words not in the training stories", PERCENT),
     "unintroduced_names": ("stories with a name that was never introduced", PERCENT),
-    "longest_copied_run": ("longest copied sequence, in words", TENTH),
+    "longest_copied_run": ("words in the longest copied sequence", TENTH),
 }
 
 
@@ -102,7 +102,7 @@ def _format(form: str, value: Any, low: float | None = None, high: float | None 
     if value is None:
         return ""
     interval = "" if low is None or high is None else f" ({form.format(low)} to {form.format(high)})"
-    return (form.format(value) + interval).replace("%", " %")
+    return form.format(value) + interval
 
 
 def _blockquote(sample: dict[str, Any]) -> str:
@@ -172,7 +172,7 @@ def _training(metadata: RunMetadata) -> list[tuple[str, ...]]:
     stories = _format("{:,} stories", data.get("training_stories"))
     steps = _format("{:,}", known.get("steps"))
     if steps and metadata.results.get("step") not in (None, known["steps"]):
-        steps += f"; the weights are from step {metadata.results['step']:,}, the best in validation"
+        steps += f"; the weights are from step {metadata.results['step']:,}, which has the best validation result"
     tokens, padded = known.get("tokens"), known.get("tokens_padded")
     return _known(
         (
@@ -188,7 +188,10 @@ def _training(metadata: RunMetadata) -> list[tuple[str, ...]]:
             ("seed", _format("{}", recipe.get("seed"))),
             ("hardware", known.get("hardware") or ""),
             ("precision", known.get("precision") or ""),
-            ("time", _time(known.get("seconds")) or _time(known.get("session_seconds"), " (last session only)")),
+            (
+                "training time",
+                _time(known.get("seconds")) or _time(known.get("session_seconds"), " (last session only)"),
+            ),
             ("versions", ", ".join(f"{name} {version}" for name, version in (known.get("versions") or {}).items())),
         )
     )
@@ -207,8 +210,8 @@ def _architecture(metadata: RunMetadata) -> list[tuple[str, ...]]:
             ("hidden size", f"{config.hidden_size:,}"),
             ("attention heads", f"{config.num_attention_heads} ({config.num_key_value_heads} key/value heads)"),
             ("head dimension", f"{config.head_dim}"),
-            ("MLP", f"SwiGLU, {config.intermediate_size:,}" if config.hidden_act == "silu" else ""),
-            ("rotary positions", _format("{:.0%} of each head", config.rope_parameters["partial_rotary_factor"])),
+            ("MLP", f"SwiGLU, intermediate size {config.intermediate_size:,}" if config.hidden_act == "silu" else ""),
+            ("rotary embedding", _format("{:.0%} of each head", config.rope_parameters["partial_rotary_factor"])),
             ("context length", f"{config.max_position_embeddings:,}"),
             ("vocabulary size", f"{config.vocab_size:,}"),
         )

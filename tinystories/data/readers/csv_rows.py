@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 import pyarrow as pa
 
+from ...utils.console import counted
 from ...utils.errors import UserError
 from .columns import find_column
 from .contents import open_text
@@ -45,18 +46,19 @@ def _csv_rows(reading: Reading) -> Iterator[tuple[tuple[int, int], str]]:
             else:
                 reading.bad_row(
                     _CSV_PLACE.format((number, begin)),
-                    f"{len(row):,} fields, but the header has {len(header):,}; a text that contains {delimiter!r} "
-                    "must be in double quotes",
+                    f"{counted(len(row), 'field')}, but the header has {len(header):,}; put text that contains "
+                    f"{delimiter!r} in double quotes",
                 )
 
 
 def _csv_error(file: StoryFile, error: csv.Error, begin: int, end: int) -> UserError:
     problem = str(error)
     if "unexpected end" in problem:
-        problem = "a quote is opened, but not closed before the end of the file"
+        problem = "a quotation mark is not closed before the end of the file"
     elif "expected after" in problem:
-        problem = 'there is text after a closing quote; inside quoted text, write a quote as ""'
-    return UserError(f"{file.name}, line {begin:,}{f' to {end:,}' if end > begin else ''}: {problem}.")
+        problem = 'there is text after a closing quotation mark; inside a quoted field, write " as ""'
+    lines = f"lines {begin:,} to {end:,}" if end > begin else f"line {begin:,}"
+    return UserError(f"{file.name}, {lines}: {problem}.")
 
 
 def _csv_header(head: str, file: StoryFile, options: ReadOptions) -> tuple[str, list[str], int]:

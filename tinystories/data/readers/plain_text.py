@@ -35,7 +35,7 @@ def resolve_split(files: list[StoryFile], source: str, options: ReadOptions) -> 
     """
     split = normalize_split(options.text_split)
     if split != AUTO:
-        return split, "as given"
+        return split, "set by --split"
     samples = []
     try:
         for file in files[:: -(-len(files) // SAMPLED_FILES)]:  # spread evenly
@@ -46,8 +46,8 @@ def resolve_split(files: list[StoryFile], source: str, options: ReadOptions) -> 
     chosen = choose_split(samples, len(files))
     if chosen is None:
         raise UserError(
-            f"{source} has no {END_OF_TEXT} between its stories, and where they end is ambiguous: specify it with "
-            "--split file, --split line, --split blank-lines, or --split followed by the separator."
+            f"{source} has no {END_OF_TEXT} between its stories, and where a story ends is ambiguous: set --split to "
+            "file, line, blank-lines or the separator."
         )
     return chosen
 

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from ...utils.console import counted
 from ...utils.errors import UserError
 from ..formats import SUFFIXES, file_format
 from .split_names import split_names
@@ -97,12 +98,11 @@ def find_files(path: Path) -> StoryFiles:
             _conversion(documents[0]) if documents else f"{path} contains no files that end in {SUFFIXES}."
         )
     if documents:
-        logger.warning(
-            "%s: %d files skipped, which are not text files: %s", path, len(documents), _conversion(documents[0])
-        )
+        number = counted(len(documents), "document")
+        logger.warning("%s: skipped %s; for example, %s", path, number, _conversion(documents[0]))
     if others := [file.name for file in found if file_format(file) and file not in stories]:
         names = ", ".join(others[:5]) + ", ..." * (len(others) > 5)
-        logger.info("%s: skipped, because they only describe the data: %s", path, names)
+        logger.info("%s: skipped files that only describe the data: %s", path, names)
     splits: dict[str, list[Path]] = {}
     for file, split in zip(files, split_names([file.relative_to(root) for file in files]), strict=True):
         splits.setdefault(split, []).append(file)
@@ -136,7 +136,7 @@ def _walk(folder: Path, quiet: bool = False) -> Iterator[Path]:
             inner = os.path.join(place, name)
             real = os.path.realpath(inner)
             if real in seen:
-                logger.log(level, "%s: skipped, because it links to a folder that is already read", inner)
+                logger.log(level, "%s: skipped, because it links to a folder that has been read already", inner)
                 folders.remove(name)
             seen.add(real)
         for name in names:

@@ -91,7 +91,7 @@ def _only_texts(dataset: Dataset | IterableDataset, name: str, options: SourceOp
     if not len(stories):
         raise UserError(f"{name} contains no stories.")
     if dropped := len(dataset) - len(stories):
-        logger.warning("%s: skipped %d of %d rows, which have no text", name, dropped, len(dataset))
+        logger.warning("%s: skipped %s rows without text", name, f"{dropped:,} of {len(dataset):,}")
     return stories.with_format(None)
 
 
@@ -107,8 +107,8 @@ def hub_errors(repo: str) -> Iterator[None]:
         yield
     except DatasetNotFoundError as error:
         raise UserError(
-            f"{first_line(error).rstrip('.')}. There is no such file or folder on this machine either. "
-            "If the dataset is private or gated, run `hf auth login`."
+            f"{first_line(error).rstrip('.')}, and there is no file or folder of that name. If the dataset is private "
+            "or gated, run `hf auth login`."
         ) from error
     except ConnectionError as error:
         raise UserError(

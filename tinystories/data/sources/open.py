@@ -37,7 +37,8 @@ def open_source(source: str, options: SourceOptions) -> Source:
     if not path.is_file():
         logger.info("%s: files used for %s", name, files.describe())
     if "validation" in files.splits and "test" in files.splits:
-        logger.warning("%s: not used: %s", path, ", ".join(file.name for file in files.splits["test"]))
+        names = ", ".join(file.name for file in files.splits["test"])
+        logger.warning("%s: the test split is not used, because there is a validation split: %s", path, names)
     splits = files.splits.items()
     return Source(name, {split: partial(_read_files, name, split, paths, options) for split, paths in splits})
 
