@@ -3,13 +3,14 @@
 import argparse
 import os
 import shlex
+import shutil
 import socket
 import subprocess
 import sys
 from importlib import import_module
 
 import pytest
-from helpers import PROMPT, ROOT, fails_with_one_line, tinystories, tinystories_process
+from helpers import PROMPT, ROOT, edit_weights, fails_with_one_line, tinystories, tinystories_process
 
 from tinystories.checks.targets import is_recipe
 from tinystories.cli import VERBS, parse
@@ -313,6 +314,15 @@ def test_a_file_instead_of_a_model_gets_the_next_step(verb, tiny_run, tmp_path):
         assert all(word in line for word in expected), line
     result = tinystories(verb, tiny_run / "model.safetensors", *arguments, cwd=tmp_path)
     assert f"specify its folder, {tiny_run}" in result.stderr
+
+
+@pytest.mark.parametrize("verb", ["generate", "evaluate", "export", "push", "doctor"])
+def test_a_model_with_a_missing_weight_is_refused(verb, tiny_run, tmp_path):
+    run = shutil.copytree(tiny_run, tmp_path / "run", ignore=shutil.ignore_patterns("checkpoint-*"))
+    edit_weights(run, lambda weights: weights.pop("model.norm.weight"))
+    result = tinystories(verb, run, *needed_arguments(verb, tmp_path), cwd=tmp_path)
+    assert result.returncode == 2 and "Traceback" not in result.stderr
+    assert "do not match its config.json, missing keys: model.norm.weight" in result.stderr + result.stdout
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such files in folders")

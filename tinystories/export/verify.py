@@ -1,16 +1,13 @@
 """What exports and imports share: complete loading, comparison of logits, and output that appears only if verified."""
 
-import pickle
 import tempfile
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -23,7 +20,7 @@ from transformers import (
 from modeling_tinyllama import TinyLlamaConfig, TinyLlamaForCausalLM
 from tinystories.tokenization import vocabulary_size
 
-from ..runs.loading import load_tokenizer
+from ..runs.loading import load_tokenizer, load_weights
 from ..runs.run_folder import require_run
 from ..utils.errors import UserError, first_line
 
@@ -74,24 +71,13 @@ def read_config(path: str | Path, model_types: Collection[str], requirement: str
 def load_complete(path: str | Path) -> PreTrainedModel:
     """Load a model on the CPU, with every weight from the folder or the Hub; no code of the folder is run.
 
-    transformers initialises missing weights at random and only warns.
-
     Raises:
         UserError: if the weights cannot be read, do not match the configuration, or are not finite.
     """
-    try:
-        # A pair, because of `output_loading_info`; the stub knows only the model.
-        loaded: Any = AutoModelForCausalLM.from_pretrained(path, output_loading_info=True, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError, pickle.UnpicklingError) as error:
-        raise UserError(f"The model in {path} cannot be loaded: {first_line(error)}.") from None
-    model, report = loaded
-    for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
-        if report.get(kind):
-            names = ", ".join(sorted(map(str, report[kind]))[:3])
-            raise UserError(f"The weights in {path} do not match its config.json, {kind.replace('_', ' ')}: {names}.")
+    model = load_weights(path, exact=True, trust_remote_code=False)
     for name, weight in model.state_dict().items():
         check_finite(weight, name, path)
-    return model.eval()
+    return model
 
 
 def load_run(run: str | Path) -> tuple[TinyLlamaForCausalLM, PreTrainedTokenizerBase]:

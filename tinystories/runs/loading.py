@@ -1,6 +1,8 @@
 """Load a model and its tokenizer from a run folder or the Hub."""
 
+import pickle
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
@@ -33,16 +35,38 @@ def load_model(
     check_dtype(dtype)
     require_run(path)
     loaded_tokenizer = load_tokenizer(tokenizer or path, as_saved=as_saved)
-    try:
-        model = AutoModelForCausalLM.from_pretrained(path)
-    except (OSError, ValueError, SafetensorError) as error:
-        raise UserError(f"The model in {path} cannot be loaded: {first_line(error)}.") from None
+    model = load_weights(path)
     if dtype == "int8":
         try:
-            return require_native_decoding(model.eval(), dtype), loaded_tokenizer
+            return require_native_decoding(model, dtype), loaded_tokenizer
         except UserError as reason:
             raise UserError(f"--dtype int8 is not available: {reason}.") from None
-    return model.to(_device()).eval(), loaded_tokenizer  # type: ignore[arg-type]
+    return model.to(_device()), loaded_tokenizer  # type: ignore[arg-type]
+
+
+def load_weights(path: str | Path, *, exact: bool = False, **options: Any) -> PreTrainedModel:
+    """A causal language model on the CPU, with all of its weights from the folder or the Hub.
+
+    transformers initialises missing weights at random and only warns.
+
+    Args:
+        exact: refuse also weights that the model does not have.
+        options: of `from_pretrained`.
+
+    Raises:
+        UserError: if the weights cannot be read, or do not match the configuration.
+    """
+    try:
+        # A pair, because of `output_loading_info`; the stub knows only the model.
+        loaded: Any = AutoModelForCausalLM.from_pretrained(path, output_loading_info=True, **options)
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError, pickle.UnpicklingError) as error:
+        raise UserError(f"The model in {path} cannot be loaded: {first_line(error)}.") from None
+    model, report = loaded
+    for kind in ("missing_keys", "mismatched_keys", *(["unexpected_keys"] if exact else [])):
+        if report.get(kind):
+            names = ", ".join(sorted(map(str, report[kind]))[:3])
+            raise UserError(f"The weights in {path} do not match its config.json, {kind.replace('_', ' ')}: {names}.")
+    return model.eval()
 
 
 def load_tokenizer(path: str, *, as_saved: bool = False) -> PreTrainedTokenizerBase:
