@@ -1,11 +1,27 @@
-"""Pages that are generated when the documentation is built: the recipe reference and the changelog."""
+"""What is generated when the documentation is built: the recipe reference, the changelog, the defaults of
+`TinyLlamaConfig`."""
 
 from pathlib import Path
 
+from griffe import Class, Extension, Function, Parameter, ParameterKind, Parameters
 from mkdocs.structure.files import File
 
 
 ROOT = Path(__file__).parents[1]
+
+
+class ConfigurationFields(Extension):
+    """Show the defaults of a configuration's fields: transformers makes a dataclass of it when it is imported."""
+
+    def on_class(self, *, cls: Class, **kwargs) -> None:
+        if "PreTrainedConfig" not in map(str, cls.bases):
+            return
+        fields = [member for member in cls.attributes.values() if member.annotation is not None]
+        kind = ParameterKind.keyword_only
+        parameters = [
+            Parameter(field.name, annotation=field.annotation, kind=kind, default=field.value) for field in fields
+        ]
+        cls.set_member("__init__", Function("__init__", parameters=Parameters(*parameters)))
 
 
 def on_files(files, config):

@@ -58,20 +58,26 @@ class TinyLlamaConfig(PreTrainedConfig):
         initializer_range (`float`, defaults to 0.02): standard deviation of the initial weights.
         rms_norm_eps (`float`, defaults to 1e-6): added to the mean square before the root.
         use_cache (`bool`, defaults to `True`): return keys and values for decoding.
-        pad_token_id, bos_token_id, eos_token_id (`int`, default to 1, 0, 0): padding is a separate token, so that a
-            loss that ignores padding still covers the end of a story.
+        pad_token_id (`int`, defaults to 1): a separate token, so that a loss that ignores padding still covers the
+            end of a story.
+        bos_token_id (`int`, defaults to 0): starts every story and prompt.
+        eos_token_id (`int` or `list[int]`, defaults to 0): ends every story.
         tie_word_embeddings (`bool`, defaults to `True`): the output head is the embedding.
         rope_parameters (`dict`, *optional*): `rope_type` (`"default"`, `"linear"`, `"dynamic"`, `"yarn"`,
             `"llama3"` and others of transformers), `rope_theta` (10,000), `partial_rotary_factor` and the
             type's own keys, as in [`~transformers.LlamaConfig`]. To extend the context of a trained model, pass
             another dictionary, in `from_pretrained` or later: theta and factor are kept unless it contains them.
+        attention_bias (`bool`, defaults to `False`): biases of the attention's projections.
+        mlp_bias (`bool`, defaults to `False`): biases of the MLP's projections.
+        attention_dropout (`float`, defaults to 0.0): dropout of the attention weights, in training only.
+        resid_pdrop (`float`, defaults to 0.0): dropout of the outputs of attention and MLP, in training only; the name
+            is Phi-3's.
+        embd_pdrop (`float`, defaults to 0.0): dropout of the embeddings, in training only; the name is Phi-3's.
+
+    Keyword Args:
         partial_rotary_factor (`float`, defaults to 0.5): fraction of each head that is rotated, in (0, 1]. Stored in
             `rope_parameters`, which it must not contradict. With 1.0, the model is Llama, weight for weight; below
             1.0, it computes the same function as Phi-3.
-        attention_bias, mlp_bias (`bool`, default to `False`): biases of the projections.
-        attention_dropout (`float`, defaults to 0.0): dropout of the attention weights, in training only.
-        resid_pdrop, embd_pdrop (`float`, default to 0.0): dropout of the outputs of attention and MLP, and of the
-            embeddings, in training only; the names are Phi-3's.
 
     Raises:
         ValueError: for an invalid setting; the message names the field and a valid value.

@@ -232,7 +232,7 @@ class TinyLlamaDecoderLayer(GradientCheckpointingLayer):
         return residual + self.dropout(hidden_states)
 
 
-@auto_docstring
+@auto_docstring(custom_intro="The base class of all TinyLlama models.")
 class TinyLlamaPreTrainedModel(PreTrainedModel):
     config: TinyLlamaConfig
     base_model_prefix = "model"
@@ -263,7 +263,7 @@ def flash_attention_kwargs(position_ids: torch.Tensor) -> dict:
     return {"cu_seq_lens_q": cu_seqlens, "cu_seq_lens_k": cu_seqlens, **lengths}
 
 
-@auto_docstring
+@auto_docstring(custom_intro="TinyLlama without a head: it returns the hidden states of the last layer.")
 class TinyLlamaModel(TinyLlamaPreTrainedModel):
     def __init__(self, config: TinyLlamaConfig):
         super().__init__(config)
@@ -340,7 +340,7 @@ def slice_logits_to_keep(hidden_states: torch.Tensor, logits_to_keep: int | torc
     return hidden_states.take_along_dim(logits_to_keep[..., None], dim=1)
 
 
-@auto_docstring
+@auto_docstring(custom_intro="TinyLlama with a language modeling head, which is the embedding by default.")
 class TinyLlamaForCausalLM(TinyLlamaPreTrainedModel, GenerationMixin):
     _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
     _tp_plan = {"lm_head": "colwise_gather_output"}

@@ -10,7 +10,7 @@ import pytest
 
 from tinystories.cli import parse
 from tinystories.commands.serve import add_arguments
-from tinystories.recipe import build_recipe, load_recipe
+from tinystories.recipe import build_recipe, load_recipe, save_recipe
 from tinystories.serving.settings import ServerSettings
 from tinystories.utils.errors import UserError
 
@@ -51,9 +51,10 @@ def test_commands_are_understood(words, monkeypatch):
 
 
 @pytest.mark.parametrize("name, code", [pytest.param(*block, id=block[0]) for block in blocks("python")])
-def test_python_runs(name, code, tiny_run, tmp_path, monkeypatch, capsys):
+def test_python_runs(name, code, tiny_run, tiny_recipe, tmp_path, monkeypatch, capsys):
     code = code.replace("runs/quickstart", str(tiny_run)).replace("runs/plain", str(tmp_path / "plain"))
-    monkeypatch.chdir(ROOT)
+    save_recipe(tiny_recipe(max_steps=2, max_stories=100, output_dir=tmp_path / "run"), tmp_path / "my.yaml")
+    monkeypatch.chdir(tmp_path)
     if "http://127.0.0.1:7779" in code:
         from story_server import running
 

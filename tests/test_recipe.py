@@ -155,6 +155,16 @@ def test_values_are_converted_to_the_type_of_their_key(tmp_path):
     }
 
 
+def test_overrides_from_python():
+    overrides = {"max_steps": 7, "lr": 1e-3, "model.hidden_size": 64, "prompts": ["One day,"], "bf16": False}
+    recipe = load_recipe("quickstart", overrides)
+    assert recipe.prompts == ["One day,"] and recipe.model["hidden_size"] == 64
+    assert (recipe.trainer["max_steps"], recipe.trainer["learning_rate"], recipe.trainer["bf16"]) == (7, 1e-3, False)
+    assert load_recipe("quickstart", {}) == load_recipe("quickstart")
+    with pytest.raises(UserError, match="did you mean `max_steps`"):
+        load_recipe("quickstart", {"max_step": 7})
+
+
 def test_the_command_line_overrides_keys_of_every_section():
     arguments = "--corpus=a.txt --learning-rate 1e-3 --hidden_size 64 --model.num_hidden_layers 2 --torch_compile"
     recipe = build_recipe(

@@ -217,11 +217,13 @@ def recipe_summary(name: str) -> str:
     return recipe_path(name).read_text(encoding="utf-8").partition("\n")[0].removeprefix("#").strip()
 
 
-def load_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:
-    """Read a recipe and apply `overrides`, the arguments of a command line (`["--learning_rate", "1e-3"]`).
+def load_recipe(path: str | Path, overrides: dict[str, Any] | list[str] | None = None) -> Recipe:
+    """Read a recipe and apply `overrides`.
 
     Args:
         path: a YAML file, or the name of an installed recipe (`quickstart`).
+        overrides: values by key (`{"max_steps": 100, "lr": 1e-3}`), of the recipe, of `TinyLlamaConfig` or of
+            `TrainingArguments`; or the arguments of a command line (`["--max_steps", "100"]`).
 
     Raises:
         UserError: for a file that cannot be read, an unknown name or key, or a value of the wrong type.
@@ -236,10 +238,11 @@ def load_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:
         mark = getattr(error, "problem_mark", None)
         place = f", line {mark.line + 1}" if mark else ""
         raise UserError(f"{path}{place} is not valid YAML: {getattr(error, 'problem', None) or error}.") from None
-    return build_recipe(content, parse_overrides(overrides or []), source=str(path))
+    given = overrides if isinstance(overrides, dict) else parse_overrides(overrides or [])
+    return build_recipe(content, given, source=str(path))
 
 
-def build_recipe(content: dict | None, overrides: dict[str, str] | None = None, source: str = "the recipe") -> Recipe:
+def build_recipe(content: dict | None, overrides: dict[str, Any] | None = None, source: str = "the recipe") -> Recipe:
     """A recipe from the content of a YAML file and the values of a command line by key (`model.` may precede it)."""
     if not isinstance(content, dict | None):
         raise UserError(f"{source} must contain `key: value` lines, but contains a {type(content).__name__}.")

@@ -11,7 +11,7 @@ from story_files import OTHER_TALES, STORIES, WRITERS, csv_table, json_list, jso
 from tinystories import cli
 from tinystories.commands.arguments import reading_options
 from tinystories.data.corpus import recipe_corpus
-from tinystories.evaluation.evaluate import evaluate_models, held_out_stories
+from tinystories.evaluation.evaluate import evaluate, held_out_stories
 from tinystories.recipe import build_recipe, load_recipe, parse_overrides
 from tinystories.serving.settings import read_settings
 from tinystories.utils.errors import UserError
@@ -339,4 +339,4 @@ def test_reading_options_of_evaluate(write, tmp_path):
     options = cli.parse("evaluate x --split line --skip-bad-rows --text-column body".split())
     assert reading_options(options) == {"text_column": "body", "split": "line", "skip_bad_rows": True}
     with pytest.raises(UserError, match="a.jsonl, line 1: not valid JSON"):
-        evaluate_models(["someone/x"], corpus=write("a.jsonl", b"broken\n"), split="file", progress=False)
+        evaluate(["someone/x"], corpus=write("a.jsonl", b"broken\n"), split="file", progress=False)

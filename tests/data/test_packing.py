@@ -1,3 +1,4 @@
+import copy
 import pickle
 
 import datasets
@@ -12,6 +13,7 @@ from tinystories.data.packing import (
     PackedStories,
     TokenLists,
     best_fit,
+    pack_stories,
     shortest_full_row,
     split_long_stories,
     tokenize_stories,
@@ -51,6 +53,31 @@ def parts_of(row):
     starts = (row["position_ids"] == 0).nonzero().flatten().tolist() + [len(row["input_ids"])]
     for start, end in zip(starts, starts[1:], strict=False):
         yield row["input_ids"][start:end], row["labels"][start:end]
+
+
+def test_texts_are_packed_in_one_call(texts, tokenized, tokenizer):
+    expected = pack(tokenized, tokenizer, overlap=4, length=None)
+    for stories in (texts, iter(texts), datasets.Dataset.from_dict({"text": texts, "other": texts})):
+        rows = pack_stories(stories, tokenizer, max_length=CONTEXT)
+        assert (len(rows), rows.length, rows.bytes) == (len(expected), expected.length, expected.bytes)
+        for row, other in zip(rows, expected, strict=True):
+            assert row.keys() == other.keys() and all(torch.equal(row[name], other[name]) for name in row)
+    rows = pack_stories(texts, tokenizer, max_length=CONTEXT, row_length=ROW, overlap=8)
+    batch = default_data_collator([rows[0], rows[1]])
+    assert torch.isfinite(tiny_model(vocab_size=300)(**batch).loss)
+
+
+def test_packing_texts_refuses_what_it_cannot_use(texts, tokenizer):
+    without = copy.deepcopy(tokenizer)
+    without.pad_token = None
+    with pytest.raises(ValueError, match="The tokenizer has no pad_token, which packing needs"):
+        pack_stories(texts, without)
+    with pytest.raises(ValueError, match="There are no stories"):
+        pack_stories([], tokenizer)
+    with pytest.raises(ValueError, match="row of 16 tokens is shorter"):
+        pack_stories(texts, tokenizer, max_length=CONTEXT, row_length=16)
+    with pytest.raises(ValueError, match="`overlap` \\(32\\) must be from 1 to 31"):
+        pack_stories(texts, tokenizer, max_length=CONTEXT, overlap=CONTEXT)
 
 
 def test_a_story_starts_with_bos_ends_with_eos_and_keeps_every_byte(texts, tokenized, tokenizer):

@@ -21,7 +21,7 @@ from modeling_tinyllama import TinyLlamaForCausalLM
 from tinystories import cli
 from tinystories.data.corpus import load_corpus
 from tinystories.evaluation import evaluate as evaluation
-from tinystories.evaluation.evaluate import evaluate_models
+from tinystories.evaluation.evaluate import evaluate
 from tinystories.evaluation.judge import Judge
 from tinystories.evaluation.likelihood import bits_per_byte, score_stories
 from tinystories.evaluation.report import report_folder, terminal_table, write_report
@@ -102,7 +102,7 @@ def broken(tiny_run, tmp_path_factory) -> dict[str, Path]:
 def report(models, broken, tiny_run) -> dict:
     checkpoints = sorted(tiny_run.glob("checkpoint-*"))
     paths = [models["gpt2"], broken["empty"], *checkpoints, *models.values(), broken["nan"]]
-    return evaluate_models(paths, presets=["plain"], progress=False)
+    return evaluate(paths, presets=["plain"], progress=False)
 
 
 @pytest.fixture(scope="module")
@@ -286,8 +286,7 @@ def without_times(report: dict) -> str:
 
 def test_the_same_seed_gives_the_same_report(tiny_run):
     first, again, other = (
-        evaluate_models([tiny_run], quick=True, limit=6, presets=["plain"], seed=seed, progress=False)
-        for seed in (3, 3, 4)
+        evaluate([tiny_run], quick=True, limit=6, presets=["plain"], seed=seed, progress=False) for seed in (3, 3, 4)
     )
     assert without_times(first) == without_times(again)
     assert without_times(first) != without_times(other)
@@ -302,7 +301,7 @@ def test_training_stories_among_the_held_out_are_noted_and_each_model_is_saved(m
     lines = [json.dumps({"story": story}) for story in [*corpus[1][:4], *corpus[0][:3]]]
     held_out.write_text("\n".join(lines), "utf-8")
     saved = []
-    report = evaluate_models(
+    report = evaluate(
         [models["tiny"], models["untrained"]],
         corpus=str(held_out),
         limit=7,
@@ -342,7 +341,7 @@ def test_a_judge_grades_real_and_generated_stories(tiny_run, tmp_path, monkeypat
     url = f"http://127.0.0.1:{server.server_port}/v1"
     judge = Judge(url, "teacher", cache_dir=tmp_path)
     options = {"limit": 3, "presets": ["plain"], "progress": False, "judge": judge}
-    report = evaluate_models([tiny_run], **options)
+    report = evaluate([tiny_run], **options)
     grades = report["models"][0]["judge"]
     assert grades["model"] == "teacher" and grades["presets"]["plain"]["grammar"] == 8
     assert grades["presets"]["plain"]["graded"] == report["real_stories"]["judge"]["graded"] == 3
@@ -354,7 +353,7 @@ def test_a_judge_grades_real_and_generated_stories(tiny_run, tmp_path, monkeypat
     monkeypatch.setattr("openai._base_client.INITIAL_RETRY_DELAY", 0.01)
     monkeypatch.setattr(evaluation, "load_model", lambda path: pytest.fail("a model was loaded"))
     with pytest.raises(UserError, match="does not answer"):
-        evaluate_models([tiny_run], **options | {"judge": Judge(url, "other", cache_dir=tmp_path)})
+        evaluate([tiny_run], **options | {"judge": Judge(url, "other", cache_dir=tmp_path)})
 
 
 def test_real_stories_of_the_same_length(corpus):
@@ -558,12 +557,12 @@ def test_the_terminal_table(report):
 # The command
 
 
-def evaluate(*arguments) -> int:
+def evaluate_verb(*arguments) -> int:
     return cli.main(["evaluate", *map(str, arguments)])
 
 
 def fails_with_one_line(capsys, arguments, *expected):
-    assert evaluate(*arguments) == 2
+    assert evaluate_verb(*arguments) == 2
     last = capsys.readouterr().err.strip().splitlines()[-1]
     for word in expected:
         assert word in last, last
@@ -573,7 +572,7 @@ def test_the_report_of_one_run_is_put_into_its_folder(tiny_run, tmp_path, capsys
     run = tmp_path / "run"
     shutil.copytree(tiny_run, run)
     pairs = tmp_path / "pairs.tsv"
-    assert evaluate(run, "--quick", "--limit", 8, "--dump-pairs", pairs) == 0
+    assert evaluate_verb(run, "--quick", "--limit", 8, "--dump-pairs", pairs) == 0
     out, err = capsys.readouterr()
     assert f"Report: {run / 'report.html'}" in out and "bits per byte" in out
     assert "generating stories" in err and "8/8" in err
@@ -588,18 +587,18 @@ def test_the_report_of_one_run_is_put_into_its_folder(tiny_run, tmp_path, capsys
     assert all(re.search(r"\[.* -> .*\]", row.split("\t")[2]) for row in rows)
 
     # A report of ours is replaced, nothing else is.
-    assert evaluate(run, "--quick", "--limit", 4, "--dump-pairs", pairs) == 0
+    assert evaluate_verb(run, "--quick", "--limit", 4, "--dump-pairs", pairs) == 0
     assert json.loads((run / "report.json").read_text("utf-8"))["corpus"]["stories"] == 4
     assert not list(run.glob(".report*"))
 
 
 def test_a_broken_model_makes_the_exit_status_2_and_the_others_are_reported(tiny_run, broken, tmp_path, capsys):
-    assert evaluate(broken["nan"], tiny_run, "--limit", 4, "--presets", "greedy", "--out", tmp_path / "new") == 2
+    assert evaluate_verb(broken["nan"], tiny_run, "--limit", 4, "--presets", "greedy", "--out", tmp_path / "new") == 2
     out, err = capsys.readouterr()
     assert "damaged" in err and "Traceback" not in err and "tiny" in out
     report = json.loads((tmp_path / "new" / "report.json").read_text("utf-8"))
     assert [entry["name"] for entry in report["models"]] == ["tiny"] and len(report["failed"]) == 1
-    assert evaluate(broken["empty"], "--limit", 4, "--out", tmp_path / "none", "--corpus", "sample") == 2
+    assert evaluate_verb(broken["empty"], "--limit", 4, "--out", tmp_path / "none", "--corpus", "sample") == 2
     assert not (tmp_path / "none").exists() and "cannot be loaded" in capsys.readouterr().err
 
 
@@ -655,5 +654,5 @@ def test_runs_that_held_out_different_stories_need_a_corpus(tiny_run, tmp_path, 
     out = ["--out", tmp_path / "out"]
     fails_with_one_line(capsys, [tiny_run, other, *out], "different held-out stories", "--corpus", "no/such-stories")
     fails_with_one_line(capsys, [other, *out], "The held-out stories of", "cannot be loaded", "--corpus")
-    assert evaluate(other, *out, "--corpus", "sample", "--limit", 3, "--presets", "greedy") == 0
+    assert evaluate_verb(other, *out, "--corpus", "sample", "--limit", 3, "--presets", "greedy") == 0
     assert "(no/such-stories) are not on this machine" in capsys.readouterr().out

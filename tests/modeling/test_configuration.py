@@ -1,6 +1,7 @@
 """The configuration: the project's own model, refusals that say what to change, exact round trips, Auto classes, and
 folders that load in a process which has never seen this package."""
 
+import inspect
 import json
 import os
 import subprocess
@@ -263,7 +264,7 @@ def test_every_head_saves_a_complete_folder(auto_class, tmp_path):
 # ---- a process in which the package does not exist
 
 IN_CLEAN_ENVIRONMENT = """
-    import importlib.abc, json, os, sys
+    import importlib.abc, inspect, json, os, sys
     from pathlib import Path
 
     class Absent(importlib.abc.MetaPathFinder):
@@ -288,6 +289,7 @@ IN_CLEAN_ENVIRONMENT = """
 
     config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=True)
     result["config"] = {k: v for k, v in config.to_dict().items() if k not in ("_name_or_path", "auto_map")}
+    result["signature"] = str(inspect.signature(type(config)))
     result["factor"] = config.rope_parameters["partial_rotary_factor"]
 
     try:
@@ -376,6 +378,7 @@ def test_a_clean_environment_reads_the_same_configuration(trained, clean_environ
     expected = json.loads(json.dumps(comparable(model.config)))
     assert clean_environment["config"] == expected
     assert clean_environment["factor"] == 1.0
+    assert clean_environment["signature"] == str(inspect.signature(TinyLlamaConfig))
 
 
 @pytest.mark.parametrize("auto_class", HEADS, ids=lambda c: c.__name__)

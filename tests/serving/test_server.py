@@ -818,7 +818,7 @@ def test_mistakes_are_one_line(tiny_run, tmp_path, monkeypatch, capsys):
     assert "CHECKPOINT_PATH" in one_line()
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs").mkdir()
-    assert "make quickstart" in one_line("runs/none")
+    assert "tinystories train quickstart" in one_line("runs/none")
     assert "has no config.json" in one_line("runs")
     assert "from the Hub" in one_line("nobody/nothing", "--port", 0)
     assert "no folder nothing" in one_line(tiny_run, "--port", 0, "--tokenizer", "nothing")

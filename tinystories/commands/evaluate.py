@@ -76,7 +76,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     from transformers.utils import logging
 
-    from ..evaluation.evaluate import evaluate_models
+    from ..evaluation.evaluate import evaluate
     from ..evaluation.judge import Judge
     from ..evaluation.report import HTML, report_folder, terminal_table, write_report
 
@@ -84,7 +84,7 @@ def run(options: argparse.Namespace) -> int:
     if bool(options.judge_url) != bool(options.judge_model):
         raise UserError("A judge needs both --judge-url and --judge-model.")
     folder = report_folder(options.out, options.models)
-    report = evaluate_models(
+    report = evaluate(
         options.models,
         corpus=options.corpus,
         **reading_options(options),

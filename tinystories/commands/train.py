@@ -74,7 +74,10 @@ def run(options: argparse.Namespace) -> None:
 
 
 def train(recipe: Recipe) -> Path:
-    """Train a model from a recipe and return the run folder.
+    """Train a model from a recipe, print its progress and sample stories, and return the run folder.
+
+    Args:
+        recipe: from `load_recipe`; its `output_dir` is the run folder.
 
     Raises:
         UserError: for a setting, corpus or folder that training cannot use.

@@ -13,7 +13,7 @@
 """
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import datasets
@@ -30,6 +30,51 @@ from tinystories.tokenization.pretokenizer import text_encoder, word_encoder
 
 IGNORE_INDEX = -100
 _CACHE_VERSION = 3
+
+
+def pack_stories(
+    stories: Iterable[str] | datasets.Dataset,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    max_length: int = 512,
+    row_length: int | None = None,
+    overlap: int | None = None,
+    seed: int = 0,
+) -> "PackedStories":
+    """Tokenize stories and pack them into rows, to train a model with any `Trainer`.
+
+    Args:
+        stories: texts, or a dataset with the column `text`, one story each.
+        tokenizer: of the model; it has a `bos_token`, an `eos_token` and a `pad_token`.
+        max_length: the model's context length in tokens; a longer story continues in a second document.
+        row_length: tokens per row, at least `max_length`; by default the shortest with less than 1 % padding.
+        overlap: tokens of context that the next part of a long story repeats; by default `max_length // 8`.
+        seed: sets the order of stories of equal length.
+
+    Returns:
+        A dataset of rows with `input_ids`, `labels` and `position_ids`, int64 tensors `[row_length]`, for
+        `transformers.default_data_collator`.
+
+    Raises:
+        ValueError: if there are no stories, the tokenizer has no such token, or `row_length` or `overlap` does not fit
+            `max_length`.
+    """
+    if missing := [name for name in ("bos_token", "eos_token", "pad_token") if getattr(tokenizer, name) is None]:
+        raise ValueError(f"The tokenizer has no {' and no '.join(missing)}, which packing needs.")
+    if not isinstance(stories, datasets.Dataset):
+        stories = datasets.Dataset.from_dict(
+            {"text": list(stories)}, datasets.Features({"text": datasets.Value("string")})
+        )
+    if not len(stories):
+        raise ValueError("There are no stories to pack.")
+    return PackedStories(
+        tokenize_stories(stories, tokenizer, stories._fingerprint),
+        context=max_length,
+        overlap=max_length // 8 if overlap is None else overlap,
+        pad_token_id=tokenizer.pad_token_id,
+        length=row_length,
+        seed=seed,
+    )
 
 
 def tokenize_stories(

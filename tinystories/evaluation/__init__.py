@@ -7,6 +7,9 @@ from ..utils.paths import installed_folder
 def metric_path(name: str) -> str:
     """The folder of an `evaluate` module of this package: `evaluate.load(metric_path("bits_per_byte"))`.
 
+    Args:
+        name: of the module, such as `bits_per_byte`.
+
     Raises:
         UserError: for an unknown name.
     """

@@ -1,6 +1,6 @@
 """One report on any number of causal language models, from this package or elsewhere.
 
-    report = evaluate_models(["runs/quickstart", "openai-community/gpt2"], corpus="stories.jsonl")
+    report = evaluate(["runs/quickstart", "openai-community/gpt2"], corpus="stories.jsonl")
 
 - Held-out stories, also with their words shuffled, are measured like generated ones. Figures that give shuffled words
   full marks are kept apart, under "legacy".
@@ -66,8 +66,8 @@ class _Task(NamedTuple):
     progress: bool
 
 
-def evaluate_models(
-    paths: Sequence[str | Path],
+def evaluate(
+    paths: str | Path | Sequence[str | Path],
     *,
     corpus: str | None = None,
     text_column: str = "text",
@@ -89,16 +89,20 @@ def evaluate_models(
     The same arguments give the same figures on the same machine, except `seconds` and `stories_per_second`.
 
     Args:
-        paths: run folders, `checkpoint-*` folders, folders of any causal model of transformers, ids on the Hub.
+        paths: one or more run folders, `checkpoint-*` folders, folders of any causal model of transformers, or ids on
+            the Hub.
         corpus: held-out stories, in any form that [`load_texts`] reads: the validation split, or all if there are no
             splits. By default the validation split of the models' recipes, or `sample` if no model has a recipe.
-        text_column, split, skip_bad_rows: how `corpus` and `train_corpus` are read, as in a [`Recipe`].
+        text_column: column with the stories of `corpus` and `train_corpus`.
+        split: how their .txt and .md files are split into stories, as in a recipe.
+        skip_bad_rows: skip unreadable rows instead of raising an error.
         train_corpus: training stories, to find copies and made-up words; by default those of each run's recipe, if
             they are on this machine.
         limit: maximum number of stories, of pairs of each kind, and of prompts.
         quick: 100 stories, 50 pairs of each kind, 5 prompts, and the models' own preset unless `presets` is given.
         presets: names of sampling presets, that of the headline figures first; by default all of `PRESETS`, the
             models' own first.
+        seed: of the minimal pairs, the shuffled words, sampling and the intervals.
         judge: also grades the stories, real ones first, so that a wrong key is found before any other work.
         dump_pairs: .tsv or .jsonl file to write the minimal pairs to.
         progress: show progress bars and failures on stderr.
@@ -112,6 +116,7 @@ def evaluate_models(
     Raises:
         UserError: for invalid arguments; errors of single models are in `failed`.
     """
+    paths = [paths] if isinstance(paths, (str, Path)) else paths
     if not paths:
         raise UserError("Specify at least one model: a run folder, a checkpoint folder or an id on the Hub.")
     if limit is not None and limit < 1:

@@ -59,14 +59,18 @@ def generate_story(
     seed: int | None = None,
     stream: bool = False,
 ) -> str:
-    """Generate a completion of `prompt` and return both; with `stream`, print the text as it is generated.
+    """Generate a completion of `prompt` and return both.
 
     Args:
+        model: any causal language model, such as that of `load_model`.
+        tokenizer: of the model.
+        prompt: the beginning of the story.
         preset: sampling settings by name; by default those of the model's `generation_config.json`, or "balanced"
             where it does not sample.
         sampling: overrides of `temperature` (0 is greedy decoding), `top_k`, `top_p` and `repetition_penalty`.
         max_new_tokens: by default the remaining context length.
         seed: the same seed generates the same text on the same machine.
+        stream: print the text while it is generated.
 
     Raises:
         UserError: where the prompt fills the context, `max_new_tokens` exceeds the remaining context length, or a

@@ -19,13 +19,18 @@ from .run_folder import require_run
 
 
 def load_model(
-    path: str, dtype: str | None = None, *, tokenizer: str | None = None, as_saved: bool = False
+    path: str | Path, dtype: str | None = None, *, tokenizer: str | None = None, as_saved: bool = False
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A causal language model and its tokenizer from a run folder or the Hub, ready for generation.
 
     Args:
+        path: run folder, checkpoint folder, folder of any causal model of transformers, or model id on the Hub.
         dtype: of the weights: None for the saved dtype, or "int8" for faster decoding on a CPU.
-        tokenizer, as_saved: as of [`load_tokenizer`]; by default the tokenizer of the model.
+        tokenizer: folder or Hub id of another tokenizer; by default the model's own.
+        as_saved: keep the EOS token that some tokenizers append to every text, also to a prompt.
+
+    Returns:
+        The model, in evaluation mode, on a GPU if there is one, and its tokenizer.
 
     Raises:
         UserError: if there is no such model, or it does not support this dtype.
@@ -69,7 +74,7 @@ def load_weights(path: str | Path, *, exact: bool = False, **options: Any) -> Pr
     return model.eval()
 
 
-def load_tokenizer(path: str, *, as_saved: bool = False) -> PreTrainedTokenizerBase:
+def load_tokenizer(path: str | Path, *, as_saved: bool = False) -> PreTrainedTokenizerBase:
     """The tokenizer in a folder or on the Hub, of a class that saves files which every tool can read.
 
     Args:

@@ -19,14 +19,14 @@ TRAINER_STATE = "trainer_state.json"
 _CHECKPOINT = "checkpoint-"
 
 
-def require_run(path: str) -> None:
+def require_run(path: str | Path) -> None:
     """Check that a path may be a model folder or a model id on the Hub, before anything heavy is imported.
 
     Raises:
         UserError: if there is no such folder, it is a file, or it holds no model.
     """
     there = Path(path)
-    if there.exists() or path.count("/") != 1 or there.parts[0] in ("runs", ".", "..", "~", "/"):
+    if there.exists() or str(path).count("/") != 1 or there.parts[0] in ("runs", ".", "..", "~", "/"):
         require_run_folder(there)
 
 
@@ -38,7 +38,7 @@ def require_run_folder(folder: Path) -> None:
     """
     _refuse_file(folder)
     if not folder.is_dir():
-        raise UserError(f"There is no run folder {folder}; `make quickstart` creates runs/quickstart.")
+        raise UserError(f"There is no run folder {folder}; `tinystories train quickstart` creates runs/quickstart.")
     if not (folder / "config.json").is_file():
         raise UserError(
             f"{folder} is not a run folder: it has no config.json. Specify the folder that training wrote."

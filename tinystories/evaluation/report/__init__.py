@@ -1,4 +1,4 @@
-"""The report of `evaluation.evaluate_models` for people: a table in the terminal, `report.json` and `report.html`.
+"""The report of `evaluation.evaluate` for people: a table in the terminal, `report.json` and `report.html`.
 
 - The page is one file without scripts, and loads nothing. Jinja escapes all text.
 - Every figure of a model stands beside its baseline: chance for minimal pairs, real stories and shuffled words for
