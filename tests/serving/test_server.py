@@ -21,6 +21,8 @@ from functools import partial
 
 import pytest
 import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
 
 
 for package in ("fastapi", "limits", "uvicorn"):
@@ -29,7 +31,9 @@ for package in ("fastapi", "limits", "uvicorn"):
 from helpers import ROOT
 from story_server import PROMPT, Client, running
 
+from modeling_tinyllama import TinyLlamaConfig, TinyLlamaForCausalLM
 from tinystories.cli import main
+from tinystories.data.synthetic import sample_stories
 from tinystories.generation.generate import generate_story
 from tinystories.generation.postprocess import post_process
 from tinystories.generation.presets import SamplingSettings
@@ -231,27 +235,22 @@ def alternatives(server, prompt, word, **options):
 def expected_alternatives(model, tokenizer, prompt, n):
     """The same with `generate` of transformers: a greedy completion of each of the `n` most probable tokens."""
     ids = tokenizer(prompt, return_tensors="pt")["input_ids"]
-    words = {}
+    before, words = ids.shape[1], {}
     for token in model(ids).logits[0, -1].topk(n).indices.tolist():
         start = torch.cat([ids, torch.tensor([[token]])], 1)
-        completion = model.generate(start, do_sample=False, repetition_penalty=1.0, max_new_tokens=7)
-        logprobs = model(completion).logits[0].log_softmax(-1)
-        taken = [
-            logprobs[place - 1, completion[0, place]].item() for place in range(ids.shape[1], completion.shape[1])
-        ]
+        completion = model.generate(start, do_sample=False, repetition_penalty=1.0, max_new_tokens=7)[0]
+        logprobs = model(completion[None]).logits[0].log_softmax(-1)
+        places = range(before, len(completion))
+        taken = [logprobs[place - 1, completion[place]].item() for place in places]
         texts = [
-            tokenizer.decode(completion[0, ids.shape[1] : end]) for end in range(ids.shape[1] + 1, ids.shape[1] + 9)
+            tokenizer.decode(completion[: place + 1], skip_special_tokens=True)[len(prompt) :] for place in places
         ]
+        match = re.match(r"\s*([\w'’-]+|[^\w\s]+)", texts[-1])
         if token == tokenizer.eos_token_id:
             words[""] = math.exp(taken[0])
-        if token in tokenizer.all_special_ids:
-            continue
-        match = re.match(r"\s*([\w'’-]+|[^\w\s]+)", texts[-1].replace(tokenizer.eos_token, ""))
-        if not match:  # only spaces
-            continue
-        word = match[0]
-        size = next(size for size, text in enumerate(texts, 1) if text.startswith(word))
-        words[word] = words.get(word, 0) + math.exp(sum(taken[:size]))
+        elif token not in tokenizer.all_special_ids and match:  # which are not only spaces
+            size = next(size for size, text in enumerate(texts, 1) if text.startswith(match[0]))
+            words[match[0]] = words.get(match[0], 0) + math.exp(sum(taken[:size]))
     return words
 
 
@@ -274,6 +273,31 @@ def test_alternatives_are_whole_words(server, model_and_tokenizer):
         assert list(found.values()) == sorted(found.values(), reverse=True)
         several_tokens += any(len(tokenizer(word, add_special_tokens=False)["input_ids"]) > 1 for word in found)
     assert several_tokens > 3
+
+
+@torch.no_grad()
+def test_alternatives_have_their_spaces_with_sentencepiece(tmp_path):
+    """Its tokens begin with "▁", which is no space where a token is decoded alone."""
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer, backend.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
+    trainer = trainers.BpeTrainer(vocab_size=300, special_tokens=["</s>"], show_progress=False)
+    backend.train_from_iterator(sample_stories(200), trainer)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="</s>")
+    tokenizer.save_pretrained(tmp_path)
+    torch.manual_seed(0)
+    model = TinyLlamaForCausalLM(TinyLlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
+        max_position_embeddings=64, initializer_range=0.5, bos_token_id=0, eos_token_id=0,
+    )).eval()  # fmt: skip
+    model.save_pretrained(tmp_path)
+    with running(tmp_path) as client:
+        for prompt in ("Once upon a time", "The cat was big and", "One day, Lily saw"):
+            _, found = alternatives(client, prompt, " the", n=10)
+            found.pop(" the")
+            expected = expected_alternatives(model, tokenizer, prompt, 10)
+            expected.pop(" the", None)
+            assert found == pytest.approx(expected, abs=1e-4)
+            assert any(text.startswith(" ") for text in found)
 
 
 @torch.no_grad()

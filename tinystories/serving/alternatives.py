@@ -86,8 +86,8 @@ def first_word(model: ServedModel, prompt: list[int], ids: list[int]) -> tuple[s
     for length in range(1, len(ids) + 1):
         text = model.decode([*prompt, *ids[:length]])[start:].rstrip(INCOMPLETE)
         match = WORD.match(text)
-        if word and match and match.end() < len(text):
-            return word, length - 1
+        if match and match.end() < len(text):  # the next word has begun, maybe with the token that ends this one
+            return (word, length - 1) if match[0] == word else (match[0], length)
         word = match[0] if match else text
     return word, len(ids)
 
