@@ -52,7 +52,10 @@ def test_the_page_loads_nothing_else(elements):
         for name, value in attributes.items():
             assert name not in ("src", "style") and not name.startswith("on"), (tag, name)
             assert name != "href" or value.startswith("data:")
-    css, script = (FOLDER / "page.css").read_text(), "".join(path.read_text() for path in SCRIPTS)
+    css, script = (
+        (FOLDER / "page.css").read_text(encoding="utf-8"),
+        "".join(path.read_text(encoding="utf-8") for path in SCRIPTS),
+    )
     assert "url(" not in css and "@import" not in css and "</" not in css
     assert "</script" not in script and "innerHTML" not in script and "://" not in script
     presets = re.search(r'<script type="application/json" id="presets">(.*?)</script>', page)[1]
@@ -62,9 +65,9 @@ def test_the_page_loads_nothing_else(elements):
 def test_what_the_script_and_labels_name_exists(elements):
     ids = [attributes["id"] for _, attributes in elements if "id" in attributes]
     assert len(ids) == len(set(ids))
-    named = set(re.findall(r'\$\("([\w-]+)"\)', SCRIPTS[1].read_text()))
+    named = set(re.findall(r'\$\("([\w-]+)"\)', SCRIPTS[1].read_text(encoding="utf-8")))
     assert named and named <= set(ids)
-    styled = set(re.findall(r"#([a-z][\w-]*)(?=[^;{}]*\{)", (FOLDER / "page.css").read_text()))
+    styled = set(re.findall(r"#([a-z][\w-]*)(?=[^;{}]*\{)", (FOLDER / "page.css").read_text(encoding="utf-8")))
     assert styled <= set(ids)
     labelled = {attributes.get("for") for tag, attributes in elements if tag == "label"}
     for tag, attributes in elements:
@@ -82,7 +85,9 @@ def evaluate():
         pytest.skip("the functions of the page are tested in Node.js, which is not installed")
 
     def evaluate(expression, **values):
-        code = f"{SCRIPTS[0].read_text()}\nconst v = JSON.parse(require('fs').readFileSync(0, 'utf8'));\n"
+        code = (
+            f"{SCRIPTS[0].read_text(encoding='utf-8')}\nconst v = JSON.parse(require('fs').readFileSync(0, 'utf8'));\n"
+        )
         code += f"process.stdout.write(JSON.stringify({expression}));"
         result = subprocess.run(
             [node, "-e", code], input=json.dumps(values), capture_output=True, text=True, encoding="utf-8"
