@@ -11,7 +11,7 @@
 
 from .before_training import check_trainer
 from .examine import LIMIT, examine
-from .findings import Finding, as_dicts, has_error, summary
+from .findings import Finding, has_error, summary
 from .report import report_lines
 from .targets import corpus_of, special_tokens_of
 
@@ -19,7 +19,6 @@ from .targets import corpus_of, special_tokens_of
 __all__ = [
     "LIMIT",
     "Finding",
-    "as_dicts",
     "check_trainer",
     "corpus_of",
     "examine",

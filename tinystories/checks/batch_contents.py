@@ -75,27 +75,20 @@ def check_end_of_text(rows: list[Rows], eos: int | None) -> Finding:
     )
     if not scored and not complete and tokens < FEW_TOKENS:
         return inconclusive(f"no story ends in these {tokens:,} tokens")
-    if not scored and not present:
-        advice = "Append the end-of-text token to each story."
-        return error(f"never trained: no story ends with it ({len(stories):,} stories)", advice)
     if not scored:
-        return error(
-            f"never trained: it is in the inputs {present:,} times, but its labels are all -100 ({len(stories):,} "
-            f"stories)",
-            "Keep its label; a collator removes it if pad_token and eos_token are the same.",
-        )
+        cause, advice = "no story ends with it", "Append the end-of-text token to each story."
+        if present:
+            cause = f"it is in the inputs {present:,} times, but its labels are all -100"
+            advice = "Keep its label; a collator removes it if pad_token and eos_token are the same."
+        return error(f"never trained: {cause} ({len(stories):,} stories)", advice)
     if trained < 0.95 * len(complete):
         return error(
             f"only {trained:,} of {len(complete):,} stories that end in these rows have a scored end-of-text token "
             f"({ended:,} have one at all)",
             "Append the end-of-text token to each story, with its label.",
         )
-    if not complete:
-        return ok(f"the end-of-text token is scored {scored:,} times")
-    return ok(
-        f"the end-of-text token is scored at the end of {trained:,} of {len(complete):,} stories that end in these "
-        f"rows"
-    )
+    where = f"at the end of {trained:,} of {len(complete):,} stories that end in these rows"
+    return ok(f"the end-of-text token is scored {where if complete else f'{scored:,} times'}")
 
 
 @as_check("padding")
@@ -108,10 +101,8 @@ def check_padding(rows: list[Rows], eos: int | None, pad: int | None) -> Finding
     if pad is None:
         return note("the tokenizer has no pad token, so rows of different lengths cannot be batched")
     if pad == eos:
-        evidence, advice = (
-            f"the pad token is the end-of-text token ({pad})",
-            "Add a separate pad token to the tokenizer.",
-        )
+        evidence = f"the pad token is the end-of-text token ({pad})"
+        advice = "Add a separate pad token to the tokenizer."
         if any(bool((batch.labels == eos).any()) for batch in rows):
             return note(evidence, advice)
         return error(f"{evidence}, and no end of text is scored", advice)

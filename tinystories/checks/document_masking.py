@@ -59,8 +59,8 @@ def _check_leak(trainer: Trainer, rows: Rows, tokens: Tensor, forward: Forward) 
             f"{evidence}: stories attend to those before them in the row, as in llama2.c and nanoGPT",
             "For document masking, pass position_ids that restart at each story, and no attention_mask.",
         )
-    causes = [name for name in ("attention_mask",) if name in rows.inputs]
-    causes += ["use_cache"] if getattr(config, "use_cache", False) else []
+    possible = {"attention_mask": "attention_mask" in rows.inputs, "use_cache": getattr(config, "use_cache", False)}
+    causes = [name for name, given in possible.items() if given]
     cause = f" (the batch or the configuration has {' and '.join(causes)})" if causes else ""
     return error(f"{evidence}, although position_ids restart at each story{cause}", MASK_ADVICE)
 

@@ -77,7 +77,7 @@ class _Options:
         Raises:
             UserError: where they cannot be loaded.
         """
-        recipe = targets.with_corpus(targets.with_reading(recipe or Recipe(), self.reading), self.corpus)
+        recipe = targets.with_corpus(recipe or Recipe(), self.corpus, self.reading)
         return StorySample.of(recipe_corpus(recipe), self.limit)
 
     def try_load_stories(self, recipe: Recipe | None) -> StorySample | Finding:
@@ -181,7 +181,7 @@ def _examine_tokenizer(target: str, options: _Options) -> list[Finding]:
 
 
 def _examine_recipe(target: str, options: _Options) -> list[Finding]:
-    recipe = targets.with_corpus(targets.with_reading(load_recipe(target), options.reading), options.corpus)
+    recipe = targets.with_corpus(load_recipe(target), options.corpus, options.reading)
     recipe = dataclasses.replace(recipe, tokenizer=options.tokenizer or recipe.tokenizer)
     local = targets.local_recipe(recipe)
     arguments = training_arguments(local)

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import wraps
 from typing import ParamSpec
 
@@ -99,11 +99,6 @@ def as_check(
         return check
 
     return decorate
-
-
-def as_dicts(findings: list[Finding]) -> list[dict]:
-    """The findings as plain dictionaries, for JSON."""
-    return [asdict(finding) for finding in findings]
 
 
 def summary(findings: list[Finding]) -> str:

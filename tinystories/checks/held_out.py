@@ -5,16 +5,14 @@
   note; stories that are the same are an error from one in a hundred validation stories on.
 """
 
-import re
-
 import numpy as np
 
+from ..evaluation.text_statistics import word_ids
 from .findings import Finding, as_check, error, inconclusive, note, ok
 
 
 RUN = 20  # words
 MANY = 0.01  # fraction of the validation stories
-_WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)?")
 _FACTORS = np.random.default_rng(0).integers(1, 2**63, RUN, dtype=np.uint64) | np.uint64(1)
 
 
@@ -26,9 +24,9 @@ def check_held_out(train: list[str], validation: list[str], of_train: int, of_va
         train, validation: samples.
         of_train, of_validation: how many stories they were taken from.
     """
-    vocabulary: dict[str, int] = {}
-    trained = [_word_ids(story, vocabulary) for story in train]
-    held_out = [_word_ids(story, vocabulary) for story in validation]
+    ids, owner = word_ids([*train, *validation])
+    stories = np.split(ids.astype(np.uint64), np.searchsorted(owner, np.arange(1, len(train) + len(validation))))
+    trained, held_out = stories[: len(train)], stories[len(train) :]
     sample = (
         f"{len(held_out):,} of {of_validation:,} validation stories against {len(trained):,} of {of_train:,} training"
     )
@@ -59,18 +57,12 @@ def _check_runs(trained: list[np.ndarray], held_out: list[np.ndarray], sample: s
     half = int((fractions > 0.5).sum())
     evidence = (
         f"{(fractions > 0).sum():,} of {len(runs):,} validation stories share a sequence of {RUN} words with "
-        f"training, "
-        f"{half:,} of them more than half of their text ({sample})"
+        f"training, {half:,} of them more than half of their text ({sample})"
     )
     if half < MANY * len(runs):
         return ok(evidence, check=check)
     advice = "With so much shared text, as in stories from templates, validation measures memorisation."
     return note(evidence, advice, check=check)
-
-
-def _word_ids(story: str, vocabulary: dict[str, int]) -> np.ndarray:
-    words = _WORD.findall(story.lower().replace("’", "'"))
-    return np.array([vocabulary.setdefault(word, len(vocabulary)) for word in words], dtype=np.uint64)
 
 
 def _run_hashes(words: np.ndarray) -> np.ndarray:

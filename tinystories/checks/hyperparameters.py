@@ -57,12 +57,7 @@ SETTINGS = {
         high=1.0,  # of the highest learning rate
     ),
     "betas": Setting(
-        {
-            "TinyStories": "0.9, 0.95",
-            "llama2.c": "0.9, 0.95",
-            "nanoGPT": "0.9, 0.95",
-            "llm_tinystories": "0.9, 0.95",
-        },
+        {"TinyStories": "0.9, 0.95", "llama2.c": "0.9, 0.95", "nanoGPT": "0.9, 0.95", "llm_tinystories": "0.9, 0.95"},
         low=0.9,
         high=0.995,  # of the second
     ),

@@ -68,9 +68,8 @@ def _check_restart(steps: np.ndarray, rates: np.ndarray, restarts_wanted: bool) 
             )
             if restarts_wanted:
                 return note(evidence)
-            return error(
-                evidence, "Use one schedule that ends with the run, and resume with the same number of steps."
-            )
+            advice = "Use one schedule that ends with the run, and resume with the same number of steps."
+            return error(evidence, advice)
     return ok(
         f"it never rises again after falling: {rates[0]:.2e} at step {steps[0]:,}, highest {rates.max():.2e}, "
         f"{rates[-1]:.2e} at {steps[-1]:,}"

@@ -121,7 +121,7 @@ def read_log(folder: str | Path) -> Log:
 
 
 def log_of_run(folder: Path, log: Log) -> Log:
-    """The longest log of the run: that of a checkpoint ends where the checkpoint was saved."""
+    """The longest log of a run: that of a checkpoint ends where the checkpoint was saved."""
     if not is_checkpoint(folder):
         return log
     logs = [log]
@@ -130,7 +130,7 @@ def log_of_run(folder: Path, log: Log) -> Log:
             logs.append(read_log(other))
         except UserError:
             continue
-    return max(logs, key=lambda found: len(found.evaluations))
+    return max(logs, key=lambda found: (len(found.evaluations), found.ended))
 
 
 def own_evaluation(folder: Path, log: Log) -> float | None:
@@ -143,10 +143,3 @@ def own_evaluation(folder: Path, log: Log) -> float | None:
     if here.is_file() and kept.is_file() and filecmp.cmp(here, kept, shallow=False):
         return best
     return log.column(log.metric)[1][-1]
-
-
-def has_best_weights(folder: Path, log: Log) -> bool:
-    """Whether the weights in `folder` are those of the best evaluation of its run."""
-    run = log_of_run(folder, log)
-    own = own_evaluation(folder, log) if log.evaluations else None
-    return own is not None and own <= run.best[1] * (1 + SAME)

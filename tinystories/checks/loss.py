@@ -123,7 +123,7 @@ def _few_labels(labels: Tensor) -> Tensor:
 
 
 @as_check("gradient accumulation")
-def check_accumulation(trainer: Trainer, inputs: dict, shift: int) -> list[Finding]:
+def check_accumulation(trainer: Trainer, inputs: dict, shift: int) -> Finding | list[Finding]:
     """Whether the loss over several batches is the mean over all their tokens."""
     args = trainer.args
     if args.gradient_accumulation_steps == 1 or args.world_size > 1 or not trainer.model_accepts_loss_kwargs:
@@ -132,15 +132,13 @@ def check_accumulation(trainer: Trainer, inputs: dict, shift: int) -> list[Findi
     loss, halved = training_loss(trainer, inputs), training_loss(trainer, inputs, num_items=2 * scored)
     rounding = ROUNDING * max(1.0, loss)
     if abs(halved - loss / 2) <= rounding:
-        return [ok("the loss is divided by the scored tokens of all accumulated batches")]
+        return ok("the loss is divided by the scored tokens of all accumulated batches")
     if abs(halved - loss) > rounding:
         return []
-    return [
-        error(
-            f"the model takes `num_items_in_batch` and does not divide by it ({halved:.4f} instead of {loss / 2:.4f})",
-            "Pass the **kwargs of forward to the loss function.",
-        )
-    ]
+    return error(
+        f"the model takes `num_items_in_batch` and does not divide by it ({halved:.4f} instead of {loss / 2:.4f})",
+        "Pass the **kwargs of forward to the loss function.",
+    )
 
 
 @as_check("shift in the model")

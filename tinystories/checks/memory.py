@@ -128,9 +128,8 @@ def check_memory(trainer: Trainer, rows: Rows, muon: bool) -> Finding:
     loss = "without holding its logits" if getattr(trainer, "_uses_head_loss", False) else "with all its logits"
     evidence = (
         f"about {size_in_words(needed)} in addition to {size_in_words(weights)} of weights: {size_in_words(states)} "
-        f"of "
-        f"optimizer states, and at the peak {size_in_words(step)} for a training batch of {count} rows of {length}, "
-        f"{loss} ({how})"
+        f"of optimizer states, and at the peak {size_in_words(step)} for a training batch of {count} rows of "
+        f"{length}, {loss} ({how})"
         + (f", or {size_in_words(evaluation)} for an evaluation batch of {args.eval_batch_size}" if evaluation else "")
         + f", {overhead - 1:.0%} more for the allocator; {size_in_words(free)} free on {args.device}"
     )

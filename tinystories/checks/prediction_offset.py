@@ -109,10 +109,8 @@ def score_offsets(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, st
 @as_check("objective")
 def check_objective(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, stories: list[str]) -> list[Finding]:
     """What the model predicts on held-out stories and, if it is the next token, how stories end and begin."""
-    known, largest = (
-        model_vocab_size(model),
-        max((max(ids, default=0) for ids in encode(tokenizer, stories)), default=0),
-    )
+    known = model_vocab_size(model)
+    largest = max((max(ids, default=0) for ids in encode(tokenizer, stories)), default=0)
     if largest >= known:
         return [
             error(

@@ -5,9 +5,8 @@ from pathlib import Path
 import numpy as np
 
 from ..runs.run_folder import checkpoint_folder, is_checkpoint, run_of
-from ..utils.errors import UserError
 from .findings import Finding, as_check, error, inconclusive, note, ok
-from .log import SAME, Log, log_of_run, own_evaluation, read_log, times
+from .log import SAME, Log, log_of_run, own_evaluation, times
 
 
 FALLING = 0.01  # fraction of the validation figure that an evaluation must gain to count as falling
@@ -36,7 +35,7 @@ def check_end(
         return []
     if log.ended if minutes is not None else log.steps >= log.planned:
         return ok(evidence)
-    if is_checkpoint(folder) and _has_ended(folder.parent):
+    if is_checkpoint(folder) and log_of_run(folder, log).ended:
         return note(f"{evidence}: a checkpoint of a run that has ended", f"See {folder.parent}.")
     if not log.ended:
         return note(
@@ -55,13 +54,6 @@ def check_end(
         f"A run of about {log.steps:,} steps with a complete schedule often gives a better model than a longer one "
         f"that is stopped early.",
     )
-
-
-def _has_ended(run: Path) -> bool:
-    try:
-        return read_log(run).ended
-    except UserError:
-        return False
 
 
 @as_check("tokens seen")

@@ -53,12 +53,12 @@ def corpus_of(target: str, corpus: str | None, **reading: Any) -> Corpus:
     """
     recipe: Recipe | None
     if corpus is not None or is_corpus(target):
-        recipe = Recipe(corpus=corpus or target)
+        recipe, corpus = Recipe(), corpus or target
     else:
         recipe = load_recipe(target) if is_recipe(target) else run_recipe(target)
     if recipe is None:
         raise UserError(f"{target} has no recipe, so its stories are not known; specify them with --corpus.")
-    return recipe_corpus(with_reading(dataclasses.replace(recipe, streaming=False), reading))
+    return recipe_corpus(with_corpus(dataclasses.replace(recipe, streaming=False), corpus, reading))
 
 
 def special_tokens_of(target: str, tokenizer: str | None) -> list[str]:
@@ -70,13 +70,12 @@ def special_tokens_of(target: str, tokenizer: str | None) -> list[str]:
     return [] if tokenizer is None else load_tokenizer(tokenizer, as_saved=True).all_special_tokens
 
 
-def with_reading(recipe: Recipe, reading: dict[str, Any]) -> Recipe:
-    """The recipe with those of these values that are not None."""
-    return dataclasses.replace(recipe, **{name: value for name, value in reading.items() if value is not None})
-
-
-def with_corpus(recipe: Recipe, corpus: str | None) -> Recipe:
-    return recipe if corpus is None else dataclasses.replace(recipe, corpus=corpus, validation_corpus=None)
+def with_corpus(recipe: Recipe, corpus: str | None, reading: dict[str, Any]) -> Recipe:
+    """The recipe with another corpus and other ways of reading it, where these are not None."""
+    changes = {name: value for name, value in reading.items() if value is not None}
+    if corpus is not None:
+        changes |= {"corpus": corpus, "validation_corpus": None}
+    return dataclasses.replace(recipe, **changes)
 
 
 def local_recipe(recipe: Recipe, **settings: Any) -> Recipe:

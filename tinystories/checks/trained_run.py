@@ -14,7 +14,7 @@ from ..training.arguments import training_arguments
 from .findings import Finding
 from .hyperparameters import RunLength
 from .learning_rate import check_learning_rate, expected_rate
-from .log import Log, has_best_weights
+from .log import Log
 from .progress import check_best_checkpoint, check_end, check_overfitting, check_tokens, check_validation
 from .targets import local_recipe
 
@@ -86,11 +86,12 @@ class TrainedRun:
             restarts = "restart" in self.arguments.lr_scheduler_type
             # With a time limit, the rate at a step is not known.
             expected = expected_rate(self.arguments, log.planned) if log.planned and minutes is None else None
+        best = check_best_checkpoint(self.folder, log)
         return [
             *check_learning_rate(log, expected, restarts),
             *check_end(self.folder, log, minutes=minutes, patience=patience),
             *check_tokens(log, self.model.num_parameters(), *self.tokens),
             *check_validation(log),
-            *check_overfitting(log, has_best_weights(self.folder, log)),
-            *check_best_checkpoint(self.folder, log),
+            *check_overfitting(log, best_is_kept=best[0].status == "ok"),
+            *best,
         ]

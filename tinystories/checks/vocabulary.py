@@ -6,6 +6,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from tinystories.tokenization import tokenizer_report
 
+from ..evaluation.articles import ARTICLES
 from ..generation.prompts import added_tokens
 from .batch_contents import START_ADVICE
 from .findings import Finding, as_check, error, inconclusive, note, ok
@@ -16,7 +17,6 @@ from .forward import embedding_count
 # trained on stories (4,096 and 10,000), GPT-2's and Llama 2's.
 USUAL_BYTES = {4_096: 3.96, 10_000: 4.10, 32_000: 3.77, 50_257: 4.06}
 ALIKE = 2.2  # factor between the sizes of vocabularies that are compared
-ARTICLES = ("a", "an", "the")
 DECODED = 200  # stories that are decoded again
 
 
@@ -49,10 +49,11 @@ def check_articles(tokenizer: PreTrainedTokenizerBase) -> Finding:
     def tokens(text: str) -> int:
         return len(tokenizer(text, add_special_tokens=False)["input_ids"])
 
+    articles = sorted(ARTICLES)
     # Each after a word, since some tokenizers put a space of their own in front of a text.
-    counts = {f'" {word}"': tokens(f"saw {word}") - tokens("saw") for word in ARTICLES}
-    counts |= {f'". {word.title()}"': tokens(f"ran. {word.title()}") - tokens("ran.") for word in ARTICLES}
-    counts |= {f'"{word.title()}"': tokens(word.title()) for word in ARTICLES}
+    counts = {f'" {word}"': tokens(f"saw {word}") - tokens("saw") for word in articles}
+    counts |= {f'". {word.title()}"': tokens(f"ran. {word.title()}") - tokens("ran.") for word in articles}
+    counts |= {f'"{word.title()}"': tokens(word.title()) for word in articles}
     several = ", ".join(f"{place} {count}" for place, count in counts.items() if count != 1)
     if not several:
         return ok("a, an and the are single tokens, after a space and capitalised")

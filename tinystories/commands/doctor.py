@@ -1,6 +1,7 @@
 """`tinystories doctor`: check stories, a recipe, a run or a model."""
 
 import argparse
+import dataclasses
 import json
 import sys
 
@@ -55,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     from transformers.utils import logging
 
-    from ..checks import LIMIT, as_dicts, examine, has_error, report_lines
+    from ..checks import LIMIT, examine, has_error, report_lines
 
     logging.disable_progress_bar()
     findings = examine(
@@ -69,7 +70,7 @@ def run(options: argparse.Namespace) -> int:
         **reading_options(options),
     )
     if options.json:
-        print(json.dumps(as_dicts(findings), ensure_ascii=False, indent=2))
+        print(json.dumps(list(map(dataclasses.asdict, findings)), ensure_ascii=False, indent=2))
     else:
         print("\n".join(report_lines(findings)))
     return 1 if has_error(findings) else 0

@@ -118,7 +118,7 @@ def repetition(texts: Sequence[str], **options) -> dict[str, Interval | float]:
 def longest_repeated_runs(texts: Sequence[str]) -> np.ndarray:
     """Length in words of the longest sequence that occurs at least twice in each text, int64 `[texts]`."""
     check_texts(texts)
-    ids, owner = _word_ids(texts)
+    ids, owner = word_ids(texts)
     longest = np.zeros(len(texts), dtype=np.int64)
     per_text = owner * (ids.max(initial=0) + 1) + ids  # the same word has another number in another text
     for n, at in _grow(per_text, ids, owner, lambda at, gram: np.bincount(gram)[gram] > 1):
@@ -134,7 +134,7 @@ def longest_copied_runs(texts: Sequence[str], training_texts: Sequence[str]) -> 
     """
     check_texts(texts)
     check_texts(training_texts)
-    ids, owner = _word_ids([*training_texts, *texts])
+    ids, owner = word_ids([*training_texts, *texts])
     from_training = owner < len(training_texts)
     begins, longest = np.zeros(len(texts), dtype=np.int64), np.zeros(len(texts), dtype=np.int64)
 
@@ -155,7 +155,7 @@ def longest_copied_runs(texts: Sequence[str], training_texts: Sequence[str]) -> 
     ]
 
 
-def _word_ids(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+def word_ids(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     """The words of all texts as numbers from 0, and the text that each belongs to; int64 `[words]`."""
     numbers: dict[str, int] = {}
     found = [[numbers.setdefault(word, len(numbers)) for word in words(text)] for text in texts]
