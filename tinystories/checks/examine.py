@@ -17,12 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import (
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-    PreTrainedTokenizerFast,
-    TrainingArguments,
-)
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast, TrainingArguments
 
 from modeling_tinyllama import TinyLlamaForCausalLM
 from tinystories.tokenization import train_bpe
@@ -328,10 +323,7 @@ def _examine_model(target: str, options: _Options) -> list[Finding]:
 
 
 def _examine_weights(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    stories: StorySample | Finding,
-    options: _Options,
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, stories: StorySample | Finding, options: _Options
 ) -> list[Finding]:
     """What a model has learnt, on the validation stories or, without such, on those of the sample."""
     if isinstance(stories, Finding):

@@ -49,36 +49,46 @@ def training_pass(trainer: Trainer, inputs: dict) -> Iterator[Tensor]:
         yield loss
 
 
+@contextmanager
+def _forward_pass(trainer: Trainer, inputs: dict) -> Iterator[dict]:
+    """The inputs on the trainer's device, for a pass without gradients and with the same dropout as in every other.
+
+    Raises:
+        UserError: for token ids that the model does not have. A GPU that is asked for their embeddings fails for the
+            rest of the process.
+    """
+    known, largest = embedding_count(model_of(trainer)), int(inputs["input_ids"].max())
+    if largest >= known:
+        raise UserError(f"the rows hold ids up to {largest:,}, but the model has {known:,} embeddings")
+    torch.manual_seed(0)
+    with torch.no_grad(), autocast(trainer):
+        yield trainer._prepare_inputs(dict(inputs))
+
+
 def training_loss(trainer: Trainer, inputs: dict, num_items: int | None = None) -> float:
     """The loss as a training step computes it, which may hold no logits; the same dropout in each call.
 
     Args:
         num_items: scored tokens of all accumulated batches.
     """
-    inputs = _prepared(trainer, inputs)
     items = None if num_items is None else torch.tensor(num_items, device=trainer.args.device)
-    torch.manual_seed(0)
-    with torch.no_grad(), autocast(trainer):
-        return float(_loss(trainer, inputs, items))
+    with _forward_pass(trainer, inputs) as prepared:
+        return float(_loss(trainer, prepared, items))
 
 
 def training_logits(trainer: Trainer, inputs: dict) -> Tensor:
     """Logits `[rows, length, vocabulary]` on the CPU, computed as in a training step, with the same dropout."""
-    inputs = _prepared(trainer, inputs)
-    torch.manual_seed(0)
-    with torch.no_grad(), autocast(trainer):
-        _, outputs = trainer.compute_loss(model_of(trainer), inputs, return_outputs=True)
+    with _forward_pass(trainer, inputs) as prepared:
+        _, outputs = trainer.compute_loss(model_of(trainer), prepared, return_outputs=True)
     logits = outputs["logits"] if isinstance(outputs, Mapping) else outputs[1]
     return logits.float().cpu()
 
 
 def masked_logits(trainer: Trainer, inputs: dict) -> Tensor:
     """As [`training_logits`], with the mask that transformers builds from `position_ids` for a plain `Trainer`."""
-    inputs = _prepared(trainer, inputs)
     inputs = {name: value for name, value in inputs.items() if name not in ("labels", "loss_weights")}
-    torch.manual_seed(0)
-    with torch.no_grad(), autocast(trainer):
-        return model_of(trainer)(**inputs).logits.float().cpu()
+    with _forward_pass(trainer, inputs) as prepared:
+        return model_of(trainer)(**prepared).logits.float().cpu()
 
 
 def forward_and_backward(trainer: Trainer, inputs: dict) -> None:
@@ -94,16 +104,3 @@ def evaluate_batch(trainer: Trainer, inputs: dict) -> None:
     _, logits, labels = trainer.prediction_step(model, dict(inputs), prediction_loss_only=False)
     if trainer.preprocess_logits_for_metrics is not None and logits is not None and labels is not None:
         trainer.preprocess_logits_for_metrics(logits, labels)
-
-
-def _prepared(trainer: Trainer, inputs: dict) -> dict:
-    """Inputs on the trainer's device.
-
-    Raises:
-        UserError: for token ids that the model does not have. A GPU that is asked for their embeddings fails for the
-            rest of the process.
-    """
-    known, largest = embedding_count(model_of(trainer)), int(inputs["input_ids"].max())
-    if largest >= known:
-        raise UserError(f"the rows hold ids up to {largest:,}, but the model has {known:,} embeddings")
-    return trainer._prepare_inputs(dict(inputs))

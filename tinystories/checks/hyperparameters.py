@@ -30,12 +30,14 @@ class Setting:
         published: value by source; a source that does not fix the setting has no entry.
         low, high: the ends of what is usual.
         advice: for a value that is not.
+        unknown: why a value cannot be compared.
     """
 
     published: dict[str, str]
     low: float
     high: float
     advice: str = FAR
+    unknown: str = "it is not known"
 
 
 SETTINGS = {
@@ -45,6 +47,7 @@ SETTINGS = {
         high=2.4e-3,  # a factor of 4
         advice="It is far from the published values, which are for models of 15M parameters and more; smaller models "
         "tolerate more.",
+        unknown="the published rates are for AdamW",
     ),
     "end of the schedule": Setting(
         {
@@ -67,7 +70,12 @@ SETTINGS = {
         high=0.2,
         advice="Strong decay suits a large model trained for several epochs on few stories.",
     ),
-    "gradient clipping": Setting({"llama2.c": "1.0", "nanoGPT": "1.0"}, low=0.1, high=2.0),
+    "gradient clipping": Setting(
+        {"llama2.c": "1.0", "nanoGPT": "1.0"},
+        low=0.1,
+        high=2.0,
+        unknown="without clipping, one bad batch can make a run diverge",
+    ),
     "tokens per step": Setting(
         {"TinyStories": "655,360", "llama2.c": "131,072", "nanoGPT": "491,520", "llm_tinystories": "131,072"},
         low=131_072 / 8,
@@ -120,28 +128,15 @@ def compare_settings(args: TrainingArguments, run: RunLength, *, muon: bool = Fa
     muon = muon or "muon" in args.optim
     adamw = not muon and "adamw" in args.optim
     optimizer = " (Muon)" if muon else "" if adamw else f" ({args.optim})"
-    end = end_of_schedule(args)
+    (kind, _), end = schedule_of(args), end_of_schedule(args)
+    ending = "its end is not known" if end is None else f"to {end:g} of the learning rate"
+    clipping = args.max_grad_norm or None
     findings: list[Finding] = [
-        _compare(
-            "learning rate",
-            f"{args.learning_rate:g}{optimizer}",
-            args.learning_rate if adamw else None,
-            "the published rates are for AdamW",
-        ),
-        _compare(
-            "end of the schedule",
-            f"{schedule_of(args)[0]}, "
-            + ("its end is not known" if end is None else f"to {end:g} of the learning rate"),
-            end,
-        ),
+        _compare("learning rate", f"{args.learning_rate:g}{optimizer}", args.learning_rate if adamw else None),
+        _compare("end of the schedule", f"{kind}, {ending}", end),
         _compare("betas", f"{args.adam_beta1:g}, {args.adam_beta2:g}", args.adam_beta2),
         _compare("weight decay", f"{args.weight_decay:g}", args.weight_decay),
-        _compare(
-            "gradient clipping",
-            f"{args.max_grad_norm:g}" if args.max_grad_norm else "none",
-            args.max_grad_norm or None,
-            "without clipping, one bad batch can make a run diverge",
-        ),
+        _compare("gradient clipping", "none" if clipping is None else f"{clipping:g}", clipping),
     ]
     if run.tokens_per_step is not None:
         findings.append(_compare("tokens per step", f"{run.tokens_per_step:,.0f}", run.tokens_per_step))
@@ -168,13 +163,13 @@ def end_of_schedule(args: TrainingArguments) -> float | None:
     return None
 
 
-def _compare(name: str, here: str, value: float | None, unknown: str = "it is not known") -> SettingFinding:
-    """A value next to the published ones; None where it cannot be compared, because it is `unknown`."""
+def _compare(name: str, here: str, value: float | None) -> SettingFinding:
+    """A value next to the published ones; None where it cannot be compared."""
     setting = SETTINGS[name]
     evidence = f"here {here}; " + ", ".join(f"{source} {shown}" for source, shown in setting.published.items())
     status, advice, remark = "ok", "", ""
     if value is None:
-        status, remark = "note", unknown
+        status, remark = "note", setting.unknown
         evidence += f"; {remark}"
     elif not setting.low <= value <= setting.high:
         status, advice = "note", setting.advice

@@ -8,7 +8,7 @@ import copy
 import math
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -54,8 +54,7 @@ def check_disk(trainer: Trainer, muon: bool, steps: int | None, output_dir: str 
     _, count = checkpoints_at_once(args, steps, best_beside=isinstance(trainer, StoryTrainer))
     if count is None:
         return inconclusive(
-            "the number of checkpoints depends on the length of the run, which is not known",
-            "Set save_total_limit.",
+            "the number of checkpoints depends on the length of the run, which is not known", "Set save_total_limit."
         )
     one = checkpoint_bytes(model, args, muon=muon, averaged=getattr(trainer, "ema", None) is not None)
     folder = nearest_existing(Path(output_dir).absolute())
@@ -105,8 +104,26 @@ def checkpoints_at_once(
 
 def measure_step(trainer: Trainer, rows: Rows) -> float:
     """Seconds of one optimizer step, from real ones on a copy of the model with as many rows as fit the time."""
+    args, total = trainer.args, len(rows.ids)
+
+    def backward(inputs: dict) -> None:
+        with training_pass(trainer, inputs) as loss:
+            loss.backward()
+
+    def update() -> None:
+        if args.max_grad_norm:
+            torch.nn.utils.clip_grad_norm_(model_of(trainer).parameters(), args.max_grad_norm)
+        optimizer.step()
+
+    def measure_batch(count: int) -> float:
+        inputs = trainer._prepare_inputs(rows.select(range(count)).inputs)
+        return _seconds(args.device, lambda: backward(inputs))
+
     with _copied_model(trainer) as optimizer:
-        return _measure_step(trainer, optimizer, rows)
+        measure_batch(1)
+        count = max(1, min(total, int(SECONDS_PER_MEASUREMENT / 3 / max(1e-6, measure_batch(1)))))
+        batch = min(measure_batch(count) for _ in range(3)) * total / count
+        return batch * args.gradient_accumulation_steps + min(_seconds(args.device, update) for _ in range(2))
 
 
 @contextmanager
@@ -120,31 +137,13 @@ def _copied_model(trainer: Trainer) -> Iterator[torch.optim.Optimizer]:
         trainer.model, trainer.optimizer = model, optimizer
 
 
-def _measure_step(trainer: Trainer, optimizer: torch.optim.Optimizer, rows: Rows) -> float:
-    args, total = trainer.args, len(rows.ids)
-
-    def measure(count: int) -> float:
-        prepared = trainer._prepare_inputs(rows.select(range(count)).inputs)
-        _synchronize(args.device)
-        start = time.perf_counter()
-        with training_pass(trainer, prepared) as loss:
-            loss.backward()
-        _synchronize(args.device)
-        return time.perf_counter() - start
-
-    def measure_update() -> float:
-        _synchronize(args.device)
-        start = time.perf_counter()
-        if args.max_grad_norm:
-            torch.nn.utils.clip_grad_norm_(model_of(trainer).parameters(), args.max_grad_norm)
-        optimizer.step()
-        _synchronize(args.device)
-        return time.perf_counter() - start
-
-    measure(1)
-    count = max(1, min(total, int(SECONDS_PER_MEASUREMENT / 3 / max(1e-6, measure(1)))))
-    batch = min(measure(count) for _ in range(3)) * total / count
-    return batch * args.gradient_accumulation_steps + min(measure_update() for _ in range(2))
+def _seconds(device: torch.device, compute: Callable[[], None]) -> float:
+    synchronize = torch.cpu.synchronize if device.type == "cpu" else torch.accelerator.synchronize
+    synchronize(device)
+    start = time.perf_counter()
+    compute()
+    synchronize(device)
+    return time.perf_counter() - start
 
 
 @as_check("time")
@@ -164,8 +163,3 @@ def check_time(trainer: Trainer, rows: Rows, run: RunLength) -> Finding:
         return inconclusive(f"{measured}; the number of steps of the run is not known")
     duration = timedelta(seconds=round(run.steps * seconds))
     return ok(f"an estimate: {duration} for {run.steps:,} steps ({measured}), excluding evaluation")
-
-
-def _synchronize(device: torch.device) -> None:
-    if device.type != "cpu":
-        torch.accelerator.synchronize(device)

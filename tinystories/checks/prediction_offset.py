@@ -15,14 +15,7 @@ import torch
 from torch.nn.functional import log_softmax
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..evaluation.likelihood import (
-    context_length,
-    encode,
-    model_vocab_size,
-    score_sequences,
-    start_tokens,
-    total_loss,
-)
+from ..evaluation.likelihood import context_length, encode, model_vocab_size, score_sequences, start_tokens, total_loss
 from ..generation.generate import eos_token_ids
 from ..generation.prompts import added_tokens
 from .batch_contents import NO_EOS_ADVICE, START_ADVICE

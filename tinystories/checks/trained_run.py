@@ -9,6 +9,7 @@ from pathlib import Path
 from transformers import PreTrainedModel, TrainingArguments
 
 from ..recipe import Recipe
+from ..runs.metadata import padded_tokens
 from ..runs.run_folder import RUN_METADATA, is_checkpoint
 from ..training.arguments import training_arguments
 from .findings import Finding
@@ -51,9 +52,7 @@ class TrainedRun:
             rows = state.global_step * args.train_batch_size * args.gradient_accumulation_steps
             return rows * tokens, "steps x rows per step x tokens per row, assuming a single process"
         if state.total_flos:
-            # `Trainer` counts 6 operations per token and parameter outside of the embedding.
-            weights = self.model.num_parameters(exclude_embeddings=True)
-            return state.total_flos / 6 / weights, "from total_flos, padding included"
+            return padded_tokens(state.total_flos, self.model), "from total_flos, padding included"
         return None, ""
 
     def _recorded_tokens(self) -> float | None:

@@ -129,8 +129,7 @@ def check_special_tokens(tokenizer: PreTrainedTokenizerBase) -> Finding:
     tokens = {name: getattr(tokenizer, name) for name in ("bos_token", "eos_token", "pad_token")}
     if missing := [name for name, token in tokens.items() if token is None]:
         return error(
-            f"there is no {' and no '.join(missing)}",
-            "Add them, or train a tokenizer with `tinystories tokenizer`.",
+            f"there is no {' and no '.join(missing)}", "Add them, or train a tokenizer with `tinystories tokenizer`."
         )
     if tokenizer.pad_token_id == tokenizer.eos_token_id:
         evidence = f"pad_token and eos_token are both {tokenizer.eos_token!r}"

@@ -23,6 +23,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ..data.packing import Segments, split_long_stories
 from ..generation.prompts import added_tokens
 from ..utils.errors import UserError
+from ..utils.evaluation_mode import evaluation_mode
 from .intervals import Interval, bits_per_byte_interval
 
 
@@ -103,11 +104,9 @@ def score_sequences(
     order = np.argsort(-lengths, kind="stable").tolist()  # longest first, so that a lack of memory shows at once
     tokens_per_batch = min(TOKENS_PER_BATCH, LOGITS_PER_BATCH // vocab_size)
     padding = 1 if model.config.pad_token_id == 0 else 0  # transformers warns about the pad token without a mask
-    was_training = model.training
-    model.eval()
     scores: dict[int, Score] = {}
     bar = tqdm(total=int(lengths.sum()), desc="Scoring", unit=" tokens", unit_scale=True, disable=not progress)
-    try:
+    with bar, evaluation_mode(model):
         while order:
             longest = int(lengths[order[0]])
             size = batch_size or max(1, tokens_per_batch // longest)
@@ -119,9 +118,6 @@ def score_sequences(
             scores |= {index: score(index, row[: lengths[index]]) for index, row in zip(batch, logits, strict=True)}
             del logits  # before the next forward pass needs the memory
             bar.update(int(lengths[batch].sum()))
-    finally:
-        bar.close()
-        model.train(was_training)
     return [scores[index] for index in range(len(sequences))]
 
 

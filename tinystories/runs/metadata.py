@@ -135,9 +135,8 @@ def _read_training(metadata: RunMetadata, folder: Path, run: Path, model: PreTra
     state, record = _read_json(folder / TRAINER_STATE), _read_json(run / RUN_METADATA)
     training = metadata.training
     training["steps"], training["epochs"] = state.get("global_step"), state.get("epoch")
-    # `Trainer` counts 6 operations per token and parameter outside of the embedding, padding included.
     if flops := state.get("total_flos"):
-        training["tokens_padded"] = round(flops / 6 / model.num_parameters(exclude_embeddings=True))
+        training["tokens_padded"] = round(padded_tokens(flops, model))
     if metadata.step is None:
         ends = [entry["train_runtime"] for entry in state.get("log_history", []) if "train_runtime" in entry]
         training["session_seconds"] = ends[-1] if ends else None
@@ -148,6 +147,11 @@ def _read_training(metadata: RunMetadata, folder: Path, run: Path, model: PreTra
         # Only an id on the Hub has a slash; files are named by the last part of their path.
         metadata.corpus = name
         metadata.hub_id = re.split("[:@]", name)[0] if "/" in name else None
+
+
+def padded_tokens(total_flos: float, model: PreTrainedModel) -> float:
+    """Tokens, padding included: `Trainer` counts 6 operations per token and parameter outside of the embedding."""
+    return total_flos / 6 / model.num_parameters(exclude_embeddings=True)
 
 
 def _read_results(metadata: RunMetadata, run: Path) -> None:
