@@ -15,7 +15,6 @@ from modeling_tinyllama import TinyLlamaForCausalLM
 from tinystories.cli import main
 from tinystories.export import stock, verify
 from tinystories.export.stock import export_stock, to_llama, to_phi3
-from tinystories.tokenization import PreTrainedTokenizerFast
 from tinystories.utils.errors import UserError
 
 
@@ -65,19 +64,6 @@ PHI3 = {
 CASES = [pytest.param(to_llama, LLAMA[name], id=f"llama, {name}") for name in LLAMA] + [
     pytest.param(to_phi3, PHI3[name], id=f"phi3, {name}") for name in PHI3
 ]
-
-
-@pytest.fixture
-def run(tiny_run, tmp_path):
-    """A function that makes a run folder of a random model: `run(head_dim=24)`."""
-
-    def make(model=None, **changes):
-        folder = tmp_path / "run"
-        (model or tiny_model(**{"vocab_size": 600, **changes})).save_pretrained(folder)
-        PreTrainedTokenizerFast.from_pretrained(tiny_run).save_pretrained(folder)
-        return folder
-
-    return make
 
 
 @pytest.mark.parametrize("convert, changes", CASES)

@@ -49,20 +49,6 @@ CASES = {
 }  # fmt: skip
 
 
-@pytest.fixture
-def run(tiny_run, tmp_path):
-    """A function that makes a run folder of a random model: `run(head_dim=24)`."""
-
-    def make(model=None, tokenizer=None, name="run", **changes):
-        folder = tmp_path / name
-        model = model or tiny_model(**{"vocab_size": 600, **changes})
-        model.save_pretrained(folder)
-        (tokenizer or PreTrainedTokenizerFast.from_pretrained(tiny_run)).save_pretrained(folder)
-        return folder
-
-    return make
-
-
 # --- The file, read with the gguf package alone.
 
 

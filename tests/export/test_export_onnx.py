@@ -9,12 +9,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from helpers import PROMPT, tiny_model, without_package
+from helpers import PROMPT, without_package
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig, pipeline
 
 from tinystories.cli import main
 from tinystories.runs.loading import load_model
-from tinystories.tokenization import PreTrainedTokenizerFast
 from tinystories.utils.errors import UserError
 
 
@@ -43,19 +42,6 @@ def traced_once(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ours, "_trace", trace_once)
         yield
-
-
-@pytest.fixture(scope="module")
-def run(tiny_run, tmp_path_factory):
-    """A function that makes a run folder of a random model: `run(head_dim=24)`."""
-
-    def make(**changes):
-        folder = tmp_path_factory.mktemp("random") / "run"
-        tiny_model(vocab_size=600, **changes).save_pretrained(folder)
-        PreTrainedTokenizerFast.from_pretrained(tiny_run).save_pretrained(folder)
-        return folder
-
-    return make
 
 
 @pytest.fixture(scope="module", params=KINDS)

@@ -85,7 +85,7 @@ def export_gguf(run: str | Path, out: str | Path, dtype: str = "f16") -> GgufExp
         export_stock(run, stock)
         model, tokenizer = AutoModelForCausalLM.from_pretrained(stock).eval(), AutoTokenizer.from_pretrained(stock)
         _check_config(model.config)
-        kinds = _write(file, model, tokenizer, dtype, _metadata(run))
+        kinds = _write(file, model, tokenizer, dtype, run)
         difference, rounding, positions = _compare(file, model, tokenizer, kinds)
         check_difference(difference, TOLERANCE, "The GGUF file", run, out)
         stories = compare_tokens(file, tokenizer)
@@ -124,33 +124,15 @@ def _check_config(config: PreTrainedConfig) -> None:
         raise UserError(f"This model cannot be exported to GGUF: {reason}.")
 
 
-def _metadata(run: str | Path) -> dict[str, str]:
-    """Name of the model, and its licence if its card has one."""
-    name = Path(run).resolve().name if Path(run).exists() else str(run).split("/")[-1]
-    # llama.cpp recognises Microsoft's model by these spellings, and fails without the tokens of that model.
-    metadata = {"name": re.sub("(?i)phi-?3", "Phi 3", name)}
-    card = Path(run) / "README.md"
-    if card.is_file():
-        try:
-            licence = ModelCard.load(card).data.get("license")
-        except (ValueError, YAMLError):
-            licence = None
-        if isinstance(licence, str):
-            metadata["license"] = licence
-    return metadata
-
-
 def _write(
-    file: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, dtype: str, metadata: dict[str, str]
+    file: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, dtype: str, run: str | Path
 ) -> dict[str, str]:
     """Write the file and return the type of each weight by transformers' names."""
     config = model.config
     vocabulary = to_vocabulary(tokenizer, config.vocab_size)
     writer = gguf.GGUFWriter(file, config.model_type)
     writer.add_type(gguf.GGUFType.MODEL)
-    writer.add_name(metadata["name"])
-    if "license" in metadata:
-        writer.add_license(metadata["license"])
+    _write_name(writer, run)
     writer.add_size_label(gguf.size_label(model.num_parameters(), 0, 0, 0))
     writer.add_file_type(gguf.LlamaFileType[FILE_TYPES[dtype]])
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
@@ -178,6 +160,21 @@ def _write(
     writer.write_tensors_to_file()
     writer.close()
     return kinds
+
+
+def _write_name(writer: gguf.GGUFWriter, run: str | Path) -> None:
+    """Write the name of the model, and its licence if its card has one."""
+    name = Path(run).resolve().name if Path(run).exists() else str(run).split("/")[-1]
+    # llama.cpp recognises Microsoft's model by these spellings, and fails without the tokens of that model.
+    writer.add_name(re.sub("(?i)phi-?3", "Phi 3", name))
+    card = Path(run) / "README.md"
+    if card.is_file():
+        try:
+            licence = ModelCard.load(card).data.get("license")
+        except (ValueError, YAMLError):
+            return
+        if isinstance(licence, str):
+            writer.add_license(licence)
 
 
 def _write_tensors(writer: gguf.GGUFWriter, model: PreTrainedModel, dtype: str) -> dict[str, str]:

@@ -65,8 +65,7 @@ def to_vocabulary(tokenizer: PreTrainedTokenizerBase, size: int) -> Vocabulary:
         types[token["id"]] = gguf.TokenType.CONTROL if token["special"] else gguf.TokenType.USER_DEFINED
     if len(set(tokens)) < size:
         raise _unsupported("one of its tokens has a name reserved for unused tokens, such as [PAD0]")
-    # tokenizers before 0.20 write "left right", later versions ["left", "right"].
-    merges = [tuple(merge.split(" ")) if isinstance(merge, str) else tuple(merge) for merge in model["merges"]]
+    merges = [tuple(merge) for merge in model["merges"]]
     if model.get("byte_fallback"):
         return _sentencepiece(spec, tokens, types, merges, tokenizer.unk_token_id)
     pre = spec["pre_tokenizer"] or {}

@@ -294,23 +294,22 @@ def _config(path: Path, settings: dict, weights: dict[str, torch.Tensor], state:
     if not tied and "lm_head.weight" not in weights:
         raise UserError(f"{path}: its config has `tie_embeddings: false`, but its weights have no lm_head.weight.")
     factor = _number(path, settings, "rope_percentage", float, 0.5)
+    heads = _heads(path, settings, hidden_size, factor, state)
+    positions = _number(path, settings, "max_seq_len", int, _rotary_table(state)[0] or 2048)
+    epsilon = _number(path, settings, "rms_norm_eps", float, 1e-6)
+    theta = _number(path, settings, "rope_base", float, 10_000.0)
     try:
         return TinyLlamaConfig(
             vocab_size=vocab_size,
             hidden_size=hidden_size,
             intermediate_size=intermediate_size,
             num_hidden_layers=layers,
-            num_attention_heads=_heads(path, settings, hidden_size, factor, state),
-            max_position_embeddings=_number(path, settings, "max_seq_len", int, _rotary_table(state)[0] or 2048),
-            rms_norm_eps=_number(path, settings, "rms_norm_eps", float, 1e-6),
-            rope_parameters={
-                "rope_theta": _number(path, settings, "rope_base", float, 10_000.0),
-                "partial_rotary_factor": factor,
-            },
+            num_attention_heads=heads,
+            max_position_embeddings=positions,
+            rms_norm_eps=epsilon,
+            rope_parameters={"rope_theta": theta, "partial_rotary_factor": factor},
             tie_word_embeddings=tied,
         )
-    except UserError:
-        raise
     except ValueError as error:
         raise UserError(f"{path} describes an impossible model: {first_line(error)}.") from None
 
