@@ -186,7 +186,7 @@ def test_mistakes_are_one_line(tiny_run, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: True)
     assert "f32, f16, bf16, q8_0" in refused(tiny_run, "Lily", *llama, "--dtype", "q4_k")
     assert "no run folder" in refused(tmp_path / "none", "Lily", *llama)
-    assert "no model of that name" in refused("nobody/nothing", "Lily", *llama)
+    assert "the Hub (https://huggingface.co) cannot be reached" in refused("nobody/nothing", "Lily", *llama)
     assert "no config.json" in refused(tmp_path, "Lily", *llama)
     (tmp_path / "config.json").write_text("{")
     assert "no tokenizer.json" in refused(tmp_path, "Lily", *llama)

@@ -7,17 +7,17 @@ import hashlib
 import sys
 from pathlib import Path
 
-from huggingface_hub import cached_assets_path, snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError
+from huggingface_hub import cached_assets_path
 
 from .. import __version__
 from ..generation.presets import GGUF_DTYPES
+from ..runs.download import SAFETENSORS, local_folder
 from ..runs.run_folder import require_run
-from ..utils.errors import UserError, first_line
+from ..utils.errors import UserError
 
 
 SOURCES = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json")
-WEIGHTS = ("*.safetensors", "*.safetensors.index.json")
+WEIGHTS = (SAFETENSORS, "*.safetensors.index.json")
 
 
 def model_folder(path: str) -> Path:
@@ -27,14 +27,7 @@ def model_folder(path: str) -> Path:
         UserError: if there is no such model, or its folder has no config or tokenizer.
     """
     require_run(path)
-    folder = Path(path)
-    if not folder.exists():
-        try:
-            folder = Path(snapshot_download(path, allow_patterns=[*SOURCES, *WEIGHTS], library_name="tinystories"))
-        except (HfHubHTTPError, HFValidationError, HTTPError, OSError) as error:
-            raise UserError(
-                f"There is no folder {path}, and the Hub has no model of that name: {first_line(error)}."
-            ) from None
+    folder = local_folder(path, SAFETENSORS)
     for name in ("config.json", "tokenizer.json"):
         if not (folder / name).is_file():
             raise UserError(f"{path} is not a run folder: it has no {name}. Specify the folder that training wrote.")

@@ -20,6 +20,7 @@ from transformers import (
 from modeling_tinyllama import TinyLlamaConfig, TinyLlamaForCausalLM
 from tinystories.tokenization import vocabulary_size
 
+from ..runs.download import local_folder
 from ..runs.loading import load_tokenizer, load_weights
 from ..runs.run_folder import require_run
 from ..utils.errors import UserError, first_line
@@ -59,8 +60,9 @@ def read_config(path: str | Path, model_types: Collection[str], requirement: str
     Raises:
         UserError: if it cannot be read, or is of another architecture.
     """
+    folder = local_folder(path)
     try:
-        config = AutoConfig.from_pretrained(path, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError, KeyError, TypeError, ArithmeticError, StrictDataclassError) as error:
         raise UserError(f"The configuration in {path} cannot be read: {first_line(error)}.") from None
     if config.model_type not in model_types:

@@ -23,6 +23,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError,
 from huggingface_hub.utils import validate_repo_id
 
 from ..utils.errors import UserError, first_line
+from ..utils.hub_connection import require_hub
 
 
 # Seconds between attempts. `huggingface_hub` itself retries uploads, but not commits.
@@ -82,6 +83,7 @@ def authenticate(alternative: str) -> tuple[HfApi, dict[str, Any]]:
         raise UserError(f"There is no token for the Hub: run `hf auth login`, set HF_TOKEN, or {alternative}.")
     api = HfApi(token=token)
     try:
+        require_hub()
         user = api.whoami()
     except HfHubHTTPError as error:
         if error.response.status_code == 401:

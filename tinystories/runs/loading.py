@@ -15,6 +15,7 @@ from ..generation.native import require_native_decoding
 from ..generation.presets import check_dtype
 from ..generation.prompts import keep_prompts_open
 from ..utils.errors import UserError, first_line
+from .download import PICKLES, SAFETENSORS, local_folder
 from .run_folder import require_run
 
 
@@ -39,8 +40,9 @@ def load_model(
 
     check_dtype(dtype)
     require_run(path)
-    loaded_tokenizer = load_tokenizer(tokenizer or path, as_saved=as_saved)
-    model = load_weights(path)
+    folder = local_folder(path, SAFETENSORS, PICKLES)
+    loaded_tokenizer = load_tokenizer(tokenizer or folder, as_saved=as_saved)
+    model = load_weights(folder)
     if dtype == "int8":
         try:
             return require_native_decoding(model, dtype), loaded_tokenizer
@@ -61,9 +63,10 @@ def load_weights(path: str | Path, *, exact: bool = False, **options: Any) -> Pr
     Raises:
         UserError: if the weights cannot be read, or do not match the configuration.
     """
+    folder = local_folder(path, SAFETENSORS, PICKLES)
     try:
         # A pair, because of `output_loading_info`; the stub knows only the model.
-        loaded: Any = AutoModelForCausalLM.from_pretrained(path, output_loading_info=True, **options)
+        loaded: Any = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True, **options)
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError, pickle.UnpicklingError) as error:
         raise UserError(f"The model in {path} cannot be loaded: {first_line(error)}.") from None
     model, report = loaded
@@ -84,18 +87,15 @@ def load_tokenizer(path: str | Path, *, as_saved: bool = False) -> PreTrainedTok
     Raises:
         UserError: if there is none.
     """
+    folder = local_folder(path)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path)
+        tokenizer = AutoTokenizer.from_pretrained(folder)
         if type(tokenizer) is transformers.PreTrainedTokenizerFast:
-            tokenizer = PreTrainedTokenizerFast.from_pretrained(path)
+            tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
     except (OSError, ValueError) as error:
-        files = [Path(path) / name for name in ("tokenizer.json", "tokenizer_config.json")]
-        if Path(path).is_dir() and not any(file.exists() for file in files):
+        if not any((folder / name).exists() for name in ("tokenizer.json", "tokenizer_config.json")):
             raise UserError(f"{path} has no tokenizer: neither tokenizer.json nor tokenizer_config.json.") from None
-        where = f"The tokenizer in {path} cannot be loaded"
-        if not Path(path).exists():
-            where = f"There is no folder {path}, and no tokenizer of that name can be loaded from the Hub"
-        raise UserError(f"{where}: {first_line(error)}.") from None
+        raise UserError(f"The tokenizer in {path} cannot be loaded: {first_line(error)}.") from None
     if not as_saved:
         keep_prompts_open(tokenizer)
     return tokenizer

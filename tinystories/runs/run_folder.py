@@ -8,6 +8,7 @@ from pathlib import Path
 from ..recipe import Recipe, load_recipe
 from ..utils.errors import UserError
 from ..utils.paths import refuse_special_file
+from .download import require_available
 
 
 RECIPE = "recipe.yaml"
@@ -23,11 +24,13 @@ def require_run(path: str | Path) -> None:
     """Check that a path may be a model folder or a model id on the Hub, before anything heavy is imported.
 
     Raises:
-        UserError: if there is no such folder, it is a file, or it holds no model.
+        UserError: if there is no such folder, it is a file, or it holds no model; for an id, without a connection.
     """
     there = Path(path)
     if there.exists() or str(path).count("/") != 1 or there.parts[0] in ("runs", ".", "..", "~", "/"):
         require_run_folder(there)
+    else:
+        require_available(path)
 
 
 def require_run_folder(folder: Path) -> None:

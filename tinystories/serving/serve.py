@@ -4,7 +4,6 @@ import errno
 import logging
 import signal
 import socket
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from tinystories.tokenization import vocabulary_size
 
+from ..runs.download import SAFETENSORS, local_folder
 from ..runs.loading import load_model, load_tokenizer
 from ..runs.run_folder import require_run
 from ..utils.errors import UserError, first_line
@@ -97,11 +97,11 @@ def load(settings: ServerSettings) -> tuple[PreTrainedModel, PreTrainedTokenizer
     Raises:
         UserError: where they are missing or do not fit.
     """
-    checkpoint = _downloaded(settings.checkpoint, ["*.safetensors"])
+    checkpoint = str(local_folder(settings.checkpoint, SAFETENSORS))
     _check_checkpoint(checkpoint)
     model, tokenizer = load_model(checkpoint, settings.dtype)
     if settings.tokenizer:
-        tokenizer = load_tokenizer(_downloaded(settings.tokenizer))
+        tokenizer = load_tokenizer(settings.tokenizer)
     entries = model.config.get_text_config(decoder=True).vocab_size
     if (needed := vocabulary_size(tokenizer)) > entries:
         raise UserError(
@@ -138,20 +138,6 @@ def _check_checkpoint(checkpoint: str) -> None:
 def _may_be_on_the_hub(name: str) -> bool:
     """Whether this has the form owner/name, and there is no folder with the owner's name."""
     return name.count("/") == 1 and bool(name.partition("/")[2]) and not Path(name).parent.is_dir()
-
-
-def _downloaded(name: str, weights: Sequence[str] = ()) -> str:
-    """A folder, or the folder with the downloaded files of a repository on the Hub."""
-    if Path(name).exists() or not _may_be_on_the_hub(name):
-        return name
-    from huggingface_hub import snapshot_download
-
-    try:
-        return snapshot_download(name, allow_patterns=["*.json", "*.jinja", "*.txt", *weights])
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"There is no folder {name}, and it cannot be loaded from the Hub: {first_line(error)}."
-        ) from None
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -14,6 +14,7 @@ from datasets.exceptions import DatasetNotFoundError
 from datasets.fingerprint import Hasher
 
 from ...utils.errors import UserError, first_line
+from ...utils.hub_connection import require_hub
 from ..formats import file_format
 from ..readers import StoryFile, find_column, normalize_texts, require_text
 from ..story_dataset import TEXT, stored_stories, streamed_stories
@@ -28,6 +29,7 @@ def open_hub(name: str, repo: str, config: str | None, revision: str | None, opt
     files: dict[str, list[StoryFile]] | None
     with hub_errors(repo):
         try:
+            require_hub()
             builder = load_dataset_builder(repo, config, revision=revision, cache_dir=options.cache_dir)
         except ConnectionError:
             if options.streaming or not record.is_file():

@@ -1,0 +1,87 @@
+"""Models on the Hub, as folders in its cache. Imports neither torch nor transformers."""
+
+import logging
+from pathlib import Path
+
+from huggingface_hub import constants, snapshot_download, try_to_load_from_cache
+from huggingface_hub.errors import GatedRepoError, HTTPError, RepositoryNotFoundError
+from huggingface_hub.utils import validate_repo_id
+
+from ..utils.errors import UserError, first_line
+from ..utils.hub_connection import require_hub
+
+
+logger = logging.getLogger(__name__)
+
+TEXTS = ("*.json", "*.jinja", "*.txt", "*.model")  # configurations and tokenizers
+SAFETENSORS, PICKLES = "*.safetensors", "pytorch_model*.bin"
+
+
+def local_folder(name: str | Path, *weights: str) -> Path:
+    """A folder on this machine, or the one with the downloaded files of a model on the Hub.
+
+    Without a connection, the files downloaded earlier are used. Subfolders, which hold other formats and checkpoints,
+    are not downloaded.
+
+    Args:
+        weights: patterns of weights, such as `SAFETENSORS`; only the first kind that the model has is downloaded.
+
+    Raises:
+        UserError: if there is no such folder, and the model cannot be downloaded.
+    """
+    folder, unreachable = Path(name), None
+    if folder.exists():
+        return folder
+    try:
+        validate_repo_id(str(name))
+        try:
+            require_hub()
+        except ConnectionError as error:
+            unreachable = error
+        for kind in weights or TEXTS[:1]:
+            folder = Path(
+                snapshot_download(
+                    str(name),
+                    allow_patterns=[*TEXTS, kind],
+                    ignore_patterns="*/*",
+                    local_files_only=unreachable is not None,
+                )
+            )
+            if any(folder.glob(kind)):
+                break
+    except GatedRepoError:
+        raise UserError(f"The model {name} is gated: request access on its page, and run `hf auth login`.") from None
+    except RepositoryNotFoundError:
+        raise UserError(
+            f"There is no folder {name}, and the Hub has no model of that name. If it is private, run `hf auth login`."
+        ) from None
+    except (HTTPError, OSError, ValueError) as error:
+        if unreachable is not None:
+            raise _not_available(name, unreachable) from None
+        raise UserError(
+            f"There is no folder {name}, and it cannot be loaded from the Hub: {first_line(error)}."
+        ) from None
+    if unreachable is not None:
+        logger.warning("%s: the Hub cannot be reached (%s); using the files downloaded earlier", name, unreachable)
+    return folder
+
+
+def require_available(name: str) -> None:
+    """Check that a model on the Hub has been downloaded, or that the Hub can be reached.
+
+    Raises:
+        UserError: if not.
+    """
+    if isinstance(try_to_load_from_cache(name, "config.json"), str):
+        return
+    try:
+        require_hub()
+    except ConnectionError as error:
+        raise _not_available(name, error) from None
+
+
+def _not_available(name: str | Path, reason: ConnectionError) -> UserError:
+    return UserError(
+        f"There is no folder {name}, it has not been downloaded completely, and the Hub ({constants.ENDPOINT}) "
+        f"cannot be reached: {reason}."
+    )
