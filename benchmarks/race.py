@@ -33,6 +33,7 @@ import modeling_tinyllama  # noqa: F401  registers the architecture
 from tinystories.data.corpus import load_corpus
 from tinystories.evaluation.likelihood import bits_per_byte, score_stories
 from tinystories.recipe import load_recipe
+from tinystories.runs.run_folder import run_and_step
 from tinystories.sizes import SIZES
 from tinystories.utils.console import print_any_character
 
@@ -77,10 +78,10 @@ def main() -> None:
             else:
                 stock = json.dumps({"corpus": options.corpus, "shape": _shape(recipe), "muon": "muon" in contender})
                 command = [sys.executable, str(ROOT / "benchmarks" / "stock_race.py"), stock]
-            result = race(command, Path(folder), options.minutes)
-            result |= score(Path(folder) / "run", stories)
+            run = Path(folder) / contender
+            result = {**race(command, run, options.minutes), **score(run, stories)}
             if options.keep:
-                shutil.copytree(Path(folder) / "run", Path(options.keep) / contender, dirs_exist_ok=True)
+                shutil.copytree(run, Path(options.keep) / contender, dirs_exist_ok=True)
         results.append({"contender": contender, **result})
         print(json.dumps(results[-1]), flush=True)
 
@@ -103,24 +104,23 @@ def _shape(recipe) -> dict:
     return {**shape, "vocab_size": recipe.vocab_size, "max_position_embeddings": recipe.max_length}
 
 
-def race(command: list[str], folder: Path, minutes: float) -> dict:
-    """Run `command` so that its process takes `minutes`; it saves the model in `folder / "run"`."""
-    trial = _run(command, folder, "trial", TRIAL_SECONDS)
+def race(command: list[str], run: Path, minutes: float) -> dict:
+    """Run `command` so that its process takes `minutes`; it saves the model in the folder `run`."""
+    trial = _run(command, run.with_name("trial"), TRIAL_SECONDS)
     training = minutes * 60 * (1 - MARGIN) - (trial - TRIAL_SECONDS)
     print(f"{trial - TRIAL_SECONDS:.1f} s of start and end", flush=True)
     if training < TRIAL_SECONDS:
         raise SystemExit(f"{minutes} minutes are too few for start, training and end.")
-    seconds = _run(command, folder, "run", training)
-    state = json.loads((folder / "run" / "trainer_state.json").read_text())
-    return {"minutes": seconds / 60, "steps": state["global_step"]}
+    seconds = _run(command, run, training)
+    return {"minutes": seconds / 60, "steps": run_and_step(run)[1]}
 
 
-def _run(command: list[str], folder: Path, name: str, training: float) -> float:
+def _run(command: list[str], run: Path, training: float) -> float:
     """Seconds of the process, with empty caches and `training` seconds of training."""
     with tempfile.TemporaryDirectory() as caches:
         variables = ("HF_DATASETS_CACHE", "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")
         environment = {**os.environ, **{name: f"{caches}/{name}" for name in variables}, "HF_HUB_OFFLINE": "1"}
-        arguments = ["--output_dir", str(folder / name), "--max_minutes", str(training / 60)]
+        arguments = ["--output_dir", str(run), "--max_minutes", str(training / 60)]
         streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
         began = time.perf_counter()
         done = subprocess.run([*command, *arguments], cwd=ROOT, env=environment, **streams)
