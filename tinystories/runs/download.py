@@ -66,13 +66,13 @@ def local_folder(name: str | Path, *weights: str) -> Path:
     return folder
 
 
-def require_available(name: str) -> None:
+def require_available(name: str | Path) -> None:
     """Check that a model on the Hub has been downloaded, or that the Hub can be reached.
 
     Raises:
         UserError: if not.
     """
-    if isinstance(try_to_load_from_cache(name, "config.json"), str):
+    if isinstance(try_to_load_from_cache(str(name), "config.json"), str):
         return
     try:
         require_hub()
