@@ -151,7 +151,7 @@ def test_settings_are_sent(server, visit):
     page.locator("#temperature").fill("1.3")
     page.fill("#seed", "7")
     page.check("#post-process")
-    page.get_by_role("button", name="A bear").click()
+    page.get_by_role("button", name="A bear", exact=True).click()
     assert sent() == {
         "prompt": "Deep in the forest, an old bear", "max_tokens": 50, "post_process": True, "preset": "plain",
         "temperature": 1.3, "seed": 7,
