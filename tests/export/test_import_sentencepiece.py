@@ -15,7 +15,7 @@ from tinystories.cli import main
 from tinystories.data.synthetic import sample_stories
 from tinystories.export.import_model import import_model
 from tinystories.export.piece_files import read_proto
-from tinystories.export.sentencepiece import load_piece_tokenizer, load_sentencepiece
+from tinystories.export.sentencepiece import load_piece_tokenizer, load_sentencepiece, set_eos_token
 from tinystories.utils.errors import UserError
 
 
@@ -245,6 +245,9 @@ def test_bin_without_byte_pieces_has_unknown_characters(source, trained, tmp_pat
     theirs = sentencepiece.SentencePieceProcessor(model_file=str(trained("char, identity")))
     for text in ("Once upon a time", "日本 a"):
         assert tokenizer(text)["input_ids"] == [1, *theirs.encode(text)]
+    assert tokenizer.pad_token == "</s>"
+    set_eos_token(tokenizer, "</s>")
+    assert (tokenizer.eos_token, tokenizer.pad_token) == ("</s>", "<unk>")
     file = source("char, identity", "tok{}.bin", "tokenizer.model")
     import_model(file, tmp_path / "model")
     assert AutoTokenizer.from_pretrained(tmp_path / "model")("a  b")["input_ids"] == [1, *theirs.encode("a  b")]
