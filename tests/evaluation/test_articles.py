@@ -7,7 +7,8 @@ import re
 import pytest
 
 from tinystories.data.synthetic import sample_stories
-from tinystories.evaluation.articles import article_statistics, begins_with_vowel_sound, count_articles
+from tinystories.data.vowel_sounds import begins_with_vowel_sound
+from tinystories.evaluation.articles import article_statistics, count_articles
 from tinystories.evaluation.stories import shuffled_words
 
 

@@ -1,5 +1,6 @@
 """Hold out validation stories, and keep those of a stream out of its training stories."""
 
+from collections.abc import Iterable
 from hashlib import blake2b
 
 import numpy as np
@@ -10,8 +11,13 @@ from ..utils.errors import UserError
 from .sources.source import VERSION
 
 
+def digests(texts: Iterable[bytes]) -> np.ndarray:
+    """64-bit hashes `[texts]` (uint64); the chance that any two of 2 million collide is one in ten million."""
+    return np.frombuffer(b"".join(blake2b(text, digest_size=8).digest() for text in texts), dtype="<u8")
+
+
 def story_keys(stories: Dataset, num_proc: int | None = None) -> np.ndarray:
-    """64-bit hashes of the stories; the chance that any two of 2 million collide is one in ten million."""
+    """The digests of the stories, as int64."""
     keys = stories.with_format("arrow").map(
         _hash_batch,
         batched=True,
@@ -25,9 +31,7 @@ def story_keys(stories: Dataset, num_proc: int | None = None) -> np.ndarray:
 
 
 def _hash_batch(table: pa.Table, version: int) -> pa.Table:
-    texts = table["text"].cast(pa.binary()).to_pylist()
-    hashes = b"".join(blake2b(text, digest_size=8).digest() for text in texts)
-    return pa.table({"key": np.frombuffer(hashes, "<i8")})
+    return pa.table({"key": digests(table["text"].cast(pa.binary()).to_pylist()).view(np.int64)})
 
 
 def hold_out(keys: np.ndarray, fraction: float, seed: int, name: str) -> np.ndarray:
@@ -39,7 +43,7 @@ def hold_out(keys: np.ndarray, fraction: float, seed: int, name: str) -> np.ndar
         )
     count = min(max(1, round(fraction * len(distinct))), len(distinct) - 1)
     # The order is that of the hashes times an odd number: a permutation that depends on the seed and the texts alone.
-    odd = np.frombuffer(blake2b(str(seed).encode(), digest_size=8).digest(), "<u8") | np.uint64(1)
+    odd = digests([str(seed).encode()]) | np.uint64(1)
     return np.sort(rows[np.argsort(distinct.view(np.uint64) * odd)[:count]])
 
 

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ..data.vowel_sounds import begins_with_vowel_sound
 from .intervals import Interval, ratio_interval, wilson_interval
 from .text_statistics import check_texts, columns, words
 
@@ -123,20 +124,6 @@ def is_determiner(piece: str) -> bool:
     """Whether a lower-case piece is a determiner, a number or a possessive."""
     possessive = piece.endswith(("'s", "s'")) and piece not in _CONTRACTED_IS
     return piece in DETERMINERS or piece.isdigit() or possessive
-
-
-_CONSONANT_SOUND = re.compile(
-    r"(?:u\Z|one\Z|once\Z|oui|eu|ewe|uni(?:[cfoqstv]|\Z)|us(?:e|u|a)|ut(?:e|i|o)|ura|uku)", re.IGNORECASE
-)
-_VOWEL_SOUND = re.compile(r"(?:[aeiou]|hour|hono|honest|heir|8\d*\Z|1[18]\Z|[fhlmnrsx]\Z)", re.IGNORECASE)
-_SPELT_OUT = re.compile(r"[AEFHILMNORSX][B-DF-HJ-NP-TV-Z]*\Z")
-
-
-def begins_with_vowel_sound(word: str) -> bool:
-    """Whether "an" is correct before `word`, judged by its spelling: "an hour", "a unicorn", "an 8", "an X-ray"."""
-    if _SPELT_OUT.match(word):
-        return True
-    return bool(_VOWEL_SOUND.match(word)) and not _CONSONANT_SOUND.match(word)
 
 
 # Printed by metrics/article_statistics/word_lists.py for 12,000 TinyStories training stories

@@ -28,8 +28,9 @@ from yaml import YAMLError
 
 from ..generation.presets import GGUF_DTYPES
 from ..utils.errors import UserError, install_command
+from ..utils.paths import staged
 from .stock import export_stock
-from .verify import LONGEST_CHECK, STORY, TOLERANCE, Verified, check_difference, staged
+from .verify import LONGEST_CHECK, STORY, TOLERANCE, Verified, check_difference
 
 
 try:

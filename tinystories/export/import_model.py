@@ -26,12 +26,12 @@ from ..evaluation.likelihood import loss_ahead
 from ..generation.generate import preset_config
 from ..runs.loading import load_tokenizer
 from ..utils.errors import UserError
-from ..utils.paths import refuse_special_file, require_new_folder
+from ..utils.paths import refuse_special_file, require_new_folder, staged
 from .llama2c import FORMATS, Header, load_llama2c, read_header
 from .piece_files import alternative_to, find_piece_tokenizer
 from .sentencepiece import load_piece_tokenizer, set_eos_token
 from .stock import from_stock, load_stock
-from .verify import TOLERANCE, Verified, check_difference, check_vocabulary, compare, staged
+from .verify import TOLERANCE, Verified, check_difference, check_vocabulary, compare
 from .wikimini import load_wikimini, load_wikimini_tokenizer
 
 

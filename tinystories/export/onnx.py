@@ -33,9 +33,9 @@ from transformers import (
 
 from ..data.synthetic import sample_stories
 from ..utils.errors import UserError, install_command
-from ..utils.paths import require_new_folder
+from ..utils.paths import require_new_folder, staged
 from .stock import export_stock
-from .verify import STORY, Verified, check_difference, staged
+from .verify import STORY, Verified, check_difference
 
 
 try:

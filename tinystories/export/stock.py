@@ -21,7 +21,7 @@ from transformers.models.phi3 import Phi3Config, Phi3ForCausalLM
 from modeling_tinyllama import TinyLlamaConfig, TinyLlamaForCausalLM
 
 from ..utils.errors import UserError
-from ..utils.paths import require_new_folder
+from ..utils.paths import require_new_folder, staged
 from .verify import (
     TOLERANCE,
     Verified,
@@ -30,7 +30,6 @@ from .verify import (
     load_complete,
     load_run,
     read_config,
-    staged,
 )
 
 

@@ -1,8 +1,6 @@
 """What exports and imports share: complete loading, comparison of logits, and output that appears only if verified."""
 
-import tempfile
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -118,25 +116,6 @@ def check_vocabulary(tokenizer: PreTrainedTokenizerBase, vocab_size: int, path: 
         raise UserError(
             f"The tokenizer of {path} has {tokens:,} tokens but the model has {vocab_size:,}: they do not match."
         )
-
-
-@contextmanager
-def staged(out: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `out` to write a file or folder to; it becomes `out` if nothing is raised.
-
-    Raises:
-        UserError: if the system does not allow it.
-    """
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as folder:
-            path = Path(folder) / "model"
-            yield path
-            if out.exists():
-                out.rmdir()
-            path.rename(out)
-    except OSError as error:
-        raise UserError(f"{out} cannot be written: {first_line(error)}.") from None
 
 
 def check_difference(difference: float, tolerance: float, model: str, source: str | Path, out: Path) -> None:

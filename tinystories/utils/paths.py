@@ -2,6 +2,8 @@
 
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from .errors import UserError, first_line
@@ -51,6 +53,25 @@ def require_new_folder(out: Path) -> None:
     """
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise UserError(f"{out} already exists: choose a folder that is new or empty.")
+
+
+@contextmanager
+def staged(out: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `out` to write a file or folder to; it becomes `out` if nothing is raised.
+
+    Raises:
+        UserError: if the system does not allow it.
+    """
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as folder:
+            path = Path(folder) / (out.name or "model")
+            yield path
+            if out.exists():
+                out.rmdir()
+            path.rename(out)
+    except OSError as error:
+        raise UserError(f"{out} cannot be written: {first_line(error)}.") from None
 
 
 def refuse_special_file(path: str | Path) -> None:

@@ -3,7 +3,6 @@
 import html
 import json
 import re
-import tempfile
 from collections import Counter
 from collections.abc import Collection, Iterable
 from pathlib import Path
@@ -15,8 +14,8 @@ import pyarrow.parquet as pq
 from datasets import Dataset, IterableDataset
 from datasets.fingerprint import Hasher
 
-from ...utils.errors import UserError, first_line
-from ...utils.paths import output_folder
+from ...utils.errors import UserError
+from ...utils.paths import output_folder, staged
 from ..corpus import TEXT, Corpus
 from ..text_split import END_OF_TEXT
 from .duplicates import DuplicateFinder, words_of
@@ -137,24 +136,16 @@ def write_clean(
         raise UserError(f"{out} must end in {' or '.join(SUFFIXES)}.")
     _require_new(out, is_corpus)
     output_folder(out.parent)
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as temporary:
-            copy = Path(temporary) / out.name
-            if is_corpus:
-                copy.mkdir()
-                counts = {  # validation first, so that a story in both stays there
-                    split: _write(getattr(stories, split), copy / f"{split}.jsonl", cleaner, progress)
-                    for split in ("validation", "train")
-                }
-            else:
-                counts = _write(stories, copy, cleaner, progress)
-            _require_new(out, is_corpus)
-            if out.exists():
-                out.rmdir()
-            copy.rename(out)
-    except OSError as error:
-        raise UserError(f"{out} cannot be written: {first_line(error)}.") from None
+    with staged(out) as copy:
+        if not is_corpus:
+            counts = _write(stories, copy, cleaner, progress)
+        else:
+            copy.mkdir()
+            counts = {  # validation first, so that a story in both stays there
+                split: _write(getattr(stories, split), copy / f"{split}.jsonl", cleaner, progress)
+                for split in ("validation", "train")
+            }
+        _require_new(out, is_corpus)
     return counts
 
 

@@ -2,10 +2,10 @@
 
 import re
 import unicodedata
-from collections.abc import Iterable
-from hashlib import blake2b
 
 import numpy as np
+
+from ..held_out import digests
 
 
 class DigestSet:
@@ -14,13 +14,13 @@ class DigestSet:
     def __init__(self) -> None:
         self._runs: list[np.ndarray] = []
 
-    def add(self, digests: np.ndarray) -> np.ndarray:
-        """Add `digests`, and return which of them were in the set before, or earlier in this call."""
-        is_new = np.zeros(len(digests), dtype=bool)
-        is_new[np.unique(digests, return_index=True)[1]] = True
+    def add(self, added: np.ndarray) -> np.ndarray:
+        """Add digests, and return which of them were in the set before, or earlier in this call."""
+        is_new = np.zeros(len(added), dtype=bool)
+        is_new[np.unique(added, return_index=True)[1]] = True
         for run in self._runs:
-            is_new &= run[np.minimum(np.searchsorted(run, digests), len(run) - 1)] != digests
-        new = np.sort(digests[is_new])
+            is_new &= run[np.minimum(np.searchsorted(run, added), len(run) - 1)] != added
+        new = np.sort(added[is_new])
         # Each run is more than twice as long as the next: few runs to search, and few moves per digest.
         while len(new) and self._runs and len(self._runs[-1]) <= 2 * len(new):
             new = np.concatenate([self._runs.pop(), new])
@@ -38,16 +38,14 @@ class DuplicateFinder:
 
     def __call__(self, texts: list[str], words: list[list[str]]) -> dict[str, np.ndarray]:
         """Which stories are equal to an earlier one, and which others have the same words `[stories]`."""
-        again = self._texts.add(_digests(texts))
-        alike = self._words.add(_digests(map(" ".join, words)))
+        again = self._texts.add(digests(map(_encode, texts)))
+        alike = self._words.add(digests(_encode(" ".join(each)) for each in words))
         has_words = np.array(list(map(bool, words)), dtype=bool)
         return {"duplicates": again & has_words, "near_duplicates": alike & ~again & has_words}
 
 
-def _digests(texts: Iterable[str]) -> np.ndarray:
-    """64-bit digests; the chance that any two of 2 million collide is one in ten million."""
-    joined = b"".join(blake2b(text.encode(errors="surrogatepass"), digest_size=8).digest() for text in texts)
-    return np.frombuffer(joined, dtype="<u8")
+def _encode(text: str) -> bytes:
+    return text.encode(errors="surrogatepass")
 
 
 _ASCII_WORDS = {code: " " for code in range(128) if not chr(code).isalnum()} | {ord("'"): None}

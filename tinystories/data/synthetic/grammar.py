@@ -9,22 +9,15 @@
 import re
 from dataclasses import dataclass
 
+from ..vowel_sounds import begins_with_vowel_sound
+
 
 _ARTICLE = re.compile(r"\b([Aa])n? (?=([A-Za-z]+))")
-_SILENT_H = ("hour", "honest", "heir")
-_SPOKEN_AS_CONSONANT = ("one", "once", "uni", "use", "usu", "euro", "uku")
-
-
-def starts_with_vowel_sound(word: str) -> bool:
-    word = word.lower()
-    if word.startswith(_SILENT_H):
-        return True
-    return word[0] in "aeiou" and not word.startswith(_SPOKEN_AS_CONSONANT)
 
 
 def settle_articles(text: str) -> str:
     """Choose between "a" and "an" by the sound of the next word, throughout a text."""
-    return _ARTICLE.sub(lambda match: match[1] + ("n " if starts_with_vowel_sound(match[2]) else " "), text)
+    return _ARTICLE.sub(lambda match: match[1] + ("n " if begins_with_vowel_sound(match[2]) else " "), text)
 
 
 def capitalized(text: str) -> str:
