@@ -2,6 +2,7 @@ import gzip
 import json
 import logging
 import os
+from pathlib import Path
 
 import pytest
 import yaml
@@ -338,5 +339,6 @@ def test_reading_options_of_evaluate(write, tmp_path):
     assert (name, stories) == ("in", ["A\n\nB", "C"])
     options = cli.parse("evaluate x --split line --skip-bad-rows --text-column body".split())
     assert reading_options(options) == {"text_column": "body", "split": "line", "skip_bad_rows": True}
+    model = Path(write("run/config.json", b"{}")).parent  # the stories are read first
     with pytest.raises(UserError, match="a.jsonl, line 1: not valid JSON"):
-        evaluate(["someone/x"], corpus=write("a.jsonl", b"broken\n"), split="file", progress=False)
+        evaluate([model], corpus=write("a.jsonl", b"broken\n"), split="file", progress=False)
