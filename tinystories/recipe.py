@@ -114,6 +114,11 @@ class Recipe:
     zero_init_residual: bool = _setting(
         False, "Initialise `o_proj` and `down_proj` with zeros, so that each layer starts as the identity."
     )
+    copy_init: float | None = _setting(
+        None,
+        "Initialise the attention of the middle layer so that it copies what it attends to, scaled by this factor; "
+        "1 suits small models, which then learn sooner to repeat the names of characters.",
+    )
     max_minutes: float | None = _setting(
         None,
         "Train for this many minutes instead of `max_steps` or `num_train_epochs`; the learning rate schedule follows "

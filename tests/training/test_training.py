@@ -8,11 +8,12 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from modeling_tinyllama import TinyLlamaConfig, TinyLlamaForCausalLM
 from tinystories.commands.train import train
 from tinystories.data.corpus import load_corpus
 from tinystories.recipe import load_recipe
 from tinystories.training.arguments import training_arguments
-from tinystories.training.build import model_config, pack_corpus
+from tinystories.training.build import copy_init, model_config, pack_corpus
 from tinystories.training.trainer import StoryTrainer
 from tinystories.utils.errors import UserError
 
@@ -188,6 +189,28 @@ def test_zero_init_residual(tiny_recipe):
         # One step of next to nothing.
         assert layer.self_attn.o_proj.weight.abs().max() < 1e-6 and layer.mlp.down_proj.weight.abs().max() < 1e-6
         assert layer.self_attn.q_proj.weight.abs().max() > 1e-2
+
+
+@pytest.mark.parametrize("kv_heads", [4, 2])
+def test_copy_init_adds_the_mean_of_the_attended_states(kv_heads):
+    config = TinyLlamaConfig(
+        vocab_size=300, hidden_size=64, intermediate_size=96, num_hidden_layers=4, num_attention_heads=4,
+        num_key_value_heads=kv_heads, head_dim=16,
+    )  # fmt: skip
+    model = TinyLlamaForCausalLM(config)
+    copy_init(model, 0.5)
+    attention = model.model.layers[2].self_attn
+    torch.nn.init.zeros_(attention.q_proj.weight)  # uniform attention
+    hidden = torch.randn(1, 7, 64)
+    positions = torch.arange(7)[None]
+    output = attention(hidden, position_embeddings=model.model.rotary_emb(hidden, positions), attention_mask=None)[0]
+    mean = hidden.cumsum(1) / torch.arange(1, 8)[:, None]
+    if kv_heads < 4:  # fewer values than dimensions: their span
+        value = attention.v_proj.weight
+        mean = mean @ value.T @ value
+    assert torch.allclose(output, 0.5 * mean, atol=1e-5)
+    before = TinyLlamaForCausalLM(config).model.layers[1].self_attn
+    assert attention.o_proj.weight.std() > 0.03 > before.o_proj.weight.std()
 
 
 def test_muon_equals_that_of_torch_up_to_precision():

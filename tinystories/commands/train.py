@@ -134,6 +134,8 @@ def train(recipe: Recipe) -> Path:
     model = TinyLlamaForCausalLM(config)
     if recipe.zero_init_residual:
         build.zero_init_residual(model)
+    if recipe.copy_init is not None:
+        build.copy_init(model, recipe.copy_init)
     model.generation_config = preset_config(recipe.preset, tokenizer, max_new_tokens=recipe.max_length * 3 // 4)
     if checkpoint is not None and isinstance(train_rows, PackedStream):
         train_rows.load_state(checkpoint)

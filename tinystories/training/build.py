@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from datasets import Dataset, IterableDataset
+from torch import nn
 from transformers import EarlyStoppingCallback, PreTrainedTokenizerBase, TrainerCallback, TrainingArguments
 
 from modeling_tinyllama import TinyLlamaConfig, TinyLlamaForCausalLM
@@ -142,6 +143,22 @@ def zero_init_residual(model: TinyLlamaForCausalLM) -> None:
     for layer in model.model.layers:
         layer.self_attn.o_proj.weight.zero_()
         layer.mlp.down_proj.weight.zero_()
+
+
+@torch.no_grad()
+def copy_init(model: TinyLlamaForCausalLM, scale: float) -> None:
+    """Initialise the attention of the middle layer as a copy: `v_proj` orthogonal, `o_proj` its transpose.
+
+    The heads of the layer then add `scale` times the mean of the attended states to the residual stream. With tied
+    embeddings this raises the logits of attended tokens from the first step on, so that the gradient only has to find
+    which tokens to attend to (benchmarks/RACE.md has the measurements).
+    """
+    attention = model.model.layers[model.config.num_hidden_layers // 2].self_attn
+    value, output, dim = attention.v_proj.weight, attention.o_proj.weight, model.config.head_dim
+    nn.init.orthogonal_(value)
+    groups = output.shape[1] // value.shape[0]  # query heads that share the values of a head
+    per_head = value.unflatten(0, (-1, dim)).repeat_interleave(groups, dim=0).flatten(0, 1)
+    output.copy_(per_head.T * scale / groups)
 
 
 def pack_corpus(

@@ -1,0 +1,112 @@
+"""Games of two friends who take turns and call each other by name.
+
+In these short stories, names are a fifth of the words. A small model learns from them to look back for the name of a
+character; the other plots, where names are rarer, then profit (benchmarks/RACE.md).
+"""
+
+from typing import NamedTuple
+
+from ..story import Story
+
+
+class Game(NamedTuple):
+    """What the friends do first, what happens in each turn, and how the game ends; `{one}` acts on `{other}`."""
+
+    deeds: tuple[str, ...]
+    turns: tuple[str, ...]
+    ends: tuple[str, ...]
+
+
+_ANY_TURN = (
+    "“Now you, {other},” said {one}.",
+    "{One} laughed, and {other} laughed, too.",
+    "“Well done, {other}!” said {one}.",
+    "{One} smiled at {other}.",
+)
+_GAMES = (
+    Game(
+        ("took a ball to the park", "played with a [big|red|new] ball"),
+        (
+            "{One} threw the ball to {other}.",
+            "“Catch, {other}!” said {one}.",
+            "{One} kicked the ball, and {other} caught it.",
+            "{One} rolled the ball to {other}.",
+        ),
+        ("The ball fell into a puddle, and they both laughed.", "Soon it was time for dinner."),
+    ),
+    Game(
+        ("ran to the swings", "went to the playground"),
+        (
+            "{One} pushed {other} on the swing.",
+            "“Hold on, {other}!” said {one}.",
+            "“Look at me, {other}!” said {one}.",
+            "Then it was {one}'s turn, and {other} pushed the swing.",
+        ),
+        ("They went so high that they could see the pond.", "Then a bell rang, and it was time to go home."),
+    ),
+    Game(
+        ("wanted to build a tower", "took the [wooden |]blocks out of the box"),
+        (
+            "{One} gave {other} a [red|blue|green|yellow] block.",
+            "“Be careful, {other},” said {one}.",
+            "{One} put a block on top of {other}'s block.",
+            "“One more, {other}!” said {one}.",
+        ),
+        ("The tower fell down, and they built it again.", "The tower was as tall as a chair."),
+    ),
+    Game(
+        ("wanted to draw a picture together", "sat down with paper and crayons"),
+        (
+            "{One} drew a [tree|flower|cloud] next to {other}'s [house|boat|cat].",
+            "{One} gave {other} the [green|red|blue] crayon.",
+            "“I like your picture, {other},” said {one}.",
+            "“Look at this, {other},” said {one}.",
+        ),
+        ("They put the picture on the wall.", "Soon the paper was full."),
+    ),
+    Game(
+        ("had a tea party", "had a picnic [on the grass|under a tree]"),
+        (
+            "{One} gave {other} a [cookie|strawberry|sandwich].",
+            "“Thank you, {other},” said {one}.",
+            "“More tea, {other}?” asked {one}.",
+            "{One} poured some tea for {other}.",
+        ),
+        ("Soon the plate was empty.", "A little bird got the last crumbs."),
+    ),
+    Game(
+        ("played tag", "played tag in the garden"),
+        (
+            "{One} ran after {other}.",
+            "“I will catch you, {other}!” said {one}.",
+            "“You're too fast, {other}!” said {one}.",
+            "{One} touched {other}'s back and ran away.",
+        ),
+        ("At last they fell down in the grass.", "They ran until they were tired."),
+    ),
+)
+_GOODBYES = (
+    "“See you tomorrow, {friend}!” said {hero}. “See you tomorrow, {hero}!” said {friend}.",
+    "{Hero} hugged {friend}, and {friend} hugged {hero}.",
+    "“That was fun, {friend},” said {hero}. “Let's do it again, {hero},” said {friend}.",
+    "“You're my best friend, {friend},” said {hero}. “And you're mine, {hero},” said {friend}.",
+)
+
+
+def taking_turns(s: Story) -> None:
+    if s.chance(0.8):
+        s.child()
+    else:
+        s.animal(named=1)
+    s.friend(named=1)
+    game = s.pick(_GAMES)
+    s.open_for_two(*game.deeds)
+    turn = [s.who("hero"), s.who("friend")]
+    for sentence in s.pick_some(game.turns + _ANY_TURN, s.pick((5, 6, 7, 8))):
+        s.cast("one", turn[0])
+        s.cast("other", turn[1])
+        s.say(sentence)
+        turn.reverse()
+    s.par()
+    s.say(*game.ends)
+    s.say(*_GOODBYES)
