@@ -83,14 +83,14 @@ def authenticate(alternative: str) -> tuple[HfApi, dict[str, Any]]:
         raise UserError(f"There is no token for the Hub: run `hf auth login`, set HF_TOKEN, or {alternative}.")
     api = HfApi(token=token)
     try:
-        require_hub()
+        require_hub(api.endpoint)
         user = api.whoami()
     except HfHubHTTPError as error:
         if error.response.status_code == 401:
             raise UserError(REJECTED_TOKEN) from None
         return api, {}  # rate-limited, or a token without this permission
     except (HTTPError, OSError) as error:
-        raise UserError(f"The Hub ({constants.ENDPOINT}) cannot be reached: {first_line(error)}.") from None
+        raise UserError(f"The Hub ({api.endpoint}) cannot be reached: {first_line(error)}.") from None
     if user.get("auth", {}).get("accessToken", {}).get("role") == "read":
         raise UserError("Your token is read-only: create a write token at https://huggingface.co/settings/tokens.")
     return api, user

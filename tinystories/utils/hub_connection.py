@@ -17,8 +17,11 @@ CONNECT_TIME = 5  # seconds for the name server and the connection; on slow line
 
 
 @functools.cache  # of successes: an exception is not cached
-def require_hub() -> None:
+def require_hub(endpoint: str | None = None) -> None:
     """Send the Hub one request, which has the time `HF_HUB_ETAG_TIMEOUT` for its answer.
+
+    Args:
+        endpoint: address of the Hub, by default that of `huggingface_hub`.
 
     Raises:
         ConnectionError: with the reason, if there is no connection within `CONNECT_TIME` or no answer.
@@ -35,9 +38,8 @@ def require_hub() -> None:
     def ask() -> None:
         try:
             timeout = constants.HF_HUB_ETAG_TIMEOUT
-            get_session().head(
-                constants.ENDPOINT, follow_redirects=False, timeout=timeout, extensions={"trace": trace}
-            )
+            address = endpoint or constants.ENDPOINT
+            get_session().head(address, follow_redirects=False, timeout=timeout, extensions={"trace": trace})
         except Exception as error:
             errors.append(error)
         is_connected.set()
