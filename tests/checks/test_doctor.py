@@ -128,20 +128,20 @@ def endless(corpus, tokenizer, tmp_path_factory):
 def test_a_healthy_run_has_no_error(tiny_run):
     found = by_check(examine(tiny_run, quick=True, limit=100))
     assert not errors(found.values())
-    for check in ("objective", "shift in the model", "next token", "end of text", "stopping", "learning rate"):
+    for check in ("objective", "label shift in the model", "next token", "end of text", "stopping", "learning rate"):
         assert found[check].status == "ok", found[check]
-    for check in ("learning rate and recipe", "best checkpoint", "leak between stories (train mode)", "padding"):
+    for check in ("learning rate and recipe", "best checkpoint", "document masking (train mode)", "padding"):
         assert found[check].status == "ok", found[check]
     assert found["validation curve"].status == "note" and "still falling" in found["validation curve"].evidence
     assert "120 steps" in found["tokens seen"].evidence
-    could_not = [finding for finding in found.values() if "could not be checked" in finding.evidence]
+    could_not = [finding for finding in found.values() if "the check failed" in finding.evidence]
     assert not could_not
 
 
 def test_labels_shifted_twice_in_training_are_found_in_the_model(shifted_twice, corpus):
     found = by_check(examine(shifted_twice, corpus=str(corpus), quick=True))
     assert found["objective"].status == "error" and "after the next" in found["objective"].evidence
-    assert found["shift in the model"].status == "ok", "the model is stock: it was the data"
+    assert found["label shift in the model"].status == "ok", "the model is stock: it was the data"
     assert found["settings"].status == "inconclusive" and found["validation curve"].status == "inconclusive"
     assert found["learning rate"].status == "ok"
 
@@ -166,7 +166,7 @@ def test_an_untrained_stock_model_is_inconclusive(corpus, tokenizer, tmp_path):
         assert (
             found["training log"].status == "inconclusive" and "trainer_state.json" in found["training log"].evidence
         )
-        assert found["shift in the model"].status == "ok" and not errors(found.values())
+        assert found["label shift in the model"].status == "ok" and not errors(found.values())
 
 
 def test_a_model_that_repeats_its_input_is_an_error(corpus, tokenizer, tmp_path):
@@ -190,7 +190,7 @@ def test_a_model_that_repeats_its_input_is_an_error(corpus, tokenizer, tmp_path)
     trainer.train()
     stories = load_corpus(str(corpus)).validation["text"][:20]
     [found] = check_objective(network, tokenizer, stories)
-    assert found.status == "error" and "repeats" in found.evidence
+    assert found.status == "error" and "predicts the current token" in found.evidence
 
 
 def test_a_model_that_shifts_labels_twice_is_an_error(tokenizer):
@@ -212,7 +212,7 @@ def test_a_start_token_that_prompts_lack_is_a_note(tiny_run):
     assert check_beginning(network, known, stories)[0].status == "ok"
     known.backend_tokenizer.post_processor = None
     [found] = check_beginning(network, known, stories)
-    assert found.status == "note" and "nothing in front" in found.evidence
+    assert found.status == "note" and "does not add it in front of prompts" in found.evidence
 
 
 def test_a_tokenizer_of_another_model_is_an_error(tiny_run, tmp_path):
@@ -222,7 +222,7 @@ def test_a_tokenizer_of_another_model_is_an_error(tiny_run, tmp_path):
     assert found["objective"].status == "error" and "not the tokenizer" in found["objective"].advice
     assert found["vocabulary size"].status == "error"
     # Not tried: on a GPU nothing could be computed after that.
-    assert "ids that the model does not have" in found["shift in the model"].evidence
+    assert "ids that the model does not have" in found["label shift in the model"].evidence
 
 
 def test_a_checkpoint_of_llm_tinystories_is_examined_with_its_tokenizer(tiny_run, tmp_path):
@@ -280,7 +280,7 @@ def test_a_recipe_is_checked_with_memory_disk_and_time(tiny_recipe, tmp_path):
     save_recipe(tiny_recipe(max_length=512, row_length=1024, max_stories=100), tmp_path / "tiny.yaml")
     found = by_check(examine(tmp_path / "tiny.yaml", limit=50))
     assert not errors(found.values())
-    for check in ("next token", "leak between stories (eval mode)", "memory", "disk", "time", "attention kernel"):
+    for check in ("next token", "document masking (eval mode)", "memory", "disk", "time", "attention kernel"):
         assert found[check].status == "ok", found[check]
     assert str(tmp_path) in found["disk"].evidence
     assert not (tmp_path / "run").exists(), "nothing is written to the output folder"
@@ -301,7 +301,7 @@ def test_the_length_of_a_run_is_computed_for_the_whole_corpus(tiny_recipe, tmp_p
 def test_an_unavailable_corpus_is_inconclusive(tiny_recipe, tmp_path):
     save_recipe(tiny_recipe(corpus="nobody/no-such-stories", max_steps=-1), tmp_path / "tiny.yaml")
     found = by_check(examine(tmp_path / "tiny.yaml", quick=True, limit=50))
-    assert found["corpus"].status == "inconclusive" and "sample replaces them" in found["corpus"].evidence
+    assert found["corpus"].status == "inconclusive" and "built-in sample stories are used" in found["corpus"].evidence
     assert found["next token"].status == "ok" and found["memory"].status == "ok"
     assert "setting: total tokens" not in found, "of a corpus that is not there, no length is known"
     with pytest.raises(UserError):

@@ -105,7 +105,9 @@ def test_tokens_per_parameter(tmp_path):
     [unfinished] = check_end(tmp_path, made)
     assert unfinished.status == "note" and "20 of 100" in unfinished.evidence and "resume" in unfinished.advice
     [seen] = check_tokens(made, 1_000, 20_000, "counted in training")
-    assert seen.status == "ok" and "20 per parameter" in seen.evidence and "counted in training" in seen.evidence
+    assert (
+        seen.status == "ok" and "20 tokens per parameter" in seen.evidence and "counted in training" in seen.evidence
+    )
     assert check_tokens(made, 1_000, 1_000)[0].status == "note"
     assert check_tokens(made, 1_000, None)[0].status == "inconclusive"
 
@@ -315,7 +317,7 @@ def test_articles_must_be_single_tokens(sample, tokenizer):
 
 def test_the_vocabulary_is_checked_on_text(sample, tokenizer):
     found = {finding.check: finding for finding in vocabulary.check_tokens(tokenizer, sample)}
-    assert found["lost text"].status == "ok" and found["bytes per token"].status == "ok"
+    assert found["round trip"].status == "ok" and found["bytes per token"].status == "ok"
     assert found["unused vocabulary"].status in ("ok", "note")
     few = {finding.check: finding for finding in vocabulary.check_tokens(tokenizer, sample[:20])}
     assert few["unused vocabulary"].status == "inconclusive"
@@ -328,7 +330,7 @@ def test_text_with_unknown_tokens_is_an_error(sample):
     backend = Tokenizer(models.WordLevel({"<unk>": 0, "the": 1, "a": 2}, unk_token="<unk>"))
     backend.pre_tokenizer = pre_tokenizers.Whitespace()
     found = vocabulary.check_tokens(PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>"), sample[:50])
-    assert {finding.check: finding.status for finding in found}["lost text"] == "error"
+    assert {finding.check: finding.status for finding in found}["round trip"] == "error"
 
 
 def test_embeddings_are_compared_with_the_vocabulary(tokenizer):

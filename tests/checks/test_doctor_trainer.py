@@ -97,8 +97,8 @@ def errors(findings):
     return {finding.check for finding in findings if finding.status == "error"}
 
 
-SHOWN = {"labels", "end of text", "padding", "beginning of text", "next token", "looking ahead"}
-LEAKS = {"leak between stories (train mode)", "leak between stories (eval mode)"}
+SHOWN = {"labels", "end of text", "padding", "beginning of text", "next token", "causal mask"}
+LEAKS = {"document masking (train mode)", "leak between stories (eval mode)"}
 
 
 def test_a_healthy_trainer_is_ok(trainer):
@@ -176,7 +176,7 @@ def test_labels_shifted_only_in_the_data_are_ok(trainer):
         return torch.nn.functional.cross_entropy(outputs.logits.flatten(0, 1), labels.flatten())
 
     found = by_check(check_trainer(trainer(collator=shifted_once_more, compute_loss_func=unshifted)))
-    assert found["next token"].status == "ok" and "once in the data" in found["next token"].evidence
+    assert found["next token"].status == "ok" and "by 1 in the data" in found["next token"].evidence
     found = by_check(check_trainer(trainer(compute_loss_func=unshifted)))
     assert found["next token"].status == "error" and "t itself" in found["next token"].evidence
 
@@ -235,7 +235,7 @@ def test_a_missing_end_of_text_is_an_error(trainer, stories, tokenizer):
     cut = whole.map(lambda row: {"input_ids": row["input_ids"][:-1]})
     dataset = PackedStories(cut, context=128, overlap=16, pad_token_id=1, length=256)
     found = by_check(check_trainer(trainer(dataset=dataset)))
-    assert found["end of text"].status == "error" and "never trained" in found["end of text"].evidence
+    assert found["end of text"].status == "error" and "labels are all -100" in found["end of text"].evidence
 
 
 def test_an_end_of_text_missing_in_half_of_the_stories_is_an_error(trainer, stories, tokenizer):
@@ -313,7 +313,7 @@ def with_mask(features):
 
 def test_an_attention_mask_over_packed_rows_leaks_in_a_stock_model(trainer):
     healthy = check_trainer(trainer(model(LlamaForCausalLM)))
-    assert not errors(healthy) and by_check(healthy)["leak between stories (train mode)"].status == "ok"
+    assert not errors(healthy) and by_check(healthy)["document masking (train mode)"].status == "ok"
     found = by_check(check_trainer(trainer(model(LlamaForCausalLM), with_mask)))
     for check in LEAKS:
         assert found[check].status == "error" and "attention_mask" in found[check].evidence, found[check]
@@ -321,8 +321,8 @@ def test_an_attention_mask_over_packed_rows_leaks_in_a_stock_model(trainer):
 
 def test_a_cache_leaks_in_a_stock_model_and_not_in_ours(trainer):
     found = by_check(check_trainer(trainer(model(LlamaForCausalLM), use_cache=True)))
-    assert found["leak between stories (eval mode)"].status == "error"
-    assert "use_cache" in found["leak between stories (eval mode)"].evidence
+    assert found["document masking (eval mode)"].status == "error"
+    assert "use_cache" in found["document masking (eval mode)"].evidence
     assert not errors(check_trainer(trainer(use_cache=True)))
 
 
@@ -332,11 +332,11 @@ def test_packed_rows_without_position_ids_are_a_note(trainer):
         return {name: batch[name] for name in ("input_ids", "labels")}
 
     found = by_check(check_trainer(trainer(model(LlamaForCausalLM), joined)))
-    assert found["leak between stories (train mode)"].status == "note"
-    assert "attention_mask" in found["leak between stories (train mode)"].advice
+    assert found["document masking (train mode)"].status == "note"
+    assert "attention_mask" in found["document masking (train mode)"].advice
 
 
-MASK = "leak between stories (mask)"
+MASK = "document masking (attention mask)"
 SHORT = {"max_length": 128, "row_length": 256}
 
 
@@ -348,7 +348,7 @@ def test_packed_attention_and_the_mask_are_both_tested(trainer, story_trainer):
     # A plain Trainer has the mask alone, and so has a model that packed attention does not support.
     for made in (trainer(), story_trainer(attention_dropout=0.1, **SHORT)):
         found = by_check(check_trainer(made))
-        assert MASK not in found and "sdpa" in found["leak between stories (train mode)"].evidence
+        assert MASK not in found and "sdpa" in found["document masking (train mode)"].evidence
 
 
 def test_a_leak_of_packed_attention_is_an_error(story_trainer, monkeypatch):
@@ -395,12 +395,12 @@ def test_a_model_without_a_causal_mask_is_an_error(trainer):
                 use_cache=False,
             )
 
-    assert "looking ahead" in errors(check_trainer(trainer(model(Seeing))))
+    assert "causal mask" in errors(check_trainer(trainer(model(Seeing))))
 
 
 def test_dropout_is_not_a_leak(trainer):
     found = by_check(check_trainer(trainer(model(attention_dropout=0.3))))
-    assert found["leak between stories (train mode)"].status == "ok", found
+    assert found["document masking (train mode)"].status == "ok", found
     assert not errors(found.values())
 
 
@@ -417,7 +417,7 @@ def test_a_vocabulary_larger_than_the_embeddings_is_an_error(trainer):
 def test_a_trainer_without_a_tokenizer(trainer):
     found = by_check(check_trainer(trainer(processing_class=None)))
     assert found["end of text"].status == "inconclusive"
-    assert found["next token"].status == "ok" and found["leak between stories (train mode)"].status == "ok"
+    assert found["next token"].status == "ok" and found["document masking (train mode)"].status == "ok"
 
 
 def test_a_model_that_fails_is_inconclusive(trainer):
@@ -493,7 +493,7 @@ def test_memory_grows_with_the_batch_and_states_with_the_optimizer(trainer):
 
 def test_bf16_fragments_more_memory_on_a_cpu(trainer):
     figures = {bf16: by_check(check_trainer(trainer(bf16=bf16)))["memory"].evidence for bf16 in (False, True)}
-    assert "30% more for the allocator" in figures[False] and "80% more for the allocator" in figures[True]
+    assert "plus 30% for the allocator" in figures[False] and "plus 80% for the allocator" in figures[True]
 
 
 def test_memory_is_that_of_a_loss_without_logits(trainer, story_trainer):
@@ -505,8 +505,8 @@ def test_memory_is_that_of_a_loss_without_logits(trainer, story_trainer):
         forward_and_backward(made, rows.inputs)
     assert recorder.attends_per_document
     assert estimated == pytest.approx(recorder.peak, rel=0.05)
-    assert "without holding its logits" in by_check(check_trainer(made))["memory"].evidence
-    assert "with all its logits" in by_check(check_trainer(trainer()))["memory"].evidence
+    assert "without storing all logits" in by_check(check_trainer(made))["memory"].evidence
+    assert "with all logits" in by_check(check_trainer(trainer()))["memory"].evidence
 
 
 def test_time_is_measured_with_packed_attention_and_leaves_no_gradients(story_trainer):
@@ -565,6 +565,6 @@ def test_a_stream_is_checked_and_begins_again(story_trainer):
     made = story_trainer(streaming=True, max_steps=4)
     first = next(iter(made.train_dataset))["input_ids"]
     found = by_check(check_trainer(made))
-    assert not errors(found.values()) and found["leak between stories (train mode)"].status == "ok"
+    assert not errors(found.values()) and found["document masking (train mode)"].status == "ok"
     assert "setting: epochs" not in found, "a stream has no known length"
     assert torch.equal(next(iter(made.train_dataset))["input_ids"], first)

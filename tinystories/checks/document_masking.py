@@ -20,7 +20,9 @@ from .recorder import Recorder
 
 Forward = Callable[[Trainer, dict], Tensor]
 LEAK = 1e-3  # of what the changed stories moved themselves; a real leak moves others by tenths of that, a mask by 0
-MASK_ADVICE = "Pass position_ids, use_cache=False and no attention_mask: only then does transformers mask documents."
+MASK_ADVICE = (
+    "Pass position_ids, use_cache=False and no attention_mask; otherwise transformers does not mask documents."
+)
 
 
 def check_leaks(trainer: Trainer, rows: Rows, tokenizer: PreTrainedTokenizerBase | None) -> list[Finding]:
@@ -29,7 +31,7 @@ def check_leaks(trainer: Trainer, rows: Rows, tokenizer: PreTrainedTokenizerBase
     findings = []
     for mode in ("train", "eval"):
         model_of(trainer).train(mode == "train")
-        check = as_check(f"leak between stories ({mode} mode)")(_check_leak)
+        check = as_check(f"document masking ({mode} mode)")(_check_leak)
         findings += check(trainer, rows, tokens, training_logits)
     findings += _check_looking_ahead(trainer, rows, tokens)
     model_of(trainer).train()
@@ -48,15 +50,15 @@ def _check_leak(trainer: Trainer, rows: Rows, tokens: Tensor, forward: Forward) 
     config = model_of(trainer).config
     attention = NAME if recorder.attends_per_document else config._attn_implementation
     evidence = (
-        f"changing every other story of {count} changes their own logits by up to {own:.2g} and those of the others "
-        f"by {others:.2g} (attention {attention})"
+        f"changing every second story ({count}) changes the logits of these stories by up to {own:.2g} and the logits "
+        f"of the other stories by up to {others:.2g} (attn_implementation {attention})"
     )
     if others <= LEAK * own:
         one_per_row = len({row for row, _, _ in rows.stories}) == len(rows.stories)
         return ok(f"{evidence}; one story per row" if one_per_row else evidence)
     if not rows.marked:
         return note(
-            f"{evidence}: stories attend to those before them in the row, as in llama2.c and nanoGPT",
+            f"{evidence}: stories attend to earlier stories of the row, as in llama2.c and nanoGPT",
             "For document masking, pass position_ids that restart at each story, and no attention_mask.",
         )
     possible = {"attention_mask": "attention_mask" in rows.inputs, "use_cache": getattr(config, "use_cache", False)}
@@ -65,7 +67,7 @@ def _check_leak(trainer: Trainer, rows: Rows, tokens: Tensor, forward: Forward) 
     return error(f"{evidence}, although position_ids restart at each story{cause}", MASK_ADVICE)
 
 
-@as_check("leak between stories (mask)")
+@as_check("document masking (attention mask)")
 def _check_mask(trainer: Trainer, rows: Rows, tokens: Tensor) -> list[Finding]:
     """The mask that the model gets without `story_varlen`, where the trainer uses that for packed rows."""
     with Recorder() as recorder:
@@ -79,7 +81,7 @@ def _check_mask(trainer: Trainer, rows: Rows, tokens: Tensor) -> list[Finding]:
     return [finding]
 
 
-@as_check("looking ahead")
+@as_check("causal mask")
 def _check_looking_ahead(trainer: Trainer, rows: Rows, tokens: Tensor) -> Finding:
     later = torch.zeros_like(rows.padding)
     for row, first, end in rows.stories:
@@ -93,7 +95,7 @@ def _check_looking_ahead(trainer: Trainer, rows: Rows, tokens: Tensor) -> Findin
             f"changing the second half of each story changes the logits of its first half by up to {others:.2g}",
             "Use a causal mask: a model that attends to the next token does not learn to predict it.",
         )
-    return ok(f"later tokens change earlier logits by {others:.1g}")
+    return ok(f"changing later tokens changes earlier logits by {others:.1g}")
 
 
 def _ordinary_tokens(trainer: Trainer, tokenizer: PreTrainedTokenizerBase | None, rows: Rows) -> Tensor:

@@ -154,13 +154,13 @@ def _check_symbols(sample: _Sample) -> Finding:
     mark, count = max(stories.items(), key=lambda item: (item[1], item[0]), default=("", 0))
     fraction = count / max(1, len(sample.stories))
     if fraction <= few or count < 2:
-        return ok(f"no unusual mark is in more than {few:.0%} of {sample.name}")
+        return ok(f"no unusual symbol occurs in more than {few:.0%} of {sample.name}")
     name = unicodedata.name(mark, f"U+{ord(mark):04X}").lower()
     source = f", which {_TOKEN_MARKS[mark]} tokenizers use for spaces" if mark in _TOKEN_MARKS else ""
     return (error if fraction > many else note)(
         f"{count:,} of {sample.name} ({fraction:.0%}) contain {mark!r} ({name}{source}), "
         f"{sample.example(re.compile(re.escape(mark)))} (usual: under 0.1%)",
-        "The text is escaped, marked up or tokenized: decode it to plain text.",
+        "The text is escaped or tokenized, or contains markup: convert it to plain text.",
     )
 
 
@@ -236,10 +236,10 @@ def _check_capitals(sample: _Sample) -> Finding | list[Finding]:
 @as_check("text: punctuation")
 def _check_sentence_ends(sample: _Sample) -> Finding:
     ends, commas = (sample.per_100_words(sample.count(pattern)) for pattern in (_ENDS, _COMMA))
-    evidence = f"{ends:.1f} ends of sentences and {commas:.1f} commas per 100 words in {sample.name} (usual: 11 and 5)"
+    evidence = f"{ends:.1f} sentence ends and {commas:.1f} commas per 100 words in {sample.name} (usual: 11 and 5)"
     if ends < 2:
         advice = "Use a version with punctuation: without it, a model does not learn sentences."
-        return error(f"{evidence}, {sample.beginning()}: ends of sentences are missing", advice)
+        return error(f"{evidence}, {sample.beginning()}: sentence ends are missing", advice)
     if commas < 0.1 and len(sample.words) > 2_000:
         advice = "Use a version with the original punctuation, unless the stories are meant to have no commas."
         return note(f"{evidence}, {sample.beginning()}: there are no commas", advice)
@@ -256,7 +256,7 @@ def _check_doubled_words(sample: _Sample) -> Finding:
         if match[1].lower() not in MEANT_TWICE and len(match[0].split()) == 2
     ]
     rate = sample.per_100_words(len(examples))
-    evidence = f"{rate:.2f} per 100 words in {sample.name} (usual: 0.005)"
+    evidence = f"{rate:.2f} doubled words per 100 words in {sample.name} (usual: 0.005)"
     if len(examples) < 3:
         return ok(evidence)
     story, span = examples[0]
@@ -278,7 +278,10 @@ def _check_repeated_sentences(sample: _Sample) -> Finding:
                 examples.append((story, match.span()))
             known.add(sentence)
     fraction = len(examples) / max(1, total)
-    evidence = f"{fraction:.1%} of {total:,} sentences in {sample.name} repeat one of the same story (usual: 0.2%)"
+    evidence = (
+        f"{fraction:.1%} of {total:,} sentences in {sample.name} repeat an earlier sentence of the same story "
+        f"(usual: 0.2%)"
+    )
     if len(examples) < 5:
         return ok(evidence)
     story, span = examples[0]
@@ -295,7 +298,7 @@ def _check_articles(sample: _Sample) -> Finding:
     counts = [count_articles(story) for story in sample.stories]
     nouns = sum(each.nouns for each in counts)
     omission = sum(each.omissions for each in counts) / max(1, nouns) if nouns >= LEAST_NOUNS else 0.0
-    evidence = f"{rate:.1f} per 100 words in {sample.name} (TinyStories: {USUAL_ARTICLES})"
+    evidence = f"{rate:.1f} articles per 100 words in {sample.name} (TinyStories: {USUAL_ARTICLES})"
     if nouns >= LEAST_NOUNS:
         usual = f"(TinyStories: {USUAL_OMISSION:.1%})"
         evidence += f"; {omission:.1%} of {nouns:,} countable nouns lack a determiner {usual}"
@@ -325,7 +328,7 @@ def _check_function_words(sample: _Sample) -> Finding | list[Finding]:
         return []
     rare = [word for word, count in expected.items() if sample.counts[word] < RARE * count]
     if not rare:
-        return ok(f"{', '.join(expected)} are about as frequent in {sample.name} as usual")
+        return ok(f"usual frequencies in {sample.name}: {', '.join(expected)}")
     listed = ", ".join(f'"{word}" {sample.counts[word]:,} times (usual: {expected[word]:,.0f})' for word in rare)
     return error(
         f"{listed} in {sample.name}, {sample.beginning()}",
@@ -340,7 +343,8 @@ def _check_word_order(sample: _Sample) -> Finding | list[Finding]:
         return []
     fraction = sample.count(_BAD_END) / ends
     evidence = (
-        f'{fraction:.1%} of {ends:,} sentences in {sample.name} end in "the", "and" and the like (usual: under 0.1%)'
+        f'{fraction:.1%} of {ends:,} sentences in {sample.name} end with a word such as "the" or "and" (usual: under '
+        f"0.1%)"
     )
     advice = f"Words are missing or in the wrong order. {READ_AGAIN}"
     return _grade(fraction, (0.01, 0.04), evidence, sample.example(_BAD_END), advice)

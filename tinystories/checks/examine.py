@@ -46,7 +46,7 @@ from .trained_run import TrainedRun
 
 LIMIT = 2_000  # stories
 SCORED, SCORED_QUICKLY = 100, 24  # stories that a model is scored on
-REPLACED = "The built-in sample replaces them"
+REPLACED = "The built-in sample stories are used instead"
 
 
 @dataclass
@@ -79,7 +79,7 @@ class _Options:
         """[`load_stories`], or why there are none: only what the user named must be there."""
         advice = "Specify stories with --corpus."
         if recipe is None and self.corpus is None:
-            evidence = "no stories were specified; the built-in sample replaces them"
+            evidence = "no stories were specified; the built-in sample stories are used"
             return inconclusive(evidence, advice, check="corpus")
         try:
             return self.load_stories(recipe)
@@ -220,8 +220,8 @@ def _check_arguments(recipe: Recipe, local: Recipe, arguments: TrainingArguments
     except UserError as reason:
         return error(str(reason).rstrip("."), "Training would fail with this message.", check=check)
     except Exception as reason:
-        return error(f"one step with them fails: {type(reason).__name__}: {first_line(reason)}", check=check)
-    return ok("a step, an evaluation and a checkpoint of a small model succeeded with them", check=check)
+        return error(f"a training step fails: {type(reason).__name__}: {first_line(reason)}", check=check)
+    return ok("a step, an evaluation and a checkpoint succeeded with a one-layer model", check=check)
 
 
 def _new_tokenizer(recipe: Recipe, stories: StorySample) -> PreTrainedTokenizerBase:
@@ -311,7 +311,7 @@ def _examine_model(target: str, options: _Options) -> list[Finding]:
     except UserError as reason:
         findings.append(inconclusive(str(reason), check="training log"))
     if recipe is None:
-        evidence = f"{target} has no recipe.yaml, so it is not known how it was trained"
+        evidence = f"{target} has no recipe.yaml, so its training settings are not known"
         findings.append(inconclusive(evidence, check="settings"))
     elif isinstance(model, TinyLlamaForCausalLM):
         # Rows are packed with the start token in front of each story, whatever the tokenizer adds.

@@ -90,7 +90,7 @@ def as_check(
                 found = inconclusive(str(reason))
             except Exception as reason:
                 logger.debug("%s could not be checked", name, exc_info=True)
-                found = inconclusive(f"this could not be checked: {type(reason).__name__}: {first_line(reason)}")
+                found = inconclusive(f"the check failed: {type(reason).__name__}: {first_line(reason)}")
             findings = [found] if isinstance(found, Finding) else found
             for finding in findings:
                 finding.check = finding.check or name

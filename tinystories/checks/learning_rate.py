@@ -63,16 +63,16 @@ def _check_restart(steps: np.ndarray, rates: np.ndarray, restarts_wanted: bool) 
         if len(rises):
             at = start + 1 + rises[0]
             evidence = (
-                f"it restarts: {rates[at - 1]:.2e} at step {steps[at - 1]:,}, then {rates[at]:.2e} at step "
-                f"{steps[at]:,}"
+                f"the learning rate restarts: {rates[at - 1]:.2e} at step {steps[at - 1]:,}, then {rates[at]:.2e} at "
+                f"step {steps[at]:,}"
             )
             if restarts_wanted:
                 return note(evidence)
             advice = "Use one schedule that ends with the run, and resume with the same number of steps."
             return error(evidence, advice)
     return ok(
-        f"it never rises again after falling: {rates[0]:.2e} at step {steps[0]:,}, highest {rates.max():.2e}, "
-        f"{rates[-1]:.2e} at {steps[-1]:,}"
+        f"no restart: {rates[0]:.2e} at step {steps[0]:,}, maximum {rates.max():.2e}, {rates[-1]:.2e} at step "
+        f"{steps[-1]:,}"
     )
 
 
@@ -84,7 +84,8 @@ def _compare_with_recipe(steps: np.ndarray, rates: np.ndarray, expected: Callabl
     worst = difference.argmax()
     if difference[worst] > TOLERANCE * rates.max():
         return error(
-            f"at step {steps[worst]:,} the log has {rates[worst]:.2e}, and recipe.yaml gives {near[worst, 1]:.2e}",
+            f"at step {steps[worst]:,} the logged rate is {rates[worst]:.2e}, but recipe.yaml gives "
+            f"{near[worst, 1]:.2e}",
             "The run, or a part of it before a resume, was trained with settings other than those in recipe.yaml.",
             check=check,
         )

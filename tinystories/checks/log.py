@@ -115,7 +115,7 @@ def read_log(folder: str | Path) -> Log:
         _ = log.steps + log.planned, log.losses, log.evaluations  # fails where the file holds something else
         return log
     except FileNotFoundError:
-        raise UserError(f"{folder} has no {TRAINER_STATE}, so it is not known how it was trained") from None
+        raise UserError(f"{folder} has no {TRAINER_STATE}, so there is no training log to check") from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise UserError(f"{path} cannot be read as the log of a Trainer") from None
 

@@ -30,7 +30,7 @@ UNUSED_START = 0.5  # nats per token on the first words from which a missing sta
 LEAST_TOKENS, OPENING = 9, 12  # of a story that is scored, and of its beginning
 LEAST_ENDS = 10  # complete stories whose ends are scored, before those of longer ones are, too
 OPENINGS = 64  # stories whose beginnings are scored
-LATER = "Check again when the model is trained."
+LATER = "Train longer and check again."
 
 
 class StoryLosses(NamedTuple):
@@ -134,28 +134,28 @@ def _judge_offsets(losses: StoryLosses, vocab_size: int) -> Finding:
         return error(f"{evidence}: the loss is not finite", "The weights are damaged; train again.")
     best, second, _ = np.argsort(mean, kind="stable")
     if mean[best] > uniform - TRAINED:
-        return inconclusive(f"{evidence}: it has not learnt to predict yet", LATER)
+        return inconclusive(f"{evidence}: the model is not better than a uniform distribution yet", LATER)
     difference = losses.offsets[:, second] - losses.offsets[:, best]
     deviation = difference.std(ddof=1) / math.sqrt(len(difference)) if len(difference) > 1 else math.inf
     if difference.mean() < max(3 * deviation, LEAST_DIFFERENCE):
         return inconclusive(
             f"{evidence}: the difference is too small ({difference.mean():.3f}, standard error {deviation:.3f})",
-            "Check again when the model is better trained, or with a larger --limit.",
+            "Train longer and check again, or use a larger --limit.",
         )
     if best == 1:
-        return ok(f"{evidence}: it predicts the next token")
+        return ok(f"{evidence}: the model predicts the next token")
     if best == 2:
         return error(
-            f"{evidence}: it predicts the token after the next one",
-            "Its labels were shifted twice, in the data and in the model: set labels equal to input_ids and train "
+            f"{evidence}: the model predicts the token after the next one",
+            "The labels were shifted twice, in the data and in the model: set labels equal to input_ids and train "
             "again. Models with this error omit articles.",
         )
     if mean[0] > COPIES:
-        cause = "it favours the current token, as an untrained model with tied embeddings does"
+        cause = "the model predicts the current token, as untrained models with tied embeddings do"
         return inconclusive(f"{evidence}: {cause}", LATER)
     return error(
-        f"{evidence}: it repeats the current token",
-        "Its labels were never shifted: score token t+1 at position t and train again.",
+        f"{evidence}: the model predicts the current token",
+        "The labels were not shifted: compute the loss at position t on token t+1 and train again.",
     )
 
 
@@ -165,7 +165,7 @@ def check_stopping(losses: StoryLosses, tokenizer: PreTrainedTokenizerBase) -> F
     if tokenizer.eos_token_id is None:
         return error("the tokenizer has no eos_token", NO_EOS_ADVICE)
     if not losses.ends:
-        return inconclusive("no story has an end")
+        return inconclusive("no story was scored to its end")
     probability, frequency = math.exp(-float(np.median(losses.ends))), 1 / losses.mean_length
     evidence = (
         f"at the end of {len(losses.ends):,} stories {tokenizer.eos_token!r} has a probability of {probability:.2g} "
@@ -174,12 +174,12 @@ def check_stopping(losses: StoryLosses, tokenizer: PreTrainedTokenizerBase) -> F
     if probability >= frequency:
         return ok(evidence)
     return error(
-        f"{evidence}: it has not learnt to stop",
+        f"{evidence}: the model has not learnt to stop",
         "Append the end-of-text token to each story, keep its label, and pad with another token.",
     )
 
 
-@as_check("beginning of text, as learnt")
+@as_check("learnt start token")
 def check_beginning(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, stories: list[str]) -> Finding:
     """Whether the tokenizer puts in front of a prompt what the model expects there: the loss on the first words of
     stories, with and without the start token."""
@@ -202,10 +202,10 @@ def check_beginning(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, 
     without, behind = loss_behind([]), loss_behind(begin)
     adds = added_tokens(tokenizer)[0][:1] == begin
     evidence = (
-        f"the first words have a loss of {behind:.3f} nats per token after {tokenizer.decode(begin)!r} and "
-        f"{without:.3f} without"
+        f"the loss on the first words is {behind:.3f} nats per token after {tokenizer.decode(begin)!r} and "
+        f"{without:.3f} without this token"
     )
-    fact = f"the tokenizer puts {'it' if adds else 'nothing'} in front of a prompt"
+    fact = f"the tokenizer {'adds it' if adds else 'does not add it'} in front of prompts"
     if abs(behind - without) < LEAST_DIFFERENCE or (behind < without) == adds:
         return ok(f"{evidence}; {fact}")
     if adds:

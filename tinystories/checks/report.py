@@ -22,7 +22,7 @@ def settings_table(findings: list[Finding]) -> list[str]:
     if not rows:
         return []
     sources = [source for source in SOURCES if any(source in row.published for row in rows)]
-    cells = [["setting", "here", *sources]]
+    cells = [["setting", "this run", *sources]]
     cells += [
         [row.check.removeprefix("setting: "), row.here, *(row.published.get(source, "") for source in sources)]
         for row in rows

@@ -3,6 +3,7 @@
 from transformers import PreTrainedTokenizerBase
 
 from ..data.cleaning import KINDS, check_quality, count_changes
+from ..utils.console import counted
 from .findings import Finding, as_check, error, note, ok
 
 
@@ -50,7 +51,7 @@ def check_text_quality(
         damaged = kind in DAMAGE and count > DAMAGED * len(stories)
         judge = error if about.severity == "error" or strict or damaged else note
         findings.append(judge(evidence, about.remedy, check=f"text: {kind}"))
-    nothing = f"nothing in {len(stories):,} stories is unsuitable for training, or would be changed by cleaning"
+    nothing = f"no problems in {counted(len(stories), 'story')}; --clean would change nothing"
     return findings or [ok(nothing)]
 
 
