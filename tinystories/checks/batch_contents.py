@@ -4,11 +4,12 @@ from transformers import PreTrainedTokenizerBase
 
 from ..data.packing import IGNORE_INDEX
 from ..generation.prompts import added_tokens
+from ..utils.console import counted
 from .batches import Rows
 from .findings import Finding, as_check, error, inconclusive, note, ok
 
 
-NO_EOS_ADVICE = "Set one: without an end-of-text token, a model cannot learn to stop."
+NO_EOS_ADVICE = "Set eos_token: without an end-of-text token, a model cannot learn to stop."
 START_ADVICE = (
     "Make the tokenizer add it in front of prompts: use a post-processor with `BOS $A` in tokenizer.json, and "
     "set add_bos_token to true in tokenizer_config.json if that key is present."
@@ -41,7 +42,7 @@ def check_labels(rows: list[Rows]) -> Finding:
         )
     offset = label_offset(rows)
     if offset == 0:
-        return ok(f"equal to input_ids at all {scored:,} scored positions of {positions:,}")
+        return ok(f"equal to input_ids at all {scored:,} scored positions (of {positions:,} positions)")
     if offset is not None:
         distance = "one position" if offset == 1 else f"{offset} positions"
         return note(f"shifted by {distance} in the data ({scored:,} scored positions)")
@@ -76,15 +77,15 @@ def check_end_of_text(rows: list[Rows], eos: int | None) -> Finding:
     if not scored and not complete and tokens < FEW_TOKENS:
         return inconclusive(f"no story ends in these {tokens:,} tokens")
     if not scored:
-        cause, advice = "no story ends with it", "Append the end-of-text token to each story."
+        problem, advice = "no story ends with the end-of-text token", "Append it to each story."
         if present:
-            cause = f"it is in the inputs {present:,} times, but its labels are all -100"
-            advice = "Keep its label; a collator removes it if pad_token and eos_token are the same."
-        return error(f"never trained: {cause} ({len(stories):,} stories)", advice)
+            problem = f"the inputs contain the end-of-text token {present:,} times, but its labels are all -100"
+            advice = "Keep these labels; a collator removes them if pad_token and eos_token are the same."
+        return error(f"{problem} ({counted(len(stories), 'story')})", advice)
     if trained < 0.95 * len(complete):
         return error(
             f"only {trained:,} of {len(complete):,} stories that end in these rows have a scored end-of-text token "
-            f"({ended:,} have one at all)",
+            f"({ended:,} have one in the inputs)",
             "Append the end-of-text token to each story, with its label.",
         )
     where = f"at the end of {trained:,} of {len(complete):,} stories that end in these rows"
@@ -106,7 +107,7 @@ def check_padding(rows: list[Rows], eos: int | None, pad: int | None) -> Finding
         if any(bool((batch.labels == eos).any()) for batch in rows):
             return note(evidence, advice)
         return error(f"{evidence}, and no end of text is scored", advice)
-    return ok(f"{fraction:.2%} of the positions, never scored; pad ({pad}) differs from eos ({eos})")
+    return ok(f"{fraction:.2%} of the positions, none of them scored; pad_token_id {pad}, eos_token_id {eos}")
 
 
 @as_check("beginning of text")
@@ -126,12 +127,12 @@ def check_story_starts(rows: list[Rows], tokenizer: PreTrainedTokenizerBase) -> 
     fraction = sum(bool(start) and story[: len(start)] == start for story in stories) / len(stories)
     name = repr(tokenizer.decode(start))
     if front and fraction > 0.5:
-        findings = [ok(f"{fraction:.0%} of stories begin with {name}, as a prompt does")]
+        findings = [ok(f"{fraction:.0%} of stories begin with {name}, as prompts do")]
     elif front:
-        evidence = f"the tokenizer puts {name} in front of a prompt, but {fraction:.0%} of stories begin with it"
+        evidence = f"the tokenizer adds {name} in front of prompts, but only {fraction:.0%} of stories begin with it"
         findings = [note(evidence, "In training, begin stories in the same way as the tokenizer begins prompts.")]
     elif fraction > 0.5:
-        evidence = f"{fraction:.0%} of stories begin with {name}, but the tokenizer puts nothing in front of a prompt"
+        evidence = f"{fraction:.0%} of stories begin with {name}, but the tokenizer adds nothing in front of prompts"
         findings = [note(evidence, START_ADVICE)]
     else:
         findings = [ok("neither stories nor prompts begin with a special token")]

@@ -8,6 +8,7 @@
 import numpy as np
 
 from ..evaluation.text_statistics import word_ids
+from ..utils.console import counted
 from .findings import Finding, as_check, error, inconclusive, note, ok
 
 
@@ -28,7 +29,8 @@ def check_held_out(train: list[str], validation: list[str], of_train: int, of_va
     stories = np.split(ids.astype(np.uint64), np.searchsorted(owner, np.arange(1, len(train) + len(validation))))
     trained, held_out = stories[: len(train)], stories[len(train) :]
     sample = (
-        f"{len(held_out):,} of {of_validation:,} validation stories against {len(trained):,} of {of_train:,} training"
+        f"compared {len(held_out):,} of {of_validation:,} validation stories with {len(trained):,} of {of_train:,} "
+        f"training stories"
     )
     return [_check_stories(trained, held_out, sample), _check_runs(trained, held_out, sample)]
 
@@ -37,16 +39,16 @@ def _check_stories(trained: list[np.ndarray], held_out: list[np.ndarray], sample
     known = {words.tobytes() for words in trained}
     same = sum(words.tobytes() in known for words in held_out)
     if not same:
-        return ok(f"none of them is also a training story ({sample})")
+        return ok(f"no validation story is also a training story ({sample})")
     judge = error if same >= MANY * len(held_out) else note
     return judge(
-        f"{same:,} are also training stories, up to case and punctuation ({sample})",
-        "Remove them from training; otherwise, the validation loss is too low.",
+        f"{counted(same, 'validation story')} also found in training, ignoring case and punctuation ({sample})",
+        "Remove these stories from training; otherwise, the validation loss is too low.",
     )
 
 
 def _check_runs(trained: list[np.ndarray], held_out: list[np.ndarray], sample: str) -> Finding:
-    check = "shared word runs"
+    check = "shared word sequences"
     runs = [hashes for words in held_out if len(hashes := _run_hashes(words))]
     if not runs:
         return inconclusive(f"no validation story has {RUN} words", check=check)
@@ -56,12 +58,15 @@ def _check_runs(trained: list[np.ndarray], held_out: list[np.ndarray], sample: s
     fractions = np.add.reduceat(shared, np.cumsum(lengths) - lengths, dtype=float) / lengths
     half = int((fractions > 0.5).sum())
     evidence = (
-        f"{(fractions > 0).sum():,} of {len(runs):,} validation stories share a sequence of {RUN} words with "
-        f"training, {half:,} of them more than half of their text ({sample})"
+        f"{(fractions > 0).sum():,} of {len(runs):,} validation stories share a sequence of {RUN} words with a "
+        f"training story; in {half:,}, such sequences are more than half of the text ({sample})"
     )
     if half < MANY * len(runs):
         return ok(evidence, check=check)
-    advice = "With so much shared text, as in stories from templates, validation measures memorisation."
+    advice = (
+        "With so much shared text, the validation loss also rewards memorisation; this is usual for stories generated "
+        "from templates."
+    )
     return note(evidence, advice, check=check)
 
 

@@ -19,7 +19,7 @@ SOURCES = {
     "nanoGPT": "github.com/karpathy/nanoGPT, train.py: the defaults, made for GPT-2 124M on OpenWebText",
     "llm_tinystories": "github.com/karthyick/llm_tinystories, README: a story model of 24.5M parameters",
 }
-FAR = "It is far from the published values: try one of these first."
+FAR = "This is far from the published values: try one of them first."
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Setting:
     low: float
     high: float
     advice: str = FAR
-    unknown: str = "it is not known"
+    unknown: str = "not known"
 
 
 SETTINGS = {
@@ -45,16 +45,16 @@ SETTINGS = {
         {"TinyStories": "5e-4", "llama2.c": "5e-4", "nanoGPT": "6e-4", "llm_tinystories": "5e-4"},
         low=1.25e-4,
         high=2.4e-3,  # a factor of 4
-        advice="It is far from the published values, which are for models of 15M parameters and more; smaller models "
-        "tolerate more.",
+        advice="This is far from the published values, which are for models of 15M parameters and more; smaller "
+        "models tolerate higher rates.",
         unknown="the published rates are for AdamW",
     ),
     "end of the schedule": Setting(
         {
             "TinyStories": "constant",
             "llama2.c": "cosine to 0",
-            "nanoGPT": "cosine to a tenth",
-            "llm_tinystories": "cosine to a tenth",
+            "nanoGPT": "cosine to 0.1 of the peak",
+            "llm_tinystories": "cosine to 0.1 of the peak",
         },
         low=0.0,
         high=1.0,  # of the highest learning rate
@@ -93,7 +93,8 @@ SETTINGS = {
         {"llama2.c": "1,000 of 100,000", "nanoGPT": "2,000 of 600,000"},
         low=1e-4,
         high=0.2,  # of the run
-        advice="Without warm-up, training can diverge in the first steps; more than a fifth of all steps is a waste.",
+        advice="Without warm-up, training can diverge in the first steps; a warm-up of more than a fifth of all steps "
+        "wastes training time.",
     ),
 }
 
@@ -129,11 +130,11 @@ def compare_settings(args: TrainingArguments, run: RunLength, *, muon: bool = Fa
     adamw = not muon and "adamw" in args.optim
     optimizer = " (Muon)" if muon else "" if adamw else f" ({args.optim})"
     (kind, _), end = schedule_of(args), end_of_schedule(args)
-    ending = "its end is not known" if end is None else f"to {end:g} of the learning rate"
+    ending = ", end not known" if end is None else f" to {end:g} of the peak" if end else " to 0"
     clipping = args.max_grad_norm or None
     findings: list[Finding] = [
         _compare("learning rate", f"{args.learning_rate:g}{optimizer}", args.learning_rate if adamw else None),
-        _compare("end of the schedule", f"{kind}, {ending}", end),
+        _compare("end of the schedule", f"{kind}{ending}", end),
         _compare("betas", f"{args.adam_beta1:g}, {args.adam_beta2:g}", args.adam_beta2),
         _compare("weight decay", f"{args.weight_decay:g}", args.weight_decay),
         _compare("gradient clipping", "none" if clipping is None else f"{clipping:g}", clipping),
@@ -166,7 +167,7 @@ def end_of_schedule(args: TrainingArguments) -> float | None:
 def _compare(name: str, here: str, value: float | None) -> SettingFinding:
     """A value next to the published ones; None where it cannot be compared."""
     setting = SETTINGS[name]
-    evidence = f"here {here}; " + ", ".join(f"{source} {shown}" for source, shown in setting.published.items())
+    evidence = f"this run: {here}; " + ", ".join(f"{source} {shown}" for source, shown in setting.published.items())
     status, advice, remark = "ok", "", ""
     if value is None:
         status, remark = "note", setting.unknown

@@ -21,7 +21,7 @@ from .prediction_offset import beginning_of_text, scored_context
 
 
 SHIFTS = ("no shift", "one shift", "two shifts")
-TIMES = ("not at all", "once", "twice")
+
 ROUNDING = 1e-2  # relative, of a loss in bfloat16
 FEW = 4  # labels of a row
 
@@ -74,10 +74,7 @@ def check_loss(trainer: Trainer, rows: Rows, offset: int | None) -> list[Finding
     weights = inputs.pop("loss_weights", None)
     findings = []
     if weights is not None and (weights != 1).any():
-        evidence = (
-            f"some tokens have up to {float(weights.max()):g} times the weight of others, which is not the standard "
-            f"objective"
-        )
+        evidence = f"the loss has token weights of up to {float(weights.max()):g}, unlike the standard objective"
         advice = "No published story model needed token weights to learn articles."
         findings.append(note(evidence, advice, check="loss"))
     shift = _training_shift(trainer, inputs)
@@ -92,13 +89,13 @@ def check_loss(trainer: Trainer, rows: Rows, offset: int | None) -> list[Finding
 
 def _judge_shift(shift: Shift, offset: int | None, smoothing: float) -> Finding:
     if not shift.clear:
-        return inconclusive(f"{shift.evidence}: the logits are too similar to distinguish these")
+        return inconclusive(f"{shift.evidence}: the logits are too similar to distinguish the shifts")
     if shift.number is None:
         advice = "Use the model's own loss: plain cross-entropy, one shift, no weights."
-        return error(f"{shift.evidence}: the loss is none of these", advice)
+        return error(f"{shift.evidence}: the loss differs from all of these", advice)
     if offset is None:
         return inconclusive(f"{shift.evidence}; but the labels differ from the inputs (see `labels`)")
-    where = f"the labels are shifted {TIMES[offset]} in the data and {TIMES[shift.number]} in the model"
+    where = f"the labels are shifted by {offset} in the data and by {shift.number} in the model"
     where += f", with label smoothing {smoothing:g}" if smoothing else ""
     distance = offset + shift.number
     if distance == 1:
@@ -136,12 +133,13 @@ def check_accumulation(trainer: Trainer, inputs: dict, shift: int) -> Finding | 
     if abs(halved - loss) > rounding:
         return []
     return error(
-        f"the model takes `num_items_in_batch` and does not divide by it ({halved:.4f} instead of {loss / 2:.4f})",
+        f"the model accepts `num_items_in_batch`, but does not divide the loss by it ({halved:.4f} instead of "
+        f"{loss / 2:.4f})",
         "Pass the **kwargs of forward to the loss function.",
     )
 
 
-@as_check("shift in the model")
+@as_check("label shift in the model")
 def check_model_shift(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, story: str) -> Finding:
     """Whether the model itself shifts labels that equal the inputs, once: what any Trainer relies on."""
     ids = torch.tensor([(beginning_of_text(tokenizer) + encode(tokenizer, [story])[0])[: scored_context(model)]])
@@ -152,10 +150,11 @@ def check_model_shift(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
         output = model.eval()(input_ids=ids.to(model.device), labels=ids.to(model.device), use_cache=False)
     shift = find_shift(float(output.loss), output.logits.float().cpu(), ids)
     if shift.number == 1:
-        return ok(f"one shift: {shift.evidence}, on labels equal to the inputs")
+        return ok(f"one shift (with labels equal to the inputs, {shift.evidence})")
     if not shift.clear:
-        return inconclusive(f"{shift.evidence}: the logits are too similar")
+        return inconclusive(f"{shift.evidence}: the logits are too similar to distinguish the shifts")
     return error(
-        f"{'none of these' if shift.number is None else SHIFTS[shift.number]}: {shift.evidence}",
+        f"{'unknown shift' if shift.number is None else SHIFTS[shift.number]} (with labels equal to the inputs, "
+        f"{shift.evidence})",
         "With labels equal to the inputs, a Trainer would train this model on the wrong token.",
     )

@@ -17,6 +17,7 @@ import torch
 from transformers import PreTrainedModel, Trainer, TrainingArguments
 
 from ..training.trainer import StoryTrainer
+from ..utils.console import counted
 from ..utils.hardware import computes_in_bf16
 from ..utils.paths import nearest_existing
 from .batches import Rows
@@ -38,9 +39,9 @@ def check_precision(args: TrainingArguments) -> Finding:
     if args.bf16 == supported:
         return ok(f"{used}; {machine}")
     if args.bf16:
-        advice = "bf16 is emulated on this device, and slow: set it to false, or to auto in a recipe."
+        advice = "bf16 is emulated on this device, which is slow: set bf16 to false, or to auto in a recipe."
         return note(f"{used}, but {machine}", advice)
-    return note(f"{used}, although {machine}", "bf16 is faster: set it to true, or to auto in a recipe.")
+    return note(f"{used}, although {machine}", "bf16 is faster: set bf16 to true, or to auto in a recipe.")
 
 
 @as_check("disk")
@@ -60,8 +61,8 @@ def check_disk(trainer: Trainer, muon: bool, steps: int | None, output_dir: str 
     folder = nearest_existing(Path(output_dir).absolute())
     needed, free = count * one + tensor_bytes(model.parameters()), shutil.disk_usage(folder).free
     evidence = (
-        f"{size_in_words(needed)} (up to {count:,} checkpoints at one time, {size_in_words(one)} each, and the "
-        f"model); {size_in_words(free)} free in {folder}"
+        f"{size_in_words(needed)} needed (up to {counted(count, 'checkpoint')} at a time, {size_in_words(one)} each, "
+        f"and the model); {size_in_words(free)} free in {folder}"
     )
     if needed > free:
         return error(evidence, "Set save_total_limit, or an output_dir on another disk.")
@@ -152,14 +153,14 @@ def check_time(trainer: Trainer, rows: Rows, run: RunLength) -> Finding:
     tokens = run.tokens_per_step
     assert tokens is not None  # wherever there are rows
     seconds = measure_step(trainer, rows)
-    measured = f"{seconds:.2f} s per step, about {tokens / seconds:,.0f} tokens per second, measured here"
+    measured = f"{seconds:.2f} s per step, about {tokens / seconds:,.0f} tokens per second, measured on this machine"
     if run.minutes is not None:
         steps = max(1, int(run.minutes * 60 / seconds))
         return ok(
-            f"an estimate: about {steps:,} steps and {steps * tokens:,.0f} tokens in the {run.minutes:g} "
-            f"minutes of the run ({measured}), minus evaluation time"
+            f"estimate: about {steps:,} steps and {steps * tokens:,.0f} tokens in {run.minutes:g} minutes "
+            f"({measured}), evaluation time not deducted"
         )
     if run.steps is None:
         return inconclusive(f"{measured}; the number of steps of the run is not known")
     duration = timedelta(seconds=round(run.steps * seconds))
-    return ok(f"an estimate: {duration} for {run.steps:,} steps ({measured}), excluding evaluation")
+    return ok(f"estimate: {duration} for {run.steps:,} steps ({measured}), excluding evaluation")

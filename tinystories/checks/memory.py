@@ -108,12 +108,12 @@ def check_memory(trainer: Trainer, rows: Rows, muon: bool) -> Finding:
     gradients = tensor_bytes(weight for weight in model.parameters() if weight.requires_grad)
     states = optimizer_bytes(model, args, muon) + (weights if getattr(trainer, "ema", None) else 0)
     count, length = rows.ids.shape
-    smaller = "Lower per_device_train_batch_size and raise gradient_accumulation_steps by as much."
+    smaller = "Lower per_device_train_batch_size, and raise gradient_accumulation_steps by the same factor."
     may_adapt = args.gradient_checkpointing or args.auto_find_batch_size
     try:
         batch, how = peak_bytes(trainer, rows, forward_and_backward, count, whole=True)
     except torch.OutOfMemoryError:
-        evidence = f"a batch of {count} rows of {length} does not fit on {args.device} (measured)"
+        evidence = f"a batch of {count} rows of {length} tokens does not fit on {args.device} (measured)"
         evidence += f"; {size_in_words(free_memory(args.device))} free"
         return note(evidence, smaller) if may_adapt else error(evidence, smaller)
     # Gradients of the batches before stay where several batches make a step.
@@ -125,17 +125,18 @@ def check_memory(trainer: Trainer, rows: Rows, muon: bool) -> Finding:
     overhead = cpu_overhead if args.device.type == "cpu" else GPU_OVERHEAD
     # The weights are there already.
     needed, free = round(states + overhead * max(step, evaluation)), free_memory(args.device)
-    loss = "without holding its logits" if getattr(trainer, "_uses_head_loss", False) else "with all its logits"
+    loss = "without storing all logits" if getattr(trainer, "_uses_head_loss", False) else "with all logits"
     evidence = (
         f"about {size_in_words(needed)} in addition to {size_in_words(weights)} of weights: {size_in_words(states)} "
-        f"of optimizer states, and at the peak {size_in_words(step)} for a training batch of {count} rows of "
-        f"{length}, {loss} ({how})"
-        + (f", or {size_in_words(evaluation)} for an evaluation batch of {args.eval_batch_size}" if evaluation else "")
-        + f", {overhead - 1:.0%} more for the allocator; {size_in_words(free)} free on {args.device}"
+        f"of optimizer state, and a peak of {size_in_words(step)} for a training batch of {count} rows of {length} "
+        f"tokens, {loss} ({how})"
     )
+    if evaluation:
+        evidence += f", or {size_in_words(evaluation)} for an evaluation batch of {args.eval_batch_size} rows"
+    evidence += f", plus {overhead - 1:.0%} for the allocator; {size_in_words(free)} free on {args.device}"
     smaller = "Lower per_device_eval_batch_size." if evaluation > step else smaller
     if needed > free and may_adapt:
-        return note(evidence, "It exceeds the free memory without gradient checkpointing.")
+        return note(evidence, "Without gradient checkpointing, this would exceed the free memory.")
     if needed > free:
         return error(evidence, smaller)
     if needed > 0.8 * free:

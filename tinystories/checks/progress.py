@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from ..runs.run_folder import checkpoint_folder, is_checkpoint, run_of
+from ..utils.console import counted
 from .findings import Finding, as_check, error, inconclusive, note, ok
 from .log import SAME, Log, log_of_run, own_evaluation, times
 
@@ -36,21 +37,21 @@ def check_end(
     if log.ended if minutes is not None else log.steps >= log.planned:
         return ok(evidence)
     if is_checkpoint(folder) and log_of_run(folder, log).ended:
-        return note(f"{evidence}: a checkpoint of a run that has ended", f"See {folder.parent}.")
+        return note(f"{evidence}: a checkpoint of a run that has ended", f"Check the run folder {folder.parent}.")
     if not log.ended:
         return note(
-            f"{evidence}: the run is unfinished, and its learning rate has not decayed to its end",
+            f"{evidence}: the run is unfinished, and the learning rate has not reached its final value",
             "Continue it with --resume_from_checkpoint.",
         )
     reason = "training was stopped by a callback"
     if patience is not None and log.evaluations:
         step, best = log.best
         reason = (
-            f"early stopping ended it after {patience} evaluations without improvement on {best:.4f} "
+            f"early stopping after {counted(patience, 'evaluation')} without improvement over {best:.4f} "
             f"{log.unit} at step {step:,}"
         )
     return note(
-        f"{evidence}: {reason}, before the learning rate had decayed to its end",
+        f"{evidence}: {reason}, before the learning rate reached its final value",
         f"A run of about {log.steps:,} steps with a complete schedule often gives a better model than a longer one "
         f"that is stopped early.",
     )
@@ -63,8 +64,8 @@ def check_tokens(log: Log, parameters: int, tokens: float | None, source: str = 
         return inconclusive(f"{log.steps:,} steps, but the number of tokens per step is not known")
     ratio = tokens / parameters
     evidence = (
-        f"{log.steps:,} steps, {tokens:,.0f} tokens{f' ({source})' if source else ''}, {ratio:.3g} per "
-        f"parameter, with {parameters:,} parameters (Chinchilla: {CHINCHILLA}, CS336's TinyStories model: {CS336})"
+        f"{log.steps:,} steps, {tokens:,.0f} tokens{f' ({source})' if source else ''}, {ratio:.3g} tokens per "
+        f"parameter ({parameters:,} parameters; Chinchilla: {CHINCHILLA}, CS336's TinyStories model: {CS336})"
     )
     if ratio < CS336 / 2:
         return note(evidence, "More stories or more epochs would improve the model.")
@@ -83,7 +84,7 @@ def check_validation(log: Log) -> Finding:
     last_step, last = int(steps[-1]), values[-1]
     evidence = f"{last:.4f} {log.unit} at step {last_step:,}; {_slope(steps[-4:], values[-4:])}"
     if last > best * (1 + WORSE / 2) and best_step < last_step:
-        return note(f"{evidence}: it has risen from {best:.4f} at step {best_step:,}", "See `overfitting`.")
+        return note(f"{evidence}: up from {best:.4f} at step {best_step:,}", "See `overfitting`.")
     before = np.flatnonzero(steps[:-1] <= LATE * last_step)
     if not len(before):
         return inconclusive(f"{evidence}: all evaluations are in the last tenth of the run", "Lower eval_steps.")
@@ -95,7 +96,7 @@ def check_validation(log: Log) -> Finding:
         return note(f"{evidence}: still falling", advice)
     if len(values) < 3:
         return inconclusive(f"{evidence}: two evaluations are too few", "Lower eval_steps.")
-    return ok(f"{evidence}: it has levelled out")
+    return ok(f"{evidence}: levelled out")
 
 
 def _slope(steps: np.ndarray, values: np.ndarray) -> str:
@@ -116,8 +117,8 @@ def check_overfitting(log: Log, best_is_kept: bool = False) -> Finding | list[Fi
         return []  # see `validation curve`
     if losses < 2 or evaluations < 3:
         return inconclusive(
-            f"the training loss was logged {times(losses)} and validation {times(evaluations)}; at least two and "
-            f"three entries are needed"
+            f"the training loss was logged {times(losses)} and validation {times(evaluations)}; at least two entries "
+            f"of the loss and three of validation are needed"
         )
     (best_step, best), (last_step, last) = log.best, [*log.evaluations.items()][-1]
     if last <= best * (1 + WORSE):
@@ -147,13 +148,13 @@ def check_best_checkpoint(folder: Path, log: Log) -> Finding:
     if own <= best * (1 + SAME):
         return ok(f"{own:.4f} {run.unit} is the best of {len(run.evaluations)} evaluations")
     kept = checkpoint_folder(run_of(folder), step)
-    where, advice = f"it is in {kept}", f"Use {kept}."
+    where, advice = f"its checkpoint is {kept}", f"Use {kept}."
     if not kept.is_dir():
-        where = "that checkpoint was not kept"
+        where = "its checkpoint was not kept"
         advice = "Set load_best_model_at_end and a larger save_total_limit."
     judge = error if own > best * (1 + WORSE) else note
     return judge(
-        f"{own:.4f} {run.unit} here, {best:.4f} at step {step:,}, which is better by {own - best:.4f} "
+        f"{own:.4f} {run.unit}; the best evaluation is {best:.4f}, at step {step:,}, lower by {own - best:.4f} "
         f"({own / best - 1:.1%}); {where}",
         advice,
     )

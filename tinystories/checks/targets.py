@@ -57,7 +57,7 @@ def corpus_of(target: str, corpus: str | None, **reading: Any) -> Corpus:
     else:
         recipe = load_recipe(target) if is_recipe(target) else run_recipe(target)
     if recipe is None:
-        raise UserError(f"{target} has no recipe, so its stories are not known; specify them with --corpus.")
+        raise UserError(f"{target} has no recipe, so its stories are not known: specify them with --corpus.")
     return recipe_corpus(with_corpus(dataclasses.replace(recipe, streaming=False), corpus, reading))
 
 

@@ -8,6 +8,7 @@ from tinystories.tokenization import tokenizer_report
 
 from ..evaluation.articles import ARTICLES
 from ..generation.prompts import added_tokens
+from ..utils.console import counted
 from .batch_contents import START_ADVICE
 from .findings import Finding, as_check, error, inconclusive, note, ok
 from .forward import embedding_count
@@ -25,7 +26,7 @@ def check_vocabulary(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel 
     """The size of the vocabulary, against the embeddings of a model."""
     size = len(tokenizer)
     if model is None:
-        return ok(f"{size:,}")
+        return ok(f"{size:,} entries")
     count, parameters = embedding_count(model), model.num_parameters()
     highest = max(tokenizer.get_vocab().values())
     if highest >= count:
@@ -34,7 +35,7 @@ def check_vocabulary(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel 
             "Use the tokenizer of this model, or resize_token_embeddings.",
         )
     fraction = sum(weight.numel() for weight in model.get_input_embeddings().parameters()) / parameters
-    evidence = f"{size:,}; {count:,} embeddings are {fraction:.0%} of {parameters:,} parameters"
+    evidence = f"{size:,} entries; {count:,} embeddings, {fraction:.0%} of the {parameters:,} parameters"
     if count - size > 0.1 * count:
         return note(evidence, "The model has embeddings that no token uses.")
     if fraction > 0.5:
@@ -54,13 +55,13 @@ def check_articles(tokenizer: PreTrainedTokenizerBase) -> Finding:
     counts = {f'" {word}"': tokens(f"saw {word}") - tokens("saw") for word in articles}
     counts |= {f'". {word.title()}"': tokens(f"ran. {word.title()}") - tokens("ran.") for word in articles}
     counts |= {f'"{word.title()}"': tokens(word.title()) for word in articles}
-    several = ", ".join(f"{place} {count}" for place, count in counts.items() if count != 1)
+    several = ", ".join(f"{place} ({count} tokens)" for place, count in counts.items() if count != 1)
     if not several:
-        return ok("a, an and the are single tokens, after a space and capitalised")
+        return ok('"a", "an" and "the" are single tokens, also when capitalised')
     return note(
         f"not single tokens: {several}",
-        "A vocabulary trained on the stories has single tokens for them; split articles cost more tokens, but do not "
-        "cause omissions.",
+        "A vocabulary trained on the stories has single tokens for articles; split articles cost more tokens, but do "
+        "not cause omissions.",
     )
 
 
@@ -78,10 +79,10 @@ def check_tokens(tokenizer: PreTrainedTokenizerBase, stories: list[str]) -> list
 def _check_bytes_per_token(bytes_per_token: float, size: int, stories: int) -> Finding:
     known = min(USUAL_BYTES, key=lambda other: abs(math.log(other / size)))
     usual = USUAL_BYTES[known]
-    evidence = f"{bytes_per_token:.2f} with {size:,} entries, on {stories:,} stories"
+    evidence = f"{bytes_per_token:.2f} with {size:,} entries, measured on {counted(stories, 'story')}"
     if not 1 / ALIKE < size / known < ALIKE:
         return ok(evidence)
-    evidence += f"; {usual:.2f} is usual with {known:,} entries"
+    evidence += f" (usual: {usual:.2f} with {known:,} entries)"
     if bytes_per_token < 0.85 * usual:
         advice = "The vocabulary was not trained on similar text: train one with `tinystories tokenizer`."
         return note(evidence, advice)
@@ -93,14 +94,14 @@ def _check_unused(unused: int, size: int, tokens: int) -> Finding:
     evidence = f"{unused:,} of {size:,} entries ({unused / size:.0%}) do not occur in {tokens:,} tokens"
     enough = tokens >= 50 * size or (tokens >= 5 * size and unused > 0.5 * size)
     if not enough:
-        return inconclusive(f"{evidence}, which is too small a sample", check=check)
+        return inconclusive(f"{evidence}: the sample is too small", check=check)
     if unused > 0.2 * size:
         advice = "Train a tokenizer on the stories, or prune this one with `tinystories tokenizer --top-k-of`."
         return note(evidence, advice, check=check)
     return ok(evidence, check=check)
 
 
-@as_check("lost text")
+@as_check("round trip")
 def check_lost_text(tokenizer: PreTrainedTokenizerBase, stories: list[str]) -> Finding:
     """Whether stories are the same after encoding and decoding."""
     encoded = tokenizer(stories, add_special_tokens=False, split_special_tokens=True, verbose=False)["input_ids"]
@@ -109,7 +110,7 @@ def check_lost_text(tokenizer: PreTrainedTokenizerBase, stories: list[str]) -> F
     if missing:
         judge = error if missing > 0.01 * len(stories) else note
         return judge(
-            f"{missing:,} of {len(stories):,} stories have text that is encoded as {tokenizer.unk_token}",
+            f"{missing:,} of {counted(len(stories), 'story')} contain text that is encoded as {tokenizer.unk_token}",
             "Use a byte-level vocabulary, which can encode all text.",
         )
     decoded = tokenizer.batch_decode(encoded, clean_up_tokenization_spaces=False)
@@ -117,10 +118,10 @@ def check_lost_text(tokenizer: PreTrainedTokenizerBase, stories: list[str]) -> F
     changed = sum(text.strip() != story.strip() for text, story in zip(decoded, stories, strict=True))
     if changed:
         return note(
-            f"{changed:,} of {len(stories):,} stories are different after encoding and decoding",
+            f"{changed:,} of {counted(len(stories), 'story')} changed by encoding and decoding",
             "Case, accents or spaces are lost, so a model cannot learn to generate them.",
         )
-    return ok(f"{len(stories):,} stories are unchanged after encoding and decoding")
+    return ok(f"{counted(len(stories), 'story')} unchanged by encoding and decoding")
 
 
 @as_check("special tokens")
@@ -145,8 +146,8 @@ def check_prompt_ends(tokenizer: PreTrainedTokenizerBase) -> Finding:
         return ok("the tokenizer appends nothing to a prompt")
     names = " ".join(tokenizer.convert_ids_to_tokens(behind))
     return error(
-        f"the tokenizer appends {names!r} to every prompt, so the model is asked to continue a finished story",
-        "Remove it from the post-processor in tokenizer.json, and set add_eos_token to false in "
+        f"the tokenizer appends {names!r} to every prompt, so that every prompt is a finished story",
+        "Remove this token from the post-processor in tokenizer.json, and set add_eos_token to false in "
         "tokenizer_config.json. The commands of this package remove it from prompts; `pipeline` and other tools do "
         "not.",
     )
@@ -158,8 +159,10 @@ def check_prompt_start(tokenizer: PreTrainedTokenizerBase, trained: list[int]) -
     front, _ = added_tokens(tokenizer)
     wanted, given = (" ".join(tokenizer.convert_ids_to_tokens(ids)) or "nothing" for ids in (trained, front))
     if front == trained:
-        return ok(f"{given}, as in training")
+        return ok(f"prompts begin with {given}, as stories do in training")
     return error(
-        f"the tokenizer puts {given} in front of a prompt, but training put {wanted} in front of stories",
-        START_ADVICE.replace("it", wanted, 1) if trained else "Remove it from the post-processor in tokenizer.json.",
+        f"the tokenizer adds {given} in front of prompts, but in training, stories begin with {wanted}",
+        START_ADVICE.replace("it", wanted, 1)
+        if trained
+        else "Remove this token from the post-processor in tokenizer.json.",
     )
