@@ -98,7 +98,7 @@ def errors(findings):
 
 
 SHOWN = {"labels", "end of text", "padding", "beginning of text", "next token", "causal mask"}
-LEAKS = {"document masking (train mode)", "leak between stories (eval mode)"}
+LEAKS = {"document masking (train mode)", "document masking (eval mode)"}
 
 
 def test_a_healthy_trainer_is_ok(trainer):
