@@ -51,8 +51,8 @@ def tiny_run(tmp_path_factory) -> Path:
 
 # Files whose single tests take longest, first: begun at the end, they would leave the other processes idle.
 LONG_FILES = ["test_hub", "test_trainer", "test_resume", "test_tools", "test_training", "test_evaluation",
-              "test_server", "test_startup", "test_export_onnx", "test_cli", "test_time_limit", "test_doctor",
-              "test_judge"]  # fmt: skip
+              "test_server", "test_installed", "test_startup", "test_export_onnx", "test_cli", "test_time_limit",
+              "test_doctor", "test_judge"]  # fmt: skip
 
 
 def pytest_collection_modifyitems(items):

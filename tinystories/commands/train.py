@@ -235,5 +235,5 @@ def _push(trainer: "StoryTrainer", output_dir: Path) -> None:
     except (HfHubHTTPError, OSError, ValueError, RuntimeError) as error:
         raise UserError(
             f"The model in {output_dir} is complete, but could not be pushed: {first_line(error)}. To try again: "
-            f"python push_to_hub.py {output_dir} --repo-id {trainer.hub_model_id}."
+            f"tinystories push {output_dir} --repo-id {trainer.hub_model_id}."
         ) from None
