@@ -152,3 +152,13 @@ def fails_with_one_line(result, *words):
     last = result.stderr.strip().splitlines()[-1]
     for word in words:
         assert word in last, last
+
+
+def by_check(findings):
+    """Findings of `tinystories doctor` by the name of the check."""
+    return {finding.check: finding for finding in findings}
+
+
+def errors(findings):
+    """Names of the checks that found an error."""
+    return {finding.check for finding in findings if finding.status == "error"}

@@ -8,6 +8,7 @@ import shutil
 import datasets
 import pytest
 import torch
+from helpers import by_check, errors
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -30,14 +31,6 @@ from tinystories.export.wikimini import BLOCK_NAMES
 from tinystories.recipe import save_recipe
 from tinystories.tokenization import train_bpe
 from tinystories.utils.errors import UserError
-
-
-def by_check(findings):
-    return {finding.check: finding for finding in findings}
-
-
-def errors(findings):
-    return {finding.check for finding in findings if finding.status == "error"}
 
 
 @pytest.fixture(scope="module")

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from helpers import by_check
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, TrainingArguments
 
@@ -316,13 +317,13 @@ def test_articles_must_be_single_tokens(sample, tokenizer):
 
 
 def test_the_vocabulary_is_checked_on_text(sample, tokenizer):
-    found = {finding.check: finding for finding in vocabulary.check_tokens(tokenizer, sample)}
+    found = by_check(vocabulary.check_tokens(tokenizer, sample))
     assert found["round trip"].status == "ok" and found["bytes per token"].status == "ok"
     assert found["unused vocabulary"].status in ("ok", "note")
-    few = {finding.check: finding for finding in vocabulary.check_tokens(tokenizer, sample[:20])}
+    few = by_check(vocabulary.check_tokens(tokenizer, sample[:20]))
     assert few["unused vocabulary"].status == "inconclusive"
     other = train_bpe([" ".join(f"zq{number}x" for number in range(4_000))] * 2, 4_000, progress=False)
-    found = {finding.check: finding for finding in vocabulary.check_tokens(other, sample)}
+    found = by_check(vocabulary.check_tokens(other, sample))
     assert found["bytes per token"].status == "note" and found["unused vocabulary"].status == "note"
 
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 
 import pytest
+from helpers import by_check
 
 from tinystories.checks import examine
 from tinystories.commands.train import train
@@ -19,10 +20,6 @@ from tinystories.training.build import pack_corpus
 
 
 pytestmark = pytest.mark.usefixtures("without_rehearsal")
-
-
-def by_check(findings):
-    return {finding.check: finding for finding in findings}
 
 
 def examined(folder):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from helpers import by_check, errors
 from transformers import (
     DataCollatorForLanguageModeling,
     GPT2LMHeadModel,
@@ -87,14 +88,6 @@ def trainer(rows, tokenizer, tmp_path):
         )
 
     return make
-
-
-def by_check(findings):
-    return {finding.check: finding for finding in findings}
-
-
-def errors(findings):
-    return {finding.check for finding in findings if finding.status == "error"}
 
 
 SHOWN = {"labels", "end of text", "padding", "beginning of text", "next token", "causal mask"}
@@ -418,6 +411,13 @@ def test_a_trainer_without_a_tokenizer(trainer):
     found = by_check(check_trainer(trainer(processing_class=None)))
     assert found["end of text"].status == "inconclusive"
     assert found["next token"].status == "ok" and found["document masking (train mode)"].status == "ok"
+
+
+def test_an_adapter_of_peft_is_checked_like_its_model(trainer):
+    peft = pytest.importorskip("peft")
+    settings = peft.LoraConfig(task_type="CAUSAL_LM", target_modules=["q_proj", "v_proj"])
+    found = check_trainer(trainer(peft.get_peft_model(model(LlamaForCausalLM), settings)), quick=False)
+    assert not {finding.status for finding in found} & {"error", "inconclusive"}
 
 
 def test_a_model_that_fails_is_inconclusive(trainer):

@@ -76,7 +76,7 @@ class _Options:
         return StorySample.of(recipe_corpus(recipe), self.limit)
 
     def try_load_stories(self, recipe: Recipe | None) -> StorySample | Finding:
-        """[`load_stories`], or why there are none: only what the user named must be there."""
+        """As [`load_stories`]; where stories that the user did not name cannot be loaded, a finding says why."""
         advice = "Specify stories with --corpus."
         if recipe is None and self.corpus is None:
             evidence = "no stories were specified; the built-in sample stories are used"

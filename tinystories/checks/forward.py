@@ -12,7 +12,7 @@ from ..utils.errors import UserError
 
 
 def model_of(trainer: Trainer) -> PreTrainedModel:
-    """The model of a trainer; one of PEFT is no `PreTrainedModel`, but forwards everything to one."""
+    """The model of a trainer. A PEFT model is not a `PreTrainedModel`, but has its attributes and methods."""
     model: Any = trainer.model
     return model
 
@@ -41,8 +41,10 @@ def _loss(trainer: Trainer, inputs: dict, num_items: Tensor | None = None) -> Te
 
 @contextmanager
 def training_pass(trainer: Trainer, inputs: dict) -> Iterator[Tensor]:
-    """The loss of a training step with its graph; the backward pass, too, belongs in the block, because gradient
-    checkpointing runs the layers again."""
+    """The loss of a training step, with its graph.
+
+    The backward pass belongs in the block: gradient checkpointing runs the layers again.
+    """
     with torch.enable_grad(), attention_context(trainer):
         with autocast(trainer):
             loss = _loss(trainer, inputs)

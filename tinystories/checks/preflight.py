@@ -33,6 +33,7 @@ from ..runs.run_folder import find_checkpoints
 from ..training.arguments import user_errors
 from ..training.build import model_config, trainer_options
 from ..training.trainer import StoryTrainer
+from ..utils.console import counted
 from ..utils.errors import UserError
 from ..utils.paths import nearest_existing
 from .machine import checkpoint_bytes, checkpoints_at_once
@@ -84,9 +85,9 @@ def _check_disk(model: TinyLlamaForCausalLM, recipe: Recipe, arguments: Training
     needed = number * checkpoint_bytes(model, arguments, muon=muon, averaged=averaged)
     needed += tensor_bytes(model.parameters())
     if needed > free:
-        what = f"{number} checkpoint{'s' if number > 1 else ''} and the model" if number else "the model"
+        what = f"{counted(number, 'checkpoint')} and the model take" if number else "the model takes"
         raise UserError(
-            f"{existing} has {size_in_words(free)} free, but {what} take {size_in_words(needed)}: free some space, or "
+            f"{existing} has {size_in_words(free)} free, but {what} {size_in_words(needed)}: free some space, or "
             f"choose another --output_dir, a lower --save_total_limit or --save_only_model true."
         )
 
