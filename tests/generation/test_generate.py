@@ -259,6 +259,9 @@ def test_mistakes_are_one_line(trained):
     refuses("shorten 'again and again", prompts=["One day", "again and " * 80])
     refuses("empty prompt", model=gpt2(), tokenizer=plain, prompts=["the", ""])
     refuses("no context length", model=endless, tokenizer=plain, prompts=UNEVEN)
+    with pytest.raises(UserError, match="no context length"):
+        generate_story(endless, plain, "the")
+    assert generate_story(endless, plain, "the", preset=GREEDY, max_new_tokens=4).startswith("the")
     stories = generate_stories(endless, plain, UNEVEN, preset=GREEDY, max_new_tokens=8, progress=False)
     assert as_tuples(stories) == [by_hand(endless, plain, prompt, 8) for prompt in UNEVEN]
     assert generate_stories(model, tokenizer, [], preset="plain", progress=False) == []

@@ -15,8 +15,8 @@ import torch
 from torch.nn.functional import log_softmax
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..evaluation.likelihood import context_length, encode, model_vocab_size, score_sequences, start_tokens, total_loss
-from ..generation.generate import eos_token_ids
+from ..evaluation.likelihood import encode, model_vocab_size, score_sequences, start_tokens, total_loss
+from ..generation.generate import context_length, eos_token_ids
 from ..generation.prompts import added_tokens
 from .batch_contents import NO_EOS_ADVICE, START_ADVICE
 from .findings import Finding, as_check, error, inconclusive, note, ok

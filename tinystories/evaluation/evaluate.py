@@ -31,6 +31,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from .. import __version__
 from ..generation.batch import PROMPTS, GeneratedStory, generate_stories
+from ..generation.generate import context_length
 from ..generation.presets import PRESETS, check_preset, preset_of
 from ..generation.prompts import encode_prompt
 from ..runs.loading import load_model
@@ -38,7 +39,7 @@ from ..runs.run_folder import is_checkpoint, require_run, run_and_step
 from ..utils.errors import UserError, first_line
 from .intervals import flatten
 from .judge import Judge, JudgeReport, judge_stories
-from .likelihood import bits_per_byte, context_length, score_stories
+from .likelihood import bits_per_byte, score_stories
 from .minimal_pairs import Pair, accuracy, check_pairs_file, make_pairs, score_pairs, write_pairs
 from .stories import TrainingStories, held_out_stories, real_stories_of_same_length, shuffled_words, smaller
 from .story_figures import generated_figures, length_figures, training_figures, whole_story_figures

@@ -21,6 +21,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..data.packing import Segments, split_long_stories
+from ..generation.generate import context_length
 from ..generation.prompts import added_tokens
 from ..utils.errors import UserError
 from ..utils.evaluation_mode import evaluation_mode
@@ -30,7 +31,6 @@ from .intervals import Interval, bits_per_byte_interval
 logger = logging.getLogger(__name__)
 Score = TypeVar("Score")
 
-CONTEXT_FIELDS = ("max_position_embeddings", "n_positions", "n_ctx", "seq_length", "max_seq_len")
 TOKENS_PER_BATCH = 4096
 LOGITS_PER_BATCH = 2**26  # 256 MB in float32; a single long text may need more
 MIN_FILL = 0.9  # of a row in a batch: more padding costs more time than larger batches save
@@ -49,18 +49,6 @@ def start_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> 
         if begin is not None and begin in ends and begin in special:
             return [begin]
     return [tokenizer.eos_token_id] if tokenizer.eos_token == "<|endoftext|>" else []
-
-
-def context_length(model: PreTrainedModel) -> int | None:
-    """Number of positions in the configuration of the model; None if it states no limit."""
-    config = model.config.get_text_config()
-    limits = (getattr(config, name, None) for name in CONTEXT_FIELDS)
-    limit = next((limit for limit in limits if isinstance(limit, int) and limit > 0), None)
-    for module in model.modules():
-        positions = getattr(module, "position_embeddings", None)
-        if limit and isinstance(positions, torch.nn.Embedding) and positions.padding_idx is not None:
-            return limit - positions.padding_idx - 1  # RoBERTa numbers positions from the pad token on
-    return limit
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:

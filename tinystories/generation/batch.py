@@ -18,7 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..utils.errors import UserError
 from ..utils.random_state import preserved_random_state
-from .generate import eos_token_ids, preset_config, temporary_generation_config
+from .generate import context_length, eos_token_ids, preset_config, temporary_generation_config
 from .presets import check_preset, resolve_max_new_tokens
 from .prompts import decode, encode_prompt
 
@@ -119,17 +119,13 @@ def generate_stories(
     rows = [encode_prompt(tokenizer, prompt) for prompt in prompts]
     if not rows:
         return []
-    context = getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None)
-    if context is not None:
-        longest, prompt = max(zip(map(len, rows), prompts, strict=True))
-        if longest >= context:
-            raise UserError(
-                f"A prompt is {longest} tokens long, but the model's context is {context}: shorten {prompt[:40]!r}..."
-            )
-        max_new_tokens = resolve_max_new_tokens(context, longest, max_new_tokens)
-    elif max_new_tokens is None:
-        raise UserError("This model's config has no context length: set `max_new_tokens`.")
-    config = preset_config(preset, tokenizer, max_new_tokens)
+    context = context_length(model)
+    longest, prompt = max(zip(map(len, rows), prompts, strict=True))
+    if context is not None and longest >= context:
+        raise UserError(
+            f"A prompt is {longest} tokens long, but the model's context is {context}: shorten {prompt[:40]!r}..."
+        )
+    config = preset_config(preset, tokenizer, resolve_max_new_tokens(context, longest, max_new_tokens))
     ends = eos_token_ids(model, tokenizer)
     config.eos_token_id = ends or None
     if config.pad_token_id is None:

@@ -13,6 +13,9 @@ from .presets import GREEDY, MIN_TEMPERATURE, PRESETS, check_sampling, resolve_m
 from .prompts import decode, encode_prompt
 
 
+CONTEXT_FIELDS = ("max_position_embeddings", "n_positions", "n_ctx", "seq_length", "max_seq_len")
+
+
 def preset_config(preset: str, tokenizer: PreTrainedTokenizerBase, max_new_tokens: int) -> GenerationConfig:
     """The `GenerationConfig` of a preset or of "greedy"."""
     return GenerationConfig(
@@ -30,6 +33,18 @@ def eos_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) ->
     own = model.generation_config.eos_token_id
     ids = {tokenizer.eos_token_id, *(own if isinstance(own, list) else [own])}
     return sorted(ids - {None})
+
+
+def context_length(model: PreTrainedModel) -> int | None:
+    """Number of positions in the configuration of the model; None if it states no limit."""
+    config = model.config.get_text_config()
+    limits = (getattr(config, name, None) for name in CONTEXT_FIELDS)
+    limit = next((limit for limit in limits if isinstance(limit, int) and limit > 0), None)
+    for module in model.modules():
+        positions = getattr(module, "position_embeddings", None)
+        if limit and isinstance(positions, torch.nn.Embedding) and positions.padding_idx is not None:
+            return limit - positions.padding_idx - 1  # RoBERTa numbers positions from the pad token on
+    return limit
 
 
 @contextmanager
@@ -73,13 +88,13 @@ def generate_story(
         stream: print the text while it is generated.
 
     Raises:
-        UserError: where the prompt fills the context, `max_new_tokens` exceeds the remaining context length, or a
-            setting is out of range.
+        UserError: where the prompt fills the context, `max_new_tokens` exceeds the remaining context length or is
+            missing for a model without a context length, or a setting is out of range.
     """
     sampling = sampling or {}
     check_sampling(preset, sampling)
     ids = torch.tensor([encode_prompt(tokenizer, prompt)], device=model.device)
-    max_new_tokens = resolve_max_new_tokens(model.config.max_position_embeddings, ids.shape[1], max_new_tokens)
+    max_new_tokens = resolve_max_new_tokens(context_length(model), ids.shape[1], max_new_tokens)
     if preset is None and model.generation_config.do_sample:
         config = copy.deepcopy(model.generation_config)
         config.max_length, config.max_new_tokens = None, max_new_tokens

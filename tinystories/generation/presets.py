@@ -90,12 +90,17 @@ def check_dtype(dtype: str | None) -> None:
         )
 
 
-def resolve_max_new_tokens(context: int, prompt_tokens: int, max_new_tokens: int | None) -> int:
+def resolve_max_new_tokens(context: int | None, prompt_tokens: int, max_new_tokens: int | None) -> int:
     """`max_new_tokens`, or the remaining context length where it is None.
 
     Raises:
-        UserError: where the prompt fills the context, or `max_new_tokens` exceeds the remaining context length.
+        UserError: where the prompt fills the context, `max_new_tokens` exceeds the remaining context length, or both
+            are None.
     """
+    if context is None:
+        if max_new_tokens is None or max_new_tokens < 1:
+            raise UserError("This model's config has no context length: set `max_new_tokens`, at least to 1.")
+        return max_new_tokens
     remaining = context - prompt_tokens
     if remaining < 1:
         raise UserError(

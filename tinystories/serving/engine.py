@@ -19,9 +19,10 @@ from dataclasses import dataclass, field
 import torch
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from ..generation.generate import eos_token_ids
+from ..generation.generate import context_length, eos_token_ids
 from ..generation.presets import SamplingSettings
 from ..generation.sampling import Sampler
+from ..utils.errors import UserError
 from .batch import ContinuousBatch
 from .detokenizer import Detokenizer, token_text
 
@@ -126,6 +127,7 @@ class Engine:
     Attributes:
         state: "loading", "ready", "failed" (see `error`), "draining" or "closed".
         model, tokenizer, eos_ids: from `load`; they exist when `loaded` is true.
+        context: context length of the model, in tokens.
         tokens_generated: over all requests.
     """
 
@@ -143,6 +145,7 @@ class Engine:
         self.model: PreTrainedModel
         self.tokenizer: PreTrainedTokenizerBase
         self.eos_ids: set[int]
+        self.context: int
         self.tokens_generated = 0
         self._load, self._on_state = load, on_state
         self._queued: deque[RequestState] = deque()
@@ -162,11 +165,6 @@ class Engine:
     @property
     def running(self) -> int:
         return len(self._running)
-
-    @property
-    def context(self) -> int:
-        """Context length of the model, in tokens."""
-        return self.model.config.get_text_config(decoder=True).max_position_embeddings
 
     def submit(
         self, requests: list[GenerationRequest], on_events: list[Callable[[Event], None]]
@@ -223,6 +221,10 @@ class Engine:
         try:
             self.model, self.tokenizer = self._load()
             self.loaded = True
+            context = context_length(self.model)
+            if context is None:
+                raise UserError("The server needs a model whose config has a context length.")
+            self.context = context
             self._batch = ContinuousBatch(self.model, self.max_batch, self.context)
             self._sampler = Sampler(self.max_batch, self.context, self.model.device)
             self.eos_ids = set(eos_token_ids(self.model, self.tokenizer))

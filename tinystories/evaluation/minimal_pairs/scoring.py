@@ -16,9 +16,10 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from ...generation.generate import context_length
 from ...utils.errors import UserError
 from ..intervals import wilson_interval
-from ..likelihood import check_finite, context_length, encode, model_vocab_size, score_sequences, start_tokens
+from ..likelihood import check_finite, encode, model_vocab_size, score_sequences, start_tokens
 from .pairs import Pair
 
 
