@@ -26,10 +26,10 @@ from urllib.parse import urlsplit
 
 import numpy as np
 from huggingface_hub import cached_assets_path
-from tqdm.auto import tqdm
 
 from ..utils.errors import UserError, first_line, install_command
 from ..utils.paths import output_folder
+from ..utils.progress import progress_bar
 from .grades import CRITERIA, read_grades
 from .intervals import Interval, ratio_interval
 
@@ -353,8 +353,7 @@ def _graded(judge: Judge, pairs: list[tuple[str, str]], progress: bool) -> Itera
             stopped.set()  # before this thread takes the next story
             raise
 
-    seconds = 0.2 if sys.stderr.isatty() else 30.0
-    bar = tqdm(total=len(pairs), desc="judging", unit=" stories", mininterval=seconds, disable=not progress)
+    bar = progress_bar(total=len(pairs), desc="judging", unit=" stories", show=progress)
     failures = 0
     with bar, ThreadPoolExecutor(judge.concurrency) as pool:
         futures = {pool.submit(grade, pair): pair for pair in pairs}

@@ -17,7 +17,6 @@ from typing import TypeVar
 import numpy as np
 import torch
 from torch.nn.functional import cross_entropy
-from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..data.packing import Segments, split_long_stories
@@ -25,6 +24,7 @@ from ..generation.generate import context_length
 from ..generation.prompts import added_tokens
 from ..utils.errors import UserError
 from ..utils.evaluation_mode import evaluation_mode
+from ..utils.progress import progress_bar
 from .intervals import Interval, bits_per_byte_interval
 
 
@@ -93,7 +93,7 @@ def score_sequences(
     tokens_per_batch = min(TOKENS_PER_BATCH, LOGITS_PER_BATCH // vocab_size)
     padding = 1 if model.config.pad_token_id == 0 else 0  # transformers warns about the pad token without a mask
     scores: dict[int, Score] = {}
-    bar = tqdm(total=int(lengths.sum()), desc="Scoring", unit=" tokens", unit_scale=True, disable=not progress)
+    bar = progress_bar(total=int(lengths.sum()), desc="Scoring", unit=" tokens", unit_scale=True, show=progress)
     with bar, evaluation_mode(model):
         while order:
             longest = int(lengths[order[0]])

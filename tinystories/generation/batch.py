@@ -8,15 +8,14 @@
   on the other stories of its batch.
 """
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..utils.errors import UserError
+from ..utils.progress import progress_bar
 from ..utils.random_state import preserved_random_state
 from .generate import context_length, eos_token_ids, preset_config, temporary_generation_config
 from .presets import check_preset, resolve_max_new_tokens
@@ -131,13 +130,7 @@ def generate_stories(
     if config.pad_token_id is None:
         config.pad_token_id = ends[0] if ends else None
     stories = []
-    bar = tqdm(
-        total=len(rows),
-        desc=f"generating stories ({preset})",
-        unit=" stories",
-        mininterval=0.2 if sys.stderr.isatty() else 30.0,
-        disable=not progress,
-    )
+    bar = progress_bar(total=len(rows), desc=f"generating stories ({preset})", unit=" stories", show=progress)
     with bar, temporary_generation_config(model, config), preserved_random_state():
         torch.manual_seed(seed)
         for start in range(0, len(rows), batch_size):

@@ -1,14 +1,13 @@
 """Stories in batches from a dataset or any iterable, and excerpts of them."""
 
-import sys
 from collections.abc import Iterable, Iterator, Sized
 from itertools import islice
 from typing import TypeAlias
 
 from datasets import Dataset, IterableDataset
-from tqdm.auto import tqdm
 
 from ...utils.errors import UserError
+from ...utils.progress import progress_bar
 
 
 Stories: TypeAlias = Dataset | IterableDataset | Iterable[str]
@@ -28,8 +27,7 @@ def batches(stories: Stories, label: str, progress: bool, limit: int | None = No
     else:
         texts = stories
     total = min(filter(None, (number_of(stories), limit)), default=None)
-    seconds = 0.2 if sys.stderr.isatty() else 30.0  # a log file keeps every line
-    with tqdm(total=total, desc=label, unit=" stories", disable=not progress, mininterval=seconds) as bar:
+    with progress_bar(total=total, desc=label, unit=" stories", show=progress) as bar:
         strings = map(require_string, islice(texts, limit))
         while batch := list(islice(strings, BATCH)):
             yield batch

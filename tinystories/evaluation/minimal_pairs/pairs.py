@@ -11,9 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from tqdm.auto import tqdm
-
 from ...utils.errors import UserError
+from ...utils.progress import progress_bar
 from ..likelihood import check_stories
 from .errors import KINDS, BadSentence
 from .sentences import Sentence, all_sentences, normalized, plain_sentences
@@ -82,7 +81,7 @@ def make_pairs(
     sentences = {sentence for story in stories for sentence in all_sentences(story)}
     found: dict[str, dict[str, _BySwap]] = {kind: {} for kind in kinds}
     order = random.Random(seed).sample(range(len(stories)), len(stories))
-    for story in tqdm(order, desc="Making pairs", unit=" stories", disable=not progress):
+    for story in progress_bar(order, desc="Making pairs", unit=" stories", show=progress):
         for sentence in plain_sentences(stories[story]):
             for kind in kinds:
                 for bad in KINDS[kind].rule(sentence):
