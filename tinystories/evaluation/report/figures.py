@@ -112,16 +112,7 @@ RATES = {
     "distinct_2", "distinct_3", "repeated_4grams", "capitals", "outside_vocabulary", "changed",
     "unintroduced_names",
 }  # fmt: skip
-KIND_NAMES = {
-    "article_deleted": "article deleted",
-    "article_swapped": "a/an",
-    "article_doubled": "article doubled",
-    "article_moved": "article moved",
-    "subject_verb_agreement": "agreement",
-    "tense": "tense",
-    "pronoun_gender": "he/she",
-    "word_order": "word order",
-}
+KIND_NAMES = {"article_swapped": "a/an", "subject_verb_agreement": "agreement", "pronoun_gender": "he/she"}
 
 
 def kind_name(kind: str) -> str:
