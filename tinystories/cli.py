@@ -89,7 +89,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
             verb.set_defaults(run=module.run)
     options, extra = parser.parse_known_args([_with_dashes(argument) for argument in arguments])
     if extra and options.verb != "train":
-        parser.error(f"unrecognized arguments: {' '.join(extra)}")
+        raise UserError(f"unrecognized arguments: {' '.join(extra)} (see {parser.prog} {options.verb} --help)")
     options.arguments, options.overrides = arguments, extra
     return options
 

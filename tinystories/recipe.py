@@ -76,7 +76,9 @@ class Recipe:
 
     corpus: str = _setting("sample", "`sample`, a dataset id on the Hub, or a file, folder or glob of stories.")
     validation_corpus: str | None = _setting(
-        None, "Held-out stories from another source; null uses the corpus's own validation split or holds some out."
+        None,
+        "Held-out stories from another source; null uses the validation split of the corpus, or holds out some of its "
+        "stories.",
     )
     text_column: str = _setting("text", "Column with the stories; not case-sensitive.")
     split: str = _setting(
@@ -116,8 +118,8 @@ class Recipe:
     )
     copy_init: float | None = _setting(
         None,
-        "Initialise the attention of the middle layer so that it copies what it attends to, scaled by this factor; "
-        "1 suits small models, which then learn sooner to repeat the names of characters.",
+        "Initialise the attention of the middle layer so that it copies the attended states, scaled by this "
+        "factor; 1 suits small models, which then learn earlier to repeat the names of characters.",
     )
     max_minutes: float | None = _setting(
         None,
@@ -143,7 +145,9 @@ class Recipe:
     )
     preset: str = _setting("balanced", "Sampling preset for the sample stories and `generation_config.json`.")
     model: dict[str, Any] = _setting(
-        {}, "Fields of `TinyLlamaConfig`; vocabulary size, context length and token ids are set by the keys above."
+        {},
+        "Fields of `TinyLlamaConfig`, except vocabulary size, context length and token ids, which follow from the "
+        "keys above.",
     )
     trainer: dict[str, Any] = _setting(
         {}, "Fields of `TrainingArguments`; `bf16` and `torch_compile` can be `auto`, which depends on the hardware."
@@ -250,7 +254,7 @@ def load_recipe(path: str | Path, overrides: dict[str, Any] | list[str] | None =
 def build_recipe(content: dict | None, overrides: dict[str, Any] | None = None, source: str = "the recipe") -> Recipe:
     """A recipe from the content of a YAML file and the values of a command line by key (`model.` may precede it)."""
     if not isinstance(content, dict | None):
-        raise UserError(f"{source} must contain `key: value` lines, but contains a {type(content).__name__}.")
+        raise UserError(f"{source} must contain `key: value` lines, but contains one {type(content).__name__}.")
     hints = known_keys()
     settings: dict[Key, Any] = {}
     for section, name, value in _flat(content or {}, source):
@@ -287,7 +291,7 @@ def parse_overrides(arguments: list[str]) -> dict[str, str]:
     while rest:
         argument = rest.pop(0)
         if not argument.startswith("--") or argument == "--":
-            raise UserError(f"Unexpected argument {argument!r}: settings have the form `--key value`.")
+            raise UserError(f"Unexpected argument {argument!r}: write settings as `--key value`.")
         key, equals, value = argument[2:].partition("=")
         if not equals:
             value = rest.pop(0) if rest and not rest[0].startswith("--") else "true"
@@ -326,7 +330,7 @@ def _find_key(name: Any, section: str | None, hints: dict[Key, Any], where: str)
             return key
     if name in DERIVED:
         raise UserError(
-            f"{where}: `{name}` is derived from the tokenizer and `max_length`; set `vocab_size` or `max_length`."
+            f"{where}: `{name}` cannot be set: it follows from the keys `tokenizer`, `vocab_size` and `max_length`."
         )
     for place in sections:
         if (place, name) in hints:
@@ -375,22 +379,25 @@ def _check(recipe: Recipe) -> None:
     length, row_length, optim = recipe.max_length, recipe.row_length, recipe.trainer.get("optim")
     minutes, decay, weight = recipe.max_minutes, recipe.ema_decay, recipe.article_loss_weight
     broken = [prompt for prompt in recipe.prompts if re.search("[\ud800-\udfff]", prompt)]
-    _require(length >= 16, f"`max_length` ({length}) must be at least 16 tokens; stories take about 200.")
+    _require(length >= 16, f"`max_length` must be at least 16 tokens, but is {length}; a story has about 200 tokens.")
     _require(
         row_length is None or length <= row_length <= MAX_ROW_CONTEXTS * length,
-        f"`row_length` ({row_length}) must be at least `max_length` ({length}), since a row holds whole stories, and "
-        f"at most {MAX_ROW_CONTEXTS} times that.",
+        f"`row_length` must be from {length} (`max_length`, so that each story fits into a row) to "
+        f"{MAX_ROW_CONTEXTS * length}, but is {row_length}.",
     )
     _require(
         recipe.tokenizer is not None or recipe.vocab_size >= MIN_VOCAB_SIZE,
-        f"`vocab_size` ({recipe.vocab_size}) must be at least {MIN_VOCAB_SIZE}: special tokens and bytes take "
-        f"{MIN_VOCAB_SIZE - 1} entries; 10000 suits children's stories.",
+        f"`vocab_size` must be at least {MIN_VOCAB_SIZE}, but is {recipe.vocab_size}: special tokens and bytes take "
+        f"{MIN_VOCAB_SIZE - 1} entries. For children's stories, use about 10000.",
     )
-    _require(all(recipe.prompts), "`prompts` contains an empty string; set it to '[]' for no samples.")
-    _require(not broken, f"`prompts`: {broken!a} contains an unpaired surrogate: write the whole character.")
+    _require(
+        all(recipe.prompts),
+        "`prompts` contains an empty string: remove it, or set `prompts` to '[]' for no sample stories.",
+    )
+    _require(not broken, f"`prompts`: {broken!a} contains an unpaired surrogate: write the character itself.")
     _require(
         recipe.optimizer == "adamw" or optim is None,
-        f"`optimizer: muon` uses AdamW for the other weights: leave out either `optim` ({optim}) or `optimizer`.",
+        f"`optimizer: muon` uses AdamW for the other weights: remove `optim` ({optim}) or `optimizer`.",
     )
     _require(
         recipe.split.strip() not in ("", "true"),
@@ -398,17 +405,19 @@ def _check(recipe: Recipe) -> None:
     )
     for name in ("num_proc", "early_stopping_patience"):
         value = getattr(recipe, name)
-        _require(value is None or value >= 1, f"`{name}` ({value}) must be at least 1.")
-    _require(decay is None or 0 < decay < 1, f"`ema_decay` ({decay}) must be between 0 and 1, for example 0.999.")
+        _require(value is None or value >= 1, f"`{name}` must be at least 1, but is {value}.")
+    _require(
+        decay is None or 0 < decay < 1, f"`ema_decay` must be between 0 and 1, for example 0.999, but is {decay}."
+    )
     _require(
         0 < weight <= 2,
-        f"`article_loss_weight` ({weight}) must be above 0 and at most 2; 2 already raises an article's probability "
-        f"from 0.5 to 0.67. Omitted articles have another cause: `tinystories doctor` finds it.",
+        f"`article_loss_weight` must be above 0 and at most 2, but is {weight}; 2 already raises the probability of "
+        f"an article from 0.5 to 0.67. If a model omits articles, look for the cause with `tinystories doctor`.",
     )
     _require(minutes is None or 0 < minutes < float("inf"), f"`max_minutes` must be above 0, but is {minutes}.")
     _require(
         not recipe.streaming or minutes is not None or recipe.trainer.get("max_steps", -1) > 0,
-        "With `streaming`, the number of stories is not known: set `max_steps` or `max_minutes`.",
+        "`streaming` needs `max_steps` or `max_minutes`, because the number of stories is not known in advance.",
     )
 
 
@@ -438,7 +447,7 @@ def _convert(value: Any, hint: Any, name: str) -> Any:
         except TypeError:
             continue
         return reading
-    if value is None or value in ("", "~", "null"):
+    if value is None or value in ("", "~", "null", "true"):  # an option without a value is "true"
         raise UserError(f"{name} needs a value ({_type_name(hint)}).")
     raise UserError(f"{name} must be {_type_name(hint)}, but is {value!r}.")
 

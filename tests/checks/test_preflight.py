@@ -110,7 +110,10 @@ def case(arguments: str, message: str, *marks):
         case("--data_seed 99999999999999999999", "`trainer.data_seed` is 99999999999999999999"),
         case("--eval_steps .nan", "`trainer.eval_steps` is nan"),
         case("--eval_steps 0", "`trainer.eval_steps` is 0.0"),
-        case("--row_length 100000000", "`row_length` (100000000) must be at least `max_length` (128)"),
+        case(
+            "--row_length 100000000",
+            "fits into a row) to 8192, but is 100000000",
+        ),
         case("--hidden_size 10000000", "Choose a smaller --size"),
         # schedules
         case(
@@ -137,6 +140,8 @@ def case(arguments: str, message: str, *marks):
         case("--parallelism_config x", "`--parallelism_config` must be ParallelismConfig or null, but is 'x'"),
         case("--accelerator_config none.json", "none.json"),
         case("--fsdp full_shard", "accelerate launch"),
+        case("--hub_token hf_secret", "`trainer.hub_token` must not be in a recipe"),
+        case("--learning_rate", "`--learning_rate` needs a value (float)"),
         case("--ddp_backend gloo", "accelerate launch"),
         case("--resume_from_checkpoint no/such/folder", "no/such/folder is not a checkpoint"),
     ],
@@ -149,6 +154,7 @@ def test_a_setting_that_would_fail_is_refused_before_any_work(
     assert main(["train", str(recipe_file), "--output_dir", str(run), *arguments]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and error.startswith("tinystories: ") and message in error
+    assert "secret" not in error
     assert not run.parent.exists()
 
 
@@ -304,7 +310,7 @@ def word_level(tmp_path):
 
 def test_a_prompt_of_unknown_characters_is_refused(tmp_path):
     overrides = {"tokenizer": str(word_level(tmp_path)), "output_dir": str(tmp_path / "run")}
-    for prompt, message in (("\N{CAT}", "does not know"), ("   ", "has no tokens")):
+    for prompt, message in (("\N{CAT}", "not in the vocabulary"), ("   ", "has no tokens")):
         with pytest.raises(UserError, match=message):
             train(build_recipe({**SHORT, "prompts": [prompt]}, overrides))
     assert train(build_recipe({**SHORT, "prompts": ["One day"]}, overrides)).is_dir()

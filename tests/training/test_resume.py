@@ -339,7 +339,7 @@ def test_another_model_is_refused_before_anything_is_written(stopped_run):
 def test_other_settings_are_reported(stopped_run, capsys):
     damage_truncate(stopped_run / "checkpoint-44")
     train(recipe_for(stopped_run, resume_from_checkpoint="true", max_grad_norm=0.5))
-    assert "note: the run started with different max_grad_norm" in capsys.readouterr().out
+    assert "uninterrupted run: max_grad_norm" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -435,7 +435,7 @@ def test_a_non_finite_loss_stops_the_run_and_keeps_the_checkpoint(tmp_path, monk
         return training_step(self, model, *args, **kwargs)
 
     monkeypatch.setattr(StoryTrainer, "training_step", breaking)
-    with pytest.raises(UserError, match="no longer finite at step 8.*checkpoint-6") as error:
+    with pytest.raises(UserError, match="is not finite at step 8.*checkpoint-6") as error:
         run_with(tmp_path / "run")
     assert "\n" not in str(error.value)
     assert checkpoints.last_complete_checkpoint(tmp_path / "run")[0].name == "checkpoint-6"
@@ -565,7 +565,7 @@ def test_training_on_shifted_labels_is_refused(tmp_path, monkeypatch):
         return built
 
     monkeypatch.setattr(PackedStories, "__getitems__", shifted)
-    with pytest.raises(UserError, match="The checks found an error: .*--check false trains anyway") as error:
+    with pytest.raises(UserError, match="The checks found an error: .*To train anyway, use --check false") as error:
         run_with(tmp_path / "run", check=True)
     assert "\n" not in str(error.value) and not list((tmp_path / "run").glob("checkpoint-*"))
     run_with(tmp_path / "run", check=False)
@@ -579,7 +579,7 @@ def test_defective_stories_are_reported(tmp_path, capsys):
     corpus.write_text("".join(json.dumps({"text": story}) + "\n" for story in stories))
     run_with(tmp_path / "run", check=True, corpus=corpus, max_steps=2, eval_strategy="no")
     assert re.search(
-        r"note: some of the first \d+ stories are unfit for training \(html in \d+\)", capsys.readouterr().out
+        r"note: some of the first \d+ stories are unsuitable for training \(html in \d+\)", capsys.readouterr().out
     )
 
 

@@ -68,8 +68,8 @@ def _check_memory(parameters: int, device: torch.device) -> None:
     memory = torch.cuda.get_device_properties(device).total_memory if on_gpu else psutil.virtual_memory().total
     if parameters * 8 > memory:
         raise UserError(
-            f"The model has {parameters:,} parameters, which take {size_in_words(parameters * 8)} with their "
-            f"gradients alone; {device} has {size_in_words(memory)}. Choose a smaller --size."
+            f"The model has {parameters:,} parameters; with their gradients, they need "
+            f"{size_in_words(parameters * 8)}, but {device} has {size_in_words(memory)}. Choose a smaller --size."
         )
 
 
@@ -177,7 +177,7 @@ def fitting_prompts(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> list[
         elif recipe.prompts == Recipe().prompts:
             print(f"note: the prompt {name} {reason}, so it is skipped.")
         else:
-            raise UserError(f"The prompt {name} {reason}: change `prompts`, or set it to '[]'.")
+            raise UserError(f"The prompt {name} {reason}: change `prompts`, or set `prompts` to '[]'.")
     return fitting
 
 
@@ -192,5 +192,5 @@ def _unsupported_reason(prompt: str, recipe: Recipe, tokenizer: PreTrainedTokeni
     if len(ids) >= recipe.max_length:
         return f"is {len(ids):,} tokens long, but `max_length` is {recipe.max_length:,}"
     if tokenizer.unk_token_id is not None and tokenizer.unk_token_id in ids[front:]:
-        return "has characters that this tokenizer does not know"
+        return "has characters that are not in the vocabulary of the tokenizer"
     return None

@@ -20,7 +20,7 @@ def number(kind: type, least: float, most: float = math.inf) -> Callable[[str], 
             value = math.nan
         if not least <= value <= most:
             noun = "an integer" if kind is int else "a number"
-            bounds = f"and at least {least}" if most == math.inf else f"from {least} to {most}"
+            bounds = f"of at least {least}" if most == math.inf else f"from {least} to {most}"
             raise argparse.ArgumentTypeError(f"must be {noun} {bounds}, not {text[:40]!r}")
         return value
 

@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--train-corpus",
         type=expand_user,
-        help="training stories, to detect copied text (default: the recipe's, if they are on this machine)",
+        help="training stories, to detect copied text (default: those of the recipe, if they are on this machine)",
     )
     parser.add_argument(
         "--out",
@@ -54,8 +54,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--presets",
         type=comma_separated,
-        help="sampling presets, such as balanced,plain,greedy; the report leads with the first (default: all but "
-        "greedy, the model's own first)",
+        help="sampling presets, such as balanced,plain,greedy; the summary shows the first (default: the model's own "
+        "preset, then all others except greedy)",
     )
     parser.add_argument("--seed", type=seed, default=0, help="random seed (default: 0)")
     parser.add_argument(
@@ -82,7 +82,7 @@ def run(options: argparse.Namespace) -> int:
 
     logging.disable_progress_bar()
     if bool(options.judge_url) != bool(options.judge_model):
-        raise UserError("A judge needs both --judge-url and --judge-model.")
+        raise UserError("--judge-url and --judge-model must be used together.")
     folder = report_folder(options.out, options.models)
     report = evaluate(
         options.models,

@@ -3,6 +3,7 @@
 import argparse
 
 from ..runs.run_folder import require_run
+from ..utils.console import counted
 from ..utils.errors import UserError
 from ..utils.paths import expand_user
 
@@ -41,7 +42,7 @@ def run(options: argparse.Namespace) -> None:
     from ..export.stock import TARGETS, TOLERANCE, export_stock
 
     if options.to is not None and options.to not in TARGETS:
-        raise UserError(f"--to {options.to} is not supported; choose one of {', '.join([*TARGETS, *_FORMATS])}.")
+        raise UserError(f"--to {options.to} is not supported: choose one of {', '.join([*TARGETS, *_FORMATS])}.")
     if options.dtype is not None:
         raise UserError("--dtype applies to --to gguf and --to onnx; other formats keep the dtype of the weights.")
     written = export_stock(options.model, options.out, options.to)
@@ -58,11 +59,11 @@ def _gguf(options: argparse.Namespace, dtype: dict[str, str]) -> None:
     print(f"model     {written.architecture}, {written.parameters:,} parameters, {written.dtype}, "
           f"{written.bytes / 1e6:.1f} MB")  # fmt: skip
     print(f"checked   largest logit difference {written.difference:.1e} over {written.positions:,} positions "
-          f"(tolerance {TOLERANCE:.0e}); identical tokens in {written.stories:,} stories")  # fmt: skip
+          f"(tolerance {TOLERANCE:.0e}); identical tokens in {counted(written.stories, 'story')}")  # fmt: skip
     if written.rounding:
         print(f"rounding  changes a logit by at most {written.rounding:.1e}")
     if written.not_quantized:
-        print(f"f16       {written.not_quantized:,} matrices, whose row length is not a multiple of 32")
+        print(f"as f16    {counted(written.not_quantized, 'tensor')} with a row length that is not a multiple of 32")
     print(f"saved in  {written.file}")
 
 

@@ -28,10 +28,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="sampling preset: balanced, conservative, creative, plain or greedy (default: the model's "
         "generation_config.json)",
     )
-    parser.add_argument("--temperature", type=float, help=f"0 to 2; 0 is greedy decoding ({preset})")
-    parser.add_argument("--top-p", type=float, help=f"nucleus sampling, above 0 and up to 1; 1 disables it ({preset})")
-    parser.add_argument("--top-k", type=int, help=f"0 disables it ({preset})")
-    parser.add_argument("--repetition-penalty", type=float, help=f"1 to 2; 1 disables it ({preset})")
+    parser.add_argument("--temperature", type=float, help=f"from 0 to 2; 0 is greedy decoding ({preset})")
+    parser.add_argument("--top-p", type=float, help=f"nucleus sampling: above 0, at most 1; 1 disables it ({preset})")
+    parser.add_argument("--top-k", type=int, help=f"sample from the k most likely tokens; 0 disables it ({preset})")
+    parser.add_argument("--repetition-penalty", type=float, help=f"from 1 to 2; 1 disables it ({preset})")
     parser.add_argument("--seed", type=seed, help="makes sampling reproducible on the same machine (default: random)")
     parser.add_argument(
         "--max-new-tokens",
@@ -64,7 +64,7 @@ def run(options: argparse.Namespace) -> None:
     sampling = {name: value for name, value in given.items() if value is not None}
     check_sampling(options.preset, sampling)
     if options.engine not in ENGINES:
-        raise UserError(f"--engine {options.engine} is not supported; choose {' or '.join(ENGINES)}.")
+        raise UserError(f"--engine {options.engine} is not supported: choose {' or '.join(ENGINES)}.")
     require_run(options.model)
     settings = {
         "preset": options.preset,

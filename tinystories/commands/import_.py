@@ -44,7 +44,7 @@ def run(options: argparse.Namespace) -> None:
     print(f"saved in  {written.folder}")
     if written.shifted_twice:
         print(
-            "tinystories: warning: this model predicts the token after the next one: its labels were shifted twice in "
-            "training, so its stories omit short words. Importing cannot repair that; retrain the model.",
+            "tinystories: warning: this model predicts the token after the next one, because the labels were shifted "
+            "twice in training. Its stories omit short words. Importing does not change that: train the model again.",
             file=sys.stderr,
         )

@@ -16,8 +16,8 @@ tinystories push runs/quickstart --repo-id you/quickstart --include llama,gguf,o
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
-        "Build a release from a run, upload it in one commit, download it into a clean environment, and compare it "
-        "with the run. The exit status is 1 if the download does not reproduce the run's model."
+        "Build a release from a run, upload it in one commit, download it in a clean environment, and compare the "
+        "download with the run. The exit status is 1 if they differ."
     )
     parser.add_argument("model", type=expand_user, help="run folder or checkpoint folder")
     parser.add_argument(

@@ -104,7 +104,7 @@ def train(recipe: Recipe) -> Path:
     rehearse(recipe, arguments)
     keeps_last = arguments.eval_strategy != "no" and not arguments.load_best_model_at_end
     if keeps_last and "load_best_model_at_end" not in recipe.trainer and arguments.process_index == 0:
-        print("note: not every evaluation has a checkpoint, so the final weights are kept, not the best ones.")
+        print("note: the final weights are kept, not the best ones, because not every evaluation saves a checkpoint.")
     set_seed(arguments.seed)
 
     with arguments.main_process_first(desc="reading the corpus"):
@@ -193,8 +193,8 @@ def _report_text_quality(corpus: "Corpus", recipe: Recipe) -> None:
     if report.errors:
         found = ", ".join(f"{finding.kind} in {finding.count:,}" for finding in report.errors)
         print(
-            f"note: some of the first {report.stories:,} stories are unfit for training ({found}); "
-            f"tinystories doctor {recipe.corpus} --clean OUT writes a cleaned copy."
+            f"note: some of the first {report.stories:,} stories are unsuitable for training ({found}). "
+            f"`tinystories doctor {recipe.corpus} --clean OUT` writes a cleaned copy."
         )
     for finding in check_writing(corpus.train[:ENGLISH_STORIES]["text"]):
         if finding.status == "error":
@@ -214,7 +214,7 @@ def _refuse_errors(trainer: "StoryTrainer") -> None:
         print(f"checks      {summary(findings)} (`tinystories doctor` lists them)")
     if errors := [finding for finding in findings if finding.status == "error"]:
         found = " ".join(f"{error.check}: {error.evidence}. {error.advice}".strip() for error in errors)
-        raise UserError(f"The checks found an error: {found.rstrip('.')}. --check false trains anyway.")
+        raise UserError(f"The checks found an error: {found.rstrip('.')}. To train anyway, use --check false.")
 
 
 def _write_model_card(trainer: "StoryTrainer") -> None:
@@ -234,6 +234,6 @@ def _push(trainer: "StoryTrainer", output_dir: Path) -> None:
         trainer.push_to_hub(commit_message="End of training")
     except (HfHubHTTPError, OSError, ValueError, RuntimeError) as error:
         raise UserError(
-            f"The model in {output_dir} is complete, but could not be pushed: {first_line(error)}. To try again: "
-            f"tinystories push {output_dir} --repo-id {trainer.hub_model_id}."
+            f"The model in {output_dir} is complete, but could not be pushed: {first_line(error)}. To try again, run "
+            f"`tinystories push {output_dir} --repo-id {trainer.hub_model_id}`."
         ) from None

@@ -118,7 +118,7 @@ def _read_recipe(metadata: RunMetadata, run: Path) -> None:
     try:
         recipe = run_recipe(run)
     except UserError as error:
-        metadata.notes.append(f"recipe.yaml is ignored: {error}")
+        metadata.notes.append(f"recipe.yaml is ignored, because it cannot be read: {error}")
         return
     if recipe is None:
         return

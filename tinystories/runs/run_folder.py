@@ -58,17 +58,17 @@ def _refuse_file(path: Path) -> None:
         raise UserError(f"{path} is one file of a model: specify its folder, {path.parent}.")
     if kind == ".gguf":
         what = (
-            f"is a GGUF file for llama.cpp (llama-cli -m {path}): specify the run folder that it was exported from; "
-            f"`tinystories generate --engine llama.cpp` runs the model in llama.cpp"
+            f"is a GGUF file: run it with llama.cpp (`llama-cli -m {path}`), or specify the run folder that it was "
+            f"exported from (with --engine llama.cpp to generate with llama.cpp)"
         )
     elif kind == ".onnx":
         what = "is an ONNX file for ONNX Runtime: specify the run folder that it was exported from"
     elif kind in (".pth", ".pt", ".bin"):
-        what = f"has to be imported first, with tinystories import {path} FOLDER; then specify FOLDER"
+        what = f"must be imported first: run `tinystories import {path} FOLDER`, then specify FOLDER"
     elif kind == ".safetensors":
         what = (
-            "contains weights without a configuration: specify a model folder with a config.json, or first import a "
-            "model of another architecture with tinystories import MODEL_FOLDER FOLDER"
+            "contains weights without a configuration: specify a folder with a config.json; a model of another "
+            "architecture must be imported first, with `tinystories import MODEL_FOLDER FOLDER`"
         )
     else:
         what = "is a file: specify the run folder that training wrote"

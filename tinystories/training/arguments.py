@@ -83,7 +83,6 @@ RULES: dict[str, Rule] = {
     "include_for_metrics": (lambda value: {*value} <= {"inputs", "loss"}, "a list of inputs and loss"),
     "prediction_loss_only": (lambda value: not value, "false (bits per byte need the loss of each token)"),
     "use_liger_kernel": (lambda value: not value, "false (Liger has no kernels for this model)"),
-    "hub_token": (lambda value: False, "left out, because recipes are published: use `hf auth login`"),
 }
 
 
@@ -114,7 +113,9 @@ def training_arguments(recipe: Recipe) -> TrainingArguments:
         settings["max_steps"] = STEPS_WITHOUT_END
         if fractions := [name for name in ("eval_steps", "save_steps", "logging_steps") if 0 < settings[name] < 1]:
             names = ", ".join(fractions)
-            raise UserError(f"With `max_minutes`, the number of steps is not known in advance: set {names} in steps.")
+            raise UserError(
+                f"With `max_minutes`, the number of steps is not known in advance: set {names} to a number of steps."
+            )
     arguments = _build(settings, recipe)
     _check_arguments(arguments, recipe)
     # Both refuse settings that they do not know.
@@ -170,12 +171,14 @@ def _check_settings(settings: dict[str, Any], recipe: Recipe) -> None:
         value = settings.get(name)
         if value is not None and not allowed(value):
             raise UserError(f"`trainer.{name}` is {value!r}, but must be {text}.")
-    if not str(settings["output_dir"] or "").strip():
-        raise UserError("`trainer.output_dir` is empty: set it to the run folder.")
-    if settings.get("label_smoothing_factor") and recipe.article_loss_weight != 1:
+    if settings.get("hub_token") is not None:
         raise UserError(
-            "`label_smoothing_factor` and `article_loss_weight` both change the loss: leave out one of them."
+            "`trainer.hub_token` must not be in a recipe, which is published with the model: run `hf auth login`."
         )
+    if not str(settings["output_dir"] or "").strip():
+        raise UserError("`trainer.output_dir` is empty: set it to the folder that the run will write to.")
+    if settings.get("label_smoothing_factor") and recipe.article_loss_weight != 1:
+        raise UserError("`label_smoothing_factor` and `article_loss_weight` cannot be combined: remove one of them.")
     if recipe.streaming and settings.get("dataloader_num_workers"):
         raise UserError("`streaming` reads stories in the training process: set `dataloader_num_workers` to 0.")
     if settings["eval_strategy"] == "no" and recipe.trainer.get("load_best_model_at_end"):
@@ -184,7 +187,9 @@ def _check_settings(settings: dict[str, Any], recipe: Recipe) -> None:
         raise UserError("`trainer.deepspeed` needs a package that is not installed: pip install deepspeed.")
     for name in ("fsdp", "ddp_backend"):
         if settings.get(name) and "LOCAL_RANK" not in os.environ:
-            raise UserError(f"`trainer.{name}` is for several processes: use `accelerate launch` or `torchrun`.")
+            raise UserError(
+                f"`trainer.{name}` needs several processes: start training with `accelerate launch` or `torchrun`."
+            )
     _check_reports([name for name in reports(recipe) if name not in ("csv", "all")])
 
 
@@ -207,7 +212,8 @@ def _check_arguments(arguments: TrainingArguments, recipe: Recipe) -> None:
         raise UserError(f"`trainer.metric_for_best_model` cannot be {metric}: the metrics are {', '.join(METRICS)}.")
     if recipe.early_stopping_patience is not None and not (evaluates and arguments.load_best_model_at_end):
         raise UserError(
-            "`early_stopping_patience` needs a checkpoint at each evaluation, and `load_best_model_at_end`."
+            "`early_stopping_patience` needs evaluations, a checkpoint at each of them, and "
+            "`load_best_model_at_end: true`: set `eval_strategy` and `save_strategy` to steps or epoch."
         )
     if arguments.lr_scheduler_type == "polynomial" and 0 < steps <= arguments.get_warmup_steps(steps):
         raise UserError(f"`trainer.warmup_steps` must be below `max_steps` ({steps}) with a polynomial schedule.")

@@ -42,7 +42,7 @@ def replaced_if_possible(path: Path) -> Iterator[Path]:
     except OSError as error:
         if path not in _unwritable:
             _unwritable.add(path)
-            print(f"{path} cannot be written; training continues: {first_line(error)}.", file=sys.stderr)
+            print(f"note: {path} cannot be written ({first_line(error)}); training continues.", file=sys.stderr)
 
 
 class TrainingProgressCallback(ProgressCallback):

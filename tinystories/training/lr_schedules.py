@@ -81,7 +81,8 @@ def lr_lambda(
     min_rate = settings.get("min_lr_rate", settings.get("min_lr", 0.0) / args.learning_rate)
     if not 0 <= min_rate <= 1:
         raise UserError(
-            f"`lr_scheduler_kwargs`: the minimum must be between 0 and the learning rate, {args.learning_rate}."
+            f"`lr_scheduler_kwargs`: the minimum learning rate must be between 0 and `learning_rate` "
+            f"({args.learning_rate})."
         )
     if warmup_steps is None:
         warmup_steps = min(args.get_warmup_steps(total_steps), total_steps)
@@ -126,8 +127,8 @@ def timed_lr_lambda(args: TrainingArguments, limit: TimeLimitCallback) -> Callab
 def _checked(kind: str, settings: dict) -> dict:
     if unknown := settings.keys() - KINDS[kind]:
         raise UserError(
-            f"`lr_scheduler_kwargs`: {kind} has no setting {', '.join(sorted(unknown))} (its settings: "
-            f"{', '.join(sorted(KINDS[kind])) or 'none'}); --lr_scheduler_kwargs '{{}}' resets them."
+            f"`lr_scheduler_kwargs`: {kind} has no setting {', '.join(sorted(unknown))}; its settings are "
+            f"{', '.join(sorted(KINDS[kind])) or 'none'}. To use the defaults, set --lr_scheduler_kwargs '{{}}'."
         )
     for name, value in settings.items():
         is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)

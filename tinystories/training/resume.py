@@ -40,8 +40,8 @@ def checkpoint_to_resume(arguments: TrainingArguments, recipe: Recipe) -> Path |
         exists = find_checkpoints(output_dir) or (output_dir / "model.safetensors").exists()
         if exists and not recipe.overwrite_output_dir:
             raise UserError(
-                f"{output_dir} contains checkpoints or the model of an earlier run: resume it with "
-                f"--resume_from_checkpoint, choose another --output_dir, or start over with --overwrite_output_dir."
+                f"{output_dir} already contains a run: resume it with --resume_from_checkpoint, start over with "
+                f"--overwrite_output_dir, or choose another --output_dir."
             )
         return None
     if asked == "true":
@@ -49,8 +49,8 @@ def checkpoint_to_resume(arguments: TrainingArguments, recipe: Recipe) -> Path |
         unusable = "; ".join(f"{folder.name} cannot be used: {reason}" for folder, reason in reasons.items())
         if checkpoint is None:
             raise UserError(
-                f"{output_dir} has no checkpoint to resume from{f' ({unusable})' if unusable else ''}; leave out "
-                f"--resume_from_checkpoint{' and use --overwrite_output_dir' if unusable else ''} to start a new run."
+                f"{output_dir} has no checkpoint to resume from{f' ({unusable})' if unusable else ''}. To start a new "
+                f"run, remove --resume_from_checkpoint{' and use --overwrite_output_dir' if unusable else ''}."
             )
         if unusable and arguments.process_index == 0:
             print(f"note: {unusable}; resuming from {checkpoint.name}.")
@@ -73,8 +73,8 @@ def require_same_model(checkpoint: Path, config: TinyLlamaConfig) -> None:
     for name in SHAPE:
         if getattr(saved, name) != getattr(config, name):
             raise UserError(
-                f"{checkpoint} contains a model with `{name}` {getattr(saved, name)}, but the recipe has "
-                f"{getattr(config, name)}: use the recipe of that run, {checkpoint.parent / RECIPE}."
+                f"`{name}` is {getattr(saved, name)} in {checkpoint}, but {getattr(config, name)} in the recipe: use "
+                f"the recipe of that run, {checkpoint.parent / RECIPE}."
             )
 
 
@@ -93,7 +93,8 @@ def _compare_recipes(path: Path, recipe: Recipe) -> None:
         )
     if others := [name for name in changed if name not in WITHOUT_EFFECT]:
         print(
-            f"note: the run started with different {', '.join(others)}; its result will differ from an unchanged run."
+            f"note: these settings have changed since the start of the run, so its result will differ from that of an "
+            f"uninterrupted run: {', '.join(others)}."
         )
 
 

@@ -117,7 +117,7 @@ class StoryTrainer(CheckpointPushTrainer):
         )
         if (use_muon or ema_decay is not None) and (self.is_fsdp_enabled or self.is_deepspeed_enabled):
             name = "optimizer: muon" if use_muon else "ema_decay"
-            raise UserError(f"`{name}` needs unsharded weights: leave it out with FSDP or DeepSpeed.")
+            raise UserError(f"`{name}` needs unsharded weights: remove it, or train without FSDP and DeepSpeed.")
         # Outside of the forward pass, FSDP and DeepSpeed do not have the weight of the head on every process.
         self._uses_head_loss = (
             supports_head_loss(model)
@@ -320,7 +320,7 @@ class StoryTrainer(CheckpointPushTrainer):
             path = Path(resume_from_checkpoint) / TRAINING_WEIGHTS
             if not path.is_file():
                 raise UserError(
-                    f"{resume_from_checkpoint} is from a run without `ema_decay`, which cannot be added when resuming."
+                    f"{resume_from_checkpoint} is from a run without `ema_decay`: remove it, or start a new run."
                 )
             self.ema.begin(self.model)
             self.model.load_state_dict(safetensors.torch.load_file(path), strict=False)
@@ -375,7 +375,7 @@ class StoryTrainer(CheckpointPushTrainer):
 
     def _stop_on_divergence(self) -> None:
         raise UserError(
-            f"The loss is no longer finite at step {self.state.global_step} (learning rate "
+            f"The loss is not finite at step {self.state.global_step:,} (learning rate "
             f"{self._get_learning_rate():.1e}): lower --learning_rate, lengthen --warmup_steps or set "
             f"--max_grad_norm. {self._last_checkpoint()}"
         )
@@ -384,7 +384,7 @@ class StoryTrainer(CheckpointPushTrainer):
         last, _ = checkpoints.last_complete_checkpoint(Path(self._get_output_dir(trial=None)))
         if last is None:
             return "No checkpoint had been written yet."
-        return f"The last complete checkpoint is {last}; --resume_from_checkpoint resumes from it."
+        return f"The last complete checkpoint is {last}: resume from it with --resume_from_checkpoint."
 
 
 @contextmanager
