@@ -87,11 +87,11 @@ def case(arguments: str, message: str, *marks):
         # the first checkpoint, and the end
         case(
             "--early_stopping_patience 2 --eval_strategy no",
-            "`early_stopping_patience` needs a checkpoint at each evaluation",
+            "`early_stopping_patience` needs evaluations, a checkpoint at each of them, and",
         ),
         case(
             "--early_stopping_patience 2 --save_strategy no",
-            "`early_stopping_patience` needs a checkpoint at each evaluation",
+            "`early_stopping_patience` needs evaluations, a checkpoint at each of them, and",
         ),
         case("--load_best_model_at_end true --eval_strategy no", "load_best_model_at_end"),
         case(

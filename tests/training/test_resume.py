@@ -242,7 +242,7 @@ def test_a_resumed_stream(stream_folder, tmp_path, stop_at, monkeypatch):
 
 
 def test_a_stream_needs_a_limit_and_a_checkpoint_of_a_stream(stream_folder, tmp_path):
-    with pytest.raises(UserError, match="set `max_steps`"):
+    with pytest.raises(UserError, match="`streaming` needs `max_steps` or `max_minutes`"):
         recipe_for(tmp_path / "run", streaming=True, max_steps=-1)
     run = train(recipe_for(tmp_path / "run", max_steps=9))
     with pytest.raises(UserError, match="streaming: true"):
@@ -331,7 +331,7 @@ def test_without_a_complete_checkpoint_the_error_is_one_line(stopped_run):
 
 def test_another_model_is_refused_before_anything_is_written(stopped_run):
     before = (stopped_run / "recipe.yaml").read_text()
-    with pytest.raises(UserError, match="`num_hidden_layers` 2, but the recipe has 3"):
+    with pytest.raises(UserError, match="`num_hidden_layers` is 2 in .*, but 3 in the recipe"):
         train(recipe_for(stopped_run, resume_from_checkpoint="true", num_hidden_layers=3))
     assert (stopped_run / "recipe.yaml").read_text() == before
 
@@ -377,7 +377,9 @@ def test_a_full_disk_keeps_the_previous_checkpoint(tmp_path, monkeypatch):
         return save(self, *args)
 
     monkeypatch.setattr(StoryTrainer, "_save_checkpoint", save_on_a_full_disk)
-    with pytest.raises(UserError, match="disk is full.*checkpoint-9; --resume_from_checkpoint") as error:
+    with pytest.raises(
+        UserError, match="disk is full.*checkpoint-9: resume from it with --resume_from_checkpoint"
+    ) as error:
         train(recipe_for(run))
     assert "\n" not in str(error.value)
     assert not (run / "checkpoint-18").exists()

@@ -218,7 +218,7 @@ def test_the_stable_phase_keeps_the_rate():
 def test_invalid_settings_are_refused_before_training():
     for overrides, message in (
         ({"lr_scheduler_type": "linear", "lr_scheduler_kwargs": "{num_decay_steps: 3}"}, "linear has no setting"),
-        ({"lr_scheduler_kwargs": "{min_lr: 1.0}"}, "minimum must be between"),
+        ({"lr_scheduler_kwargs": "{min_lr: 1.0}"}, "minimum learning rate must be between"),
         ({"lr_scheduler_type": "warmup_stable_decay", "lr_scheduler_kwargs": "{decay_type: x}"}, "decay_type"),
         ({"lr_scheduler_type": "cosin"}, "trainer"),
         ({"learning_rate": "-1"}, "`trainer.learning_rate` is -1"),
@@ -230,7 +230,7 @@ def test_invalid_settings_are_refused_before_training():
         ({"max_steps": "-1", "num_train_epochs": "0"}, "num_train_epochs"),
         ({"prompts": "[1, 2]"}, "`--prompts` must be list of str"),
         ({"label_smoothing_factor": "-0.1"}, "`trainer.label_smoothing_factor` is -0.1"),
-        ({"label_smoothing_factor": "0.1", "article_loss_weight": "1.5"}, "leave out one of them"),
+        ({"label_smoothing_factor": "0.1", "article_loss_weight": "1.5"}, "cannot be combined: remove one of them"),
         ({"lr_scheduler_kwargs": "{min_lr: half}"}, "min_lr must be a finite number, but is 'half'"),
         ({"lr_scheduler_kwargs": "{min_lr_rate: .nan}"}, "min_lr_rate must be a finite number, but is nan"),
         ({"lr_scheduler_kwargs": "{min_lr: null}"}, "min_lr must be a finite number, but is None"),
@@ -394,7 +394,7 @@ def test_early_stopping(tmp_path):
     bits = logged(run, "eval_bits_per_byte")
     assert state["global_step"] == 6 and len(bits) == 4
     assert bits[-1] == pytest.approx(bits[0]) == max(bits), "the best checkpoint is kept"
-    with pytest.raises(UserError, match="needs a checkpoint at each evaluation"):
+    with pytest.raises(UserError, match="needs evaluations, a checkpoint at each of them"):
         run_with(tmp_path / "other", eval_strategy="no", early_stopping_patience=2)
 
 
