@@ -94,8 +94,8 @@ def train_bpe(
     """
     if vocab_size < BASE_SIZE + 1:
         raise TokenizerError(
-            f"vocab_size={vocab_size} is too small: special tokens and bytes take {BASE_SIZE} entries; "
-            f"use {BASE_SIZE + 1} or more (10000 suits children's stories)"
+            f"A vocabulary of {vocab_size:,} entries is too small: special tokens and bytes take {BASE_SIZE}, so at "
+            f"least {BASE_SIZE + 1} are needed. For children's stories, use about 10,000."
         )
     backend = Tokenizer(models.BPE())
     # Pre-tokenizing takes nine tenths of the time in the library; `pretokenizer.py` does it faster and equally.
@@ -109,18 +109,18 @@ def train_bpe(
     )
 
     def corpus() -> Iterator[str]:
-        stream = read_texts(texts, total=total, progress=progress, label="counting words")
+        stream = read_texts(texts, total=total, progress=progress, label="Counting words")
         yield from _byte_level(stream)
         if progress:
-            print(f"learning {vocab_size - BASE_SIZE:,} merges", file=sys.stderr, flush=True)
+            print(f"Learning {vocab_size - BASE_SIZE:,} merges", file=sys.stderr, flush=True)
 
     backend.train_from_iterator(corpus(), trainer=trainer)
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     size = backend.get_vocab_size()
     if size < vocab_size:
         logger.warning(
-            f"the vocabulary has {size:,} entries, not {vocab_size:,}: no other pair of tokens occurs twice in this "
-            f"corpus; use more text, or vocab_size={size}"
+            f"The vocabulary has only {size:,} of {vocab_size:,} entries, because no other pair of tokens occurs "
+            f"twice in this corpus: use more text, or a vocabulary of {size:,} entries."
         )
     return build_tokenizer(backend, model_max_length)
 
@@ -216,7 +216,7 @@ def read_texts(
         TokenizerError: for an item that is not a string or not valid UTF-8, and if there is no text at all.
     """
     if isinstance(texts, (str, bytes)):
-        raise TokenizerError("texts is a single string; pass a list (or any iterable) of texts")
+        raise TokenizerError("`texts` is a single string: pass a list (or any iterable) of strings.")
     count, empty = 0, True
     seconds = 0.2 if sys.stderr.isatty() else 30.0
     with tqdm(total=total, desc=label, unit=" texts", disable=not progress, mininterval=seconds) as bar:
@@ -224,19 +224,21 @@ def read_texts(
             for text in item if isinstance(item, (list, tuple)) else [item]:
                 count += 1
                 if not isinstance(text, str):
-                    raise TokenizerError(f"text {count} is {type(text).__name__}, not a string; check the text column")
+                    raise TokenizerError(
+                        f"Text {count:,} is of type {type(text).__name__}, not a string: check the text column."
+                    )
                 try:
                     text.encode()
                 except UnicodeEncodeError:
                     raise TokenizerError(
-                        f"text {count} contains an unpaired surrogate; repair it with "
-                        'text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")'
+                        f"Text {count:,} contains an unpaired surrogate: repair it with "
+                        'text.encode("utf-16", "surrogatepass").decode("utf-16", "replace").'
                     ) from None
                 empty = empty and not text
                 yield from [text] if keep_special else _SPECIAL_PATTERN.split(text)
                 bar.update()
     if empty:
-        raise TokenizerError("the corpus has no text; check the path and the name of the text column")
+        raise TokenizerError("The corpus has no text: check the path and the name of the text column.")
 
 
 def vocabulary_size(tokenizer: transformers.PreTrainedTokenizerBase) -> int:

@@ -56,18 +56,19 @@ def prune_to_top_k(
     """
     if k < BASE_SIZE + 1:
         raise TokenizerError(
-            f"k={k} is too small: special tokens and bytes take {BASE_SIZE} entries; use {BASE_SIZE + 1} or more"
+            f"A vocabulary of {k:,} entries is too small: special tokens and bytes take {BASE_SIZE}, so at least "
+            f"{BASE_SIZE + 1} are needed."
         )
     merges, pre_tokenizer = _byte_level_parts(tokenizer)
     halves = _halves(merges)
     available = BASE_SIZE + len(halves)
     if k > available:
         raise TokenizerError(
-            f"k={k} is too large: this tokenizer has {available} entries that can be kept; use that or less"
+            f"A vocabulary of {k:,} entries is too large: only {available:,} entries of this tokenizer can be kept."
         )
 
     words: Counter[str] = Counter()
-    for text in read_texts(texts, total=total, progress=progress, label="counting words"):
+    for text in read_texts(texts, total=total, progress=progress, label="Counting words"):
         words.update(word for word, _ in pre_tokenizer.pre_tokenize_str(text))
 
     kept = _prune(halves, _usage(_model(halves, merges), words), k - BASE_SIZE)
@@ -79,7 +80,8 @@ def prune_to_top_k(
             needed.update(halves[token])
     if unused := len(kept) - sum(token in needed for token in kept):
         logger.warning(
-            f"{unused:,} of the {k:,} entries are unused in this corpus; k={k - unused} encodes it identically"
+            f"{unused:,} of the {k:,} entries are unused in this corpus: a vocabulary of {k - unused:,} entries "
+            f"encodes it identically."
         )
     backend = Tokenizer(_model(by_usage, merges))
     backend.pre_tokenizer = pre_tokenizer
@@ -162,8 +164,8 @@ def _byte_level_parts(tokenizer) -> tuple[list[Merge], pre_tokenizers.PreTokeniz
     ):
         kind = model["type"] or "not a fast tokenizer"
         raise TokenizerError(
-            f"{type(tokenizer).__name__} ({kind}) cannot be pruned: pruning needs a fast tokenizer with a "
-            "byte-level BPE over all 256 bytes, such as GPT-2's"
+            f"{type(tokenizer).__name__} ({kind}) cannot be pruned: use a fast tokenizer with a byte-level BPE over "
+            "all 256 bytes, such as GPT-2's."
         )
     for step in byte_level:
         step["add_prefix_space"] = False  # otherwise decode(encode(text)) != text

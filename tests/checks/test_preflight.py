@@ -391,7 +391,7 @@ def local_hub():
     [
         ("hf_nobody", {}, "rejected your token"),
         ("hf_reader", {}, "is read-only"),
-        ("hf_ada", {"hub_model_id": "a/b/c"}, "`hub_model_id` 'a/b/c' cannot be a name"),
+        ("hf_ada", {"hub_model_id": "a/b/c"}, "`hub_model_id` 'a/b/c' is not a valid name"),
         (
             "hf_ada",
             {"hub_model_id": "bob/story"},

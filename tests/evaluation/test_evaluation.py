@@ -575,7 +575,7 @@ def test_the_report_of_one_run_is_put_into_its_folder(tiny_run, tmp_path, capsys
     assert evaluate_verb(run, "--quick", "--limit", 8, "--dump-pairs", pairs) == 0
     out, err = capsys.readouterr()
     assert f"Report: {run / 'report.html'}" in out and "bits per byte" in out
-    assert "generating stories" in err and "8/8" in err
+    assert "Generating stories" in err and "8/8" in err
     report = json.loads((run / "report.json").read_text("utf-8"))
     assert report["command"].startswith(f"tinystories evaluate {run} --quick")
     assert report["settings"] == {"presets": ["balanced"], "prompts": 5, "pairs_per_kind": 8}

@@ -197,7 +197,7 @@ def test_stories_are_graded(server, make):
     assert path == "/v1/chat/completions" and headers["Authorization"] == f"Bearer {KEY}"
     assert body["model"] == "m" and body["temperature"] == 0 and body["response_format"] == {"type": "json_object"}
     lines = str(report).splitlines()
-    assert re.fullmatch(r"grammar +4\.83 of 10  \(95%: \d\.\d\d to \d\.\d\d\)", lines[0])
+    assert re.fullmatch(r"grammar +4\.83 of 10  \(95% interval: \d\.\d\d to \d\.\d\d\)", lines[0])
     assert lines[-1].split() == ["graded", "12", "of", "12", "stories"]
 
 
@@ -276,7 +276,7 @@ def test_the_estimate_is_printed_before_the_first_request(server, make, capsys):
     judge_stories(judge, PAIRS[:5], progress=False)
     host = server.url.split("/")[2]
     assert re.fullmatch(
-        rf"judge        m at {host}: 5 requests, about [\d,]+ tokens in and 500 out, "
+        rf"judge        m at {host}: 5 requests, about [\d,]+ input tokens and 500 output tokens, "
         r"about 0\.00\d+ at the given prices\n",
         printed[0],
     )
@@ -289,7 +289,7 @@ def test_the_estimate_is_printed_before_the_first_request(server, make, capsys):
 def test_progress_bar(server, make, capsys):
     judge_stories(make(), PAIRS[:2])
     drawn = capsys.readouterr()
-    assert "judging: 100%" in drawn.err and drawn.out == "" and KEY not in drawn.err
+    assert "Judging: 100%" in drawn.err and drawn.out == "" and KEY not in drawn.err
 
 
 # Prompt injection

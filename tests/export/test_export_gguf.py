@@ -222,8 +222,8 @@ def test_transformers_reads_the_file_and_generates_the_same(run, tmp_path):
 
 
 DAMAGES = {
-    "rows in their places": (FULL, "is not the weight of the model"),
-    "gate after up": ({}, "is not the weight of the model"),
+    "rows in their places": (FULL, "in the GGUF file differs from the model.s weight"),
+    "gate after up": ({}, "in the GGUF file differs from the model.s weight"),
     "another theta": ({}, "does not reproduce the logits"),
     "whole heads rotated": ({}, "does not reproduce the logits"),
     "another number of heads": ({}, "does not reproduce the logits"),
@@ -381,7 +381,7 @@ def like_sentencepiece(*others: str, pre_tokenizer=None) -> PreTrainedTokenizerF
          "does not split text as SentencePiece does"),
         (lambda: byte_level(add_prefix_space=True), "does not split text as GPT-2 does"),
         (lambda: byte_level(use_regex=False), "does not split text as GPT-2 does"),
-        (lambda: byte_level(model={"ignore_merges": True}), "settings that llama.cpp does not have"),
+        (lambda: byte_level(model={"ignore_merges": True}), "settings that llama.cpp does not support"),
         (lambda: PreTrainedTokenizerFast(
             tokenizer_object=Tokenizer(models.WordLevel({"<unk>": 0, "a": 1}, unk_token="<unk>")), eos_token="<unk>"),
          "WordLevel"),

@@ -449,7 +449,7 @@ def cases():
     yield case("integers", lambda c, s, m: s.update({attention: s[attention].long()}), "is int64")
     yield case("a list", lambda c, s, m: s.update({attention: [1.0]}), "not a plain tensor")
     yield case("sparse", lambda c, s, m: s.update({attention: s[attention].to_sparse()}), "not a plain tensor")
-    yield case("no memory in the file", lambda c, s, m: s.update({"token_embedding.weight": huge}), "claims 128,")
+    yield case("no memory in the file", lambda c, s, m: s.update({"token_embedding.weight": huge}), "declares 128,")
 
 
 @pytest.mark.parametrize("change, words", cases())

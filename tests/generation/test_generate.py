@@ -271,7 +271,7 @@ def test_mistakes_are_one_line(trained):
 def test_progress_goes_to_stderr(trained, capsys):
     generate_stories(*trained, PROMPTS[:3], preset="plain", max_new_tokens=4, batch_size=2)
     drawn = capsys.readouterr()
-    assert "generating stories (plain): 100%" in drawn.err and drawn.out == ""
+    assert "Generating stories (plain): 100%" in drawn.err and drawn.out == ""
     generate_stories(*trained, PROMPTS[:3], preset="plain", max_new_tokens=4, progress=False)
     assert capsys.readouterr() == ("", "")
 

@@ -558,7 +558,7 @@ def test_each_mistake_is_one_line(run, hub, tmp_path):
         (READER, [here, "--repo-id", "ada/x"], "is read-only", "settings/tokens"),
         (BOB, [here, "--repo-id", "ada/there"], "may not write to ada/there", "another token"),
         (ADA, [here, "--repo-id", "story-teller"], "USER/NAME", "'story-teller'"),
-        (ADA, [here, "--repo-id", "ada/x y"], "cannot be a name", "ada/x y"),
+        (ADA, [here, "--repo-id", "ada/x y"], "is not a valid name", "ada/x y"),
         (ADA, [here, "--repo-id", "ada/there", "--revision", "dev"], "no branch dev", "only main"),
         (ADA, [here, "--repo-id", "ada/new", "--revision", "dev"], "no repo ada/new", "main first"),
         (ADA, [here, "--repo-id", "ada/there", "--private"], "is public", "hf repos settings"),
@@ -716,7 +716,7 @@ def test_a_failed_push_publishes_nothing_and_can_be_resumed(hub, small_release, 
 
 
 def test_permanent_errors_are_one_line(hub, small_release, tmp_path):
-    refusals = {403: "may not write", 401: "rejected your token", 412: "Someone else"}
+    refusals = {403: "may not write", 401: "rejected your token", 412: "has changed during the push"}
     folder, bad_card = small_release("rights"), small_release("card")
     (bad_card / "README.md").write_text("---\ntags: [1]\n---\n\n# A\n")
     arguments = [bad_card, "ada/card", folder, "bob/not-mine"]

@@ -324,10 +324,10 @@ def test_empty_corpus_is_refused(texts, gpt2, tokenizer):
     ("texts", "complaint"),
     [
         ("one long string", "pass a list"),
-        (["fine", None], "text 2 is NoneType"),
-        ([["fine", "fine"], ["fine", 3]], "text 4 is int"),
-        ([b"bytes"], "text 1 is bytes"),
-        (["fine", "half \ud83d"], "text 2 contains an unpaired surrogate"),
+        (["fine", None], "Text 2 is of type NoneType"),
+        ([["fine", "fine"], ["fine", 3]], "Text 4 is of type int"),
+        ([b"bytes"], "Text 1 is of type bytes"),
+        (["fine", "half \ud83d"], "Text 2 contains an unpaired surrogate"),
     ],
 )
 def test_wrong_texts_are_named(texts, complaint):
@@ -338,9 +338,9 @@ def test_wrong_texts_are_named(texts, complaint):
 
 @pytest.mark.parametrize("size", [-1, 0, 256, 259])
 def test_vocabulary_without_room_is_refused(size, gpt2):
-    with pytest.raises(TokenizerError, match="260 or more"):
+    with pytest.raises(TokenizerError, match="at least 260 are needed"):
         train_bpe(CORPUS, vocab_size=size, progress=False)
-    with pytest.raises(TokenizerError, match="260 or more"):
+    with pytest.raises(TokenizerError, match="at least 260 are needed"):
         prune_to_top_k(gpt2, CORPUS, size, progress=False)
 
 
@@ -358,7 +358,7 @@ def test_backend_without_the_layout_is_refused(gpt2):
 def test_progress_goes_to_stderr(capsys):
     train_bpe(CORPUS, vocab_size=300, total=len(CORPUS), progress=True)
     out, err = capsys.readouterr()
-    assert out == "" and f"{len(CORPUS)}/{len(CORPUS)}" in err and "learning 41 merges" in err
+    assert out == "" and f"{len(CORPUS)}/{len(CORPUS)}" in err and "Learning 41 merges" in err
     train_bpe(CORPUS, vocab_size=300, progress=False)
     assert capsys.readouterr() == ("", "")
 
@@ -486,7 +486,8 @@ def test_intermediate_tokens_are_kept_and_unused_ones_removed(caplog):
         spare = prune_to_top_k(tokenizer, ["abcd"], BASE_SIZE + 5, progress=False)
     assert len(spare) == BASE_SIZE + 5
     assert [record.message for record in caplog.records] == [
-        f"2 of the {BASE_SIZE + 5} entries are unused in this corpus; k={BASE_SIZE + 3} encodes it identically"
+        f"2 of the {BASE_SIZE + 5} entries are unused in this corpus: a vocabulary of {BASE_SIZE + 3} entries encodes "
+        f"it identically."
     ]
 
 
@@ -525,7 +526,7 @@ def test_pruning_does_not_change_the_source_and_reads_a_generator_once(gpt2, cut
 def test_pruning_nothing_changes_no_encoding(gpt2):
     """With the largest k, every text is encoded as before, with other ids."""
     available = 3 + 3999
-    with pytest.raises(TokenizerError, match=f"{available} entries"):
+    with pytest.raises(TokenizerError, match=f"only {available:,} entries"):
         prune_to_top_k(gpt2, CORPUS, available + 1, progress=False)
     whole = prune_to_top_k(gpt2, CORPUS, available, progress=False)
     for text in [*AWKWARD, *HELD_OUT]:
@@ -608,7 +609,7 @@ def some_bytes_bpe():
     ],
 )
 def test_pruning_another_kind_of_tokenizer_is_an_error(make, kind):
-    with pytest.raises(TokenizerError, match=rf"\({kind}\) cannot be pruned: pruning needs a fast tokenizer") as error:
+    with pytest.raises(TokenizerError, match=rf"\({kind}\) cannot be pruned: use a fast tokenizer") as error:
         prune_to_top_k(StockTokenizer(tokenizer_object=make()), CORPUS, 1000, progress=False)
     assert "\n" not in str(error.value)
 

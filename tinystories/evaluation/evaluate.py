@@ -36,6 +36,7 @@ from ..generation.presets import PRESETS, check_preset, preset_of
 from ..generation.prompts import encode_prompt
 from ..runs.loading import load_model
 from ..runs.run_folder import is_checkpoint, require_run, run_and_step
+from ..utils.console import counted
 from ..utils.errors import UserError, first_line
 from .intervals import flatten
 from .judge import Judge, JudgeReport, judge_stories
@@ -161,7 +162,7 @@ def evaluate(
     }
     if judge is not None:
         count = (1 + len(models) * len(presets)) * len(task.prompts)
-        print(f"judge        at most {count:,} stories in all", file=sys.stderr, flush=True)
+        print(f"judge        at most {counted(count, 'story')} in total", file=sys.stderr, flush=True)
         report["real_stories"]["judge"] = _grades(judge_stories(judge, _begun_stories(task), progress))
     for number, path in enumerate(models, 1):
         if progress and len(models) > 1:

@@ -98,7 +98,7 @@ class Estimate:
         if not self.requests:
             return f"no requests needed{cached}"
         price = "" if self.price is None else f", about {self.price:.4f} at the given prices"
-        tokens = f"about {self.tokens_in:,} tokens in and {self.tokens_out:,} out"
+        tokens = f"about {self.tokens_in:,} input tokens and {self.tokens_out:,} output tokens"
         return f"{self.requests:,} request{'s' if self.requests > 1 else ''}{cached}, {tokens}{price}"
 
 
@@ -126,7 +126,7 @@ class JudgeReport:
 
     def __str__(self) -> str:
         lines = [
-            f"{name:<12} {mean:.2f} of 10  (95%: {low:.2f} to {high:.2f})"
+            f"{name:<12} {mean:.2f} of 10  (95% interval: {low:.2f} to {high:.2f})"
             for name, (mean, low, high) in self.criteria.items()
         ]
         reasons = "".join(f"; {number:,}: {problem}" for problem, number in self.problems.items())
@@ -353,7 +353,7 @@ def _graded(judge: Judge, pairs: list[tuple[str, str]], progress: bool) -> Itera
             stopped.set()  # before this thread takes the next story
             raise
 
-    bar = progress_bar(total=len(pairs), desc="judging", unit=" stories", show=progress)
+    bar = progress_bar(total=len(pairs), desc="Judging", unit=" stories", show=progress)
     failures = 0
     with bar, ThreadPoolExecutor(judge.concurrency) as pool:
         futures = {pool.submit(grade, pair): pair for pair in pairs}

@@ -74,10 +74,10 @@ class TrainingStories:
             return self._corpus, self._texts
         recipe = run_recipe(path)
         if recipe is None:
-            raise UserError("it has no recipe.yaml, so its training stories are unknown")
+            raise UserError("the run has no recipe.yaml, so its training stories are not known")
         source = recipe.corpus
         if source != "sample" and not Path(source).expanduser().exists() and not glob.has_magic(source):
-            raise UserError(f"its training stories ({source}) are not on this machine")
+            raise UserError(f"the training stories of the run ({source}) are not on this machine")
         key = (*_source(recipe), recipe.max_stories)
         if key != self._key:
             most = smaller(recipe.max_stories, MAX_TRAINING_STORIES)

@@ -249,7 +249,7 @@ def _compare(
     weights, rounded = model.state_dict(), written.state_dict()
     for name, kind in kinds.items():
         if not _is_rounded(weights[name].float(), rounded[name].float(), kind):
-            raise UserError(f"{name} in the GGUF file is not the weight of the model, so nothing was written.")
+            raise UserError(f"{name} in the GGUF file differs from the model's weight, so nothing was written.")
 
     ids = tokenizer(STORY, verbose=False)["input_ids"]
     length = min(model.config.max_position_embeddings, LONGEST_CHECK)

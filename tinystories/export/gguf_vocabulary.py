@@ -53,7 +53,7 @@ def to_vocabulary(tokenizer: PreTrainedTokenizerBase, size: int) -> Vocabulary:
     if any(
         model.get(name) for name in ("continuing_subword_prefix", "end_of_word_suffix", "ignore_merges", "dropout")
     ):
-        raise _unsupported("its BPE has settings that llama.cpp does not have")
+        raise _unsupported("its BPE has settings that llama.cpp does not support")
     if any(token[name] for token in added for name in ("single_word", "lstrip", "rstrip")):
         raise _unsupported("one of its special tokens depends on the text around it")
 
@@ -168,8 +168,10 @@ def compare_tokens(file: Path, tokenizer: PreTrainedTokenizerBase) -> int:
     for text in texts:
         expected = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
         if written.encode(text, add_special_tokens=False).ids != expected:
-            raise UserError("The tokenizer in the GGUF file does not encode text as the model's does, so nothing was "
-            "written.")  # fmt: skip
+            raise UserError(
+                "The tokenizer in the GGUF file does not encode text as the model's tokenizer does, so nothing was "
+                "written."
+            )
     return len(texts)
 
 

@@ -148,7 +148,7 @@ def _reader(source: Path) -> Callable[[str | Path, str | Path | None], Source]:
     if start.startswith(b"PK\x03\x04"):
         return _read_wikimini
     if start.startswith(b"GGUF"):
-        raise UserError(f"{source} is a GGUF file, which cannot be imported: specify the model it was made from.")
+        raise UserError(f"{source} is a GGUF file, which cannot be imported: specify the original model.")
     if start[8:9] == b"{" or source.suffix == ".safetensors":
         raise UserError(f"{source} contains weights without a configuration: specify the folder of the model.")
     if source.suffix.lower() == ".gguf":

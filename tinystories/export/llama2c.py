@@ -128,7 +128,7 @@ def read_header(path: str | Path) -> Header:
     with path.open("rb") as file:
         start = file.read(256)
     if len(start) < HEADER_BYTES[0]:
-        raise UserError(f"{path} has {len(start)} bytes, which is shorter than the header of a model.")
+        raise UserError(f"{path} has {len(start)} bytes, fewer than the header of a model.")
     magic, version = struct.unpack_from("<Ii", start)
     group_size = 1
     if magic == MAGIC:

@@ -91,7 +91,7 @@ def export_onnx(run: str | Path, out: str | Path, dtype: str = "f32") -> OnnxExp
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64).eval()
         tokenizer = AutoTokenizer.from_pretrained(folder)
         _check_config(model)
-        print("tracing the model", file=sys.stderr, flush=True)
+        print("Tracing the model", file=sys.stderr, flush=True)
         exact = folder / "onnx" / DTYPES["f32"][1]
         exact.parent.mkdir()
         _trace(folder, torch.float32, exact)

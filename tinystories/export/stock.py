@@ -114,8 +114,8 @@ def to_llama(model: TinyLlamaForCausalLM) -> LlamaForCausalLM:
     factor = settings["rope_parameters"].pop("partial_rotary_factor")
     if factor != 1.0:
         raise UserError(
-            f"Llama rotates whole heads, but this model rotates only {factor:.0%} of each: leave out `--to llama` to "
-            f"export a Phi-3, which computes the same function, or train with `partial_rotary_factor: 1.0`."
+            f"Llama rotates whole heads, but this model rotates only {factor:.0%} of each head: remove `--to llama` "
+            f"to export a Phi-3, which computes the same function, or train with `partial_rotary_factor: 1.0`."
         )
     settings |= {"attention_bias": model.config.attention_bias, "mlp_bias": model.config.mlp_bias}
     return _build(LlamaForCausalLM, LlamaConfig, settings, model, model.state_dict())

@@ -74,7 +74,7 @@ def load_wikimini(path: str | Path) -> TinyLlamaForCausalLM:
             ", ".join(map(str, list(checkpoint)[:5])) if isinstance(checkpoint, dict) else type(checkpoint).__name__
         )
         raise UserError(
-            f"{path} is not a WikiMini checkpoint: it has no `model_state_dict`, but {found or 'nothing'}."
+            f"{path} is not a WikiMini checkpoint: it has no `model_state_dict`, only {found or 'an empty dict'}."
         )
     settings = _settings(path, checkpoint)
     weights = _weights(path, checkpoint["model_state_dict"])
@@ -259,7 +259,9 @@ def _weights(path: Path, state: dict) -> dict[str, torch.Tensor]:
     # Strides of zero let a tensor claim more than is stored. The head may share the storage of the embedding.
     claimed = sum(tensor.nbytes for name, tensor in weights.items() if name != "lm_head.weight")
     if claimed > path.stat().st_size:
-        raise UserError(f"{path} claims {claimed:,} bytes of weights, but is {path.stat().st_size:,} bytes long.")
+        raise UserError(
+            f"{path} is damaged: it declares {claimed:,} bytes of weights, but has {path.stat().st_size:,} bytes."
+        )
     return weights
 
 
@@ -311,7 +313,7 @@ def _config(path: Path, settings: dict, weights: dict[str, torch.Tensor], state:
             tie_word_embeddings=tied,
         )
     except ValueError as error:
-        raise UserError(f"{path} describes an impossible model: {first_line(error)}.") from None
+        raise UserError(f"{path} describes an invalid model: {first_line(error)}.") from None
 
 
 def _number(path: Path, settings: dict, key: str, kind: type, default: float | None = None) -> Any:

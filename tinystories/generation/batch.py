@@ -122,7 +122,8 @@ def generate_stories(
     longest, prompt = max(zip(map(len, rows), prompts, strict=True))
     if context is not None and longest >= context:
         raise UserError(
-            f"A prompt is {longest} tokens long, but the model's context is {context}: shorten {prompt[:40]!r}..."
+            f"A prompt has {longest:,} tokens, but the context length of the model is {context:,}: shorten "
+            f"{prompt[:40]!r}..."
         )
     config = preset_config(preset, tokenizer, resolve_max_new_tokens(context, longest, max_new_tokens))
     ends = eos_token_ids(model, tokenizer)
@@ -130,7 +131,7 @@ def generate_stories(
     if config.pad_token_id is None:
         config.pad_token_id = ends[0] if ends else None
     stories = []
-    bar = progress_bar(total=len(rows), desc=f"generating stories ({preset})", unit=" stories", show=progress)
+    bar = progress_bar(total=len(rows), desc=f"Generating stories ({preset})", unit=" stories", show=progress)
     with bar, temporary_generation_config(model, config), preserved_random_state():
         torch.manual_seed(seed)
         for start in range(0, len(rows), batch_size):

@@ -72,7 +72,7 @@ def check_sampling(preset: str | None, sampling: Mapping[str, float]) -> None:
         if not fits(value):
             raise UserError(f"{option} must be {text}, but is {value}.")
         if preset == GREEDY and name != "repetition_penalty":
-            raise UserError(f"The preset {GREEDY} does not sample, so {option} has no effect: leave it out.")
+            raise UserError(f"The preset {GREEDY} does not sample, so {option} has no effect: remove it.")
 
 
 def preset_of(config: Mapping[str, Any]) -> str | None:
@@ -104,7 +104,8 @@ def resolve_max_new_tokens(context: int | None, prompt_tokens: int, max_new_toke
     remaining = context - prompt_tokens
     if remaining < 1:
         raise UserError(
-            f"The prompt is {prompt_tokens} tokens long, but the model's context is {context}: shorten the prompt."
+            f"The prompt has {prompt_tokens:,} tokens, but the context length of the model is {context:,}: shorten "
+            f"the prompt."
         )
     if max_new_tokens is None:
         return remaining

@@ -64,7 +64,7 @@ def check_repo_id(repo_id: str, option: str) -> None:
     try:
         validate_repo_id(repo_id)
     except HFValidationError as error:
-        raise UserError(f"{option} {repo_id!r} cannot be a name on the Hub: {first_line(error)}.") from None
+        raise UserError(f"{option} {repo_id!r} is not a valid name on the Hub: {first_line(error)}.") from None
 
 
 def authenticate(alternative: str) -> tuple[HfApi, dict[str, Any]]:
@@ -152,7 +152,7 @@ def commit_folder(api: HfApi, folder: Path, repo_id: str, repo_type: str, branch
             repo_id, [*added, *deleted], commit_message=message, repo_type=repo_type, revision=branch
         )
         if old:
-            print(f"deleted   from {branch}, of an earlier release: {', '.join(old)}")
+            print(f"deleted   files of an earlier release from {branch}: {', '.join(old)}")
         return info.oid
 
     return retry(commit, repo_id)
@@ -206,6 +206,6 @@ def _error_message(cause: BaseException, status: int | None, repo_id: str) -> st
         401: REJECTED_TOKEN,
         402: f"The Hub requires a paid account for {repo_id}: {message}.",
         403: f"Your token may not write to {repo_id}: {message}. Choose a repository of your own, or another token.",
-        412: f"Someone else pushed to {repo_id} at the same time. {RESUME}",
+        412: f"{repo_id} has changed during the push. {RESUME}",
     }
     return messages.get(status, f"The Hub rejected the push to {repo_id} ({status}): {message}.")

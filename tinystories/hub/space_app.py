@@ -45,7 +45,8 @@ def generate(
     remaining = model.config.max_position_embeddings - prompt_length
     if remaining < 1:
         raise gr.Error(
-            f"The prompt has {prompt_length} tokens, more than the context of the model allows: shorten it."
+            f"The prompt has {prompt_length} tokens, but the context length of the model is "
+            f"{model.config.max_position_embeddings}: shorten the prompt."
         )
     if seed and not (seed.isascii() and seed.isdigit() and int(seed) < 2**32):
         raise gr.Error("The seed must be an integer below 4294967296, or empty.")

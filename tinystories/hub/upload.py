@@ -85,7 +85,7 @@ def push(
         if problems := check_releases(releases):
             return [*problems, "Nothing was uploaded."]
         formats = ", ".join(format.label for format in release.formats)
-        print(f"checked   on disk, in a clean environment: logits and greedy text are those of the run ({formats})")
+        print(f"checked   on disk, in a clean environment: logits and greedy text equal those of the run ({formats})")
         preset = release.metadata.recipe.get("preset")
         if dry_run:
             if space:
@@ -95,7 +95,7 @@ def push(
 
         message = message or f"Release of {release.name}"
         commits = _publish(api, releases, target, checkpoints, message)
-        with _prefixed_errors(f"{repo_id} was pushed but not verified, so it is not a valid release. "):
+        with _prefixed_errors(f"{repo_id} was pushed, but could not be verified, so it may not work. "):
             is_private = bool(retry(lambda: api.repo_info(repo_id), repo_id).private)
         if problems := check_releases(releases, repo_id, commits, get_token() if is_private else None):
             return [*problems, undo_advice(api.endpoint, target, commits)]

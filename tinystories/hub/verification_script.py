@@ -30,7 +30,7 @@ def hide(names):
             importlib.import_module(name)
         except ModuleNotFoundError:
             continue
-        raise SystemExit(f"{name} can be imported in this environment, so the check would prove nothing")
+        raise SystemExit(f"{name} can be imported in this environment, so the verification would be meaningless")
 
 
 def check_files(item):

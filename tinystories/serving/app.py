@@ -52,7 +52,7 @@ class StoryRequest(SamplingRequest):
     def sampling(self, default: SamplingSettings) -> SamplingSettings:
         for name in ("temperature", "top_k", "top_p") if self.preset == GREEDY else ():
             if getattr(self, name) is not None:
-                message = f"The preset {GREEDY} does not sample, so `{name}` has no effect: leave it out."
+                message = f"The preset {GREEDY} does not sample, so `{name}` has no effect: remove it."
                 raise InvalidInput(name, message)
         return super().sampling(default if self.preset is None else SamplingSettings.from_preset(self.preset))
 

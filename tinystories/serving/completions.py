@@ -36,9 +36,9 @@ UNSUPPORTED = {
 
 
 def _kind(prompt) -> str:
-    if not isinstance(prompt, list) or not prompt:
+    if not isinstance(prompt, list):
         return "text"
-    return {int: "tokens", list: "lists of tokens"}.get(type(prompt[0]), "texts")
+    return {int: "tokens", list: "lists of tokens"}.get(type(prompt[0]), "texts") if prompt else "tokens"
 
 
 Text = Annotated[str, Field(max_length=MAX_PROMPT)]
@@ -63,7 +63,7 @@ class StreamOptions(BaseModel):
     @classmethod
     def _unsupported(cls, value: bool | None) -> None:
         if value:
-            raise ValueError("include_obfuscation is not supported here")
+            raise ValueError("include_obfuscation is not supported by this server")
 
 
 class CompletionRequest(SamplingRequest):
@@ -99,7 +99,7 @@ class CompletionRequest(SamplingRequest):
         if info.field_name == "best_of":  # the best `n` of `n` completions are all of them
             neutral = (*neutral, info.data.get("n"))
         if not any(value == one and isinstance(value, bool) == isinstance(one, bool) for one in neutral):
-            raise ValueError("not supported here")
+            raise ValueError("this value is not supported by this server; remove the parameter")
         return None
 
     @field_validator("stop", mode="before")
@@ -132,7 +132,7 @@ def completions_router(model: ServedModel) -> APIRouter:
     def check_model(name: str) -> JSONResponse | None:
         if name in (model.name, model.settings.checkpoint):
             return None
-        message = f"There is no model {name!r}; this server has {model.name!r}."
+        message = f"There is no model {name!r}; this server serves {model.name!r}."
         return error_response(404, message, field="model", code="model_not_found")
 
     @router.get("/models")
@@ -166,9 +166,9 @@ def completions_router(model: ServedModel) -> APIRouter:
 def _generation_requests(model: ServedModel, body: CompletionRequest) -> tuple[list[GenerationRequest], list[str]]:
     """A request for each choice, and the text of its prompt."""
     if body.stream_options and not body.stream:
-        raise InvalidInput("stream_options", "stream_options can be set only with stream.")
+        raise InvalidInput("stream_options", 'stream_options needs "stream": true.')
     if body.max_tokens == 0 and not body.echo:
-        raise InvalidInput("max_tokens", "max_tokens can be 0 only with echo.")
+        raise InvalidInput("max_tokens", 'max_tokens can be 0 only with "echo": true.')
     prompts, n = body.prompts(), body.n or 1
     if len(prompts) * n > MAX_CHOICES:
         raise InvalidInput("n", f"{len(prompts)} prompts with n = {n} exceed the maximum of {MAX_CHOICES} choices.")

@@ -183,7 +183,7 @@ class Engine:
             free = self.max_batch - len(self._running) + self.max_queue - len(self._queued)
             if len(states) > free:
                 seconds = (len(self._queued) / self.max_batch + 1) * self._seconds_per_completion
-                raise ServiceUnavailable("Too many requests are queued.", min(60, max(1, round(seconds))))
+                raise ServiceUnavailable("The queue is full: try again later.", min(60, max(1, round(seconds))))
             self._queued.extend(states)
             self._changed.notify()
         return states
@@ -191,8 +191,8 @@ class Engine:
     def check_ready(self) -> None:
         """Raises `ServiceUnavailable` unless the state is "ready"."""
         if self.state != "ready":
-            what = "is still loading" if self.state == "loading" else "no longer accepts requests"
-            raise ServiceUnavailable(f"The model {what}.", retry_after=5)
+            what = "model is loading" if self.state == "loading" else "server is shutting down"
+            raise ServiceUnavailable(f"The {what}.", retry_after=5)
 
     def cancel(self, state: RequestState) -> None:
         """Stop generating a completion; it gets no further event."""

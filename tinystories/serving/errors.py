@@ -79,5 +79,5 @@ def add_error_handlers(app: FastAPI) -> None:
 def _message(error: dict) -> str:
     message = error["msg"].removeprefix("Value error, ")
     if error["type"] == "extra_forbidden":
-        return "not supported here"
+        return "unknown parameter"
     return f"{message}, but has {len(error['input'])}" if error["type"] == "string_too_long" else message

@@ -94,7 +94,8 @@ class ServedModel:
         if remaining < 1:
             raise InvalidInput(
                 "prompt",
-                f"The prompt is {used} tokens long, but the model's context is {context}: shorten the prompt.",
+                f"The prompt has {used:,} tokens, but the context length of the model is {context:,}: shorten the "
+                f"prompt.",
                 status=400,
                 code="context_length_exceeded",
                 prompt_tokens=used,
@@ -103,8 +104,8 @@ class ServedModel:
         if requested is not None and requested > remaining:
             raise InvalidInput(
                 "max_tokens",
-                f"The context has {context} tokens, of which the prompt takes {used}: max_tokens can be at most "
-                f"{remaining}.",
+                f"max_tokens must be at most {remaining:,}: the context length is {context:,} tokens, and the prompt "
+                f"has {used:,}.",
                 maximum=remaining,
             )
         if requested is None:
