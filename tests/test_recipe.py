@@ -118,6 +118,7 @@ def test_the_full_recipe_is_the_24_million_model(tmp_path):
         ({"max_length": 64, "row_length": 32}, r"`row_length` must be from 64 \(`max_length`.* to 4096, but is 32"),
         ({"optimizer": "sgd"}, r"`optimizer` must be adamw or muon, but is 'sgd'"),
         ({"num_proc": 0}, r"`num_proc` must be at least 1, but is 0"),
+        *(({"copy_init": value}, "`copy_init` must be above 0 and at most 10") for value in (0.0, -1.0, float("nan"))),
         ({"vocab_size": 259}, r"`vocab_size` must be at least 260, but is 259"),
         (
             {"row_length": 100_000_000},

@@ -410,6 +410,10 @@ def _check(recipe: Recipe) -> None:
         decay is None or 0 < decay < 1, f"`ema_decay` must be between 0 and 1, for example 0.999, but is {decay}."
     )
     _require(
+        recipe.copy_init is None or 0 < recipe.copy_init <= 10,
+        f"`copy_init` must be above 0 and at most 10, for example 1, but is {recipe.copy_init}.",
+    )
+    _require(
         0 < weight <= 2,
         f"`article_loss_weight` must be above 0 and at most 2, but is {weight}; 2 already raises the probability of "
         f"an article from 0.5 to 0.67. If a model omits articles, look for the cause with `tinystories doctor`.",

@@ -9,9 +9,11 @@ from random import Random
 
 import pytest
 
+from tinystories.data.names import FIRST_NAMES
 from tinystories.data.synthetic import NOTICE, sample_stories
 from tinystories.data.synthetic.grammar import Thing, settle_articles
 from tinystories.data.synthetic.plots import PLOTS
+from tinystories.data.synthetic.plots.games import taking_turns
 from tinystories.data.synthetic.story import Story
 from tinystories.data.synthetic.words import ANIMALS, BOYS, BRIGHT_COLORS, GIRLS, HE_ANIMALS, SHE_ANIMALS, SURNAMES
 from tinystories.data.vowel_sounds import begins_with_vowel_sound
@@ -87,7 +89,7 @@ def test_all_stories_are_distinct(stories):
     assert len(set(stories)) == len(stories) == 20_000
 
 
-@pytest.mark.parametrize("plot", PLOTS, ids=lambda plot: plot.__name__)
+@pytest.mark.parametrize("plot", (*PLOTS, taking_turns), ids=lambda plot: plot.__name__)
 def test_every_plot_has_many_variants(plot):
     tellings = set()
     for seed in range(30):
@@ -95,6 +97,14 @@ def test_every_plot_has_many_variants(plot):
         plot(story)
         tellings.add(story.text())
     assert len(tellings) == 30
+
+
+def test_games_are_full_of_names():
+    for seed in range(30):
+        story = Story(Random(seed))
+        taking_turns(story)
+        found = re.findall(r"[A-Za-z]+", story.text())
+        assert sum(word in FIRST_NAMES for word in found) > 0.15 * len(found)
 
 
 def test_there_are_many_plots():

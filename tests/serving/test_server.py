@@ -396,8 +396,9 @@ def test_a_full_queue_is_refused_immediately(tiny_run):
 
 
 def test_requests_have_a_time_limit(tiny_run):
-    # Long enough for the second to be there while the first is written, even under load.
-    with running(tiny_run, slow=0.05, max_batch=1, max_queue=2, time_limit=2) as client:
+    # The first is cut off after a forward pass, at 2.7 seconds: by then the limit of the waiting second has
+    # passed, too, even if it arrived half a second later.
+    with running(tiny_run, slow=0.9, max_batch=1, max_queue=2, time_limit=2) as client:
         with ThreadPoolExecutor(2) as pool:
             first, second = (pool.submit(client.generate, max_tokens=100) for _ in range(2))
             answers = [first.result(), second.result()]

@@ -1,6 +1,6 @@
-"""Names of characters in stories: which ones a story introduces, and which ones take part without an introduction.
+"""Find characters that a story mentions by name without having introduced them.
 
-Small models lose the thread: a story that begins with Lily goes on with Mia. A rule finds this without a judge: a
+This is how small models change names: a story that begins with Lily continues with Mia. The rule needs no judge: a
 first name that occurs after the opening of a story must have been introduced.
 """
 
@@ -25,7 +25,7 @@ _FUNCTION_WORDS = frozenset(
 
 
 def unintroduced_names(story: str) -> list[str]:
-    """First names that take part in a story without an introduction, in order.
+    """The first names that a story mentions without having introduced them, in order.
 
     A name is introduced in one of the first three sentences, or by its first mention: "a dog named Spot", "his friend
     Tom", "his friend, Tom", "Tom, a boy from school", "Tom was her brother", "I'm Tom", "Mr. Tom". Only listed first
@@ -50,7 +50,7 @@ def unintroduced_names(story: str) -> list[str]:
 
 
 def unintroduced_name_rate(stories: Sequence[str]) -> Interval:
-    """Fraction of stories in which a character takes part without an introduction, with Wilson's interval."""
+    """Fraction of stories that mention a name without having introduced it, with Wilson's interval."""
     return wilson_interval(sum(bool(unintroduced_names(story)) for story in stories), len(stories))
 
 

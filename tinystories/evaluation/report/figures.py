@@ -85,7 +85,8 @@ FIGURES = (
     Figure(
         "unintroduced_names",
         "Names never introduced",
-        "Rate of stories in which a name takes part that the story never introduced: Lily becomes Mia.",
+        "Rate of stories that mention a character by name without having introduced it, such as Mia in a story about "
+        "Lily.",
         percent,
     ),
     Figure(
