@@ -80,7 +80,7 @@ def test_the_schedule_follows_the_clock(kind, warmup_steps):
 def test_settings_that_need_a_number_of_steps_are_refused(tiny_recipe):
     with pytest.raises(UserError, match="`max_minutes` must be above 0"):
         tiny_recipe(max_minutes=0)
-    with pytest.raises(UserError, match="set eval_steps in steps"):
+    with pytest.raises(UserError, match="set eval_steps to a number of steps"):
         training_arguments(tiny_recipe(max_minutes=1, eval_steps=0.5, save_steps=10))
     with pytest.raises(UserError, match="does not support the schedule polynomial"):
         training_arguments(tiny_recipe(max_minutes=1, lr_scheduler_type="polynomial"))
