@@ -11,8 +11,8 @@ from transformers.configuration_utils import PreTrainedConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 
-# The classes that a saved folder offers to a process without this package, each by its module in the folder. All heads
-# are listed, whichever was saved: a classifier can start from a language model. `transformers serve` needs
+# The classes of a saved folder for a process without this package, each with its module in the folder. All heads are
+# listed, whichever was saved: a classifier can start from a language model. `transformers serve` needs
 # AutoModelForDecision in a folder with code.
 AUTO_MAP = {
     "AutoConfig": "configuration_tinyllama.TinyLlamaConfig",
@@ -157,12 +157,12 @@ class TinyLlamaConfig(PreTrainedConfig):
         if "type" in rope:
             rope.setdefault("rope_type", rope.pop("type"))
         for key, default in (("rope_theta", 10_000.0), ("partial_rotary_factor", 0.5)):
-            beside = kwargs.pop(key, None)
-            if beside is not None and key in rope and rope[key] != beside:
+            separate = kwargs.pop(key, None)
+            if separate is not None and key in rope and rope[key] != separate:
                 raise ValueError(
-                    f"`{key}` is {beside!r}, but `rope_parameters` has {rope[key]!r}: remove one of them."
+                    f"`{key}` is {separate!r}, but `rope_parameters` has {rope[key]!r}: remove one of them."
                 )
-            rope.setdefault(key, default if beside is None else beside)
+            rope.setdefault(key, default if separate is None else separate)
         return rope
 
     def validate(self):
@@ -177,7 +177,7 @@ class TinyLlamaConfig(PreTrainedConfig):
         self._check_rope()
 
     def _check_fields(self):
-        """Each field on its own."""
+        """Check the type and the range of each field."""
         for name in (
             "vocab_size",
             "hidden_size",
@@ -232,7 +232,8 @@ class TinyLlamaConfig(PreTrainedConfig):
             raise ValueError(f"`rope_type` {rope_type!r} in `rope_parameters` is unknown: set it to one of {known}.")
         missing = [key for key in ROPE_REQUIRED_KEYS.get(rope_type, ()) if rope.get(key) is None]
         if missing:
-            raise ValueError(f"`rope_parameters` of type {rope_type!r} need {', '.join(missing)}, but are {rope!r}.")
+            names = " and ".join(f"`{key}`" for key in missing)
+            raise ValueError(f"`rope_parameters` of type {rope_type!r} need {names}: add them to {rope!r}.")
         for key, value in rope.items():
             if key in ("rope_theta", "factor") and not (_is_number(value) and value > 0):
                 raise ValueError(f"`{key}` in `rope_parameters` must be a finite number above 0, but is {value!r}.")

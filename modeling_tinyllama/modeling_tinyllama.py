@@ -408,8 +408,8 @@ class TinyLlamaForCausalLM(TinyLlamaPreTrainedModel, GenerationMixin):
 
 
 class TinyLlamaHead(PreTrainedModel):
-    """Registers the base model, which transformers' generic heads get from `AutoModel`. Otherwise, `AutoModel` would
-    ask again whether to trust the code of a model folder."""
+    """Registers the base model, which transformers' generic heads get from `AutoModel`. Otherwise, a model folder
+    would need `trust_remote_code=True` a second time."""
 
     def __init__(self, config: TinyLlamaConfig):
         AutoModel.register(type(config), TinyLlamaModel, exist_ok=True)

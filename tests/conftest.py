@@ -30,10 +30,10 @@ def tiny_recipe(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def without_rehearsal():
-    """Training starts without the rehearsal, which tests/checks/test_preflight.py tests."""
+def without_dry_run():
+    """Skip the dry run before training, which tests/checks/test_preflight.py tests."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("tinystories.checks.preflight.rehearse", lambda *_: None)
+        patch.setattr("tinystories.checks.preflight.dry_run", lambda *_: None)
         yield
 
 

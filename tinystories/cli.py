@@ -54,8 +54,8 @@ def main(arguments: list[str] | None = None) -> int:
     except OSError as error:
         if error.errno is None:
             raise
-        where = one_line(error.filename or "while reading or writing")
-        print(f"tinystories: {error.strerror}: {where}.", file=sys.stderr)
+        where = f": {one_line(error.filename)}" if error.filename else ""
+        print(f"tinystories: a file could not be read or written: {error.strerror}{where}.", file=sys.stderr)
         return 2
 
 

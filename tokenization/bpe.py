@@ -98,12 +98,12 @@ def train_bpe(
             f"least {BASE_SIZE + 1} are needed. For children's stories, use about 10,000."
         )
     backend = Tokenizer(models.BPE())
-    # Pre-tokenizing takes nine tenths of the time in the library; `pretokenizer.py` does it faster and equally.
+    # Pre-tokenization takes nine tenths of the library's time; `pretokenizer.py` is faster, with the same result.
     backend.pre_tokenizer = pre_tokenizers.CharDelimiterSplit(" ")
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
         min_frequency=2,
-        show_progress=False,  # its bar draws nothing in a log file
+        show_progress=False,  # its bar prints nothing to a log file
         special_tokens=SPECIAL_TOKENS,
         initial_alphabet=BYTE_ALPHABET,
     )
@@ -143,6 +143,9 @@ def build_tokenizer(backend: Tokenizer, model_max_length: int) -> PreTrainedToke
     Args:
         backend: has `SPECIAL_TOKENS` as ids 0, 1, 2; it is changed in place.
         model_max_length: in tokens.
+
+    Raises:
+        ValueError: if the special tokens have other ids.
     """
     found = [backend.token_to_id(token) for token in SPECIAL_TOKENS]
     if found != [0, 1, 2]:
@@ -205,7 +208,7 @@ def read_texts(
     *,
     total: int | None = None,
     progress: bool = False,
-    label: str = "reading",
+    label: str = "Reading",
     keep_special: bool = False,
 ) -> Iterator[str]:
     """Yield the strings in `texts` (lists are flattened), with a progress bar.

@@ -16,8 +16,8 @@ from tokenizers import Tokenizer, pre_tokenizers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 
-SLICE_BYTES = 1 << 20  # of text processed together, which fits into a CPU's cache
-MAX_WORDS = 200_000  # cached, about 40 MB; all TinyStories have fewer
+SLICE_BYTES = 1 << 20  # bytes of text processed together; they fit into a CPU's cache
+MAX_WORDS = 200_000  # distinct words that are cached, about 40 MB; TinyStories has fewer
 
 SPACE, LETTER, NUMBER, OTHER, UNKNOWN = range(5)
 _REFERENCE = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -208,7 +208,7 @@ def text_encoder(tokenizer: PreTrainedTokenizerBase) -> Callable[[pa.ChunkedArra
 def word_encoder(tokenizer: PreTrainedTokenizerBase) -> WordEncoder | None:
     """An encoder that gives the ids of `tokenizer(text, add_special_tokens=False, split_special_tokens=True)`.
 
-    None if they may not be decided word by word: for another pre-tokenizer than GPT-2's, a normalizer, added tokens
+    None if texts cannot be encoded word by word: for a pre-tokenizer other than GPT-2's, a normalizer, added tokens
     that are not special, dropout, or a class that overrides the encoding.
     """
     backend = getattr(tokenizer, "backend_tokenizer", None)

@@ -19,7 +19,7 @@ from tinystories.runs.loading import load_tokenizer
 from tinystories.training.build import pack_corpus
 
 
-pytestmark = pytest.mark.usefixtures("without_rehearsal")
+pytestmark = pytest.mark.usefixtures("without_dry_run")
 
 
 def examined(folder):

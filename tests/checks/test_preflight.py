@@ -209,7 +209,7 @@ def test_greater_is_better_follows_the_metric():
     assert training_arguments(build_recipe(SHORT, asked)).greater_is_better
 
 
-# The rehearsal
+# The dry run
 
 
 @pytest.mark.parametrize("optimizer", [name.value for name in OptimizerNames])
@@ -217,7 +217,7 @@ def test_every_optimizer_trains_or_is_refused(tmp_path, optimizer):
     recipe = build_recipe(SHORT, {"output_dir": str(tmp_path / "run"), "optim": optimizer, "optimizer": "adamw"})
     try:
         arguments = training_arguments(recipe)
-        preflight.rehearse(recipe, arguments)
+        preflight.dry_run(recipe, arguments)
     except UserError as error:
         assert "\n" not in str(error)
     else:
@@ -246,21 +246,21 @@ def test_every_optimizer_trains_or_is_refused(tmp_path, optimizer):
     ],
     ids=str,
 )
-def test_valid_settings_pass_the_rehearsal_silently(tmp_path, capfd, overrides):
+def test_valid_settings_pass_the_dry_run_silently(tmp_path, capfd, overrides):
     recipe = build_recipe(SHORT, {"output_dir": str(tmp_path / "run"), **{k: str(v) for k, v in overrides.items()}})
     arguments = training_arguments(recipe)
     before = dataclasses.asdict(recipe), arguments.to_json_string()
-    preflight.rehearse(recipe, arguments)
+    preflight.dry_run(recipe, arguments)
     assert (dataclasses.asdict(recipe), arguments.to_json_string()) == before, "the settings of the run are left alone"
     assert "".join(capfd.readouterr()) == "" and not (tmp_path / "run").exists()
 
 
-def test_a_rehearsal_changes_no_result(tmp_path, monkeypatch):
+def test_a_dry_run_changes_no_result(tmp_path, monkeypatch):
     overrides = {"max_steps": "3", "bf16": "false"}
-    rehearsed = train(build_recipe(SHORT, {**overrides, "output_dir": str(tmp_path / "rehearsed")}))
-    monkeypatch.setattr(preflight, "rehearse", lambda *_: None)
-    straight = train(build_recipe(SHORT, {**overrides, "output_dir": str(tmp_path / "straight")}))
-    assert (rehearsed / "model.safetensors").read_bytes() == (straight / "model.safetensors").read_bytes()
+    with_dry_run = train(build_recipe(SHORT, {**overrides, "output_dir": str(tmp_path / "with")}))
+    monkeypatch.setattr(preflight, "dry_run", lambda *_: None)
+    without = train(build_recipe(SHORT, {**overrides, "output_dir": str(tmp_path / "without")}))
+    assert (with_dry_run / "model.safetensors").read_bytes() == (without / "model.safetensors").read_bytes()
 
 
 def test_a_metric_without_validation_words_is_refused_before_the_first_step(tmp_path, monkeypatch):

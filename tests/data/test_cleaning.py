@@ -595,7 +595,7 @@ def test_no_partial_file_is_left(name, tmp_path):
 
     with pytest.raises(RuntimeError):
         write_clean(breaking_off(), tmp_path / name, progress=False)
-    with pytest.raises(UserError, match="Cleaning would drop all stories"):
+    with pytest.raises(UserError, match="Cleaning would drop every story"):
         write_clean(["Too short."], tmp_path / name, progress=False)
     assert not list(tmp_path.iterdir())
 

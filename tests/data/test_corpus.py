@@ -157,7 +157,11 @@ BAD = {
     "unknown ending": ({"a.xyz": b"x"}, "a.xyz", r"a.xyz does not end in .txt, .md, .json"),
     "mixed formats": ({"in/a.txt": txt("ab"), "in/b.csv": b"text\nx\n"}, "in", "a.txt and b.csv have different"),
     "only validation": ({"in/valid.txt": txt("ab")}, "in", "in has no train split, only validation"),
-    "one story": ({"a.txt": txt(["x", "x", "x"])}, "a.txt", "a.txt contains only one distinct story; at least two"),
+    "one story": (
+        {"a.txt": txt(["x", "x", "x"])},
+        "a.txt",
+        "a.txt contains only one distinct story, but at least two",
+    ),
     "only marks": ({"a.txt": txt(["", " ", "\n"])}, "a.txt", "a.txt contains no stories"),
     "only blanks": ({"a.csv": b'text,n\n" ",1\n"",2\n'}, "a.csv", "a.csv contains no stories"),
     "empty list": ({"a.json": b"[]"}, "a.json", "a.json contains no stories"),
@@ -230,9 +234,9 @@ def test_unreadable_sources_are_one_line_errors(files, source, message, write, l
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"validation_fraction": 0.0}, "validation_fraction must be between 0 and 1"),
-        ({"max_stories": 0}, "max_stories must be at least 1"),
-        ({"max_validation_stories": -1}, "max_validation_stories must be at least 1"),
+        ({"validation_fraction": 0.0}, "`validation_fraction` must be between 0 and 1"),
+        ({"max_stories": 0}, "`max_stories` must be at least 1"),
+        ({"max_validation_stories": -1}, "`max_validation_stories` must be at least 1"),
         ({"validation": "same.txt"}, "Every training story of a.txt is also a validation story"),
         ({"validation": "none.txt"}, "no file or folder none.txt"),
     ],

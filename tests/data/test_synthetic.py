@@ -11,7 +11,7 @@ import pytest
 
 from tinystories.data.names import FIRST_NAMES
 from tinystories.data.synthetic import NOTICE, sample_stories
-from tinystories.data.synthetic.grammar import Thing, settle_articles
+from tinystories.data.synthetic.grammar import Thing, choose_articles
 from tinystories.data.synthetic.plots import PLOTS
 from tinystories.data.synthetic.plots.games import taking_turns
 from tinystories.data.synthetic.story import Story
@@ -237,8 +237,8 @@ def test_a_and_an_follow_the_sound(some):
         ("Mia has a cat. a, b", "Mia has a cat. a, b"),
     ],
 )
-def test_settle_articles(text, expected):
-    assert settle_articles(text) == expected
+def test_choose_articles(text, expected):
+    assert choose_articles(text) == expected
 
 
 @pytest.mark.parametrize("word", ["useful", "one", "Unicorn", "house", "ukulele"])

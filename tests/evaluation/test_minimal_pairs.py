@@ -204,7 +204,7 @@ def test_rare_swaps_are_found_among_many_frequent_ones():
     [
         ({"kinds": ["article_delete"]}, "did you mean article_deleted"),
         ({"kinds": ["spelling of words"]}, "the kinds are article_deleted, "),
-        ({"per_kind": 0}, "per_kind must be at least 1"),
+        ({"per_kind": 0}, "`per_kind` must be at least 1"),
         ({"stories": "Then the dog ran."}, "stories are a single string"),
         ({"stories": ["Then the dog ran.", None]}, "Story 2 is NoneType"),
     ],
@@ -371,7 +371,7 @@ def test_texts_that_cannot_be_scored_are_refused(stories):
         "no texts": lambda: score_pairs(model, tokenizer, [], progress=False),
         "no tokens to score": lambda: text_log_likelihoods(model, tokenizer, [""], progress=False),
         "batch_size": lambda: text_log_likelihoods(model, tokenizer, ["a b"], batch_size=0, progress=False),
-        "do not match": lambda: text_log_likelihoods(tiny_model(vocab_size=50), tokenizer, ["She ran."]),
+        "only 50 embeddings": lambda: text_log_likelihoods(tiny_model(vocab_size=50), tokenizer, ["She ran."]),
     }.items():
         with pytest.raises(UserError, match=message):
             call()

@@ -208,7 +208,7 @@ def test_export_mistakes_are_one_line(run, tiny_run, tmp_path, capsys):
     assert "no run folder" in refused(tmp_path / "none", out)
     gpt2 = GPT2LMHeadModel(GPT2Config(vocab_size=600, n_embd=8, n_layer=1, n_head=1))
     assert "is a gpt2; only tinyllama models" in refused(run(gpt2), out)
-    assert "do not match" in refused(run(vocab_size=500), out)
+    assert "only 500 embeddings" in refused(run(vocab_size=500), out)
     assert not out.exists()
     fails_with_one_line(tinystories("export", tiny_run, tiny_run), "already exists")
 
@@ -233,7 +233,7 @@ def test_a_run_with_a_missing_or_non_finite_weight_is_refused(damage, words, run
     "convert, changes, words",
     [
         (to_phi3, {"attention_bias": True}, "biases.*attention_bias"),
-        (to_phi3, {"mlp_bias": True, **FULL}, "leave out `--to phi3`"),
+        (to_phi3, {"mlp_bias": True, **FULL}, "remove `--to phi3`"),
         (to_phi3, {"rope_parameters": {"rope_type": "linear", "factor": 2.0}}, "linear"),
         (to_phi3, {"head_dim": 24, "rope_parameters": {**LONGROPE, "short_factor": [1] * 6, "long_factor": [2] * 6}},
          "short_factor"),

@@ -326,7 +326,7 @@ def test_mistakes_on_the_command_line_are_one_line(folder, tokenizer, tmp_path, 
     gpt2 = GPT2LMHeadModel(GPT2Config(vocab_size=VOCAB_SIZE, n_embd=8, n_layer=1, n_head=1))
     assert "is a gpt2; only Llama and Phi-3" in refused(folder(gpt2), out)
     assert "is a tinyllama; only" in refused(folder(tiny_model(vocab_size=VOCAB_SIZE)), out)
-    assert "do not match" in refused(folder("llama", vocab_size=300), out)
+    assert "only 300 embeddings" in refused(folder("llama", vocab_size=300), out)
     source = folder("llama")
     assert "already exists" in refused(source, source)
     assert "There is no file or folder" in refused(tmp_path / "none", out)

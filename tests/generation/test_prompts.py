@@ -11,7 +11,7 @@ from tinystories.checks.vocabulary import check_prompt_ends
 from tinystories.evaluation.likelihood import start_tokens
 from tinystories.generation.batch import generate_stories
 from tinystories.generation.generate import generate_story
-from tinystories.generation.prompts import added_tokens, encode_prompt, keep_prompts_open
+from tinystories.generation.prompts import added_tokens, encode_prompt, set_prompt_prefix
 from tinystories.runs.loading import load_model, load_tokenizer
 from tinystories.tokenization import train_bpe
 from tinystories.utils.errors import UserError
@@ -47,7 +47,7 @@ def test_a_prompt_keeps_bos_and_loses_eos(single, front, behind):
     assert [len(ids) for ids in added_tokens(tokenizer)] == [front, behind]
     assert encode_prompt(tokenizer, PROMPT) == [0] * front + bare
     assert check_prompt_ends(tokenizer)[0].status == ("error" if behind else "ok")
-    keep_prompts_open(tokenizer)
+    set_prompt_prefix(tokenizer)
     assert tokenizer(PROMPT)["input_ids"] == [0] * front + bare
 
 

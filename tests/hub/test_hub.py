@@ -560,7 +560,7 @@ def test_each_mistake_is_one_line(run, hub, tmp_path):
         (ADA, [here, "--repo-id", "story-teller"], "USER/NAME", "'story-teller'"),
         (ADA, [here, "--repo-id", "ada/x y"], "is not a valid name", "ada/x y"),
         (ADA, [here, "--repo-id", "ada/there", "--revision", "dev"], "no branch dev", "only main"),
-        (ADA, [here, "--repo-id", "ada/new", "--revision", "dev"], "no repo ada/new", "main first"),
+        (ADA, [here, "--repo-id", "ada/new", "--revision", "dev"], "no repository ada/new", "main first"),
         (ADA, [here, "--repo-id", "ada/there", "--private"], "is public", "hf repos settings"),
         (ADA, [str(tmp_path / "none"), "--repo-id", "ada/x"], "no run folder", "quickstart"),
         (ADA, [str(tmp_path), "--repo-id", "ada/x"], "not a run folder", "config.json"),

@@ -549,7 +549,7 @@ def test_a_failing_callback_affects_no_other_request(engine, model_and_tokenizer
 def test_a_model_that_cannot_be_loaded(tmp_path):
     changed = threading.Event()
     engine = Engine(partial(load_model, str(tmp_path / "none")), on_state=changed.set)
-    with pytest.raises(ServiceUnavailable, match="model is loading"):
+    with pytest.raises(ServiceUnavailable, match="model is still loading"):
         engine.submit([], [])
     engine.start()
     assert changed.wait(30) and engine.state == "failed" and isinstance(engine.error, UserError)

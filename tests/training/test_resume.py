@@ -23,7 +23,7 @@ from tinystories.training.trainer import StoryTrainer
 from tinystories.utils.errors import UserError
 
 
-pytestmark = pytest.mark.usefixtures("without_rehearsal")
+pytestmark = pytest.mark.usefixtures("without_dry_run")
 ROOT = Path(__file__).parents[2]
 # 17 steps an epoch, a checkpoint each 9.
 SHORT = {

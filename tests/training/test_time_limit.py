@@ -17,7 +17,7 @@ from tinystories.training.time_limit import TimeLimitCallback
 from tinystories.utils.errors import UserError
 
 
-pytestmark = pytest.mark.usefixtures("without_rehearsal")
+pytestmark = pytest.mark.usefixtures("without_dry_run")
 
 
 def log_of(run):

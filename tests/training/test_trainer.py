@@ -34,7 +34,7 @@ from tinystories.training.trainer import ArticleWeightCollator, StoryTrainer
 from tinystories.utils.errors import UserError
 
 
-pytestmark = pytest.mark.usefixtures("without_rehearsal")
+pytestmark = pytest.mark.usefixtures("without_dry_run")
 ROOT = Path(__file__).parents[2]
 SHORT = {
     **TINY_RECIPE,

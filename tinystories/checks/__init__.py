@@ -3,10 +3,10 @@
     findings = examine("runs/quickstart")     # a recipe, a run folder, any causal model, a tokenizer, stories
     findings = check_trainer(trainer)         # any transformers Trainer, before its first step
 
-- A finding is "ok", "error", "inconclusive" or "note", with the figures it rests on and what to do. What cannot be
-  checked is reported as such; it is never taken for right, and never stops the other checks.
-- An error is what makes a model come out wrong or a run fail. What is only unusual is a note.
-- Each check measures what happens and not what was configured: real batches, real losses, real logs.
+- A finding is "ok", "error", "inconclusive" or "note", with measured figures and advice. A check that cannot be made
+  is reported as inconclusive; it never counts as ok, and never stops the other checks.
+- An error means that the model will be wrong or the run will fail. Something that is only unusual is a note.
+- Checks measure real batches, losses and logs instead of relying on the configuration.
 """
 
 from .before_training import check_trainer

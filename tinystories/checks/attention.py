@@ -1,4 +1,4 @@
-"""Which attention computes the rows of a trainer, as seen in a forward pass and not as configured."""
+"""The attention implementation that a trainer uses, observed in a forward pass instead of read from a setting."""
 
 from typing import Any
 
@@ -25,7 +25,8 @@ MASK_NAMES = ("attn_mask", "attn_bias")
 
 @as_check("attention kernel")
 def check_attention(trainer: Trainer, rows: Rows) -> Finding:
-    """The attention kernel of a training step, and its document boundaries: `cu_seqlens`, a mask or none."""
+    """Report the attention kernel of a training step, and how it gets document boundaries: `cu_seqlens`, a mask or not
+    at all."""
     model = model_of(trainer).train()
     with Recorder() as recorder:
         training_loss(trainer, rows.inputs)
@@ -57,7 +58,7 @@ def _without_kernel(trainer: Trainer, scores: Tensor) -> Finding:
     if config._attn_implementation == "eager":
         reason = " (attn_implementation is eager)"
     elif trainer.args.device.type == "cpu" and any(getattr(config, name, 0) for name in DROPOUTS):
-        reason = " (attention dropout, which the fused kernels of this device do not have)"
+        reason = " (attention dropout, which the fused kernels of this device do not support)"
     batch, heads, length, _ = scores.shape
     return note(
         f"no fused kernel: matrix products and a softmax over {heads} heads and rows of {length}{reason}; each layer "

@@ -1,4 +1,4 @@
-"""What the batches of a trainer hold: labels, end of text, padding and the beginnings of stories."""
+"""Check the contents of a trainer's batches: labels, end of text, padding and the beginnings of stories."""
 
 from transformers import PreTrainedTokenizerBase
 
@@ -14,11 +14,12 @@ START_ADVICE = (
     "Make the tokenizer add it in front of prompts: use a post-processor with `BOS $A` in tokenizer.json, and "
     "set add_bos_token to true in tokenizer_config.json if that key is present."
 )
-FEW_TOKENS = 2_000  # fewer may hold no end of a story
+FEW_TOKENS = 2_000  # a sample with fewer tokens may contain no end of a story
 
 
 def label_offset(rows: list[Rows]) -> int | None:
-    """`k` where each scored label is the input `k` places on: 0 where the model shifts, 1 where the data does."""
+    """The `k` for which every scored label is the input `k` positions later: 0 if the model shifts the labels, 1 if
+    the data is shifted; None if there is no such `k`."""
     for offset in (0, 1, 2):
         matches = total = 0
         for batch in rows:
@@ -63,7 +64,7 @@ def check_end_of_text(rows: list[Rows], eos: int | None) -> Finding:
     tokens, longest = sum(end - first for *_, first, end in stories), max(end - first for *_, first, end in stories)
     present = sum(int((batch.ids == eos).sum()) for batch in rows)
     scored = sum(int((batch.labels == eos).sum()) for batch in rows)
-    # What fills the context, or the row to its edge, may be cut off: it need not end here.
+    # A story that fills the context, or reaches the end of an unpacked row, may be truncated.
     complete = [
         story
         for story in stories
@@ -112,7 +113,8 @@ def check_padding(rows: list[Rows], eos: int | None, pad: int | None) -> Finding
 
 @as_check("beginning of text")
 def check_story_starts(rows: list[Rows], tokenizer: PreTrainedTokenizerBase) -> list[Finding]:
-    """Whether stories begin as prompts will, and whether a story is scored as the continuation of another."""
+    """Whether stories begin with the same tokens as prompts, and whether a story is scored as the continuation of
+    another."""
     stories = [
         batch.ids[row, first:end].tolist()
         for batch in rows

@@ -1,4 +1,4 @@
-"""What a `Trainer` feeds to its model: real batches of its own dataloader, and the stories in them."""
+"""Batches of a `Trainer`'s own dataloader, and the stories in them."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,12 +14,13 @@ from ..utils.random_state import preserved_random_state
 from .forward import model_of
 
 
-BATCHES, MOST_BATCHES, TOKENS = 2, 16, 8_000  # taken: at least two, and more until there are so many tokens
+# At least BATCHES are taken, and more until they have TOKENS, but at most MOST_BATCHES.
+BATCHES, MOST_BATCHES, TOKENS = 2, 16, 8_000
 
 
 @contextmanager
 def restored(trainer: Trainer) -> Iterator[None]:
-    """Restores random states, modes, buffers and the dataloaders of a trainer after the block."""
+    """Restore random states, modes, buffers and the dataloaders of a trainer after the block."""
     model, loaders = model_of(trainer), trainer.accelerator._dataloaders
     buffers = [
         (module, name, buffer, buffer.detach().clone())
@@ -57,9 +58,9 @@ class Rows:
     """Rows of a batch and the stories in them.
 
     Attributes:
-        inputs: as the model gets them; `input_ids` and `labels` are `[rows, length]`.
-        stories: `(row, first, end)` of each story, padding left out.
-        marked: whether `position_ids` that start again mark the stories; else they were found by the end of text.
+        inputs: of the model; `input_ids` and `labels` are `[rows, length]`.
+        stories: `(row, first, end)` of each story, without padding.
+        marked: whether the stories were found by `position_ids` that restart; otherwise by the end-of-text token.
         padding: bool `[rows, length]`.
     """
 
@@ -93,7 +94,8 @@ class Rows:
 
 
 def find_stories(inputs: dict, eos: int | None, pad: int | None) -> Rows:
-    """Where stories begin and end: where `position_ids` start again or, without such, behind each end of text."""
+    """Find the stories in a batch: they begin where `position_ids` restart or, if there are none, after each
+    end-of-text token."""
     ids = inputs["input_ids"]
     mask, positions = inputs.get("attention_mask"), inputs.get("position_ids")
     padding = torch.zeros_like(ids, dtype=torch.bool)
@@ -117,7 +119,7 @@ def find_stories(inputs: dict, eos: int | None, pad: int | None) -> Rows:
             begins = [first]
             ends = torch.zeros_like(ids[row]) if marked or eos is None else ids[row] == eos
             for place in ends.nonzero().flatten().tolist():
-                # At the beginning of a story the token is its beginning of text.
+                # At the beginning of a story, the end-of-text token is its BOS token.
                 if begins[-1] < place < end - 1:
                     begins.append(place + 1)
             stories += [(row, begin, stop) for begin, stop in pairwise([*begins, end])]

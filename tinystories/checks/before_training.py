@@ -1,4 +1,4 @@
-"""What can be shown of any `transformers.Trainer` before its first step."""
+"""Check any `transformers.Trainer` before its first step."""
 
 import math
 
@@ -19,7 +19,7 @@ from .memory import check_memory
 from .vocabulary import check_articles, check_vocabulary
 
 
-MODEL_ROWS = 2  # rows that go through the model; one would do, two also show a leak between rows
+MODEL_ROWS = 2  # rows that the model computes; with two, leaks between rows are also detected
 
 
 def check_trainer(trainer: Trainer, *, quick: bool = True) -> list[Finding]:
@@ -50,12 +50,12 @@ def examine_trainer(
     time: bool = False,
     machine: bool = True,
 ) -> list[Finding]:
-    """[`check_trainer`] for a run of which the trainer may hold a sample.
+    """[`check_trainer`], also for a trainer that has only a sample of the training set.
 
     Args:
-        total_rows: of the whole training set; None where that is not known.
+        total_rows: of the whole training set; None if unknown.
         output_dir: folder of the checkpoints.
-        made: the length of a run that has been made, where the trainer stands for one.
+        made: length of the finished run that the trainer was built for; by default the length of its own run.
         time: measure optimizer steps.
         machine: check memory, disk and the like.
     """
@@ -90,7 +90,7 @@ def _run_length(trainer: Trainer, total_rows: int | None, rows: list[Rows]) -> R
     args, tokens = trainer.args, None
     batch = trainer._train_batch_size * args.world_size
     if rows:
-        # Of the batches at hand: close enough for a comparison, and it works for any dataset.
+        # Estimated from these batches: accurate enough for a comparison, and possible for any dataset.
         tokens_per_row = sum(int((~each.padding).sum()) for each in rows) / sum(len(each.ids) for each in rows)
         tokens = tokens_per_row * batch * args.gradient_accumulation_steps
     limit = getattr(trainer, "time_limit", None)
@@ -107,7 +107,7 @@ def _run_length(trainer: Trainer, total_rows: int | None, rows: list[Rows]) -> R
 
 @as_check("batches")
 def _take_rows(trainer: Trainer, tokenizer: PreTrainedTokenizerBase | None, rows: list[Rows]) -> list[Finding]:
-    """Add the rows of the first batches to `rows`, or say why there are none."""
+    """Add the rows of the first batches to `rows`; if there are none, return a finding with the reason."""
     batches = take_batches(trainer)
     if not batches:
         return [error("the dataloader is empty", "Use a train_dataset with stories.")]

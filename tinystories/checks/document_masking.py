@@ -1,8 +1,9 @@
-"""Whether stories of a row, and earlier and later tokens, are kept apart by the attention.
+"""Check document masking within packed rows, and the causal mask.
 
-- Tokens are changed, and logits elsewhere must not change: no attention mask is believed.
-- The attention that the trainer uses is tested in training and in evaluation mode. Where that attends document by
-  document (`story_varlen`), the mask that a plain `Trainer` gets from `position_ids` is tested, too.
+- Some tokens are changed, and the logits at positions that must not attend to them may not change. The attention mask
+  itself is not inspected.
+- The attention that the trainer uses is tested in training and in evaluation mode. If that is `story_varlen`, the mask
+  that a plain `Trainer` gets from `position_ids` is tested, too.
 """
 
 from collections.abc import Callable
@@ -19,7 +20,8 @@ from .recorder import Recorder
 
 
 Forward = Callable[[Trainer, dict], Tensor]
-LEAK = 1e-3  # of what the changed stories moved themselves; a real leak moves others by tenths of that, a mask by 0
+# Largest change of the other logits, relative to that of the changed stories. With a mask it is 0, without one tenths.
+LEAK = 1e-3
 MASK_ADVICE = (
     "Pass position_ids, use_cache=False and no attention_mask; otherwise transformers does not mask documents."
 )
@@ -33,7 +35,7 @@ def check_leaks(trainer: Trainer, rows: Rows, tokenizer: PreTrainedTokenizerBase
         model_of(trainer).train(mode == "train")
         check = as_check(f"document masking ({mode} mode)")(_check_leak)
         findings += check(trainer, rows, tokens, training_logits)
-    findings += _check_looking_ahead(trainer, rows, tokens)
+    findings += _check_causal_mask(trainer, rows, tokens)
     model_of(trainer).train()
     return findings + _check_mask(trainer, rows, tokens)
 
@@ -69,20 +71,20 @@ def _check_leak(trainer: Trainer, rows: Rows, tokens: Tensor, forward: Forward) 
 
 @as_check("document masking (attention mask)")
 def _check_mask(trainer: Trainer, rows: Rows, tokens: Tensor) -> list[Finding]:
-    """The mask that the model gets without `story_varlen`, where the trainer uses that for packed rows."""
+    """Test the mask that the model gets without `story_varlen`, if the trainer uses that for packed rows."""
     with Recorder() as recorder:
         training_logits(trainer, rows.inputs)
     if not (recorder.attends_per_document and rows.marked):
         return []
     finding = _check_leak(trainer, rows, tokens, masked_logits)
     if finding.status == "error":
-        # This run is right all the same.
+        # This run does not use the mask.
         return [note(finding.evidence, "A plain Trainer would train this model without document masking.")]
     return [finding]
 
 
 @as_check("causal mask")
-def _check_looking_ahead(trainer: Trainer, rows: Rows, tokens: Tensor) -> Finding:
+def _check_causal_mask(trainer: Trainer, rows: Rows, tokens: Tensor) -> Finding:
     later = torch.zeros_like(rows.padding)
     for row, first, end in rows.stories:
         later[row, first + (end - first + 1) // 2 : end] = True
@@ -108,13 +110,14 @@ def _ordinary_tokens(trainer: Trainer, tokenizer: PreTrainedTokenizerBase | None
 def _changes_of_stories(
     trainer: Trainer, rows: Rows, tokens: Tensor, forward: Forward, before: Tensor
 ) -> tuple[float, float]:
-    """The largest change of logits in the changed stories and in the others, once for every second story."""
+    """The largest change of logits in the changed stories and in the others, if every second story is changed: first
+    the even ones, then the odd ones."""
     changes = []
     for parity in (0, 1):
         chosen, inner = torch.zeros_like(rows.padding), torch.zeros_like(rows.padding)
         for row, first, end in rows.stories[parity::2]:
             chosen[row, first:end] = True
-            # The first and the last token mark the story.
+            # The first and the last token delimit the story.
             inner[row, first + 1 : end - 1] = True
         changes.append(_changes(trainer, rows, tokens, forward, before, chosen, inner))
     return max(own for own, _ in changes), max(others for _, others in changes)

@@ -1,11 +1,11 @@
-"""Whether the stories as a whole are written English: damage that every story has, and so no single one shows.
+"""Check whether the stories as a whole are normal written English.
 
-- A corpus that lost its articles, its capitals or its full stops looks clean story by story, and a model trained on it
-  writes as it does. So these checks compare rates over many stories with those of real ones.
-- "Usual" is what 16,054 training and 3,613 validation stories of TinyStories have (measured on roneneldan/TinyStories,
-  V1 and V2). Bounds lie at least a factor of three outside of it, so that other English stories pass, too.
-- The language is decided by common words other than articles, so that a text stays English when its articles or all
-  its function words are deleted. Texts in other languages, which may have no articles, get no finding.
+- If a preprocessing step removed all articles, capitals or full stops, each single story still looks clean, but a
+  model trained on them omits them, too. So these checks compare rates over many stories with those of real ones.
+- "Usual" values are those of 16,054 training and 3,613 validation stories of TinyStories (measured on
+  roneneldan/TinyStories, V1 and V2). Bounds are at least a factor of three away, so that other English stories pass.
+- The language is detected by common words other than articles, so that a text without its articles, or without all its
+  function words, still counts as English. Texts in other languages, which may have no articles, get no finding.
 """
 
 import re
@@ -29,9 +29,9 @@ ENGLISH = frozenset(
     again back home down other every never always first tree bird ball park garden food eat toys
     """.split()
 )
-LEAST_ENGLISH = 0.12  # of the words; passages of seven other languages had at most 0.05
-LEAST_WORDS, LEAST_LETTERS, LEAST_SENTENCES = 300, 1_000, 100  # below which a rate says nothing
-LEAST_EXPECTED = 40  # occurrences that a word would usually have, before its absence means anything
+LEAST_ENGLISH = 0.12  # fraction of the words; at most 0.05 in passages of seven other languages
+LEAST_WORDS, LEAST_LETTERS, LEAST_SENTENCES = 300, 1_000, 100  # with fewer, rates are not significant
+LEAST_EXPECTED = 40  # a word that is usually rarer in so much text is not checked
 
 USUAL_ARTICLES, FEW_ARTICLES = 9.5, 4.0  # per 100 words; news and fiction of other kinds have 5 to 10
 USUAL_OMISSION, MANY_OMISSIONS, MOST_OMISSIONS = 0.013, 0.06, 0.15  # fraction of countable singular nouns
@@ -61,11 +61,11 @@ MEANT_TWICE = frozenset(
     "had that very really so no ha he hee ho bye far up down round again on over tap knock".split()
 )
 _SENTENCE = re.compile(r"[^.!?…]+")
-# Marks that usual text has; other marks and symbols are odd where many stories hold them.
+# Marks of ordinary text; other marks and symbols are suspicious if many stories contain them.
 _USUAL_MARKS = set("\"'.,!?;:()-–—‘’“”„‚…«»¿¡。、，！？：；「」『』·&/%")
-# Letters and a block with which tokenizers spell a space and a line break.
+# Characters that tokenizers use for a space or a line break.
 _TOKEN_MARKS = {"Ġ": "byte-level BPE", "Ċ": "byte-level BPE", "▁": "SentencePiece"}
-READ_AGAIN = "Read the source again, or use a version that was not preprocessed."
+READ_AGAIN = "Extract the text from its source again, or use a version that was not preprocessed."
 ORIGINAL = "Use a version with the original punctuation."
 
 
@@ -102,8 +102,8 @@ def check_writing(stories: list[str], split: str = "training") -> list[Finding]:
     """Findings on the text as a whole.
 
     Args:
-        stories: a sample.
-        split: of the corpus, for messages.
+        stories: a sample of a split.
+        split: its name, for messages.
     """
     sample = _Sample([story for story in stories if story.strip()], f"{len(stories):,} {split} stories")
     findings = [*_check_symbols(sample), *_check_spacing(sample)]
@@ -138,7 +138,7 @@ def _check_language(sample: _Sample) -> Finding:
     if fraction >= LEAST_ENGLISH:
         return ok(evidence)
     return inconclusive(
-        f"{evidence}, {sample.beginning()}: this is not English prose, so its articles and grammar are not judged",
+        f"{evidence}, {sample.beginning()}: this is not English prose, so its articles and grammar are not checked",
         "No action if the text is meant to be in another language; minimal pairs and article statistics are for "
         "English only.",
     )
@@ -146,7 +146,7 @@ def _check_language(sample: _Sample) -> Finding:
 
 @as_check("text: symbols")
 def _check_symbols(sample: _Sample) -> Finding:
-    """Marks that no usual text has in many stories: markup, escapes, pieces of a tokenizer."""
+    """Symbols that ordinary text does not have in many stories: from markup, escapes or a tokenizer."""
     few, many = 0.05, 0.2  # fractions of the stories
     stories: Counter[str] = Counter()
     for story in sample.stories:
@@ -175,7 +175,7 @@ def _is_odd(character: str) -> bool:
 
 @as_check("text: spacing")
 def _check_spacing(sample: _Sample) -> list[Finding]:
-    """Spaces that are missing between words or after marks, and spaces that stand where none belong."""
+    """Missing spaces between words or after punctuation marks, and wrong spaces before them."""
     pieces = [piece for story in sample.stories for piece in story.split()]
     text = "".join(sample.stories[:200])
     if not pieces or sum(map(str.isascii, text)) < 0.5 * len(text):
@@ -191,9 +191,13 @@ def _check_spacing(sample: _Sample) -> list[Finding]:
         (
             _NO_SPACE,
             "are not followed by a space",
-            "Add a space after each punctuation mark, or read the source again.",
+            "Add a space after each punctuation mark, or extract the text from its source again.",
         ),
-        (_SPACE_BEFORE, "follow a space", "The text is tokenized: detokenize it, or read the source again."),
+        (
+            _SPACE_BEFORE,
+            "follow a space",
+            "The text is tokenized: detokenize it, or extract the text from its source again.",
+        ),
     ):
         count = sample.count(pattern)
         rate = count / max(1, marks) if count >= 3 else 0.0
@@ -248,7 +252,7 @@ def _check_sentence_ends(sample: _Sample) -> Finding:
 
 @as_check("text: doubled words")
 def _check_doubled_words(sample: _Sample) -> Finding:
-    # Names of sounds are said three times and more.
+    # Sounds ("tap tap tap") are repeated three times and more.
     examples = [
         (story, match.span())
         for story in sample.stories

@@ -1,10 +1,10 @@
-"""Which checks a TARGET gets.
+"""The checks of `tinystories doctor TARGET`, by the kind of TARGET.
 
 | target | what is checked |
 |---|---|
 | a recipe | the text, the vocabulary, real batches through a new model, settings, the machine |
-| a run folder, or a checkpoint in one | the same without the machine; what it has learnt; its log |
-| any other causal model, or a file that `tinystories import` reads | what it has learnt, its vocabulary; its log |
+| a run folder, or a checkpoint in one | the same without the machine; which token it predicts; its log |
+| another causal model, or a file that `tinystories import` reads | which token it predicts; its vocabulary; its log |
 | a tokenizer | its special tokens, what it adds to prompts, its vocabulary |
 | stories | the text |
 """
@@ -39,7 +39,7 @@ from .findings import Finding, as_check, error, inconclusive, note, ok
 from .log import read_log
 from .loss import check_model_shift
 from .prediction_offset import beginning_of_text, check_objective
-from .preflight import rehearse
+from .preflight import dry_run
 from .story_sample import TOKENIZER_STORIES, StorySample, evenly
 from .trained_run import TrainedRun
 
@@ -54,8 +54,8 @@ class _Options:
     """The arguments of [`examine`].
 
     Attributes:
-        reading: the fields of a recipe that say how stories are read; None where the recipe says it.
-        cleaned: counts of all splits together.
+        reading: the fields of a recipe for reading stories; None for the values of the recipe.
+        cleaned: counts of `write_clean`, summed over the splits.
     """
 
     corpus: str | None
@@ -76,7 +76,8 @@ class _Options:
         return StorySample.of(recipe_corpus(recipe), self.limit)
 
     def try_load_stories(self, recipe: Recipe | None) -> StorySample | Finding:
-        """As [`load_stories`]; where stories that the user did not name cannot be loaded, a finding says why."""
+        """As [`load_stories`], but a finding if the stories of the recipe, which the user did not name, cannot be
+        loaded."""
         advice = "Specify stories with --corpus."
         if recipe is None and self.corpus is None:
             evidence = "no stories were specified; the built-in sample stories are used"
@@ -89,7 +90,7 @@ class _Options:
             return inconclusive(str(reason), advice, check="corpus")
 
     def check_text(self, stories: StorySample, tokenizer: PreTrainedTokenizerBase | None) -> list[Finding]:
-        """Findings on the text, and on what the tokenizer makes of prompts and of these stories."""
+        """Findings on the text, and on how the tokenizer encodes prompts and these stories."""
         findings = stories.check_text(tokenizer, strict=self.strict, cleaned=self.cleaned)
         if tokenizer is not None:
             findings += vocabulary.check_prompt_ends(tokenizer)
@@ -120,9 +121,9 @@ def examine(
         tokenizer: folder or Hub id; by default the target's own, or for a file the one beside it.
         limit: stories to check, spread evenly over the corpus.
         quick: measure no training steps, and score fewer stories.
-        strict: warnings of text quality, and all that cleaning would change, are errors.
-        text_column, split, skip_bad_rows: how stories are read, as in a [`Recipe`]; by default as the recipe says.
-        cleaned: counts of `write_clean` for this corpus, by split, where it has run.
+        strict: warnings about text quality, and everything that cleaning would change, are errors.
+        text_column, split, skip_bad_rows: as in a [`Recipe`]; by default those of the recipe.
+        cleaned: counts of `write_clean` by split, if it was applied to this corpus.
 
     Raises:
         UserError: for a target, corpus or tokenizer that cannot be found or read.
@@ -201,22 +202,22 @@ def _examine_new_model(
 ) -> list[Finding]:
     config = training.model_config(recipe, tokenizer)
     if recipe.tokenizer is None:
-        # A small sample cannot fill the vocabulary that the whole corpus will.
+        # A sample may be too small for the vocabulary size that the whole corpus gives.
         config.vocab_size = max(config.vocab_size, recipe.vocab_size)
     torch.manual_seed(0)
     model = TinyLlamaForCausalLM(config)
     findings = _examine_batches(recipe, model, tokenizer, stories, output_dir, time=time)
-    # The vocabulary of a replacement says nothing.
+    # These findings would be about the replacement, not about the corpus of the recipe.
     unknown = ("vocabulary size", "articles") if stories.is_replacement and recipe.tokenizer is None else ()
     return [finding for finding in findings if finding.check not in unknown]
 
 
 def _check_arguments(recipe: Recipe, local: Recipe, arguments: TrainingArguments) -> Finding:
-    """Whether training would take these settings: those of this place, and by one step of a small model."""
+    """Whether training accepts these settings, by their rules and by one step of a one-layer model."""
     check = "training arguments"
     try:
         training_arguments(recipe)
-        rehearse(local, arguments)
+        dry_run(local, arguments)
     except UserError as reason:
         return error(str(reason).rstrip("."), "Training would fail with this message.", check=check)
     except Exception as reason:
@@ -241,10 +242,11 @@ def _examine_batches(
     output_dir: str,
     **options: Any,
 ) -> list[Finding]:
-    """What [`examine_trainer`] finds in the trainer of a recipe, on the sample and for the size of the whole."""
+    """The findings of [`examine_trainer`] for the trainer of a recipe, with batches of the sample, but the run length
+    of the whole corpus."""
     sample = stories.for_batches()
     with tempfile.TemporaryDirectory() as scratch:
-        # A trainer makes its output folder, and the real one must not be touched.
+        # A trainer creates its output folder, and the real one must not be changed.
         local = targets.local_recipe(recipe, output_dir=scratch, disable_tqdm=True)
         local = dataclasses.replace(local, streaming=False)
         arguments = training_arguments(local)
@@ -260,12 +262,12 @@ def _examine_batches(
 
 
 def _examine_file(path: Path, options: _Options) -> list[Finding]:
-    """A file that `tinystories import` reads, with the tokenizer beside it or the one that is named."""
+    """Check a file that `tinystories import` reads, with the tokenizer next to it or the one that was specified."""
     if not path.is_file():
         raise UserError(f"There is no file {path}.")
     named = options.tokenizer
     if named is not None and not Path(named).exists():
-        # A tokenizer on the Hub, which only a model of this kind may have.
+        # A tokenizer on the Hub; of the formats of `import`, only WikiMini can have one.
         tokenizer = load_tokenizer(named, as_saved=True)
         model, kind = load_wikimini(path), "WikiMini checkpoint"
     else:
@@ -281,7 +283,7 @@ def _examine_file(path: Path, options: _Options) -> list[Finding]:
 
 @as_check("end of a prompt")
 def _check_saved_prompt(path: Path, named: str | None) -> list[Finding]:
-    """What the file of a tokenizer adds to prompts, before an import changes that."""
+    """Check what the tokenizer file adds to prompts, which an import would change."""
     place = Path(named) if named is not None else path.parent
     file = place / "tokenizer.json" if place.is_dir() else place
     if file.name != "tokenizer.json" or not file.is_file():
@@ -325,7 +327,7 @@ def _examine_model(target: str, options: _Options) -> list[Finding]:
 def _examine_weights(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, stories: StorySample | Finding, options: _Options
 ) -> list[Finding]:
-    """What a model has learnt, on the validation stories or, without such, on those of the sample."""
+    """Check which token a model predicts, on the validation stories or, if there are none, on the sample stories."""
     if isinstance(stories, Finding):
         held_out = load_corpus("sample").validation[:LIMIT]["text"]
         findings = [stories, *vocabulary.check_prompt_ends(tokenizer)]

@@ -1,4 +1,4 @@
-"""The result of a check: one line that a person and a program can read."""
+"""The result of a check, in one line."""
 
 import logging
 from collections.abc import Callable
@@ -20,11 +20,11 @@ class Finding:
     """The result of one check.
 
     Attributes:
-        check: what was checked.
-        status: "ok" (shown to be right), "error" (shown to be wrong), "inconclusive" (and why), or "note" (allowed,
+        check: name of the check.
+        status: "ok" (verified), "error" (shown to be wrong), "inconclusive" (with the reason), or "note" (allowed, but
             worth knowing).
         evidence: what was measured, with figures.
-        advice: what to do, where there is something to do.
+        advice: what to do; may be empty.
     """
 
     check: str
@@ -43,12 +43,12 @@ class Finding:
 
 @dataclass
 class SettingFinding(Finding):
-    """A setting next to those of published recipes.
+    """A setting compared with published recipes.
 
     Attributes:
-        here: its value.
-        remark: why it cannot be compared, where it cannot.
-        published: value by source (see `hyperparameters.SOURCES`).
+        here: its value in this run.
+        remark: why it cannot be compared; empty if it can.
+        published: its value by source (see `hyperparameters.SOURCES`).
     """
 
     here: str = ""
@@ -75,10 +75,10 @@ def inconclusive(evidence: str, advice: str = "", *, check: str = "") -> Finding
 def as_check(
     name: str,
 ) -> Callable[[Callable[Arguments, Finding | list[Finding]]], Callable[Arguments, list[Finding]]]:
-    """Make a check of a function that returns a finding or a list of findings; those without a name get `name`.
+    """Decorate a function that returns a finding or a list of findings; those without a name get `name`.
 
-    A check always returns a list. Where the function fails, the result is "inconclusive" with the reason, so that no
-    check stops the others.
+    The decorated function always returns a list. If the function raises an exception, the result is "inconclusive"
+    with the reason, so that no check stops the others.
     """
 
     def decorate(function: Callable[Arguments, Finding | list[Finding]]) -> Callable[Arguments, list[Finding]]:

@@ -1,4 +1,4 @@
-"""Forward passes as a trainer makes them: under its autocast, with its own loss and its own attention."""
+"""Forward passes as in a trainer: under its autocast, with its own loss and its own attention."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -41,9 +41,9 @@ def _loss(trainer: Trainer, inputs: dict, num_items: Tensor | None = None) -> Te
 
 @contextmanager
 def training_pass(trainer: Trainer, inputs: dict) -> Iterator[Tensor]:
-    """The loss of a training step, with its graph.
+    """Yield the loss of a training step, with its graph.
 
-    The backward pass belongs in the block: gradient checkpointing runs the layers again.
+    The backward pass must run within the block, because gradient checkpointing computes the layers again.
     """
     with torch.enable_grad(), attention_context(trainer):
         with autocast(trainer):
@@ -53,22 +53,22 @@ def training_pass(trainer: Trainer, inputs: dict) -> Iterator[Tensor]:
 
 @contextmanager
 def _forward_pass(trainer: Trainer, inputs: dict) -> Iterator[dict]:
-    """The inputs on the trainer's device, for a pass without gradients and with the same dropout as in every other.
+    """Yield the inputs on the trainer's device, for a pass without gradients, with the same dropout in each pass.
 
     Raises:
-        UserError: for token ids that the model does not have. A GPU that is asked for their embeddings fails for the
-            rest of the process.
+        UserError: for token ids without an embedding. On a GPU, looking them up would fail with a device-side assert,
+            after which the process can no longer use the GPU.
     """
     known, largest = embedding_count(model_of(trainer)), int(inputs["input_ids"].max())
     if largest >= known:
-        raise UserError(f"the rows hold ids up to {largest:,}, but the model has {known:,} embeddings")
+        raise UserError(f"the rows contain ids up to {largest:,}, but the model has {known:,} embeddings")
     torch.manual_seed(0)
     with torch.no_grad(), autocast(trainer):
         yield trainer._prepare_inputs(dict(inputs))
 
 
 def training_loss(trainer: Trainer, inputs: dict, num_items: int | None = None) -> float:
-    """The loss as a training step computes it, which may hold no logits; the same dropout in each call.
+    """The loss as a training step computes it, perhaps without storing logits; the same dropout in each call.
 
     Args:
         num_items: scored tokens of all accumulated batches.
@@ -94,14 +94,14 @@ def masked_logits(trainer: Trainer, inputs: dict) -> Tensor:
 
 
 def forward_and_backward(trainer: Trainer, inputs: dict) -> None:
-    """A training step on these inputs without the optimizer; no gradient is left in the model."""
+    """Run a training step on these inputs without the optimizer; no gradient remains in the model."""
     weights = [weight for weight in model_of(trainer).train().parameters() if weight.requires_grad]
     with training_pass(trainer, trainer._prepare_inputs(dict(inputs))) as loss:
         torch.autograd.grad(loss, weights, allow_unused=True)
 
 
 def evaluate_batch(trainer: Trainer, inputs: dict) -> None:
-    """What `Trainer.evaluate` computes for one batch."""
+    """Compute what `Trainer.evaluate` computes for one batch."""
     model = model_of(trainer).eval()
     _, logits, labels = trainer.prediction_step(model, dict(inputs), prediction_loss_only=False)
     if trainer.preprocess_logits_for_metrics is not None and logits is not None and labels is not None:

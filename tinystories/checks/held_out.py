@@ -1,8 +1,8 @@
-"""Whether validation stories stand in training, whole or in long runs of words.
+"""Check whether validation stories also occur in training, entirely or as long word sequences.
 
-- Two stories are the same where their words are: case, punctuation and spaces do not count.
-- Free text does not share runs of 20 words by accident. Stories made from templates share them by design, so that is a
-  note; stories that are the same are an error from one in a hundred validation stories on.
+- Two stories are equal if their words are equal; case, punctuation and spaces are ignored.
+- Free text does not share sequences of 20 words by accident, but stories generated from templates do, so that is a
+  note. Equal stories are an error if they are 1% of the validation stories or more.
 """
 
 import numpy as np
@@ -19,11 +19,11 @@ _FACTORS = np.random.default_rng(0).integers(1, 2**63, RUN, dtype=np.uint64) | n
 
 @as_check("held-out stories")
 def check_held_out(train: list[str], validation: list[str], of_train: int, of_validation: int) -> list[Finding]:
-    """Findings on whole stories and on runs of words.
+    """Findings on equal stories and on shared word sequences.
 
     Args:
         train, validation: samples.
-        of_train, of_validation: how many stories they were taken from.
+        of_train, of_validation: number of stories that they were sampled from.
     """
     ids, owner = word_ids([*train, *validation])
     stories = np.split(ids.astype(np.uint64), np.searchsorted(owner, np.arange(1, len(train) + len(validation))))

@@ -1,7 +1,7 @@
-"""The settings of a run next to those of published recipes, each with its source.
+"""Compare the settings of a run with published recipes, each with its source.
 
-A recipe is not wrong because it differs: a setting far from all of these is a note and never an error. Learning rates
-can be compared only between equal optimizers, and only the published ones for AdamW are for models of this kind.
+A recipe may differ: a setting far from all published ones is a note and never an error. Learning rates are comparable
+only for the same optimizer, and all published recipes for models of this kind use AdamW.
 """
 
 from dataclasses import dataclass
@@ -24,13 +24,13 @@ FAR = "This is far from the published values: try one of them first."
 
 @dataclass(frozen=True)
 class Setting:
-    """What is published of a setting, and what is usual.
+    """The published values of a setting, and its usual range.
 
     Attributes:
-        published: value by source; a source that does not fix the setting has no entry.
-        low, high: the ends of what is usual.
-        advice: for a value that is not.
-        unknown: why a value cannot be compared.
+        published: value by source; a source that does not state the setting has no entry.
+        low, high: the usual range.
+        advice: for a value outside of it.
+        unknown: the reason if a value cannot be compared.
     """
 
     published: dict[str, str]
@@ -101,13 +101,13 @@ SETTINGS = {
 
 @dataclass
 class RunLength:
-    """The length of a run: what the arguments alone do not say. None where it is not known.
+    """The length of a run, which the arguments alone do not determine. None if unknown.
 
     Attributes:
-        steps: of the whole run, or that a run has made.
+        steps: of the whole run; of a finished run, those that it made.
         epochs: those of `steps`.
-        tokens_per_step: over all processes and accumulated batches, padding not counted.
-        planned: steps that the schedule is made for, where the run made fewer.
+        tokens_per_step: over all processes and accumulated batches, without padding.
+        planned: steps of the schedule, if the run made fewer.
         minutes: of a run with a time limit.
     """
 
@@ -154,7 +154,8 @@ def compare_settings(args: TrainingArguments, run: RunLength, *, muon: bool = Fa
 
 
 def end_of_schedule(args: TrainingArguments) -> float | None:
-    """The last step's learning rate as a fraction of the highest, where the type of schedule determines it."""
+    """The learning rate of the last step as a fraction of the highest; None if the type of schedule does not determine
+    it."""
     kind, settings = schedule_of(args)
     if kind.startswith("constant"):
         return 1.0
@@ -165,7 +166,7 @@ def end_of_schedule(args: TrainingArguments) -> float | None:
 
 
 def _compare(name: str, here: str, value: float | None) -> SettingFinding:
-    """A value next to the published ones; None where it cannot be compared."""
+    """Compare a value with the published ones; None if it cannot be compared."""
     setting = SETTINGS[name]
     evidence = f"this run: {here}; " + ", ".join(f"{source} {shown}" for source, shown in setting.published.items())
     status, advice, remark = "ok", "", ""

@@ -1,4 +1,4 @@
-"""Whether the logged learning rate ever rises again, and whether it is the one that the recipe gives."""
+"""Check whether the logged learning rate ever rises again, and whether it is that of the recipe."""
 
 from collections.abc import Callable
 
@@ -11,13 +11,13 @@ from .findings import Finding, as_check, error, inconclusive, note, ok
 from .log import Log, times
 
 
-RISE = 1.02  # the least rise of a learning rate, as a factor, that is not rounding
+RISE = 1.02  # a smaller factor between two logged rates may be rounding
 LEAST_ENTRIES = 3
 TOLERANCE = 0.02  # of the highest rate, by which a logged one may differ from that of the recipe
 
 
 def expected_rate(arguments: TrainingArguments, steps: int) -> Callable[[int], float] | None:
-    """The learning rate by step (from 0) that the arguments give for a run of so many steps, where it is known."""
+    """The learning rate by step (from 0) that the arguments give for a run of `steps` steps; None if unknown."""
     factor = lr_lambda(arguments, steps)
     if factor is None:
         kind, settings = schedule_of(arguments)
@@ -40,8 +40,8 @@ def check_learning_rate(
     """Whether the learning rate restarts, and whether it is the expected one.
 
     Args:
-        expected: the learning rate by step (from 0) that the recipe gives, where it is known.
-        restarts_wanted: the recipe asks for a schedule with restarts.
+        expected: the learning rate by step (from 0) that the recipe gives, if known.
+        restarts_wanted: whether the schedule of the recipe has restarts.
     """
     # In the order in which they were logged: a resumed run may repeat steps.
     steps, rates = log.column("learning_rate")
@@ -54,7 +54,7 @@ def check_learning_rate(
 
 
 def _check_restart(steps: np.ndarray, rates: np.ndarray, restarts_wanted: bool) -> Finding:
-    # Rounding and a flat stretch are no fall.
+    # Neither rounding nor a constant phase is a decrease.
     falls = np.flatnonzero(rates < np.maximum.accumulate(rates) / RISE)
     if len(falls):
         start = falls[0]

@@ -1,6 +1,6 @@
-"""What the log of a run says: `trainer_state.json`, as any transformers `Trainer` writes it.
+"""The log of a run: `trainer_state.json`, as any transformers `Trainer` writes it.
 
-Validation is `eval_bits_per_byte` where it is logged, else `eval_loss` in nats per token.
+The validation metric is `eval_bits_per_byte` if it is logged, otherwise `eval_loss` in nats per token.
 """
 
 import filecmp
@@ -46,17 +46,17 @@ class Log:
 
     @property
     def planned(self) -> int:
-        """Steps that the run was to make; 0 where that is not known, as in an unfinished run with a time limit."""
+        """Steps that were planned for the run; 0 if unknown, as in an unfinished run with a time limit."""
         return 0 if self.state.max_steps == STEPS_WITHOUT_END else max(0, self.state.max_steps)
 
     @property
     def ended(self) -> bool:
-        """Whether training came to its end, by itself or by a callback such as early stopping."""
+        """Whether training ended regularly, after its last step or by a callback such as early stopping."""
         return any("train_runtime" in entry for entry in self.entries)
 
     @property
     def seconds(self) -> float:
-        """Seconds of training in all sessions, where the log has them."""
+        """Seconds of training in all sessions; 0 if they were not logged."""
         return logged_seconds(self.entries)
 
     @property
@@ -75,17 +75,17 @@ class Log:
 
     @cached_property
     def losses(self) -> tuple[np.ndarray, np.ndarray]:
-        """Steps and training losses, in nats per token; where a step is logged twice, the first counts."""
+        """Steps and training losses, in nats per token; if a step is logged twice, the first value."""
         steps, losses = self.column("loss")
         steps, first = np.unique(steps, return_index=True)
         return steps, losses[first]
 
     @cached_property
     def evaluations(self) -> dict[int, float]:
-        """Validation by step, of the weights that were being trained.
+        """The validation metric by step, of the weights at that step.
 
-        What is measured after training may be the best checkpoint, loaded again, under the number of the last step:
-        the value of an earlier step a second time. It is left out.
+        After training, `Trainer` may load the best checkpoint and log its metric under the number of the last step.
+        Such a repeated value is left out.
         """
         found: dict[int, float] = {}
         ended = False
@@ -107,12 +107,12 @@ def read_log(folder: str | Path) -> Log:
     """The log in a run folder or checkpoint.
 
     Raises:
-        UserError: where there is none, or it cannot be read.
+        UserError: if there is none, or it cannot be read.
     """
     path = Path(folder) / TRAINER_STATE
     try:
         log = Log(TrainerState.load_from_json(str(path)))
-        _ = log.steps + log.planned, log.losses, log.evaluations  # fails where the file holds something else
+        _ = log.steps + log.planned, log.losses, log.evaluations  # fails if the file has other contents
         return log
     except FileNotFoundError:
         raise UserError(f"{folder} has no {TRAINER_STATE}, so there is no training log to check") from None
@@ -134,7 +134,7 @@ def log_of_run(folder: Path, log: Log) -> Log:
 
 
 def own_evaluation(folder: Path, log: Log) -> float | None:
-    """Validation of the weights in `folder`, where the log has it."""
+    """The validation metric of the weights in `folder`; None if it was not logged."""
     evaluations = log.evaluations
     if is_checkpoint(folder):
         return evaluations.get(log.steps)

@@ -1,7 +1,8 @@
-"""Which token the loss of a batch scores: the shift of the labels and that of the model must add up to one.
+"""Check which token the loss scores: the shift of the labels and that of the model must add up to one.
 
-- The loss is the one that training computes. It is compared with the cross-entropy of the logits for each shift.
-- A loss may be rounded as bfloat16 rounds, but the right shift must be ten times as near as any other.
+- The loss of a training step is compared with the cross-entropy of the logits for each shift.
+- The loss may have a rounding error of bfloat16, but it must be ten times closer to the cross-entropy of the correct
+  shift than to any other.
 """
 
 from typing import NamedTuple
@@ -27,12 +28,12 @@ FEW = 4  # labels of a row
 
 
 class Shift(NamedTuple):
-    """The shift between logits and labels that a loss has.
+    """The shift between logits and labels in a loss.
 
     Attributes:
-        number: 0, 1 or 2; None for a loss of no shift, or where the shifts cannot be distinguished.
+        number: 0, 1 or 2; None if the loss matches no shift, or if the shifts cannot be distinguished.
         clear: whether they can be distinguished.
-        evidence: the cross-entropy of each shift.
+        evidence: the loss, and the cross-entropy of each shift.
     """
 
     number: int | None
@@ -79,7 +80,7 @@ def check_loss(trainer: Trainer, rows: Rows, offset: int | None) -> list[Finding
         findings.append(note(evidence, advice, check="loss"))
     shift = _training_shift(trainer, inputs)
     if not shift.clear:
-        # Over few labels, even the logits of a new model differ enough.
+        # Over few labels, the cross-entropies differ enough even for an untrained model.
         few = _training_shift(trainer, {**inputs, "labels": _few_labels(rows.labels)})
         shift = few._replace(evidence=shift.evidence)
     if shift.number is not None and offset is not None and offset + shift.number == 1:
@@ -113,7 +114,7 @@ def _training_shift(trainer: Trainer, inputs: dict) -> Shift:
 
 
 def _few_labels(labels: Tensor) -> Tensor:
-    """The first few scored labels behind the beginning of the row; the rest is not scored."""
+    """The first few scored labels of each row, without its first two positions; the rest is not scored."""
     scored = labels != IGNORE_INDEX
     scored[:, :2] = False
     return labels.masked_fill(~scored | (scored.cumsum(1) > FEW), IGNORE_INDEX)
@@ -141,9 +142,9 @@ def check_accumulation(trainer: Trainer, inputs: dict, shift: int) -> Finding | 
 
 @as_check("label shift in the model")
 def check_model_shift(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, story: str) -> Finding:
-    """Whether the model itself shifts labels that equal the inputs, once: what any Trainer relies on."""
+    """Whether the model shifts labels that equal the inputs exactly once, as every Trainer assumes."""
     ids = torch.tensor([(beginning_of_text(tokenizer) + encode(tokenizer, [story])[0])[: scored_context(model)]])
-    # A GPU that is asked for an embedding that does not exist fails for the rest of the process.
+    # On a GPU, looking up a missing embedding makes the GPU unusable for the rest of the process.
     if ids.max() >= model_vocab_size(model):
         return inconclusive("the tokenizer returns ids that the model does not have")
     with torch.no_grad():

@@ -1,7 +1,6 @@
-"""What a run needs of the machine beside memory: precision, disk and time.
+"""Check the machine's requirements other than memory: precision, disk space and time.
 
-Time comes from real steps on a copy of the model, which is deleted afterwards. It leaves out evaluation, so it is an
-estimate.
+The time is estimated from real steps on a copy of the model, which is deleted afterwards; it excludes evaluation.
 """
 
 import copy
@@ -46,10 +45,10 @@ def check_precision(args: TrainingArguments) -> Finding:
 
 @as_check("disk")
 def check_disk(trainer: Trainer, muon: bool, steps: int | None, output_dir: str | Path) -> Finding:
-    """The disk space that checkpoints and the model take, against what is free.
+    """Compare the disk space that checkpoints and the model need with the free space.
 
     Args:
-        steps: of the run; None where that is not known.
+        steps: of the run; None if unknown.
     """
     model, args = model_of(trainer), trainer.args
     _, count = checkpoints_at_once(args, steps, best_beside=isinstance(trainer, StoryTrainer))
@@ -83,7 +82,7 @@ def checkpoints_at_once(
     """The fewest and the most checkpoints that are on the disk at one time during a run.
 
     Args:
-        steps: of the run; None or -1 where that is not known, and then the most may be None.
+        steps: of the run; None or -1 if unknown, and then the most may be None.
         best_beside: the best checkpoint is kept in addition to `save_total_limit` others, as in `StoryTrainer`;
             transformers' `Trainer` does so only for a limit of 1.
     """
@@ -104,7 +103,8 @@ def checkpoints_at_once(
 
 
 def measure_step(trainer: Trainer, rows: Rows) -> float:
-    """Seconds of one optimizer step, from real ones on a copy of the model with as many rows as fit the time."""
+    """Seconds of one optimizer step, measured on a copy of the model with as many rows as fit into
+    `SECONDS_PER_MEASUREMENT`."""
     args, total = trainer.args, len(rows.ids)
 
     def backward(inputs: dict) -> None:
@@ -129,7 +129,7 @@ def measure_step(trainer: Trainer, rows: Rows) -> float:
 
 @contextmanager
 def _copied_model(trainer: Trainer) -> Iterator[torch.optim.Optimizer]:
-    """The trainer has a copy of its model, and this optimizer for that, until the block ends."""
+    """Within the block, the trainer has a copy of its model; yields an optimizer for that copy."""
     model, optimizer = trainer.model, trainer.optimizer
     trainer.model, trainer.optimizer = copy.deepcopy(model_of(trainer)).train(), None
     try:
@@ -149,7 +149,7 @@ def _seconds(device: torch.device, compute: Callable[[], None]) -> float:
 
 @as_check("time")
 def check_time(trainer: Trainer, rows: Rows, run: RunLength) -> Finding:
-    """How long the run will take, or how far it will come in its time, from a few real steps."""
+    """Estimate how long the run will take, or how many steps it can make in its time limit, from a few real steps."""
     tokens = run.tokens_per_step
     assert tokens is not None  # wherever there are rows
     seconds = measure_step(trainer, rows)
@@ -158,7 +158,7 @@ def check_time(trainer: Trainer, rows: Rows, run: RunLength) -> Finding:
         steps = max(1, int(run.minutes * 60 / seconds))
         return ok(
             f"estimate: about {steps:,} steps and {steps * tokens:,.0f} tokens in {run.minutes:g} minutes "
-            f"({measured}), evaluation time not deducted"
+            f"({measured}), without time for evaluations"
         )
     if run.steps is None:
         return inconclusive(f"{measured}; the number of steps of the run is not known")

@@ -1,9 +1,9 @@
-"""The memory of a training step at its peak, measured and not computed from the configuration.
+"""The peak memory of a training step, measured instead of computed from the configuration.
 
-- A batch of the trainer goes forward and backward through its own loss and attention; all live tensors are counted.
-- On a GPU a whole batch runs, and torch's allocator gives the peak; a batch that does not fit says so. On a CPU, where
-  a process that takes too much memory is killed, few rows run, and the rest is extrapolated.
-- Evaluation is measured, too: it holds the logits of a whole batch, which the training step of this package does not.
+- Forward and backward pass of a batch run with the trainer's own loss and attention, and all live tensors are counted.
+- On a GPU, a whole batch runs, and torch's allocator reports the peak or an error. On a CPU, where the system kills a
+  process that takes too much memory, only a few rows run, and the peak of a batch is extrapolated.
+- Evaluation is measured, too: it stores the logits of a whole batch, which the training step of this package does not.
 """
 
 from collections.abc import Callable, Iterable
@@ -33,9 +33,9 @@ def size_in_words(size: float) -> str:
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes that are free on the device; on a CPU, what this process may still take."""
+    """Free memory on the device in bytes; on a CPU, the memory that this process may still use."""
     if device.type == "cuda":
-        # What torch has cached is free for torch.
+        # Memory that torch has cached is available to torch.
         cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + cached
     if device.type == "mps":
@@ -50,7 +50,7 @@ def free_memory(device: torch.device) -> int:
 
 
 def optimizer_bytes(model: PreTrainedModel, args: TrainingArguments, muon: bool) -> int:
-    """Bytes of the optimizer's states: two numbers per weight for Adam and its like, one for Muon's matrices."""
+    """Bytes of the optimizer's states: two numbers per weight for Adam and similar ones, one for Muon's matrices."""
     numbers = 2 if "adam" in args.optim or muon else 1
     size = numbers * tensor_bytes(weight for weight in model.parameters() if weight.requires_grad)
     return size - tensor_bytes(hidden_matrices(model).values()) if muon else size
@@ -63,13 +63,14 @@ def tensor_bytes(tensors: Iterable[torch.Tensor]) -> int:
 def peak_bytes(
     trainer: Trainer, rows: Rows, compute: Callable[[Trainer, dict], None], count: int, *, whole: bool
 ) -> tuple[int, str]:
-    """Bytes beside the weights at the peak of `compute(trainer, inputs)` for `count` rows, and how it was measured.
+    """Peak memory in bytes, without the weights, of `compute(trainer, inputs)` for `count` rows, and how it was
+    measured.
 
     Args:
-        whole: run a whole batch where the device can say that it does not fit.
+        whole: run a whole batch if the device raises an error for one that does not fit.
 
     Raises:
-        torch.OutOfMemoryError: where a whole batch was tried and does not fit.
+        torch.OutOfMemoryError: if a whole batch does not fit.
     """
     device, model = trainer.args.device, model_of(trainer)
     if device.type == "cuda" and whole:
@@ -90,19 +91,19 @@ def peak_bytes(
         return recorder.peak
 
     available = min(count, len(rows.ids))
-    # The loss holds the logits of up to LOGITS_AT_A_TIME values twice; below that, each row adds its logits.
+    # The loss stores up to LOGITS_AT_A_TIME logits twice; below that, each row adds its logits.
     logits_of_a_row = rows.ids.shape[1] * embedding_count(model)
     few = min(available // 2, -(-2 * LOGITS_AT_A_TIME["cpu"] // logits_of_a_row))
     if few < 1:
         return measure(1) * count, "measured on one row"
     fewer, more = measure(few), measure(2 * few)
-    # What some rows more add is what all others add; the rest is there once, such as the gradients.
+    # Memory grows linearly with the rows; a constant part, such as the gradients, is counted once.
     return fewer + round((count / few - 1) * max(0, more - fewer)), f"measured on {few} and {2 * few} rows"
 
 
 @as_check("memory")
 def check_memory(trainer: Trainer, rows: Rows, muon: bool) -> Finding:
-    """The memory that training takes beside the weights, against what is free."""
+    """Compare the memory that training needs in addition to the weights with the free memory."""
     model, args = model_of(trainer), trainer.args
     weights = tensor_bytes(model.parameters())
     gradients = tensor_bytes(weight for weight in model.parameters() if weight.requires_grad)
@@ -116,14 +117,14 @@ def check_memory(trainer: Trainer, rows: Rows, muon: bool) -> Finding:
         evidence = f"a batch of {count} rows of {length} tokens does not fit on {args.device} (measured)"
         evidence += f"; {size_in_words(free_memory(args.device))} free"
         return note(evidence, smaller) if may_adapt else error(evidence, smaller)
-    # Gradients of the batches before stay where several batches make a step.
+    # With gradient accumulation, the gradients of earlier batches stay in memory.
     batch += gradients if args.gradient_accumulation_steps > 1 else 0
     step, evaluation = max(batch, 2 * gradients), 0
     if trainer.eval_dataset is not None:
         evaluation, _ = peak_bytes(trainer, rows, evaluate_batch, args.eval_batch_size, whole=False)
     cpu_overhead = CPU_BF16_OVERHEAD if args.bf16 else CPU_OVERHEAD
     overhead = cpu_overhead if args.device.type == "cpu" else GPU_OVERHEAD
-    # The weights are there already.
+    # The weights are already in memory.
     needed, free = round(states + overhead * max(step, evaluation)), free_memory(args.device)
     loss = "without storing all logits" if getattr(trainer, "_uses_head_loss", False) else "with all logits"
     evidence = (

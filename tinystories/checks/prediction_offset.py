@@ -1,10 +1,11 @@
-"""What a trained model has learnt to predict, measured on whole stories that it was not trained on.
+"""Check which token a trained model predicts, on whole stories that it was not trained on.
 
-- Each story is alone in its context, behind the start token, without packing.
-- The logits at position t are scored against tokens t, t+1 and t+2, all over the same tokens. A model scores best on
-  what it was trained on: t+1 is the standard objective, t+2 means labels that were shifted twice, t none at all.
-- Differences are compared per story, and count where they are three times their standard error.
-- Where the model is no better than a uniform distribution over the vocabulary, the result is inconclusive.
+- Each story is alone in its context, after the start token, without packing.
+- The logits at position t are scored against tokens t, t+1 and t+2, all over the same tokens. The loss is lowest for
+  the objective of training: t+1 is the standard one, t+2 means labels that were shifted twice, t labels that were not
+  shifted.
+- Differences are computed per story, and are significant from three times their standard error on.
+- If the model is not better than a uniform distribution over the vocabulary, the result is inconclusive.
 """
 
 import math
@@ -24,11 +25,12 @@ from .findings import Finding, as_check, error, inconclusive, note, ok
 
 OFFSETS = (0, 1, 2)
 TRAINED = 0.1  # nats by which a model must be better than a uniform distribution
-COPIES = 0.5  # nats at t itself; an untrained model with tied embeddings favours its input, too, but less
+# Nats at t below which a model copies its input; with tied embeddings, an untrained model also prefers it, but less.
+COPIES = 0.5
 LEAST_DIFFERENCE = 0.02  # nats per token
 UNUSED_START = 0.5  # nats per token on the first words from which a missing start token is an error
 LEAST_TOKENS, OPENING = 9, 12  # of a story that is scored, and of its beginning
-LEAST_ENDS = 10  # complete stories whose ends are scored, before those of longer ones are, too
+LEAST_ENDS = 10  # with fewer complete stories, the ends of longer ones are scored, too
 OPENINGS = 64  # stories whose beginnings are scored
 LATER = "Train longer and check again."
 
@@ -38,7 +40,7 @@ class StoryLosses(NamedTuple):
 
     Attributes:
         offsets: nats per token of each story at t, t+1 and t+2, `[stories, 3]`.
-        ends: nats of the end-of-text token behind complete stories.
+        ends: nats of the end-of-text token after complete stories.
         tokens: scored token ids of all stories.
         scored: scored tokens of each story.
         mean_length: tokens of a story, start and end included.
@@ -52,7 +54,7 @@ class StoryLosses(NamedTuple):
 
 
 def beginning_of_text(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """What stands in front of a story: the beginning of text or, where there is none, the end of text."""
+    """The token id before a story: BOS or, if the tokenizer has none, EOS."""
     token = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
     return [] if token is None else [token]
 
@@ -66,7 +68,7 @@ def score_offsets(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, st
     """The losses of stories at each offset.
 
     Raises:
-        UserError: for ids that the model does not have.
+        UserError: for token ids without an embedding.
     """
     context = scored_context(model)
     begin = start_tokens(model, tokenizer)
@@ -88,7 +90,7 @@ def score_offsets(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, st
     scores = score_sequences(model, rows, score)
     ends = [nats for ids, (_, nats) in zip(complete, scores, strict=True) if end and len(ids) <= context]
     if end and len(ends) < LEAST_ENDS:
-        # Of stories longer than the context, the last part.
+        # For stories longer than the context, their last part is scored.
         ends += score_sequences(model, [ids[-context:] for ids in complete if len(ids) > context], loss_of_end)
     return StoryLosses(
         offsets=np.array([losses for losses, _ in scores]),
@@ -101,7 +103,7 @@ def score_offsets(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, st
 
 @as_check("objective")
 def check_objective(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, stories: list[str]) -> list[Finding]:
-    """What the model predicts on held-out stories and, if it is the next token, how stories end and begin."""
+    """Which token the model predicts on held-out stories and, if it is the next one, how stories end and begin."""
     known = model_vocab_size(model)
     largest = max((max(ids, default=0) for ids in encode(tokenizer, stories)), default=0)
     if largest >= known:
@@ -161,7 +163,7 @@ def _judge_offsets(losses: StoryLosses, vocab_size: int) -> Finding:
 
 @as_check("stopping")
 def check_stopping(losses: StoryLosses, tokenizer: PreTrainedTokenizerBase) -> Finding:
-    """Whether the end of text is likelier at the end of a story than anywhere (one in the tokens of a story)."""
+    """Whether EOS is more probable at the end of a story than on average, which is once per story length."""
     if tokenizer.eos_token_id is None:
         return error("the tokenizer has no eos_token", NO_EOS_ADVICE)
     if not losses.ends:
@@ -181,8 +183,8 @@ def check_stopping(losses: StoryLosses, tokenizer: PreTrainedTokenizerBase) -> F
 
 @as_check("learnt start token")
 def check_beginning(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, stories: list[str]) -> Finding:
-    """Whether the tokenizer puts in front of a prompt what the model expects there: the loss on the first words of
-    stories, with and without the start token."""
+    """Whether the tokenizer adds the start token to prompts if the model was trained with it, judged by the loss on
+    the first words of stories with and without that token."""
     begin = beginning_of_text(tokenizer)
     openings = [ids[:OPENING] for ids in encode(tokenizer, stories[:OPENINGS]) if len(ids) >= OPENING]
     if not begin:

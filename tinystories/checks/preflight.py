@@ -1,8 +1,8 @@
-"""What could fail only late in a run, tried before the corpus is read and the tokenizer trained.
+"""Find errors that would otherwise occur late in a run, before the corpus is read and the tokenizer trained.
 
 - `check_resources`: memory for the model, and disk space for its checkpoints.
-- `rehearse`: one step, evaluation, checkpoint and reload with the settings of the run, on a model of one layer and two
-  made-up stories. What transformers, torch or an optimizer's package refuses is refused here.
+- `dry_run`: one step, evaluation, checkpoint and reload with the settings of the run, on a model of one layer and two
+  short stories. Errors of transformers, torch or an optimizer's package occur here.
 - `fitting_prompts`: the prompts that the model can continue, once the tokenizer exists.
 """
 
@@ -46,7 +46,7 @@ UNKNOWN_STEPS = 10_000  # of a run whose length is given in epochs
 
 
 def check_resources(recipe: Recipe, arguments: TrainingArguments, vocab_size: int | None = None) -> None:
-    """Refuse a run that this machine has no memory or disk space for.
+    """Refuse a run for which this machine does not have enough memory or disk space.
 
     Args:
         vocab_size: of the tokenizer; by default that of the recipe.
@@ -63,7 +63,7 @@ def check_resources(recipe: Recipe, arguments: TrainingArguments, vocab_size: in
 
 
 def _check_memory(parameters: int, device: torch.device) -> None:
-    """Weights and gradients, 8 bytes per parameter, are the least that training holds."""
+    """Refuse a model whose weights and gradients, 8 bytes per parameter, exceed the memory."""
     on_gpu = device.type == "cuda"
     memory = torch.cuda.get_device_properties(device).total_memory if on_gpu else psutil.virtual_memory().total
     if parameters * 8 > memory:
@@ -92,13 +92,13 @@ def _check_disk(model: TinyLlamaForCausalLM, recipe: Recipe, arguments: Training
         )
 
 
-def rehearse(recipe: Recipe, arguments: TrainingArguments) -> None:
-    """One step, evaluation, checkpoint and reload with the settings of the run, on a model of one layer.
+def dry_run(recipe: Recipe, arguments: TrainingArguments) -> None:
+    """Run one step, evaluation, checkpoint and reload with the settings of the run, on a model of one layer.
 
-    It is left out with several processes, which would have to agree on it, and does not compile, which takes long.
+    It is skipped with several processes, and does not compile the model, which takes long.
 
     Raises:
-        UserError: with what failed.
+        UserError: with the reason if it fails.
     """
     if arguments.world_size > 1 or arguments.fsdp or arguments.deepspeed:
         return
@@ -129,7 +129,7 @@ def rehearse(recipe: Recipe, arguments: TrainingArguments) -> None:
 
 
 def _try_schedule(trainer: StoryTrainer, arguments: TrainingArguments) -> None:
-    """Create the schedule of the whole run, which the single step is too short for."""
+    """Create the schedule of the whole run, which a run of one step does not test."""
     trainer.create_optimizer()
     trainer.create_scheduler(arguments.max_steps if arguments.max_steps > 0 else UNKNOWN_STEPS)
     trainer.optimizer = trainer.lr_scheduler = None
@@ -163,10 +163,10 @@ def _quiet() -> Iterator[None]:
 
 
 def fitting_prompts(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    """The prompts of the recipe; of the default ones those that the model can continue, with a note on the others.
+    """The prompts of the recipe that the model can continue; the others are skipped with a note.
 
     Raises:
-        UserError: for a prompt of the user that cannot be continued.
+        UserError: if the user chose the prompts, and the model cannot continue one of them.
     """
     fitting = []
     for prompt in recipe.prompts:

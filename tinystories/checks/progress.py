@@ -1,4 +1,4 @@
-"""How a run went, according to its log: its length, its validation curve, and which checkpoint is the best."""
+"""Check the course of a run in its log: its length, its validation curve, and which checkpoint is the best."""
 
 from pathlib import Path
 
@@ -10,9 +10,9 @@ from .findings import Finding, as_check, error, inconclusive, note, ok
 from .log import SAME, Log, log_of_run, own_evaluation, times
 
 
-FALLING = 0.01  # fraction of the validation figure that an evaluation must gain to count as falling
-WORSE = 0.02  # fraction by which a checkpoint may be worse than the best one before that is an error
-LATE = 0.9  # evaluations in the last tenth of a run are too close to the last one to show a trend
+FALLING = 0.01  # relative decrease of the validation metric from which it is still falling
+WORSE = 0.02  # fraction by which a checkpoint may be worse than the best one without an error
+LATE = 0.9  # evaluations after this fraction of a run are too close to the last one to show a trend
 # Tokens per parameter: https://arxiv.org/abs/2203.15556 (Chinchilla) for compute-optimal training, 328M / 22.8M for
 # Stanford CS336's TinyStories model.
 CHINCHILLA, CS336 = 20, 14
@@ -22,7 +22,7 @@ CHINCHILLA, CS336 = 20, 14
 def check_end(
     folder: Path, log: Log, *, minutes: float | None = None, patience: int | None = None
 ) -> Finding | list[Finding]:
-    """Whether the run came to its end, and how.
+    """Whether the run has ended, and why.
 
     Args:
         minutes: the time limit of the recipe, which replaces its number of steps.
@@ -110,7 +110,7 @@ def check_overfitting(log: Log, best_is_kept: bool = False) -> Finding | list[Fi
     """Whether validation rises while the training loss falls.
 
     Args:
-        best_is_kept: the weights at hand are those of the best evaluation, so overfitting after it did no harm.
+        best_is_kept: whether the weights are those of the best evaluation, so that later overfitting has no effect.
     """
     losses, evaluations = len(log.losses[0]), len(log.evaluations)
     if evaluations < 2:

@@ -1,4 +1,4 @@
-"""Records which attention operator runs, and how much memory the results of all operators take at once."""
+"""Record which attention operator runs, and the peak memory of the results of all operators."""
 
 import weakref
 from collections.abc import Iterable
@@ -68,6 +68,6 @@ class Recorder(TorchDispatchMode):
 
 def _is_attention(name: str, results: Any) -> bool:
     if name in SOFTMAX and isinstance(results, torch.Tensor):
-        # Of attention, the softmax is over `[batch, heads, length, length]`; a loss has no such shape.
+        # The softmax of attention is over `[batch, heads, length, length]`; that of a loss has another shape.
         return results.ndim == 4 and results.shape[-1] == results.shape[-2] != 1
     return "attention" in name or "attn" in name

@@ -1,11 +1,11 @@
-"""Findings for a terminal: the settings as a table with its sources, then one line per finding."""
+"""Format findings for a terminal: the settings as a table with its sources, then one line per finding."""
 
 from .findings import Finding, SettingFinding, summary
 from .hyperparameters import SOURCES
 
 
 def report_lines(findings: list[Finding]) -> list[str]:
-    """Lines to print. Published values are in the table alone."""
+    """Lines to print. Published values are only in the table."""
     lines = settings_table(findings)
     lines += [""] if lines else []
     for finding in findings:

@@ -1,4 +1,4 @@
-"""The sample of a corpus that is checked, and what its text alone shows."""
+"""The sample of a corpus that is checked, and the checks of its text."""
 
 import dataclasses
 import math
@@ -16,7 +16,7 @@ from .text_quality import check_text_quality
 
 
 Stories = TypeVar("Stories", list[str], datasets.Dataset)
-TRAINING_STORIES = 10  # times as many training stories are searched for what stands in validation
+TRAINING_STORIES = 10  # training stories searched for validation stories, as a multiple of the limit
 TOKENIZER_STORIES = 20_000  # about 16 MB of text: enough to learn a vocabulary of 10,000 from
 
 
@@ -34,11 +34,11 @@ class StorySample:
 
     Attributes:
         corpus: with as many training stories as batches and a tokenizer need.
-        train, validation: texts.
-        of_train: training stories of the whole corpus, None for a stream.
-        of_validation: validation stories of the whole corpus.
-        limit: training stories that are checked.
-        is_replacement: it is not the corpus that was asked for.
+        train, validation: its texts.
+        of_train: number of training stories in the whole corpus; None for a stream.
+        of_validation: number of validation stories in the whole corpus.
+        limit: number of training stories that are checked.
+        is_replacement: whether it is the built-in sample instead of the requested corpus.
     """
 
     corpus: Corpus
@@ -89,7 +89,7 @@ class StorySample:
 
     @as_check("text: language")
     def _check_writing(self) -> list[Finding]:
-        """Of validation stories, what training stories do not show."""
+        """Findings on the training stories, and those on the validation stories that differ from them."""
         findings = check_writing(self.checked)
         known = {(finding.check, finding.status) for finding in findings}
         return findings + [

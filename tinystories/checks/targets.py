@@ -1,4 +1,4 @@
-"""What TARGET is: stories, a tokenizer, a recipe, a run or a model; its recipe, its corpus and its model."""
+"""Detect what TARGET is (stories, a tokenizer, a recipe, a run or a model), and load its recipe, corpus and model."""
 
 import dataclasses
 import glob
@@ -15,8 +15,8 @@ from ..runs.run_folder import RECIPE, TRAINER_STATE, find_checkpoints, run_recip
 from ..utils.errors import UserError
 
 
-# Settings of the place where a run trains, which a check in another place need not have.
-ELSEWHERE = ("fsdp", "fsdp_config", "deepspeed", "ddp_backend", "push_to_hub", "hub_token", "report_to")
+# Settings that depend on the environment of a training run and are not needed to check it.
+ENVIRONMENT = ("fsdp", "fsdp_config", "deepspeed", "ddp_backend", "push_to_hub", "hub_token", "report_to")
 MODEL_FILES = ("config.json", TRAINER_STATE, RECIPE)
 
 
@@ -46,10 +46,10 @@ def corpus_of(target: str, corpus: str | None, **reading: Any) -> Corpus:
 
     Args:
         corpus: replaces that of the target.
-        reading: `text_column`, `split` and `skip_bad_rows`; None where the recipe says it.
+        reading: `text_column`, `split` and `skip_bad_rows`; None for the values of the recipe.
 
     Raises:
-        UserError: where it names none.
+        UserError: if the target has no corpus.
     """
     recipe: Recipe | None
     if corpus is not None or is_corpus(target):
@@ -62,7 +62,7 @@ def corpus_of(target: str, corpus: str | None, **reading: Any) -> Corpus:
 
 
 def special_tokens_of(target: str, tokenizer: str | None) -> list[str]:
-    """Names that the tokenizer of a target takes for special tokens, which cleaning removes from stories."""
+    """The special tokens of a target's tokenizer, whose names cleaning removes from stories."""
     if tokenizer is None and is_recipe(target):
         tokenizer = load_recipe(target).tokenizer
     elif tokenizer is None and (Path(target) / "tokenizer.json").is_file():
@@ -71,7 +71,7 @@ def special_tokens_of(target: str, tokenizer: str | None) -> list[str]:
 
 
 def with_corpus(recipe: Recipe, corpus: str | None, reading: dict[str, Any]) -> Recipe:
-    """The recipe with another corpus and other ways of reading it, where these are not None."""
+    """The recipe with another corpus and other reading options, if they are not None."""
     changes = {name: value for name, value in reading.items() if value is not None}
     if corpus is not None:
         changes |= {"corpus": corpus, "validation_corpus": None}
@@ -79,20 +79,20 @@ def with_corpus(recipe: Recipe, corpus: str | None, reading: dict[str, Any]) -> 
 
 
 def local_recipe(recipe: Recipe, **settings: Any) -> Recipe:
-    """The recipe without what belongs to the place where it trains, such as its launcher and its reports.
+    """The recipe without the settings in `ENVIRONMENT`.
 
     Args:
-        settings: of the trainer, which replace those of the recipe.
+        settings: of the trainer; they replace those of the recipe.
     """
-    kept = {name: value for name, value in recipe.trainer.items() if name not in ELSEWHERE}
+    kept = {name: value for name, value in recipe.trainer.items() if name not in ENVIRONMENT}
     return dataclasses.replace(recipe, trainer={**kept, "report_to": "none", **settings})
 
 
 def load_target(path: str, tokenizer: str | None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """The model in a folder or on the Hub, and its tokenizer as it was saved, or the one that is named.
+    """The model in a folder or on the Hub, and its tokenizer as it was saved, or the one in `tokenizer`.
 
     Raises:
-        UserError: where it cannot be loaded.
+        UserError: if it cannot be loaded.
     """
     folder = Path(path)
     if folder.is_dir() and not (folder / "config.json").exists():

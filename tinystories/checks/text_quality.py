@@ -1,4 +1,4 @@
-"""What `tinystories.data.cleaning` finds in stories, as findings; all that cleaning would change is among it."""
+"""The problems that `tinystories.data.cleaning` detects, as findings, with everything that cleaning would change."""
 
 from transformers import PreTrainedTokenizerBase
 
@@ -7,7 +7,7 @@ from ..utils.console import counted
 from .findings import Finding, as_check, error, note, ok
 
 
-# Warnings that few real stories cause (0 of 4,000 TinyStories), so that a corpus where many do is damaged.
+# Warnings that real stories hardly ever cause (0 of 4,000 TinyStories), so that a corpus with many of them is damaged.
 DAMAGE = {"unfinished", "very_short", "instructions", "markdown", "web_addresses", "email_addresses", "backslashes"}
 DAMAGE |= {"repetitive"}
 DAMAGED = 0.2  # fraction of the stories
@@ -26,9 +26,9 @@ def check_text_quality(
     """A finding for each problem of these stories.
 
     Args:
-        strict: warnings, and all that cleaning would change, are errors.
-        of: stories of the corpus that these are a sample of.
-        cleaned: counts of `clean_stories` for the whole corpus, where it was cleaned.
+        strict: warnings, and everything that cleaning would change, are errors.
+        of: number of stories in the corpus that these were sampled from.
+        cleaned: counts of `clean_stories` for the whole corpus, if it was cleaned.
     """
     special = tokenizer.all_special_tokens if tokenizer is not None else ()
     report = check_quality(stories, special_tokens=special, progress=False)
@@ -47,7 +47,7 @@ def check_text_quality(
         if cleaned is None:
             evidence += _changes_in_words(would_change, kind, "would repair", "would drop")
         elif _changes(changed, kind):
-            evidence += _changes_in_words(changed, kind, "fixed", "dropped") + f" of all {changed['stories']:,}"
+            evidence += _changes_in_words(changed, kind, "repaired", "dropped") + f" of all {changed['stories']:,}"
         damaged = kind in DAMAGE and count > DAMAGED * len(stories)
         judge = error if about.severity == "error" or strict or damaged else note
         findings.append(judge(evidence, about.remedy, check=f"text: {kind}"))

@@ -1,4 +1,4 @@
-"""A run that has been made: its length and its tokens, from its log, its recipe and `run.json`, and checks of them."""
+"""A run that was trained: its length and number of tokens, from its log, recipe and `run.json`, and checks of them."""
 
 import json
 from collections.abc import Callable
@@ -25,8 +25,8 @@ class TrainedRun:
     """A run folder, or a checkpoint in one.
 
     Attributes:
-        recipe: None for a run that was not made with this package.
-        tokens_per_row: counts the tokens of a training row, where that is needed and possible.
+        recipe: None for a run of another package.
+        tokens_per_row: returns the mean number of tokens in a training row, or None if it is unknown.
     """
 
     folder: Path
@@ -41,7 +41,7 @@ class TrainedRun:
 
     @cached_property
     def tokens(self) -> tuple[float | None, str]:
-        """Tokens of all sessions, and where that figure is from."""
+        """Number of tokens in all sessions, and the source of that number."""
         args, state = self.arguments, self.log.state
         if state.num_input_tokens_seen:
             padded = args is not None and args.include_num_input_tokens_seen == "all"
@@ -59,18 +59,18 @@ class TrainedRun:
         try:
             metadata = "{}" if is_checkpoint(self.folder) else (self.folder / RUN_METADATA).read_text("utf-8")
             return json.loads(metadata).get("tokens_seen")
-        except (OSError, ValueError):  # a missing or damaged file says nothing
+        except (OSError, ValueError):  # missing or damaged
             return None
 
     @property
     def length(self) -> RunLength | None:
-        """The length as the log has it, whatever the recipe and its number of processes."""
+        """The length according to the log, which does not depend on the recipe or the number of processes."""
         log, (tokens, _) = self.log, self.tokens
         if self.recipe is None or not log.steps:
             return None
         return RunLength(
             steps=log.steps,
-            # A stream has no epochs, for which the trainer counts steps.
+            # A stream has no epochs; for it, the trainer logs a fraction of the steps as the epoch.
             epochs=None if self.recipe.streaming else log.state.epoch,
             tokens_per_step=None if tokens is None else tokens / log.steps,
             planned=log.planned or None,

@@ -1,4 +1,4 @@
-"""The tokenizer: its special tokens, what it adds to prompts, and how it encodes stories."""
+"""Check a tokenizer: its special tokens, what it adds to prompts, and how it encodes stories."""
 
 import math
 
@@ -23,7 +23,7 @@ DECODED = 200  # stories that are decoded again
 
 @as_check("vocabulary size")
 def check_vocabulary(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel | None = None) -> Finding:
-    """The size of the vocabulary, against the embeddings of a model."""
+    """Compare the size of the vocabulary with the embeddings of a model."""
     size = len(tokenizer)
     if model is None:
         return ok(f"{size:,} entries")
@@ -45,13 +45,13 @@ def check_vocabulary(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel 
 
 @as_check("articles")
 def check_articles(tokenizer: PreTrainedTokenizerBase) -> Finding:
-    """Are " a", " an" and " the" single tokens, and at the beginning of a sentence "A", "An", "The"?"""
+    """Whether " a", " an" and " the" are single tokens, and "A", "An" and "The" at the beginning of a sentence."""
 
     def tokens(text: str) -> int:
         return len(tokenizer(text, add_special_tokens=False)["input_ids"])
 
     articles = sorted(ARTICLES)
-    # Each after a word, since some tokenizers put a space of their own in front of a text.
+    # Each after a word, because some tokenizers add a space before a text.
     counts = {f'" {word}"': tokens(f"saw {word}") - tokens("saw") for word in articles}
     counts |= {f'". {word.title()}"': tokens(f"ran. {word.title()}") - tokens("ran.") for word in articles}
     counts |= {f'"{word.title()}"': tokens(word.title()) for word in articles}
@@ -67,7 +67,7 @@ def check_articles(tokenizer: PreTrainedTokenizerBase) -> Finding:
 
 @as_check("bytes per token")
 def check_tokens(tokenizer: PreTrainedTokenizerBase, stories: list[str]) -> list[Finding]:
-    """Bytes per token, lost text, and the part of the vocabulary that these stories use."""
+    """Bytes per token, text lost by encoding, and the fraction of the vocabulary that these stories use."""
     report = tokenizer_report(tokenizer, stories)
     return [
         _check_bytes_per_token(report["bytes_per_token"], report["vocab_size"], len(stories)),
@@ -114,7 +114,7 @@ def check_lost_text(tokenizer: PreTrainedTokenizerBase, stories: list[str]) -> F
             "Use a byte-level vocabulary, which can encode all text.",
         )
     decoded = tokenizer.batch_decode(encoded, clean_up_tokenization_spaces=False)
-    # SentencePiece adds a space in front, which loses nothing.
+    # SentencePiece adds a space before a text, which loses nothing.
     changed = sum(text.strip() != story.strip() for text, story in zip(decoded, stories, strict=True))
     if changed:
         return note(
@@ -140,13 +140,13 @@ def check_special_tokens(tokenizer: PreTrainedTokenizerBase) -> Finding:
 
 @as_check("end of a prompt")
 def check_prompt_ends(tokenizer: PreTrainedTokenizerBase) -> Finding:
-    """Whether the tokenizer appends something to a prompt: an end-of-text token there ends the story before it."""
+    """Whether the tokenizer appends something to a prompt; after an EOS token, the model does not continue it."""
     _, behind = added_tokens(tokenizer)
     if not behind:
         return ok("the tokenizer appends nothing to a prompt")
     names = " ".join(tokenizer.convert_ids_to_tokens(behind))
     return error(
-        f"the tokenizer appends {names!r} to every prompt, so that every prompt is a finished story",
+        f"the tokenizer appends {names!r} to every prompt, after which the model does not continue the prompt",
         "Remove this token from the post-processor in tokenizer.json, and set add_eos_token to false in "
         "tokenizer_config.json. The commands of this package remove it from prompts; `pipeline` and other tools do "
         "not.",
@@ -155,7 +155,7 @@ def check_prompt_ends(tokenizer: PreTrainedTokenizerBase) -> Finding:
 
 @as_check("beginning of a prompt")
 def check_prompt_start(tokenizer: PreTrainedTokenizerBase, trained: list[int]) -> Finding:
-    """Whether a prompt begins with the tokens with which stories begin in training, `trained`."""
+    """Whether a prompt begins with `trained`, the tokens with which stories begin in training."""
     front, _ = added_tokens(tokenizer)
     wanted, given = (" ".join(tokenizer.convert_ids_to_tokens(ids)) or "nothing" for ids in (trained, front))
     if front == trained:

@@ -33,7 +33,7 @@ def seed(text: str) -> int:
 
 
 def add_reading_arguments(parser: argparse.ArgumentParser, default: str | None = None) -> None:
-    """The options that say how stories are read from files.
+    """Add the options for reading stories from files.
 
     Args:
         default: where the values come from if they are not given, for the help; then the options are None.

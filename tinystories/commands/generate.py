@@ -46,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--engine",
         default="transformers",
-        help="transformers, or llama.cpp (needs the extra `llamacpp`) (default: transformers)",
+        help="transformers, or llama.cpp, which needs the extra `llamacpp` (default: transformers)",
     )
     parser.add_argument(
         "--dtype",

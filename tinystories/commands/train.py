@@ -69,7 +69,7 @@ def run(options: argparse.Namespace) -> None:
     logging.disable_progress_bar()
     train(recipe)
     if distributed.is_available() and distributed.is_initialized():
-        # Its threads would otherwise still run while Python shuts down, which can abort the process.
+        # The threads of the process group would otherwise run while Python exits, which can abort the process.
         distributed.destroy_process_group()
 
 
@@ -86,7 +86,7 @@ def train(recipe: Recipe) -> Path:
 
     from modeling_tinyllama import TinyLlamaForCausalLM
 
-    from ..checks.preflight import check_resources, fitting_prompts, rehearse
+    from ..checks.preflight import check_resources, dry_run, fitting_prompts
     from ..data.corpus import recipe_corpus
     from ..data.streaming import PackedStream
     from ..generation.generate import generate_story, preset_config
@@ -101,7 +101,7 @@ def train(recipe: Recipe) -> Path:
     check_preset(recipe.preset)
     check_resources(recipe, arguments)
     _check_hub(arguments)
-    rehearse(recipe, arguments)
+    dry_run(recipe, arguments)
     keeps_last = arguments.eval_strategy != "no" and not arguments.load_best_model_at_end
     if keeps_last and "load_best_model_at_end" not in recipe.trainer and arguments.process_index == 0:
         print("note: the final weights are kept, not the best ones, because not every evaluation saves a checkpoint.")
@@ -123,7 +123,7 @@ def train(recipe: Recipe) -> Path:
             resume.require_same_model(checkpoint, config)
         if arguments.local_process_index == 0:
             if checkpoint is None:
-                # Only after every check of the recipe, so that a mistake does not cost the earlier run.
+                # Only after every check of the recipe, so that a mistake does not delete the earlier run.
                 for folder in find_checkpoints(output_dir):
                     shutil.rmtree(folder)
             tokenizer.save_pretrained(output_dir)
@@ -173,7 +173,7 @@ def train(recipe: Recipe) -> Path:
 
 
 def _check_hub(arguments: "TrainingArguments") -> None:
-    """Refuse a push now that the Hub would refuse at the end of training."""
+    """Check before training whether the Hub will accept the push at its end."""
     if arguments.push_to_hub and arguments.process_index == 0:
         from ..hub.upload import check_push
 

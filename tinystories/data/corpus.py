@@ -81,7 +81,7 @@ def load_corpus(
         UserError: if the source cannot be found or read, lacks the column, or has too few stories.
     """
     if not 0 < validation_fraction < 1:
-        raise UserError(f"validation_fraction must be between 0 and 1, but is {validation_fraction}.")
+        raise UserError(f"`validation_fraction` must be between 0 and 1, but is {validation_fraction}.")
     _require_positive(max_stories=max_stories, max_validation_stories=max_validation_stories)
     options = SourceOptions(ReadOptions(text_column, text_split, skip_bad_rows), seed, streaming, num_proc, cache_dir)
     found = open_source(source, options)
@@ -107,7 +107,10 @@ def load_corpus(
             logger.warning("%s: removed %s contained in the validation split", found.name, number)
     keep = np.flatnonzero(~np.isin(keys, held_out_keys))
     if not len(keep):
-        raise UserError(f"Every training story of {found.name} is also a validation story; none is left to train on.")
+        raise UserError(
+            f"Every training story of {found.name} is also a validation story, so none is left to train on: use other "
+            f"validation stories."
+        )
     if len(keep) < len(train):  # otherwise no `select`: a contiguous memory map reads faster than selected rows
         train, keys = train.select(keep), keys[keep]
     train, held_out = _first(train, max_stories), _first(held_out, max_validation_stories)
@@ -159,7 +162,7 @@ def load_texts(
 def _require_positive(**counts: int | None) -> None:
     for option, count in counts.items():
         if count is not None and count < 1:
-            raise UserError(f"{option} must be at least 1, but is {count}.")
+            raise UserError(f"`{option}` must be at least 1, but is {count}.")
 
 
 def _first(stories: Dataset, count: int | None) -> Dataset:
@@ -189,7 +192,7 @@ def _stream(
         first = next(iter(train), None)
     if first is None:
         raise UserError(
-            f"{name} has no stories beyond its {len(held_out):,} validation stories; load it without streaming."
+            f"{name} has only its {len(held_out):,} validation stories and no others: load it without streaming."
         )
     train = train if max_stories is None else train.take(max_stories)
     fingerprint = Hasher.hash([settings, keys[:max_validation_stories].tobytes()])

@@ -39,7 +39,8 @@ def hold_out(keys: np.ndarray, fraction: float, seed: int, name: str) -> np.ndar
     distinct, rows = np.unique(keys, return_index=True)
     if len(distinct) < 2:
         raise UserError(
-            f"{name} contains only one distinct story; at least two are needed, one of them for validation."
+            f"{name} contains only one distinct story, but at least two are needed, one of them for validation: add "
+            f"stories, or check --split."
         )
     count = min(max(1, round(fraction * len(distinct))), len(distinct) - 1)
     # The order is that of the hashes times an odd number: a permutation that depends on the seed and the texts alone.

@@ -1,7 +1,8 @@
 """Tokenize stories and pack them into rows for training with document masking.
 
-- A story is `<|endoftext|> story <|endoftext|>`: the tokenizer begins prompts so, and the last token teaches EOS.
-- `position_ids` restart at 0 at every document, and there is no `attention_mask`. transformers takes such a batch as
+- A story is `<|endoftext|> story <|endoftext|>`: the tokenizer also puts the first token before prompts, and from the
+  last one the model learns to end with EOS.
+- `position_ids` restart at 0 at every document, and there is no `attention_mask`. transformers treats such a batch as
   packed: it masks attention between documents, and derives `cu_seqlens` for varlen attention from the positions.
 - `labels` equal `input_ids`; the model shifts. They are -100 on the first token of a document, on repeated context and
   on padding.
@@ -60,7 +61,7 @@ def pack_stories(
             `max_length`.
     """
     if missing := [name for name in ("bos_token", "eos_token", "pad_token") if getattr(tokenizer, name) is None]:
-        raise ValueError(f"The tokenizer has no {' and no '.join(missing)}, which packing needs.")
+        raise ValueError(f"The tokenizer has no {' and no '.join(missing)}, which packing needs: set it first.")
     if not isinstance(stories, datasets.Dataset):
         stories = datasets.Dataset.from_dict(
             {"text": list(stories)}, datasets.Features({"text": datasets.Value("string")})
@@ -216,8 +217,8 @@ def shortest_full_row(lengths: np.ndarray, context: int) -> int:
 
 
 def _fullest(left: list[int], space: int) -> tuple[int, ...]:
-    """Lengths, of each at most the number `left`, with the largest sum up to `space`. Long ones are preferred, since
-    short ones are easier to place later."""
+    """The lengths with the largest sum up to `space`, each used at most `left[length]` times. Long ones are preferred,
+    because short ones are easier to place later."""
     reached: list[tuple[int, ...] | None] = [()] + [None] * space
     for length in range(space, 0, -1):
         if not left[length]:

@@ -1,9 +1,9 @@
-"""Articles ("a", "an", "the") in English stories: how many there are, are missing or have the wrong form.
+"""Articles ("a", "an", "the") in English stories: how many occur, how many are missing, and how many are wrong.
 
-A countable noun in the singular needs a determiner. Two word lists decide which words are such nouns and which may
-stand between determiner and noun; `metrics/article_statistics/word_lists.py` made them by rule from real stories. On
-other real stories 1.4% of the nouns count as omissions, and 84% where every article is deleted (the remaining nouns
-have "my", "this", "two" or the like).
+A countable noun in the singular needs a determiner. Two word lists contain these nouns, and the words that may occur
+between determiner and noun; `metrics/article_statistics/word_lists.py` derived them by rule from real stories. On
+other real stories, 1.4% of the nouns count as omissions, and 84% if every article is deleted (the remaining nouns have
+"my", "this", "two" or the like).
 """
 
 import re
@@ -59,10 +59,13 @@ def article_statistics(texts: Sequence[str], **options) -> dict[str, Interval]:
         options: those of [`ratio_interval`].
 
     Returns:
-        `stories_with_article`: fraction of texts with any article (Wilson interval). Shuffled words reach 1, too.
-        `articles_per_100_words`.
+        `stories_with_article`: fraction of texts with any article (Wilson interval); also 1 for shuffled words.
+        `articles_per_100_words`: number of articles per 100 words.
         `article_omission`: fraction of countable singular nouns without a determiner (see [`count_articles`]).
         `wrong_a_or_an`: fraction of "a" and "an" that should be the other one.
+
+    Raises:
+        ValueError: if `texts` is a single string.
     """
     check_texts(texts)
     counts = ArticleCounts(*columns([count_articles(text) for text in texts], len(ArticleCounts._fields)))

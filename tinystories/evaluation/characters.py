@@ -1,7 +1,7 @@
 """Find characters that a story mentions by name without having introduced them.
 
-This is how small models change names: a story that begins with Lily continues with Mia. The rule needs no judge: a
-first name that occurs after the opening of a story must have been introduced.
+Small models often change names: a story that begins with Lily continues with Mia. The rule needs no LLM judge: a first
+name that occurs after the opening of a story must have been introduced.
 """
 
 import re
@@ -73,5 +73,5 @@ def _introduces(before: list[str], after: list[str]) -> bool:
 
 
 def _is_determiner(word: str) -> bool:
-    """Whether a noun follows: "his", or "Tim's"."""
+    """Whether a word is a determiner, such as "his", or a possessive, such as "Tim's"."""
     return word.lower() in _DETERMINERS or (word[0].isupper() and word.endswith(("'s", "’s")))

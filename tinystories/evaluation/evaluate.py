@@ -2,8 +2,8 @@
 
     report = evaluate(["runs/quickstart", "openai-community/gpt2"], corpus="stories.jsonl")
 
-- Held-out stories, also with their words shuffled, are measured like generated ones. Figures that give shuffled words
-  full marks are kept apart, under "legacy".
+- Held-out stories, and the same with their words shuffled, are measured like generated ones. Figures on which shuffled
+  words get the maximum are separate, under "legacy".
 - Grammar is measured on completions only: without the prompt, before post-processing.
 - Figures that depend on the amount of text are compared with real stories of the same length.
 - Models are loaded one at a time and evaluated on the same stories, pairs, prompts and seed. A model that fails is
@@ -109,7 +109,7 @@ def evaluate(
         dump_pairs: .tsv or .jsonl file to write the minimal pairs to.
         progress: show progress bars and failures on stderr.
         command: the command line, for the report.
-        save: called with the report so far after each model.
+        save: called after each model, with the report up to that model.
 
     Returns:
         `models`, lowest bits per byte first, `failed` with a `reason` each, and what they were evaluated on. Rates lie
@@ -122,7 +122,7 @@ def evaluate(
     if not paths:
         raise UserError("Specify at least one model: a run folder, a checkpoint folder or an id on the Hub.")
     if limit is not None and limit < 1:
-        raise UserError(f"The limit must be at least 1, but is {limit}.")
+        raise UserError(f"`limit` must be at least 1, but is {limit}.")
     models = list(dict.fromkeys(os.path.normpath(path) if os.path.exists(path) else str(path) for path in paths))
     _require_any(models)
     if not presets:
@@ -163,7 +163,7 @@ def evaluate(
     if judge is not None:
         count = (1 + len(models) * len(presets)) * len(task.prompts)
         print(f"judge        at most {counted(count, 'story')} in total", file=sys.stderr, flush=True)
-        report["real_stories"]["judge"] = _grades(judge_stories(judge, _begun_stories(task), progress))
+        report["real_stories"]["judge"] = _grades(judge_stories(judge, _real_completions(task), progress))
     for number, path in enumerate(models, 1):
         if progress and len(models) > 1:
             print(f"model {number} of {len(models)}: {path}", file=sys.stderr, flush=True)
@@ -189,7 +189,7 @@ def evaluate(
 
 
 def _require_any(models: Sequence[str]) -> None:
-    """Refuse a list of models none of which can exist, before stories are read."""
+    """Raise the error of the first model if none of the models can exist, before stories are read."""
     errors = []
     for path in models:
         try:
@@ -283,7 +283,7 @@ def _evaluate_model(path: str, task: _Task, training: TrainingStories) -> tuple[
 
 
 def _max_new_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str]) -> int:
-    """Maximum number of new tokens: the same for every model, unless its context is shorter."""
+    """The maximum number of new tokens: the same for every model, unless its context is too short for that."""
     context = context_length(model)
     longest = max(len(encode_prompt(tokenizer, prompt)) for prompt in prompts)
     return max(1, MAX_NEW_TOKENS if context is None else min(MAX_NEW_TOKENS, context - longest))
@@ -297,7 +297,7 @@ def _compare_with_training(
     task: _Task,
     training: TrainingStories,
 ) -> dict:
-    """Add the figures that need training stories to `entry`, and return what these are."""
+    """Add the figures that need training stories to `entry`, and return a description of these stories."""
     name, texts = training.of(path)
     groups = []
     for preset, stories in generated.items():
@@ -316,10 +316,10 @@ def _compare_with_training(
     return {"name": name, "stories": len(texts), "shared_with_held_out": shared}
 
 
-def _begun_stories(task: _Task) -> list[tuple[str, str]]:
-    """Real stories as (beginning of six words, completion), as a judge gets generated ones."""
-    begun = [(slice_words(story, 0, 6), story) for story in task.stories[: len(task.prompts)]]
-    return [(begin, story[story.index(begin) + len(begin) :]) for begin, story in begun]
+def _real_completions(task: _Task) -> list[tuple[str, str]]:
+    """Real stories as pairs of a prompt (the first six words) and a completion, for the judge."""
+    prompted = [(slice_words(story, 0, 6), story) for story in task.stories[: len(task.prompts)]]
+    return [(prompt, story[story.index(prompt) + len(prompt) :]) for prompt, story in prompted]
 
 
 def _grades(graded: JudgeReport) -> dict:

@@ -85,11 +85,11 @@ def score_sequences(
     largest = max((max(ids) for ids in sequences), default=0)
     if largest >= vocab_size:
         raise UserError(
-            f"The tokenizer returns the id {largest:,}, but the model has {vocab_size:,} embeddings: they do not "
-            f"match."
+            f"The tokenizer returns the id {largest:,}, but the model has only {vocab_size:,} embeddings: use the "
+            f"tokenizer that the model was trained with."
         )
     lengths = np.array([len(ids) for ids in sequences], dtype=np.int64)
-    order = np.argsort(-lengths, kind="stable").tolist()  # longest first, so that a lack of memory shows at once
+    order = np.argsort(-lengths, kind="stable").tolist()  # longest first, so that it runs out of memory at once, if so
     tokens_per_batch = min(TOKENS_PER_BATCH, LOGITS_PER_BATCH // vocab_size)
     padding = 1 if model.config.pad_token_id == 0 else 0  # transformers warns about the pad token without a mask
     scores: dict[int, Score] = {}
@@ -210,7 +210,7 @@ def score_stories(
     batch_size: int | None = None,
     progress: bool = True,
 ) -> StoryScores:
-    """The loss of each story. Whatever makes the figure incomparable is logged as a warning and noted.
+    """The loss of each story. Anything that makes it incomparable is logged as a warning and added to `notes`.
 
     Args:
         context: longest window in tokens; by default the context of the model, which is also the maximum.
@@ -263,7 +263,7 @@ def score_stories(
 def check_stories(stories: Sequence[str]) -> None:
     """Raise a `UserError` for anything but a list of texts that UTF-8 can encode."""
     if isinstance(stories, (str, bytes)):
-        raise UserError("The stories are a single string; pass a list of stories.")
+        raise UserError("The stories are a single string: pass a list of stories.")
     if not len(stories):
         raise UserError("There are no stories.")
     for number, story in enumerate(stories, 1):
@@ -310,10 +310,10 @@ def _windows(
 
 
 def _lossy(tokenizer: PreTrainedTokenizerBase, stories: Sequence[str], ids: list[list[int]]) -> np.ndarray:
-    """Whether the tokens of each story decode to another text, so that the model did not see all its bytes."""
+    """Whether the tokens of each story decode to another text, so that the model was not scored on all its bytes."""
     decoded = tokenizer.batch_decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
     special = set(tokenizer.all_special_ids)
-    # A leading space that the tokenizer adds is one more character to predict, and hides nothing.
+    # A leading space that the tokenizer adds is one more character to predict, and loses nothing.
     return np.array(
         [
             back not in (story, " " + story) or not special.isdisjoint(tokens)
@@ -326,8 +326,8 @@ def _notes(lossy: np.ndarray, unk_tokens: np.ndarray, uniform: np.ndarray, vocab
     notes = []
     if unknown := int(unk_tokens.sum()):
         notes.append(
-            f"{unknown:,} tokens in {(unk_tokens > 0).sum():,} of {len(lossy):,} stories are unknown to the "
-            f"tokenizer, so the model does not see all text: its bits per byte are too low."
+            f"{unknown:,} tokens in {(unk_tokens > 0).sum():,} of {len(lossy):,} stories are the unknown token, so "
+            f"the model was not scored on all the bytes that are counted: its bits per byte are too low."
         )
     if changed := int((lossy & (unk_tokens == 0)).sum()):
         notes.append(

@@ -13,7 +13,7 @@ from ..utils.errors import UserError
 from .text_statistics import slice_words, words
 
 
-MAX_TRAINING_STORIES = 100_000  # that are searched for copies; about 90 MB
+MAX_TRAINING_STORIES = 100_000  # searched for copied text; about 90 MB
 
 
 def held_out_stories(
@@ -36,7 +36,7 @@ def held_out_stories(
             recipes.setdefault((*_source(recipe), recipe.max_validation_stories), (path, recipe))
     if len(recipes) > 1:
         named = " and ".join(f"{path} ({recipe.corpus})" for path, recipe in list(recipes.values())[:2])
-        raise UserError(f"{named} have different held-out stories; specify the stories to evaluate on with --corpus.")
+        raise UserError(f"{named} have different held-out stories: specify the stories to evaluate on with --corpus.")
     path, recipe = next(iter(recipes.values()), ("", Recipe()))
     most = smaller(recipe.max_validation_stories, limit)
     try:
@@ -104,12 +104,13 @@ def shuffled_words(stories: Sequence[str], seed: int = 0) -> list[str]:
 def real_stories_of_same_length(
     stories: Sequence[str], prompts: Sequence[str], completions: Sequence[str], seed: int = 0
 ) -> list[str] | None:
-    """For each completion the same number of words of a real story, from behind the length of the prompt.
+    """For each completion, a passage of a real story with the same number of words.
 
-    Each story is used once, drawn from those that are long enough, or else the longest that is left.
+    A passage starts after as many words as the prompt has. Each story is used once; it is drawn from those that are
+    long enough, or is the longest remaining one.
 
     Returns:
-        None if there are fewer stories than completions.
+        One passage per completion; None if there are fewer stories than completions.
     """
     if len(stories) < len(completions):
         return None

@@ -26,8 +26,8 @@ def text_figures(
         finished: for each text, whether it ended with EOS.
 
     Returns:
-        Also `countable_nouns`, the denominator of `article_omission`: if it is small, an interval of zero width proves
-        nothing.
+        The statistics by name, and `countable_nouns`, the denominator of `article_omission`: if it is small, an
+        interval of zero width is not evidence of a low rate.
     """
     return {
         "stories": len(texts),
@@ -90,7 +90,7 @@ def legacy_figures(texts: Sequence[str]) -> dict[str, float]:
     Returns:
         Among others `has_articles` (fraction of stories with any article), `unique_words` (mean fraction of distinct
         words in a story) and `grammar_of_10` (capitals and final punctuation, which `post_process` adds). Shuffled
-        words get full marks in the first and the last.
+        words get the maximum in the first and the last.
     """
     counts = [count_articles(text) for text in texts]
     found = [words(text) for text in texts]

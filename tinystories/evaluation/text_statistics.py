@@ -77,7 +77,7 @@ def check_texts(texts: Sequence[str]) -> None:
     """Raise a `ValueError` for a single string, which `evaluate` passes on as a list of its characters."""
     characters = len(texts) > 1 and any(texts) and all(len(text) <= 1 for text in texts)
     if isinstance(texts, (str, bytes)) or characters:
-        raise ValueError("The texts are a single string; pass a list of texts.")
+        raise ValueError("The texts are a single string: pass a list of texts.")
 
 
 def columns(rows: list[tuple], count: int) -> np.ndarray:

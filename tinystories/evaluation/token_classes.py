@@ -1,8 +1,8 @@
 """Word classes of story text: articles, other function words and the rest, for words and for tokens.
 
 Function words are closed classes (R. Quirk et al., A Comprehensive Grammar of the English Language, 1985, chapter 2),
-so a list of them can be complete. A model that learns to predict the wrong token loses them first, which a mean loss
-over all tokens hides.
+so a list of them can be complete. A model trained to predict the wrong token omits them first, which the mean loss
+over all tokens does not show.
 """
 
 import re

@@ -1,1 +1,1 @@
-"""Conversion to and from other formats; each conversion is verified before its output appears."""
+"""Conversion to and from other formats; the output is verified before it is moved to its destination."""

@@ -1,11 +1,11 @@
 """Write a model to a GGUF file for llama.cpp.
 
 - A model that rotates whole heads becomes a `llama`, others a `phi3`, which rotates the first `rope.dimension_count`
-  numbers of each head. What llama.cpp cannot compute is refused.
+  dimensions of each head. Models that llama.cpp cannot compute are refused.
 - llama.cpp's `llama` rotates neighbouring pairs (0, 1), (2, 3) and transformers (0, n/2), (1, n/2 + 1), so the rows of
   the query and key projections are reordered. Its `phi3` has transformers' order.
-- transformers reads the file back and undoes the layout: each weight must be the rounded original, and the logits
-  those of a model with these weights.
+- The file is read back with transformers, which undoes the reordering: each weight must be the rounded original, and
+  the logits must be those of a model with these weights.
 - No chat template is written: with one, llama.cpp's `llama-completion` treats the prompt as a chat.
 """
 
@@ -45,14 +45,14 @@ FILE_TYPES = {"f32": "ALL_F32", "f16": "MOSTLY_F16", "bf16": "MOSTLY_BF16", "q8_
 
 @dataclass(frozen=True)
 class GgufExport(Verified):
-    """What `export_gguf` wrote.
+    """Result of `export_gguf`.
 
     Attributes:
-        architecture: llama.cpp's name of it.
+        architecture: its name in llama.cpp.
         bytes: size of the file.
-        not_quantized: matrices stored as f16, because their rows are not a multiple of a block.
+        not_quantized: number of matrices stored as f16, because their row length is not a multiple of the block size.
         rounding: largest change of a logit by rounding the weights.
-        stories: number of stories of which the token ids were compared.
+        stories: number of stories whose token ids were compared.
     """
 
     file: Path
@@ -76,7 +76,7 @@ def export_gguf(run: str | Path, out: str | Path, dtype: str = "f16") -> GgufExp
     """
     out = Path(out)
     if dtype not in GGUF_DTYPES:
-        raise UserError(f"GGUF export does not support {dtype!r}; choose one of {', '.join(GGUF_DTYPES)}.")
+        raise UserError(f"GGUF export does not support {dtype!r}: choose one of {', '.join(GGUF_DTYPES)}.")
     if out.suffix != ".gguf":
         raise UserError(f"A GGUF export is one file: choose a name that ends in .gguf, such as {out}.gguf.")
     if out.exists():
@@ -118,8 +118,8 @@ def _check_config(config: PreTrainedConfig) -> None:
         reason = f"the activation must be silu, but is {config.hidden_act}"
     elif config.model_type == "phi3" and width != config.hidden_size:
         reason = (
-            f"with partly rotated heads, all heads together must be as wide as the model, but they are {width:,} and "
-            f"{config.hidden_size:,} wide"
+            f"if only part of each head is rotated, num_attention_heads * head_dim ({width:,}) must equal hidden_size "
+            f"({config.hidden_size:,})"
         )
     if reason:
         raise UserError(f"This model cannot be exported to GGUF: {reason}.")
@@ -249,7 +249,10 @@ def _compare(
     weights, rounded = model.state_dict(), written.state_dict()
     for name, kind in kinds.items():
         if not _is_rounded(weights[name].float(), rounded[name].float(), kind):
-            raise UserError(f"{name} in the GGUF file differs from the model's weight, so nothing was written.")
+            raise UserError(
+                f"{name} in the GGUF file differs from the weight of the model, so nothing was written: please report "
+                f"this."
+            )
 
     ids = tokenizer(STORY, verbose=False)["input_ids"]
     length = min(model.config.max_position_embeddings, LONGEST_CHECK)

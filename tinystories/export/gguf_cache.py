@@ -48,7 +48,7 @@ def cached_gguf(folder: Path, dtype: str) -> Path:
 
         from .gguf import export_gguf
 
-        print(f"writing {file}", file=sys.stderr)
+        print(f"Converting the model to GGUF once: {file}", file=sys.stderr)
         logging.disable_progress_bar()
         try:
             export_gguf(folder, file, dtype)

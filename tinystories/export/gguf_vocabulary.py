@@ -1,7 +1,7 @@
-"""The vocabulary of a GGUF file: a tokenizer in llama.cpp's terms, and its comparison with the original.
+"""The vocabulary of a GGUF file: a tokenizer in llama.cpp's format, and its comparison with the original.
 
-- A byte-level BPE like GPT-2's has merges. A SentencePiece-like BPE has scores, which is the same if every pair of
-  pieces that forms a piece is a merge. Any other tokenizer is refused.
+- A byte-level BPE like GPT-2's has merges. A SentencePiece-like BPE has scores, which are equivalent to merges if
+  every pair of pieces that forms a piece is a merge. Any other tokenizer is refused.
 """
 
 import json
@@ -27,7 +27,7 @@ BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True}
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """A tokenizer in llama.cpp's terms: `gpt2` (byte-level, with merges) or `llama` (SentencePiece, with scores)."""
+    """A tokenizer in llama.cpp's format: `gpt2` (byte-level, with merges) or `llama` (SentencePiece, with scores)."""
 
     model: str
     tokens: list[str]
@@ -38,7 +38,7 @@ class Vocabulary:
 
 
 def to_vocabulary(tokenizer: PreTrainedTokenizerBase, size: int) -> Vocabulary:
-    """The tokenizer in llama.cpp's terms, padded with unused tokens to `size`, which is above its highest id.
+    """The tokenizer in llama.cpp's format, padded with unused tokens to `size`, which is above its highest id.
 
     Raises:
         UserError: if llama.cpp cannot encode in the same way.
@@ -142,10 +142,10 @@ def write_vocabulary(
     ids, bare_ids = tokenizer("a")["input_ids"], tokenizer("a", add_special_tokens=False)["input_ids"]
     adds_bos = ids == [tokenizer.bos_token_id, *bare_ids]
     if not adds_bos and ids != bare_ids:
-        raise UserError("The tokenizer adds special tokens other than BOS, which llama.cpp does not.")
+        raise _unsupported("it adds special tokens other than BOS to a text")
     writer.add_add_bos_token(adds_bos)
     writer.add_add_eos_token(False)
-    # A missing id would become some token of this vocabulary by default.
+    # The default of llama.cpp for a missing id would be another token of this vocabulary.
     special = [
         (writer.add_bos_token_id, eos_token_ids[0] if tokenizer.bos_token_id is None else tokenizer.bos_token_id),
         *zip((writer.add_eos_token_id, writer.add_eot_token_id, writer.add_eom_token_id), eos_token_ids, strict=False),
@@ -170,7 +170,7 @@ def compare_tokens(file: Path, tokenizer: PreTrainedTokenizerBase) -> int:
         if written.encode(text, add_special_tokens=False).ids != expected:
             raise UserError(
                 "The tokenizer in the GGUF file does not encode text as the model's tokenizer does, so nothing was "
-                "written."
+                "written: please report this."
             )
     return len(texts)
 

@@ -1,10 +1,11 @@
 """Import a model of another format as a run folder.
 
-- The content of the source decides its format: a zip is a torch checkpoint, `ak42` or a header that matches the file
-  size a llama2.c model, and a folder is what its `config.json` says.
-- The folder is written beside its destination, loaded back and compared with the source before it is moved there.
+- The content of the source determines its format: a zip file is a torch checkpoint, a file with the magic number
+  `ak42` or a header that matches the file size is a llama2.c model, and a folder has the architecture in its
+  `config.json`.
+- The folder is written next to its destination, loaded back and compared with the source before it is moved there.
 - The loss on built-in stories is measured one and two tokens ahead, to detect models trained on labels that were
-  shifted twice; these are imported nevertheless.
+  shifted twice; these are imported nevertheless, with a warning.
 """
 
 import logging
@@ -38,20 +39,21 @@ from .wikimini import load_wikimini, load_wikimini_tokenizer
 logger = logging.getLogger(__name__)
 
 STORIES_SCORED = 6
-SHORTEST_CONTEXT = 3  # tokens: with two, nothing is two tokens ahead
+SHORTEST_CONTEXT = 3  # tokens: with two, the loss two tokens ahead cannot be measured
 CLEAR_DIFFERENCE = 0.1  # nats per token; an untrained model is about equally bad at both distances
-# For finding the EOS token of a llama2.c model.
+# For finding the EOS token of a llama2.c model: texts sampled, their length, and the probability that counts as clear.
 SAMPLES = 8
+LONGEST_SAMPLE = 1024  # tokens
 SURE = 0.2
-LONGEST_SAMPLE = 1024
 
 
 @dataclass(frozen=True)
 class Source:
-    """A model and its tokenizer as read.
+    """A model and its tokenizer.
 
     Attributes:
-        reference: what the imported model is compared with: transformers' own model, if there is one.
+        kind: name of the format, for messages.
+        reference: the model that the imported one is compared with: transformers' own model, if there is one.
     """
 
     kind: str
@@ -62,7 +64,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Import(Verified):
-    """What `import_model` wrote.
+    """Result of `import_model`.
 
     Attributes:
         next_token_loss: in nats per token, on built-in stories.
@@ -78,7 +80,7 @@ class Import(Verified):
 
     @property
     def shifted_twice(self) -> bool:
-        """Whether the model clearly predicts the token after the next one, better than by chance."""
+        """Whether the model clearly predicts the token after the next one, and better than chance."""
         return self.two_ahead_loss < min(self.next_token_loss, math.log(self.vocab_size)) - CLEAR_DIFFERENCE
 
 
@@ -88,10 +90,10 @@ def import_model(source: str | Path, out: str | Path, tokenizer: str | Path | No
     Args:
         source: a `.pth` checkpoint of karthyick/llm_tinystories, a `.bin` model of llama2.c, or a Llama or Phi-3 of
             transformers in a folder or on the Hub.
-        tokenizer: path of the tokenizer, if it is not in the folder, or beside the file under its usual name.
+        tokenizer: path of the tokenizer, if it is not in the folder, or next to the file under its usual name.
 
     Raises:
-        UserError: if the source cannot be read, or `out` is not empty; nothing is written then.
+        UserError: if the source cannot be read, or `out` is not empty. Then nothing is written.
     """
     out = Path(out)
     require_new_folder(out)
@@ -194,7 +196,7 @@ def _read_llama2c(source: str | Path, tokenizer: str | Path | None) -> Source:
 
 
 def _llama2c_tokenizer(source: Path, header: Header, path: str | Path | None) -> PreTrainedTokenizerFast:
-    """The tokenizer in `path`, a file or a folder, or else the one beside the model."""
+    """The tokenizer in `path`, a file or a folder; by default the one next to the model."""
     sizes = header.vocab_size, header.seq_len
     folder = source.parent if path is None else Path(path)
     if path is not None and not folder.is_dir():
@@ -210,7 +212,7 @@ def _llama2c_tokenizer(source: Path, header: Header, path: str | Path | None) ->
         trained_with = load_piece_tokenizer(other, *sizes)
         for story in sample_stories(STORIES_SCORED):
             if trained_with(story, verbose=False)["input_ids"] != tokenizer(story, verbose=False)["input_ids"]:
-                logger.warning("%s does not encode text as %s does; the latter is used.", file.name, other.name)
+                logger.warning("%s and %s encode text differently; %s is used.", file.name, other.name, other.name)
                 return trained_with
     return tokenizer
 
@@ -246,7 +248,7 @@ def _read_stock(source: str | Path, tokenizer: str | Path | None) -> Source:
 
 
 def _stock_tokenizer(source: str | Path, stock: PreTrainedModel, path: Path | None) -> PreTrainedTokenizerBase:
-    """The tokenizer in `path`, a folder or a file, or else that of the model."""
+    """The tokenizer in `path`, a folder or a file; by default that of the model."""
     if path is None or path.is_dir() or not (path.exists() or path.suffix in (".json", ".model", ".bin")):
         return load_tokenizer(str(path or source))
     if not path.is_file():

@@ -1,10 +1,10 @@
 """Read model files of github.com/karpathy/llama2.c.
 
 - Three formats: legacy (seven integers, then float32), version 1 (a header of 256 bytes, then float32), and version 2
-  (int8 in groups with a float32 scale, which is multiplied out here).
+  (int8 in groups with a float32 scale each; they are converted to float32).
 - llama2.c rotates the pairs (0, 1), (2, 3) of each head and transformers (0, n/2), (1, n/2 + 1), so the rows of the
   query and key projections are reordered.
-- The file size must be the one that the header implies. Without a magic number it is legacy.
+- The file size must match the header. A file without the magic number is in the legacy format.
 """
 
 import math
@@ -47,7 +47,7 @@ class Header:
     """The header of a model file, with llama2.c's field names; version 0 is legacy.
 
     Attributes:
-        group_size: how many numbers share a scale, in version 2.
+        group_size: number of weights with the same scale, in version 2; otherwise 1.
     """
 
     version: int
@@ -102,7 +102,7 @@ class Header:
         return total
 
     def error(self) -> str | None:
-        """What makes this header impossible, or None."""
+        """Why this header is invalid, or None if it is valid."""
         for name in ("dim", "hidden_dim", "n_layers", "n_heads", "n_kv_heads", "vocab_size", "seq_len", "group_size"):
             if getattr(self, name) < 1:
                 return f"{name} is {getattr(self, name):,}"
@@ -119,7 +119,7 @@ class Header:
 
 
 def read_header(path: str | Path) -> Header:
-    """Read the header of a model file, and check that the file has the size that the header implies.
+    """Read the header of a model file, and check that it matches the file size.
 
     Raises:
         UserError: if the file is not a llama2.c model, is truncated, or has extra bytes.
@@ -128,12 +128,17 @@ def read_header(path: str | Path) -> Header:
     with path.open("rb") as file:
         start = file.read(256)
     if len(start) < HEADER_BYTES[0]:
-        raise UserError(f"{path} has {len(start)} bytes, fewer than the header of a model.")
+        raise UserError(
+            f"{path} is not a llama2.c model, or is truncated: it has {len(start)} bytes, fewer than the header."
+        )
     magic, version = struct.unpack_from("<Ii", start)
     group_size = 1
     if magic == MAGIC:
         if version not in (1, 2):
-            raise UserError(f"{path} is a llama2.c model of version {version}; supported are legacy, 1 and 2.")
+            raise UserError(
+                f"{path} is a llama2.c model of version {version}, but only the legacy format and versions 1 and 2 "
+                f"are supported: export the model again with llama2.c's export.py."
+            )
         if len(start) < HEADER_BYTES[version]:
             raise UserError(f"{path} is truncated: it ends in its header.")
         *sizes, tied = struct.unpack_from("<7iB", start, 8)

@@ -4,8 +4,8 @@
 - Inputs are `input_ids`, `attention_mask` `[batch, past + length]`, `position_ids`, and `past_key_values.N.key` and
   `.value` `[batch, key_value_heads, past, head_dim]`; outputs are `logits` `[batch, length, vocabulary]`,
   `present.N.key` and `.value`. Batch, length and past are dynamic; the first call has a past of length 0.
-- The file is run in ONNX Runtime and compared with the model, with padding and with the cache. For `f16` and `q8`,
-  which round, the change of the loss on stories is limited instead.
+- The file is run in ONNX Runtime and compared with the model, with padding and with the cache. `f16` and `q8` round
+  the weights, so for them the loss on stories is compared.
 """
 
 import json
@@ -46,7 +46,7 @@ try:
 except ModuleNotFoundError:
     raise UserError(f"ONNX export needs additional packages: {install_command('export')}.") from None
 
-# The names of transformers.js: of the type, and of the file that it loads.
+# The names in transformers.js: of the dtype, and of the file that it loads.
 DTYPES = {"f32": ("fp32", "model.onnx"), "f16": ("fp16", "model_fp16.onnx"), "q8": ("q8", "model_quantized.onnx")}
 TOLERANCE = 1e-4
 # Nats per token: several times the change measured on models of 0.26 to 3.4 million parameters.
@@ -58,7 +58,7 @@ ROPE_TYPES = ("default", "linear", "yarn", "llama3")  # others depend on the len
 
 @dataclass(frozen=True)
 class OnnxExport(Verified):
-    """What `export_onnx` wrote; logits are compared in float32, with and without the cache.
+    """Result of `export_onnx`; logits are compared in float32, with and without the cache.
 
     Attributes:
         bytes: size of the ONNX file.
@@ -84,7 +84,7 @@ def export_onnx(run: str | Path, out: str | Path, dtype: str = "f32") -> OnnxExp
     """
     out = Path(out)
     if dtype not in DTYPES:
-        raise UserError(f"ONNX export does not support {dtype!r}; choose one of {', '.join(DTYPES)}.")
+        raise UserError(f"ONNX export does not support {dtype!r}: choose one of {', '.join(DTYPES)}.")
     require_new_folder(out)
     with staged(out) as folder:
         export_stock(run, folder)
@@ -130,18 +130,18 @@ def _check_config(model: PreTrainedModel) -> None:
     rope_type = model.config.rope_parameters.get("rope_type", "default")
     if rope_type not in ROPE_TYPES:
         raise UserError(
-            f"The rotary type {rope_type} depends on the length of the text, which an ONNX graph cannot express; "
-            f"supported are {', '.join(ROPE_TYPES)}."
+            f"This model cannot be exported to ONNX: its rotary type {rope_type} depends on the length of the text, "
+            f"which a graph cannot express (supported: {', '.join(ROPE_TYPES)})."
         )
     if 4 * model.num_parameters() >= LARGEST_FILE:
         raise UserError(
-            f"The model has {model.num_parameters():,} parameters, but an ONNX file is limited to 2 GB, which is "
-            f"fewer than {LARGEST_FILE // 4:,} parameters."
+            f"This model cannot be exported to ONNX: it has {model.num_parameters():,} parameters, but an ONNX file "
+            f"is limited to 2 GB, which is {LARGEST_FILE // 4:,} parameters."
         )
 
 
 class _Cached(nn.Module):
-    """The model with plain tensors as a cache, and attention in operators that every runtime has."""
+    """The model with plain tensors as a cache, and attention in operators that every runtime supports."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
@@ -313,7 +313,7 @@ def _compare(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, session
 
 @torch.no_grad()
 def _cost(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, session: _Session) -> float:
-    """How much higher the loss of the graph is than that of `model`, on stories, in nats per token."""
+    """The loss of the graph minus that of `model`, on stories, in nats per token."""
     losses = []
     for story in islice(sample_stories(STORIES_SCORED), STORIES_SCORED):
         ids = np.array([tokenizer(story, verbose=False)["input_ids"][: model.config.max_position_embeddings]])

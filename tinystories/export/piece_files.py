@@ -1,7 +1,7 @@
-"""Find and read tokenizer files: SentencePiece's `.model`, and the `.bin` that llama2.c makes of one.
+"""Find and read tokenizer files: SentencePiece's `.model`, and the `.bin` that llama2.c creates from one.
 
-- A `.model` is a protobuf message, a `.bin` a list of spellings and scores without their number.
-- Of two files beside a model, the `.bin` is used if both encode stories identically, otherwise the `.model`.
+- A `.model` is a protobuf message. A `.bin` is a list of spellings and scores; it does not contain its length.
+- If there are both next to a model, the `.bin` is used if both encode stories identically, otherwise the `.model`.
 """
 
 import math
@@ -44,7 +44,7 @@ def find_piece_tokenizer(folder: Path, vocab_size: int) -> tuple[Path | None, li
 
 
 def alternative_to(chosen: Path, vocab_size: int) -> Path | None:
-    """The `.model` beside a `.bin` that the `.bin` was probably made from."""
+    """The `.model` that a `.bin` was probably created from: the one of the same name in its folder, if it fits."""
     beside = chosen.with_suffix(".model")
     fits = not is_sentencepiece(chosen) and beside.is_file() and _pieces_in(beside, vocab_size) == vocab_size
     return beside if fits else None
@@ -70,7 +70,7 @@ def read_proto(path: Path) -> Any:
     """The `ModelProto` message in a `.model`, read with the schema that transformers has.
 
     Raises:
-        UserError: if the file is no such model or damaged, or protobuf is not installed.
+        UserError: if the file is not such a model, is damaged, or protobuf is not installed.
     """
     try:
         from transformers.convert_slow_tokenizer import import_protobuf
@@ -96,7 +96,7 @@ def read_bin(path: Path, vocab_size: int) -> tuple[list[tuple[str, float]], bool
     """Name and score of each piece in a `.bin`, and whether pieces 3 to 258 are the bytes, named as in `tokenizers`.
 
     Raises:
-        UserError: if the file is no such tokenizer, is damaged, or has another number of pieces.
+        UserError: if the file is not such a tokenizer, is damaged, or has another number of pieces.
     """
     raw = _read_raw(path, vocab_size)
     byte_fallback = _has_bytes(raw)
@@ -127,7 +127,10 @@ def _read_raw(path: Path, vocab_size: int) -> list[tuple[bytes, float]]:
         longest = int.from_bytes(file.read(4), "little")
         left -= 4
         if not 0 < longest <= LONGEST_PIECE:
-            raise UserError(f"{path} is not a llama2.c tokenizer: its longest piece would have {longest:,} bytes.")
+            raise UserError(
+                f"{path} is not a llama2.c tokenizer: the header declares pieces of up to {longest:,} bytes, but "
+                f"1 to {LONGEST_PIECE:,} are possible."
+            )
         while len(raw) < vocab_size:
             if left < 8:
                 raise UserError(

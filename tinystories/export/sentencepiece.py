@@ -1,4 +1,4 @@
-"""Load SentencePiece `.model` tokenizers, and the `.bin` that llama2.c makes of one, as tokenizers of transformers.
+"""Load SentencePiece `.model` tokenizers, and the `.bin` that llama2.c creates from one, as transformers tokenizers.
 
 - A `.model` encodes as the library `sentencepiece` does, a `.bin` as llama2.c does, which never normalises and always
   merges.
@@ -30,9 +30,9 @@ from .piece_files import BOS, BYTES, EOS, SPECIAL_TOKENS, UNK, is_sentencepiece,
 
 SPACE = "▁"  # SentencePiece's mark for a space
 LOWEST_SCORE = -1e10  # llama2.c merges only pairs with a higher score
-UNREACHABLE = -1e4  # score of a piece that is never chosen
+UNREACHABLE = -1e4  # score of a piece that must never be chosen
 KNOWN_RULES = ("nmt_nfkc", "nfkc")  # others have rules beyond NFKC
-PLACEHOLDER = "\ue000"  # the first of those that protect characters from NFKC
+PLACEHOLDER = "\ue000"  # the first private-use character; they protect other characters from NFKC
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class SpecialTokens:
 
 
 def load_piece_tokenizer(path: str | Path, vocab_size: int, model_max_length: int) -> PreTrainedTokenizerFast:
-    """Load a SentencePiece `.model` or a llama2.c `.bin`; the content of the file decides which.
+    """Load a SentencePiece `.model` or a llama2.c `.bin`; the content of the file determines which it is.
 
     Decoding drops one space at the beginning, as transformers' Llama tokenizers do, so new tokens must be decoded
     together with the prompt. Special tokens in a text are encoded as such unless `split_special_tokens=True`.
@@ -198,8 +198,8 @@ def _merges(path: Path, scores: dict[str, float]) -> list[tuple[str, str]]:
     for one, other in pairwise(order):
         if scores[one] == scores[other]:
             raise UserError(
-                f"{path} gives the pieces {one!r} and {other!r} the same score, so their order depends on the text, "
-                f"which a tokenizer of transformers cannot reproduce."
+                f"No tokenizer of transformers can reproduce {path}: the pieces {one!r} and {other!r} have the same "
+                f"score, so the order of their merges depends on the text."
             )
     return [pair for piece in order for pair in pairs[piece]]
 
@@ -215,15 +215,17 @@ def _special_tokens(path: Path, proto: Any, pieces: list[tuple[str, float, int]]
 
     bos, eos, pad = (control(index) for index in (trainer.bos_id, trainer.eos_id, trainer.pad_id))
     if bos is None:
-        raise UserError(f"{path} has no BOS token (`bos_id` is {trainer.bos_id}), which models need.")
+        raise UserError(
+            f"{path} has no BOS token (`bos_id` is {trainer.bos_id}), which the models of this package need."
+        )
     return SpecialTokens(unknown[0], bos, eos, pad, trainer.byte_fallback)
 
 
 def _split_pattern(names: list[str], ordinary: Collection[str]) -> str | None:
-    """A pattern of one character in each name that no ordinary piece has, or None.
+    """A pattern that matches, in each name, its first character that is not an ordinary piece; None if there is none.
 
-    In a unigram model any piece beats an unknown character, so this character is split off to keep a name that occurs
-    in a text from becoming the special piece.
+    In a unigram model, any piece has a better score than an unknown character. So this character is split off;
+    otherwise a special name in a text would be encoded as the special piece.
     """
     spellings: dict[tuple[str, str], list[str]] = defaultdict(list)
     for name in names:

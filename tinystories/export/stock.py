@@ -2,7 +2,7 @@
 
 - Both conversions are exact. With `partial_rotary_factor` 1.0 a TinyLlama is a Llama, weight for weight. With a
   smaller factor it is a Phi-3, whose projections are fused (`qkv_proj`; `gate_up_proj`, gate first).
-- What the other architecture does not support is refused: biases, some rotary types, sliding windows.
+- Settings that the other architecture does not support are refused: biases, some rotary types, sliding windows.
 - Every setting is passed, because the architectures differ in their defaults.
 """
 
@@ -60,7 +60,7 @@ Model = TypeVar("Model", bound=PreTrainedModel)
 
 @dataclass(frozen=True)
 class Export(Verified):
-    """What `export_stock` wrote."""
+    """Result of `export_stock`."""
 
     folder: Path
     architecture: str
@@ -80,7 +80,7 @@ def export_stock(run: str | Path, out: str | Path, to: str | None = None) -> Exp
     """
     out = Path(out)
     if to is not None and to not in TARGETS:
-        raise UserError(f"There is no export to {to!r}; choose one of {', '.join(TARGETS)}.")
+        raise UserError(f"There is no export to {to!r}: choose one of {', '.join(TARGETS)}.")
     require_new_folder(out)
     model, tokenizer = load_run(run)
     stock = TARGETS[to or target_of(model.config)](model)
@@ -137,8 +137,12 @@ def to_phi3(model: TinyLlamaForCausalLM) -> Phi3ForCausalLM:
         unsupported.append(f"the rotary type {rope_type}")
     if unsupported:
         partial = rope["partial_rotary_factor"] < 1.0
-        advice = "Llama does, but rotates whole heads" if partial else "leave out `--to phi3` for Llama, which does"
-        raise UserError(f"Phi-3 does not support {' and '.join(unsupported)} of this model: {advice}.")
+        advice = (
+            "Llama does, but it rotates whole heads: train with `partial_rotary_factor: 1.0` to export a Llama"
+            if partial
+            else "Llama does: remove `--to phi3`"
+        )
+        raise UserError(f"Phi-3 does not support {' and '.join(unsupported)} of this model. {advice}.")
     settings |= {
         # Where longrope changes to its long factors. Phi-3 reads the length from here only.
         "original_max_position_embeddings": rope.get(

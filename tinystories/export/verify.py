@@ -1,4 +1,4 @@
-"""What exports and imports share: complete loading, comparison of logits, and output that appears only if verified."""
+"""Functions that exports and imports share: loading with all checks, and the comparison of logits."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ from ..utils.errors import UserError, first_line
 
 
 TOLERANCE = 1e-5
-LONGEST_CHECK = 2048  # tokens; longer comparisons take time and find no more
+LONGEST_CHECK = 2048  # tokens; longer comparisons take more time and detect nothing else
 STORY = (
     "Once upon a time there was a little girl named Lily. She had a red ball, and she loved to play with it in the "
     'garden. One day the ball rolled under a big bush. "Oh no!" said Lily. A small brown dog came by. He looked at '
@@ -53,7 +53,7 @@ def read_config(path: str | Path, model_types: Collection[str], requirement: str
     """Read the configuration of a model in a folder or on the Hub.
 
     Args:
-        requirement: what the message says about other architectures.
+        requirement: end of the message about any other architecture.
 
     Raises:
         UserError: if it cannot be read, or is of another architecture.
@@ -114,7 +114,8 @@ def check_vocabulary(tokenizer: PreTrainedTokenizerBase, vocab_size: int, path: 
     tokens = vocabulary_size(tokenizer)
     if tokens > vocab_size:
         raise UserError(
-            f"The tokenizer of {path} has {tokens:,} tokens but the model has {vocab_size:,}: they do not match."
+            f"The tokenizer of {path} has {tokens:,} tokens, but the model has only {vocab_size:,} embeddings: use "
+            f"the tokenizer that the model was trained with."
         )
 
 
@@ -127,7 +128,7 @@ def check_difference(difference: float, tolerance: float, model: str, source: st
     if not difference <= tolerance:
         raise UserError(
             f"{model} does not reproduce the logits of {source} (largest difference {difference:.1e}, tolerance "
-            f"{tolerance:.0e}), so nothing was written to {out}."
+            f"{tolerance:.0e}), so nothing was written to {out}: please report this."
         )
 
 
@@ -147,7 +148,7 @@ def compare(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: 
     if AutoTokenizer.from_pretrained(folder)(STORY, verbose=False)["input_ids"] != ids:
         return float("inf"), 0
 
-    # Beyond the trained length, too, where some rotary types change.
+    # Also beyond the context length, where some rotary types change.
     length = min(model.config.max_position_embeddings + 8, LONGEST_CHECK)
     rows = [torch.tensor([row]) for row in (ids[:length], (ids * (length // len(ids) + 1))[:length])]
     differences = [(model(row).logits - written(row).logits).abs().max() for row in rows]

@@ -1,9 +1,9 @@
 """Read a `.pth` checkpoint of `WikiMiniModel`, the 24.5M story model of github.com/karthyick/llm_tinystories.
 
-- The architecture is TinyLlama's under other names, so weights are renamed and nothing is computed.
-- No code of the file is run: it is loaded with `weights_only=True`. Only numpy numbers are allowed in addition, since
-  that training loop saves its validation loss as one; they are decoded here and not by numpy.
-- Shapes come from the weights; the configuration must agree, except for `d_ffn`, which that code rounds up.
+- The architecture is TinyLlama's under other names, so weights are only renamed.
+- No code of the file is run: it is loaded with `weights_only=True`. Only numpy numbers are also allowed, because the
+  training loop of that project saves its validation loss as one; they are decoded here and not by numpy.
+- Shapes come from the weights; the configuration must match them, except for `d_ffn`, which that project rounds up.
 - The archive and the claimed sizes are checked before memory is allocated.
 """
 
@@ -23,7 +23,7 @@ from tokenizers import Tokenizer
 from modeling_tinyllama import TinyLlamaConfig, TinyLlamaForCausalLM
 from tinystories.tokenization import PreTrainedTokenizerFast
 
-from ..generation.prompts import keep_prompts_open
+from ..generation.prompts import set_prompt_prefix
 from ..utils.errors import UserError, first_line
 from .verify import check_finite
 
@@ -41,7 +41,7 @@ BLOCK_NAMES = {
     "ffn.w_up": "mlp.up_proj",
     "ffn.w_down": "mlp.down_proj",
 }
-# The first is that code's own name; the others are likely in derived code.
+# The first is the name in that project; the others are likely in derived code.
 FINAL_NORM_NAMES = ("final_norm", "norm", "ln_f", "norm_f", "final_layernorm", "output_norm")
 # Prefixes of `torch.compile` and `DistributedDataParallel`.
 WRAPPERS = re.compile(r"^(?:(?:_orig_mod|module)\.)+")
@@ -62,7 +62,7 @@ def load_wikimini(path: str | Path) -> TinyLlamaForCausalLM:
 
     The file holds `model_state_dict` and `config`, whose section `model` (or `config` itself) has `n_heads` and may
     have `vocab_size`, `d_model`, `n_layers`, `max_seq_len`, `rope_percentage`, `rope_base`, `rms_norm_eps` and
-    `tie_embeddings`. Missing settings come from the weights, or are that code's defaults.
+    `tie_embeddings`. Missing settings come from the weights, or are the defaults of that project.
 
     Raises:
         UserError: if the file is damaged, is of another kind, or would need code to be loaded.
@@ -125,12 +125,12 @@ def load_wikimini_tokenizer(path: str | Path, model_max_length: int) -> PreTrain
         clean_up_tokenization_spaces=False,
         model_input_names=["input_ids", "attention_mask"],
     )
-    keep_prompts_open(tokenizer)
+    set_prompt_prefix(tokenizer)
     return tokenizer
 
 
 class _NumpyType:
-    """Stands for `numpy.dtype` in a pickle: the name of a number type, such as `f8`, with its byte order."""
+    """Replaces `numpy.dtype` in a pickle: the name of a number type, such as `f8`, with its byte order."""
 
     def __init__(self, name: str, *_: object) -> None:
         if not re.fullmatch(r"f[248]|[iu][1248]|b1", name):
@@ -157,7 +157,7 @@ def _read(path: Path) -> Any:
     with torch.serialization.safe_globals(NUMPY_NUMBERS):
         try:
             return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        except Exception as error:  # a pickle can go wrong in any way
+        except Exception as error:  # unpickling can raise any exception
             try:
                 unsafe = ", ".join(torch.serialization.get_unsafe_globals_in_checkpoint(str(path))[:3])
             except Exception:
@@ -167,11 +167,11 @@ def _read(path: Path) -> Any:
                     f"{path} would load {unsafe}, which can run arbitrary code, so it is not loaded. If you trust "
                     f"it, save only its `model_state_dict` and `config`, with plain values, to another file."
                 ) from None
-            raise UserError(f"{path} cannot be loaded: {_plain(error)}.") from None
+            raise UserError(f"{path} is not a checkpoint of torch, or is damaged: {_plain(error)}.") from None
 
 
 def _plain(error: Exception) -> str:
-    """The reason in torch's message, whose first line is advice to disable the safety check."""
+    """The reason in torch's message, which begins with advice to disable the safety check."""
     reason = re.search(r"WeightsUnpickler error:\s*(.+)", str(error))
     return reason[1].strip().rstrip(".") if reason else first_line(error)
 
@@ -212,7 +212,7 @@ def _settings(path: Path, checkpoint: dict) -> dict:
 
 
 def _heads(path: Path, settings: dict, hidden_size: int, factor: float, state: dict) -> int:
-    """`n_heads`, or else the number of heads that matches the rotary tables among the weights."""
+    """`n_heads`; if it is missing, the number of heads that matches the rotary tables among the weights."""
     if settings.get("n_heads") is not None:
         return _number(path, settings, "n_heads", int)
     rotated = _rotary_table(state)[1]
@@ -256,7 +256,7 @@ def _weights(path: Path, state: dict) -> dict[str, torch.Tensor]:
         if not tensor.dtype.is_floating_point or tensor.dtype.itemsize < 2:
             raise UserError(f"{path}: {name} is {str(tensor.dtype)[6:]}, but weights must be floating-point numbers.")
         weights[name] = tensor
-    # Strides of zero let a tensor claim more than is stored. The head may share the storage of the embedding.
+    # With strides of zero, a tensor can be larger than its storage. The head may share the storage of the embedding.
     claimed = sum(tensor.nbytes for name, tensor in weights.items() if name != "lm_head.weight")
     if claimed > path.stat().st_size:
         raise UserError(
@@ -317,7 +317,7 @@ def _config(path: Path, settings: dict, weights: dict[str, torch.Tensor], state:
 
 
 def _number(path: Path, settings: dict, key: str, kind: type, default: float | None = None) -> Any:
-    """A setting as a number, also from text, because YAML reads `1e-6` as text."""
+    """A setting as a number; text is converted, because YAML reads `1e-6` as text."""
     value: Any = settings.get(key)
     if value is None:
         value = default

@@ -22,11 +22,12 @@ from .presets import check_preset, resolve_max_new_tokens
 from .prompts import decode, encode_prompt
 
 
-# Prompts that an article follows nearly always, in any text: in 16,054 TinyStories in 100% of places after "a time
-# there was" and in 91% after "cat found". After "wanted to play with" it is 34%, after the others at most 11%.
+# Prompts that are nearly always followed by an article: in 16,054 TinyStories, 100% of the occurrences of "a time
+# there was" and 91% of those of "cat found"; of "wanted to play with", it is 34%, and of the other prompts at most
+# 11%.
 ARTICLE_FOLLOWS = ("Once upon a time there was", "The happy cat found")
 
-# The first five are those that karthyick/llm_tinystories was judged by.
+# The first five are the evaluation prompts of karthyick/llm_tinystories.
 PROMPTS = [
     "Once upon a time there was",
     "One day, a little girl named Lily",
@@ -69,7 +70,8 @@ PROMPTS = [
 
 @dataclass(frozen=True)
 class GeneratedStory:
-    """
+    """A prompt and its completion.
+
     Attributes:
         prompt: as given.
         text: prompt and completion, not post-processed.
@@ -100,8 +102,9 @@ def generate_stories(
 ) -> list[GeneratedStory]:
     """One completion of each of `prompts`.
 
-    The same seed generates the same stories on the same machine, for the same prompts and `batch_size`: a batch shares
-    its random numbers. Greedy stories differ between batch sizes only by the rounding of logits.
+    The same seed generates the same stories on the same machine, for the same prompts and `batch_size`: the stories of
+    a batch share one random number generator. Greedy stories differ between batch sizes only by the rounding of
+    logits.
 
     Args:
         preset: one of `PRESETS`, or "greedy".

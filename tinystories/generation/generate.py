@@ -36,7 +36,7 @@ def eos_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) ->
 
 
 def context_length(model: PreTrainedModel) -> int | None:
-    """Number of positions in the configuration of the model; None if it states no limit."""
+    """Context length in tokens, from the configuration of the model; None if it has none."""
     config = model.config.get_text_config()
     limits = (getattr(config, name, None) for name in CONTEXT_FIELDS)
     limit = next((limit for limit in limits if isinstance(limit, int) and limit > 0), None)
@@ -51,8 +51,8 @@ def context_length(model: PreTrainedModel) -> int | None:
 def temporary_generation_config(model: PreTrainedModel, config: GenerationConfig) -> Iterator[None]:
     """Within the block: evaluation mode, native decoding where possible, and `config` as the model's own config.
 
-    `generate` takes what its config leaves open from the model's own, which would add a repetition penalty to greedy
-    decoding.
+    `generate` takes settings that are not in its config from the model's own, which would add a repetition penalty to
+    greedy decoding.
     """
     own = model.generation_config
     model.generation_config = config

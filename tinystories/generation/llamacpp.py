@@ -2,9 +2,9 @@
 
 - `xllamacpp` has wheels for Linux, macOS and Windows, and its server applies samplers in the order it is given: that
   of `generate()`. `llama-cpp-python` needs a compiler and applies the temperature last.
-- Greedy text with float32 weights is that of `generate()`: keys and values are cached in float32. Sampled text has the
-  same distribution, but another random number generator, so the same seed gives another story.
-- `xllamacpp` starts an HTTP server in this process: it listens on 127.0.0.1, and its random API key stays here.
+- With float32 weights, greedy text equals that of `generate()`, because keys and values are cached in float32. Sampled
+  text has the same distribution, but another random number generator, so the same seed gives another story.
+- `xllamacpp` starts an HTTP server in this process, which listens on 127.0.0.1 and needs a random API key.
 - Imports neither torch nor transformers.
 """
 
@@ -18,7 +18,7 @@ from tokenizers import Tokenizer
 
 from ..utils.errors import UserError, first_line, install_command
 from .presets import MIN_TEMPERATURE, SamplingSettings, check_sampling, resolve_max_new_tokens
-from .prompts import open_prompt
+from .prompts import encode_prompt_with
 
 
 class LlamaCpp:
@@ -150,11 +150,11 @@ def prompt_ids(folder: Path, config: Mapping, prompt: str) -> list[int]:
     """`prompts.encode_prompt` with the `tokenizer.json` of a folder; `config` is its `config.json`."""
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     ends = config.get("eos_token_id")
-    return open_prompt(
+    return encode_prompt_with(
         lambda text, special: tokenizer.encode(text, add_special_tokens=special).ids,
         prompt,
-        begin=config.get("bos_token_id"),
-        ends=ends if isinstance(ends, list) else [ends],
+        bos_token_id=config.get("bos_token_id"),
+        eos_token_ids=ends if isinstance(ends, list) else [ends],
     )
 
 

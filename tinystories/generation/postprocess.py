@@ -25,7 +25,7 @@ def post_process(text: str) -> str:
     - Repeated spaces and empty lines become one. Spaces before punctuation are removed, and missing ones after it are
       inserted. Spaces inside straight quotes are removed where it is clear which quotes open and which close.
     - Sentences and the word "I" get a capital, and the text a final full stop. Capitals are never removed.
-    - Applying it twice changes nothing more.
+    - It is idempotent.
 
     Metrics must not use it: they would score its capitals and full stops as the model's own.
     """

@@ -20,7 +20,9 @@ def encode_prompt(tokenizer: "PreTrainedTokenizerBase", prompt: str) -> list[int
     Raises:
         UserError: where the prompt is empty and the tokenizer has no BOS token.
     """
-    return open_prompt(_encoder(tokenizer), prompt, begin=tokenizer.bos_token_id, ends={tokenizer.eos_token_id})
+    return encode_prompt_with(
+        _encoder(tokenizer), prompt, bos_token_id=tokenizer.bos_token_id, eos_token_ids={tokenizer.eos_token_id}
+    )
 
 
 def decode(tokenizer: "PreTrainedTokenizerBase", ids: list[int], *, skip_special_tokens: bool = True) -> str:
@@ -28,21 +30,29 @@ def decode(tokenizer: "PreTrainedTokenizerBase", ids: list[int], *, skip_special
     return str(tokenizer.decode(ids, skip_special_tokens=skip_special_tokens, clean_up_tokenization_spaces=False))
 
 
-def open_prompt(
-    encode: Callable[[str, bool], list[int]], prompt: str, *, begin: int | None, ends: Collection[int | None]
+def encode_prompt_with(
+    encode: Callable[[str, bool], list[int]],
+    prompt: str,
+    *,
+    bos_token_id: int | None,
+    eos_token_ids: Collection[int | None],
 ) -> list[int]:
-    """`encode_prompt` for any tokenizer; `encode(text, add_special_tokens)` returns token ids.
+    """`encode_prompt` for any tokenizer.
 
     Args:
-        begin: BOS, used for a prompt without tokens.
-        ends: EOS tokens.
+        encode: `encode(text, add_special_tokens)` returns token ids.
+        bos_token_id: used for a prompt without tokens.
+        eos_token_ids: removed from the end of the prompt.
+
+    Raises:
+        UserError: as [`encode_prompt`].
     """
-    front, _ = _added(encode)
-    ids = front + list(encode(prompt, False))
-    while len(ids) > len(front) and ids[-1] in ends:
+    prefix, _ = _added(encode)
+    ids = prefix + list(encode(prompt, False))
+    while len(ids) > len(prefix) and ids[-1] in eos_token_ids:
         ids.pop()
-    if not ids and begin is not None:
-        ids = [begin]
+    if not ids and bos_token_id is not None:
+        ids = [bos_token_id]
     if not ids:
         raise UserError("With this tokenizer, an empty prompt has no tokens: the prompt needs at least one word.")
     return ids
@@ -53,32 +63,32 @@ def added_tokens(tokenizer: "PreTrainedTokenizerBase") -> tuple[list[int], list[
     return _added(_encoder(tokenizer))
 
 
-def keep_prompts_open(tokenizer: "PreTrainedTokenizerBase", front: list[int] | None = None) -> None:
-    """Change the tokenizer, also as it is saved, to add `front` before a text and nothing after it.
+def set_prompt_prefix(tokenizer: "PreTrainedTokenizerBase", prefix: list[int] | None = None) -> None:
+    """Make the tokenizer add `prefix` before a text and nothing after it; `save_pretrained` saves that.
 
     A plain call, as in `pipeline`, then encodes prompts like `encode_prompt`. A tokenizer without a backend of the
-    `tokenizers` library stays as it is.
+    `tokenizers` library is not changed.
 
     Args:
-        front: ids of special tokens; by default those that it adds now.
+        prefix: ids of special tokens; by default those that it already adds before a text.
     """
     from tokenizers import processors
 
-    before, behind = added_tokens(tokenizer)
-    front = before if front is None else front
-    if (before, []) == (front, behind) or not hasattr(tokenizer, "backend_tokenizer"):
+    before, after = added_tokens(tokenizer)
+    prefix = before if prefix is None else prefix
+    if (before, []) == (prefix, after) or not hasattr(tokenizer, "backend_tokenizer"):
         return
     # Some classes rebuild their template from these when they are loaded.
-    for name, value in {"add_bos_token": bool(front), "add_eos_token": False}.items():
+    for name, value in {"add_bos_token": bool(prefix), "add_eos_token": False}.items():
         if name in tokenizer.init_kwargs:
             tokenizer.init_kwargs[name] = value
         if hasattr(tokenizer, f"_{name}"):
             setattr(tokenizer, name, value)
-    names = tokenizer.convert_ids_to_tokens(front)
+    names = tokenizer.convert_ids_to_tokens(prefix)
     tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
         single=[*names, "$A"],
         pair=[*names, "$A", *(f"{name}:1" for name in names), "$B:1"],
-        special_tokens=list(dict(zip(names, front, strict=True)).items()),
+        special_tokens=list(dict(zip(names, prefix, strict=True)).items()),
     )
 
 

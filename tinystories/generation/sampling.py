@@ -96,7 +96,7 @@ class Sampler:
         generator = torch.Generator(self._ids.device).manual_seed(seed)
         ids = self._ids[len(self._rows)]
         ids[: len(prompt_ids)] = torch.tensor(prompt_ids, device=ids.device)
-        ids[len(prompt_ids) :] = prompt_ids[0]  # the unused rest must not add a token to the penalty
+        ids[len(prompt_ids) :] = prompt_ids[0]  # so that unused positions add no token to the repetition penalty
         self._rows.append(_Row(settings, generator, len(prompt_ids)))
 
     def remove(self, row: int) -> None:

@@ -2,11 +2,11 @@
 
 - A commit is atomic: files are uploaded first and become visible at once. `create_commit` guarantees that;
   `upload_folder` may make several commits.
-- A failed request is retried with the whole commit. That resumes: uploaded files are not sent again, and a commit of
+- After a failed request, the whole commit is retried. Files that were uploaded are not sent again, and a commit of
   which only the answer was lost is recognised.
-- The token is read as `huggingface_hub` reads it, and is neither printed nor written.
+- The token is read as `huggingface_hub` reads it, and is neither printed nor written to a file.
 
-Imports only `huggingface_hub`, so that mistakes are reported at once.
+This module imports only `huggingface_hub`, so that errors are reported without delay.
 """
 
 import re
@@ -29,7 +29,7 @@ from ..utils.hub_connection import require_hub
 # Seconds between attempts. `huggingface_hub` itself retries uploads, but not commits.
 WAITS = (1, 2, 4)
 TRANSIENT = (408, 429, 500, 502, 503, 504)
-REJECTED_TOKEN = "The Hub rejected your token: create another one with `hf auth login`."
+REJECTED_TOKEN = "The Hub rejected your token: log in with a valid one with `hf auth login`."
 RESUME = "Run the same command again to resume."
 # Files of an earlier release, which the next one replaces.
 RELEASE_FILES = re.compile(
@@ -68,7 +68,7 @@ def check_repo_id(repo_id: str, option: str) -> None:
 
 
 def authenticate(alternative: str) -> tuple[HfApi, dict[str, Any]]:
-    """Return a client with the user's token and what the Hub reports about its user, empty if it may not be asked.
+    """Return a client with the user's token, and the Hub's data about the user; empty if the token may not read them.
 
     Args:
         alternative: what the user can do without a token, for the messages.
@@ -112,14 +112,14 @@ def find_target(api: HfApi, repo_id: str, branch: str, private: bool) -> Target:
         heads = {ref.name: ref.target_commit for ref in api.list_repo_refs(repo_id).branches}
         if branch not in heads:
             raise UserError(
-                f"{repo_id} has no branch {branch}, only {', '.join(heads)}: create it with `hf repos branch create "
-                f"{repo_id} {branch}`."
+                f"{repo_id} has no branch {branch} (branches: {', '.join(heads)}): create it with `hf repos branch "
+                f"create {repo_id} {branch}`."
             )
         return Target(repo_id, branch, heads[branch], bool(info.private))
 
     target = retry(find, repo_id)
     if target.head is None and branch != "main":
-        raise UserError(f"There is no repo {repo_id}, so it has no branch {branch}: push to main first.")
+        raise UserError(f"There is no repository {repo_id}, so it has no branch {branch}: push to main first.")
     if target.head is not None and private and not target.private:
         raise UserError(
             f"{repo_id} exists and is public; --private applies to new repositories. Make it private with `hf repos "
@@ -204,7 +204,7 @@ def _error_message(cause: BaseException, status: int | None, repo_id: str) -> st
     message = " ".join(str(getattr(cause, "server_message", None) or first_line(cause)).split()).rstrip(".")
     messages = {
         401: REJECTED_TOKEN,
-        402: f"The Hub requires a paid account for {repo_id}: {message}.",
+        402: f"The Hub requires a paid account for this push to {repo_id}: {message}.",
         403: f"Your token may not write to {repo_id}: {message}. Choose a repository of your own, or another token.",
         412: f"{repo_id} has changed during the push. {RESUME}",
     }

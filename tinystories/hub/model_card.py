@@ -1,6 +1,6 @@
 """The model card of a run, rendered from `model_card.md.jinja` by `huggingface_hub`.
 
-- Every figure comes from a file of the run (see `runs/metadata.py`). What is unknown is omitted.
+- Every figure comes from a file of the run (see `runs/metadata.py`). Unknown ones are omitted.
 - The card names the licence of the training data where it is known. The licence of the model itself is in the card's
   YAML metadata only if the publisher chooses one.
 """
@@ -50,7 +50,7 @@ def model_card(
         formats: subfolder of each additional format ("llama", "gguf", "onnx").
         loss_plot: whether `loss.png` is published along with the card.
         revision: branch that the model is published on; main by default.
-        license: SPDX identifier of the model's licence, for the YAML metadata.
+        license: SPDX identifier of the model's licence, for the YAML metadata; None if the publisher chose none.
     """
     name = repo_id.split("/")[-1]
     eval_results = _eval_results(metadata)

@@ -1,7 +1,7 @@
 """Build a release folder from a run: weights, tokenizer, code, model card, loss plot and recipe.
 
-- Nothing private is in it: folders, run names and tokens are removed from the recipe, and `training_args.bin`, which
-  pickles every argument, is not copied.
+- It contains nothing private: folders, run names and tokens are removed from the recipe, and `training_args.bin`, a
+  pickle of all arguments, is not copied.
 - Weights must be complete: transformers initialises missing ones at random and only warns.
 - Additional formats are exported from the release, so that all of them share its `generation_config.json`.
 """
@@ -47,9 +47,9 @@ class Release:
 
     Attributes:
         name: of the run or checkpoint.
-        metadata: what the model card is made from.
+        metadata: the source of the model card.
         formats: those that transformers can load.
-        expected: what each of them must reproduce (see `verification.expected_output`).
+        expected: the output that each of them must reproduce (see `verification.expected_output`).
     """
 
     folder: Path
@@ -76,7 +76,7 @@ def check_run(run: str | Path) -> Path:
     run = Path(run)
     require_run_folder(run)
     if not any(run.glob("*.safetensors")):
-        raise UserError(f"{run} has no weights (model.safetensors). Specify the folder of a finished run.")
+        raise UserError(f"{run} has no weights (model.safetensors): specify the folder of a finished run.")
     if not (run / "tokenizer.json").is_file():
         raise UserError(
             f"{run} has no tokenizer (tokenizer.json), without which the model cannot be used: copy the tokenizer "
@@ -93,7 +93,7 @@ def check_formats(include: Sequence[str]) -> None:
     """
     for name in include:
         if name not in FORMATS:
-            raise UserError(f"--include does not accept {name!r}; choose from {', '.join(FORMATS)}.")
+            raise UserError(f"--include does not accept {name!r}: choose from {', '.join(FORMATS)}.")
         if name != "llama":
             import_module(f"..export.{name}", __package__)  # raises if a package is missing
 
@@ -157,7 +157,7 @@ def _export(name: str, run: Path, release: Path, out: Path) -> None:
     elif name == "gguf":
         from ..export.gguf import export_gguf
 
-        # From the run, which the file is named after.
+        # From the run, because the name of the source becomes the name in the file.
         export_gguf(run, out / f"{run.resolve().name}-f16.gguf")
     else:
         from ..export.onnx import export_onnx
@@ -179,7 +179,7 @@ def public_recipe(run: Path) -> dict[str, Any] | None:
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise UserError(f"{path} cannot be read: {first_line(error)}.") from None
     if not isinstance(recipe, dict):
-        raise UserError(f"{path} is not a recipe.")
+        raise UserError(f"{path} is not a recipe: it must contain `key: value` lines.")
     recipe["trainer"] = recipe.get("trainer") or {}
     for section in (recipe, recipe["trainer"]):
         for name, value in list(section.items()):

@@ -21,7 +21,7 @@ def build_space(folder: Path, repo_id: str, revision: str, preset: str | None = 
 
     Args:
         repo_id: the published model.
-        revision: what the demo loads; a commit pins it to the verified release.
+        revision: branch or commit that the demo loads; a commit pins it to the verified release.
         preset: sampling preset that is selected at first.
     """
     folder.mkdir(parents=True)

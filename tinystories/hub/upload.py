@@ -1,7 +1,7 @@
 """Publish a run on the Hub: build a release, verify it, upload it in one commit, download it and verify it again.
 
-- Nothing is published before the release was verified on disk, and what fails later leaves the repository unchanged.
-- A push replaces the earlier release and leaves all other files in the repository alone.
+- Nothing is published before the release has been verified on disk. A failed upload leaves the repository unchanged.
+- A push replaces the files of the earlier release and does not change other files in the repository.
 """
 
 import sys
@@ -46,7 +46,7 @@ def push(
         private: create a new repository as private.
         revision: existing branch to push to; main by default.
         dry_run: build and verify everything on disk and upload nothing.
-        out: keep what was built in this new folder, as `model/`, `step-N/` and `space/`.
+        out: new folder in which the build is kept, as `model/`, `step-N/` and `space/`; by default it is deleted.
         with_checkpoints: also publish each checkpoint of the run, as a branch `step-N`.
         space: also publish a demo as a Space of the same name.
         message: of the commit.
@@ -56,7 +56,7 @@ def push(
         The problems that verification found; an empty list if there are none.
 
     Raises:
-        UserError: for what the user can fix; the message says what was published before, if anything.
+        UserError: for an error that the user can fix; the message states what had already been published, if anything.
     """
     if repo_id.count("/") != 1:
         raise UserError(f"--repo-id must be USER/NAME, such as ada/storyteller, but is {repo_id!r}.")
@@ -73,14 +73,14 @@ def push(
     from .space import build_space
     from .verification import check_releases
 
-    # A progress bar for each local file says nothing; one for the upload does.
+    # Progress bars only for the upload, not for each local file.
     logging.disable_progress_bar()
     if constants.HF_HUB_DISABLE_PROGRESS_BARS is not True:
         enable_progress_bars()
     with _work_folder(out) as work:
         release = build_release(run, work / "model", repo_id, include=include, revision=revision, license=license)
         checkpoints = _checkpoint_releases(run, work, repo_id, license) if with_checkpoints else {}
-        releases = {**checkpoints, branch: release}  # main last, because people look there
+        releases = {**checkpoints, branch: release}  # main last, so that its commit is the most recent
         _print_releases(releases)
         if problems := check_releases(releases):
             return [*problems, "Nothing was uploaded."]

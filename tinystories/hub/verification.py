@@ -1,7 +1,7 @@
 """Verify a release in a clean environment: a new process, an empty folder and cache, and without this package.
 
 - Each format is loaded as a user would load it. Its tokens, logits and greedy text must be those of the run.
-- The comparison is in float32 on the CPU, where only a different function makes a difference above rounding.
+- The comparison is in float32 on the CPU, where rounding errors are far below the tolerance.
 - After publishing, the commit is downloaded and every file is compared. A public repository is read without a token.
 """
 
@@ -36,7 +36,8 @@ USER_VARIABLES = ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_XET_CACHE", "HF_A
 
 @torch.no_grad()
 def expected_output(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
-    """Return what every format of a release must reproduce: settings, tokens, logits (`[length, vocab]`), text."""
+    """Return the output that each format of a release must reproduce: settings, tokens, logits `[length, vocab]` and
+    greedy text."""
     model = model.float()
     ids = tokenizer(STORY, verbose=False)["input_ids"]
     prompt = torch.tensor([encode_prompt(tokenizer, PROMPT)])
@@ -65,10 +66,10 @@ def check_releases(
     commits: dict[str, str] | None = None,
     token: str | None = None,
 ) -> list[str]:
-    """Return the problems that a clean environment finds with releases; an empty list if there are none.
+    """Verify releases in a clean environment and return the problems; an empty list if there are none.
 
     Args:
-        releases: by the names that the problems begin with.
+        releases: by name; each problem begins with the name.
         repo_id: load them from the Hub, each at its commit in `commits`, instead of from their folders.
         token: for a private repository only.
     """

@@ -1,8 +1,8 @@
 """The part of `verification.py` that runs in a clean environment: a script that nothing imports.
 
-It reads from standard input, as JSON, what to load and what to expect, and prints the problems as JSON in its last
-line. Modules named under `hidden` cannot be imported here even if they are installed, so the model runs on the code
-that was released with it or on that of transformers.
+It reads a task as JSON from standard input (what to load, and the expected output) and prints the problems as JSON in
+its last line. Modules named under `hidden` cannot be imported here even if they are installed, so that the model runs
+with the code that was released with it or with that of transformers.
 """
 
 import hashlib
@@ -13,7 +13,7 @@ from pathlib import Path
 
 
 class HidingFinder:
-    """A finder on `sys.meta_path` for which some modules do not exist."""
+    """A finder for `sys.meta_path` that makes the import of some modules fail."""
 
     def __init__(self, names):
         self.names = names

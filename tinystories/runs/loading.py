@@ -13,7 +13,7 @@ from tinystories.tokenization import PreTrainedTokenizerFast
 
 from ..generation.native import require_native_decoding
 from ..generation.presets import check_dtype
-from ..generation.prompts import keep_prompts_open
+from ..generation.prompts import set_prompt_prefix
 from ..utils.errors import UserError, first_line
 from .download import PICKLES, SAFETENSORS, local_folder
 from .run_folder import require_run
@@ -97,7 +97,7 @@ def load_tokenizer(path: str | Path, *, as_saved: bool = False) -> PreTrainedTok
             raise UserError(f"{path} has no tokenizer: neither tokenizer.json nor tokenizer_config.json.") from None
         raise UserError(f"The tokenizer in {path} cannot be loaded: {first_line(error)}.") from None
     if not as_saved:
-        keep_prompts_open(tokenizer)
+        set_prompt_prefix(tokenizer)
     return tokenizer
 
 

@@ -1,8 +1,8 @@
-"""`/alternatives`: the words that the model could have generated in the place of a word of a story.
+"""`/alternatives`: the words that the model could have generated instead of a word of a story.
 
-- Probabilities are the model's, before sampling settings. A word has the product of those of its tokens.
+- Probabilities are the model's, before sampling settings. That of a word is the product of those of its tokens.
 - Each of the most probable tokens is completed to a word by greedy decoding, all of them in one batch.
-- The `logprobs` of `/v1/completions` do not suffice: they have tokens, with SentencePiece without the spaces.
+- The `logprobs` of `/v1/completions` are not sufficient: they are for tokens, and with SentencePiece without spaces.
 """
 
 import math
@@ -39,8 +39,10 @@ class Alternative(BaseModel):
 
 
 class Alternatives(BaseModel):
-    probability: float | None = Field(description="of the word; null where its first token begins before it")
-    alternatives: list[Alternative] = Field(description="with the word itself, the most probable first")
+    probability: float | None = Field(
+        description="probability of the word; null if its first token begins before the word"
+    )
+    alternatives: list[Alternative] = Field(description="the most probable first, the word itself included")
 
 
 def alternatives_router(model: ServedModel) -> APIRouter:
@@ -54,7 +56,7 @@ def alternatives_router(model: ServedModel) -> APIRouter:
         prompt, whole = model.encode(body.prompt), model.encode(body.prompt + body.word)
         remaining = model.max_tokens(prompt, None)
         word = whole[len(prompt) :] if whole[: len(prompt)] == prompt and len(whole) <= engine.context else []
-        # Without a word, any token: its alternatives do not depend on it.
+        # Without a word, any token can be forced, because its alternatives do not depend on it.
         begins = [tuple(word or prompt[-1:])]
         [tokens] = await _complete(model, request, prompt, begins, len(begins[0]), min(body.n, engine.max_batch))
         candidates = tokens[0].alternatives or {}
@@ -69,7 +71,7 @@ def alternatives_router(model: ServedModel) -> APIRouter:
         for token in engine.eos_ids & candidates.keys():
             words[""] += math.exp(candidates[token])
         probability = _probability(tokens) if word else None
-        if probability:  # several words can begin with the same token, of which greedy decoding finds one
+        if probability:  # several words can begin with the same token, and greedy decoding finds only one of them
             words[body.word] = max(words[body.word], probability)
         by_probability = sorted(words.items(), key=itemgetter(1), reverse=True)
         return Alternatives(
@@ -81,7 +83,7 @@ def alternatives_router(model: ServedModel) -> APIRouter:
 
 
 def first_word(model: ServedModel, prompt: list[int], ids: list[int]) -> tuple[str, int]:
-    """The first word of a completion of `prompt`, and the number of its tokens; all of `ids` where it does not end."""
+    """The first word of a completion `ids` of `prompt`, and the number of its tokens; all if the word does not end."""
     start, word = len(model.decode(prompt)), ""
     for length in range(1, len(ids) + 1):
         text = model.decode([*prompt, *ids[:length]])[start:].rstrip(INCOMPLETE)
@@ -104,7 +106,7 @@ async def _complete(
     max_tokens: int,
     logprobs: int,
 ) -> list[list[TokenLogprob]]:
-    """The tokens of a completion by greedy decoding for each beginning."""
+    """For each of `begins`, the tokens of a completion that begins with it, by greedy decoding."""
     if not begins:
         return []
     requests = [

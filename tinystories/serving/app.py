@@ -1,7 +1,7 @@
 """The app: `/health`, `/generate`, the page at `/`, `/alternatives`, and OpenAI's `/v1` (`completions.py`).
 
-- The status of a response is sent with its first event, so a request that is never started gets 503 and no empty
-  stream. A client that disconnects cancels its completions.
+- The status of a response is sent with its first event, so a request that is never started gets 503 instead of an
+  empty stream. If a client disconnects, its completions are cancelled.
 - No prompt is logged or repeated in an error response.
 - The page is sent as one file without dependencies; Gradio would add 80 MB of packages and some sixty requests.
 """
@@ -61,7 +61,7 @@ def create_app(engine: Engine, settings: ServerSettings, name: str) -> FastAPI:
     """The app that serves `engine`; it starts the engine and closes it.
 
     Args:
-        name: of the model, for `/health` and `/v1/models`.
+        name: name of the model in `/health` and `/v1/models`.
     """
 
     @asynccontextmanager

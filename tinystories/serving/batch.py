@@ -1,15 +1,16 @@
-"""Decoding of many sequences in one forward pass, each with bit-identical logits to those it has alone.
+"""Decode many sequences in one forward pass, each with logits that are bit-identical to those without the others.
 
-- Each sequence has a row of the cache and its own length; a mask hides what is behind it. Nothing is padded, so
-  sequences join and leave without moving others.
-- The native step, where available, computes each row independently of the number of rows, so a completion is also
-  bit-identical to that of `generate`. The following is for other models and devices.
-- Matrix products of torch round differently for different numbers of rows. So only numbers of rows are used for which
-  this model, on this machine, gave the same bits for every row; unused rows are filled. On an x86 CPU these are
-  4, 8, 16, ...; where there are none, rows are decoded one at a time.
-- Attention is "eager": for one token per row as fast as torch's fused kernel, whose bits depend on the thread.
+- Each sequence has a row of the cache and its own length; a mask excludes the positions after it. There is no padding,
+  so sequences can be added and removed without moving others.
+- The native step, if available, computes each row independently of the number of rows, so a completion is also
+  bit-identical to that of `generate`. The following applies to other models and devices.
+- torch's matrix products round differently for different numbers of rows. So only those numbers of rows are used for
+  which this model, on this machine, gives bit-identical results for every row; unused rows are filled. On an x86 CPU
+  these are 4, 8, 16, ...; if there are none, rows are decoded one at a time.
+- Attention is "eager": for one token per row, it is as fast as torch's fused kernel, whose rounding depends on the
+  thread.
 - A second thread slows down a small model. So a step is timed with one, two, four, ... threads, and the smallest
-  number is used that is about as fast as any.
+  number is used with which it is about as fast as with any other.
 """
 
 import time
@@ -74,16 +75,17 @@ class ContinuousBatch:
     def add(self, prompt_ids: list[int], all_logits: bool = False) -> torch.Tensor:
         """Process a prompt, in a forward pass of its own, and make it the last row.
 
-        The forward pass is left out for the same prompt as before, as where several completions of it are requested.
+        The forward pass is skipped for the same prompt as before, so several completions of a prompt need only one.
 
         Returns:
-            the logits after the prompt `[1, vocab]`, or with `all_logits` after each of its tokens `[length, vocab]`.
+            The logits after the prompt `[1, vocab]`, or with `all_logits` after each of its tokens `[length, vocab]`.
 
         Raises:
-            ValueError: for a token that is not in the model's vocabulary; on a GPU, it would end all completions.
+            ValueError: for a token that is not in the model's vocabulary; on a GPU, its lookup would make all
+                completions fail.
         """
         if max(prompt_ids) >= self.model.config.get_text_config(decoder=True).vocab_size:
-            raise ValueError(f"The model has no token with the id {max(prompt_ids)}: this is not its tokenizer.")
+            raise ValueError(f"The model has no token with the id {max(prompt_ids)}: use the tokenizer of this model.")
         if self._last_prompt and self._last_prompt[0] == prompt_ids and not all_logits:
             _, cache, logits = self._last_prompt
         else:
@@ -173,9 +175,9 @@ class ContinuousBatch:
 
     @torch.inference_mode()
     def find_exact_sizes(self) -> list[int]:
-        """Numbers of rows, ascending, for which a row has the same bits at any place and beside any other rows.
+        """Numbers of rows, ascending, for which the logits of a row do not depend on its place or on other rows.
 
-        Tried are the powers of two and the capacity, with random caches.
+        The powers of two and the capacity are tested, with random caches.
         """
         generator = torch.Generator().manual_seed(0)
         sizes = sorted({2**power for power in range(self.capacity.bit_length())} | {self.capacity})
@@ -208,7 +210,7 @@ class ContinuousBatch:
 
 
 class _RowsLayer(CacheLayerMixin):
-    """Keys and values of a layer `[capacity, heads, context, head_dim]`; the batch sets the rows and positions."""
+    """Keys and values of a layer `[capacity, heads, context, head_dim]`; the batch has the rows and positions."""
 
     is_sliding = False
     keys: torch.Tensor
@@ -230,7 +232,7 @@ class _RowsLayer(CacheLayerMixin):
         return self.keys[self.batch.visible], self.values[self.batch.visible]
 
     def fill(self, row: int, keys: torch.Tensor, values: torch.Tensor) -> None:
-        """Store a prompt `[heads, length, head_dim]`; the rest becomes 0, since NaN would pass through the mask."""
+        """Store a prompt `[heads, length, head_dim]`; the rest becomes 0, because a mask does not remove NaN."""
         for own, given in ((self.keys[row], keys), (self.values[row], values)):
             own[:, : given.shape[1]] = given
             own[:, given.shape[1] :] = 0

@@ -1,4 +1,4 @@
-"""From tokens to text that can be sent: complete characters, and nothing that may become a stop string."""
+"""Convert tokens to text that can be sent: complete characters, and no possible beginning of a stop string."""
 
 from tokenizers.decoders import DecodeStream
 from transformers import PreTrainedTokenizerBase
@@ -9,8 +9,8 @@ from ..generation.prompts import decode
 class Detokenizer:
     """The text of a completion, token by token.
 
-    All pieces together are the decoded tokens, up to the first of the `stop` strings. A character that takes several
-    tokens comes when it is complete.
+    The pieces add up to the decoded tokens, up to the first of the `stop` strings. A character of several tokens is
+    returned when it is complete.
 
     Args:
         tokenizer: a fast one.
@@ -63,6 +63,6 @@ class Detokenizer:
 
 
 def token_text(tokenizer: PreTrainedTokenizerBase, token: int) -> str:
-    """A token as text, or as in the vocabulary where it is only part of a character."""
+    """A token as text, or its name in the vocabulary if it is only part of a character."""
     text = decode(tokenizer, [token], skip_special_tokens=False)
     return str(tokenizer.convert_ids_to_tokens(token)) if "\N{REPLACEMENT CHARACTER}" in text else text

@@ -1,12 +1,12 @@
-"""The engine: one thread that owns the model, a bounded queue, and a batch that requests join and leave.
+"""The engine: one thread that uses the model, a bounded queue, and a batch for continuous batching.
 
 - Only the engine's thread uses the model. Other threads submit requests and get events through callbacks, which must
-  not block. A slow client delays nobody: its events wait in memory, at most one per token.
+  not block. A slow client does not delay others: its events wait in memory, at most one per token.
 - Each round processes queued prompts for as long as the previous token took, at least one, and then generates a token
   for every running request. So new requests slow down the running ones at most by about a factor of two.
 - A request is accepted or refused immediately, and ends by its deadline, whether it is running or queued.
-- Continuous batching of transformers takes 300 ms per token on a CPU where this takes 10 to 40, shares one random
-  state between requests, and ignores the repetition penalty.
+- Continuous batching of transformers takes 300 ms per token on a CPU on which this engine takes 10 to 40 ms, uses one
+  random state for all requests, and ignores the repetition penalty.
 """
 
 import logging
@@ -35,8 +35,8 @@ class GenerationRequest:
     """A completion to generate.
 
     Attributes:
-        max_tokens: 0 only processes the prompt.
-        deadline: when it must have ended, on the clock of `time.monotonic`.
+        max_tokens: maximum length of the completion; with 0, only the prompt is processed.
+        deadline: time of `time.monotonic()` at which it is ended.
         stop: strings that end the completion; they are not part of it.
         logprobs: number of alternatives reported with each token; None: no log-probabilities.
         prompt_logprobs: whether to report those of the prompt, too.
@@ -191,11 +191,11 @@ class Engine:
     def check_ready(self) -> None:
         """Raises `ServiceUnavailable` unless the state is "ready"."""
         if self.state != "ready":
-            what = "model is loading" if self.state == "loading" else "server is shutting down"
-            raise ServiceUnavailable(f"The {what}.", retry_after=5)
+            what = "model is still loading" if self.state == "loading" else "server is shutting down"
+            raise ServiceUnavailable(f"The {what}: try again later.", retry_after=5)
 
     def cancel(self, state: RequestState) -> None:
-        """Stop generating a completion; it gets no further event."""
+        """Stop generating a completion; there are no further events for it."""
         state.cancelled = True
         with self._changed:
             if state in self._queued:
@@ -379,7 +379,7 @@ class Engine:
         self._running.pop()
 
     def _finish_all(self, reason: str) -> None:
-        """Finish all running completions, also where a failed step left the batch in an undefined state."""
+        """Finish all running completions, also if a failed step has left the batch in an undefined state."""
         states, self._running = self._running, []
         self._batch.clear()
         self._sampler.clear()
@@ -391,7 +391,7 @@ class Engine:
             return
         try:
             state.on_event(event)
-        except Exception:  # the receiver has gone, such as an event loop that was closed
+        except Exception:  # the receiver no longer exists, for example because its event loop was closed
             state.cancelled = True
 
 

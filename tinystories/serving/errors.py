@@ -1,4 +1,4 @@
-"""Error responses, all in the shape of OpenAI's API, with FastAPI's `detail` for invalid input."""
+"""Error responses in the format of OpenAI's API, with FastAPI's `detail` for invalid input."""
 
 from collections.abc import Mapping
 

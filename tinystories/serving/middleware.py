@@ -46,7 +46,7 @@ class SecurityHeaders:
 
 
 def parse_rate_limit(text: str) -> RateLimitItem | None:
-    """Raises `UserError` for what the package `limits` does not understand; "none" is no limit."""
+    """A rate limit from its text; None for "none". Raises `UserError` if the package `limits` cannot parse it."""
     if text == "none":
         return None
     try:
@@ -77,7 +77,7 @@ class RateLimit:
 
 
 def client_key(scope: Scope) -> str:
-    """The client's address; for IPv6 its /64 network, all of which one client usually has."""
+    """The client's address; for IPv6 its /64 network, which usually belongs to one client."""
     host = scope["client"][0] if scope.get("client") else ""
     try:
         address = ipaddress.ip_address(host)
@@ -136,7 +136,7 @@ class LimitedProtocol(H11Protocol):
 
 
 def _cancel(timer: asyncio.TimerHandle | None) -> asyncio.TimerHandle | None:
-    """Cancel a timer; the result, None, takes its place."""
+    """Cancel a timer and return None, to be assigned to its variable."""
     if timer is not None:
         timer.cancel()
     return None

@@ -1,4 +1,4 @@
-"""`tinystories serve`: loads the model, listens, and lets completions finish at shutdown."""
+"""`tinystories serve`: load the model, listen, and wait for running completions at shutdown."""
 
 import errno
 import logging
@@ -18,6 +18,7 @@ from tinystories.tokenization import vocabulary_size
 from ..runs.download import SAFETENSORS, local_folder
 from ..runs.loading import load_model, load_tokenizer
 from ..runs.run_folder import require_run
+from ..utils.console import counted
 from ..utils.errors import UserError, first_line
 from .app import create_app
 from .engine import Engine
@@ -85,7 +86,7 @@ class Server(uvicorn.Server):
     def handle_exit(self, sig, frame) -> None:
         if not self.should_exit:
             count = self._engine.running + self._engine.queue_length
-            left = f": waiting up to {self._drain_time:g} seconds for {count} completions" if count else ""
+            left = f": waiting up to {self._drain_time:g} s for {counted(count, 'completion')}" if count else ""
             print(f"{signal.Signals(sig).name}{left}", flush=True)
         self._engine.drain(self._drain_time)
         super().handle_exit(sig, frame)
@@ -105,7 +106,8 @@ def load(settings: ServerSettings) -> tuple[PreTrainedModel, PreTrainedTokenizer
     entries = model.config.get_text_config(decoder=True).vocab_size
     if (needed := vocabulary_size(tokenizer)) > entries:
         raise UserError(
-            f"The tokenizer has {needed} entries, but the model's vocabulary has {entries}: they do not match."
+            f"The tokenizer has {needed:,} entries, but the vocabulary of the model has only {entries:,}: use the "
+            f"tokenizer that the model was trained with."
         )
     if settings.device not in (None, "auto"):
         model.to(settings.device)  # type: ignore[arg-type]
@@ -132,7 +134,10 @@ def _check_checkpoint(checkpoint: str) -> None:
     require_run(checkpoint)
     folder = Path(checkpoint)
     if folder.exists() and not any((folder / name).exists() for name in (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME)):
-        raise UserError(f"{checkpoint} has no weights in safetensors format, the only one that the server loads.")
+        raise UserError(
+            f"{checkpoint} has no weights in the safetensors format, the only one that the server loads: load the "
+            f"model with transformers and save it again with `save_pretrained`."
+        )
 
 
 def _may_be_on_the_hub(name: str) -> bool:

@@ -1,4 +1,4 @@
-"""What all endpoints share: the model's name, limits and tokenizer, and server-sent events."""
+"""Code that all endpoints share: the model's name, limits and tokenizer, and server-sent events."""
 
 import json
 import secrets
@@ -22,14 +22,14 @@ from .settings import ServerSettings
 from .stream import CompletionStream
 
 
-MAX_PROMPT = 8_192  # characters: a text that fills a context of 1,024 tokens can be continued
+MAX_PROMPT = 8_192  # characters; enough for a text that fills a context of 1,024 tokens
 UNFINISHED = "The completion could not be finished."
-# Line ends to str.splitlines, with which some clients split a stream, but not to server-sent events.
+# Line ends for `str.splitlines`, with which some clients split a stream, but not for server-sent events.
 LINE_ENDS = {ord(end): f"\\u{ord(end):04x}" for end in "\x85\u2028\u2029"}
 
 
 class SamplingRequest(BaseModel):
-    """The sampling parameters of every endpoint; those that are missing are the model's."""
+    """The sampling parameters of every endpoint; by default those of the model's `generation_config.json`."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -45,7 +45,8 @@ class SamplingRequest(BaseModel):
 
 
 class ServedModel:
-    """
+    """The model of the server, as the endpoints use it.
+
     Args:
         name: of the model, for clients.
     """
@@ -56,7 +57,7 @@ class ServedModel:
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
-        """A copy: two threads must not share a tokenizer, and the engine's thread uses the original."""
+        """A copy for the event loop: the engine's thread uses the original, and a tokenizer is not thread-safe."""
         return deepcopy(self.engine.tokenizer)
 
     @property
@@ -114,7 +115,7 @@ class ServedModel:
 
     @staticmethod
     def seed(requested: int | None) -> int:
-        """The requested seed, or a random one for None and for -1, which many clients send for it."""
+        """The requested seed; a random one for None and for -1, which many clients send instead."""
         return secrets.randbits(32) if requested in (None, -1) else requested
 
     def deadline(self) -> float:

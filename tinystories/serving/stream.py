@@ -38,11 +38,11 @@ class CompletionStream:
         self._states = engine.submit(requests, [partial(send, index) for index in range(len(requests))])
 
     async def begin(self, request: Request) -> None:
-        """Wait for the first event, while the response can still have an error status.
+        """Wait for the first event, before which the response can still have an error status.
 
         Raises:
-            ClientDisconnected: where the client disconnects before.
-            ServiceUnavailable: where the time limit is over before the request has been started.
+            ClientDisconnected: if the client disconnects first.
+            ServiceUnavailable: if the time limit ends before the request is started.
         """
         try:
             index, event = await while_connected(request, self._events.get())
@@ -69,7 +69,7 @@ class CompletionStream:
 
 
 class _Dispatcher:
-    """Passes events from the engine's thread to an event loop, which wakes up once for all events of a round."""
+    """Passes events from the engine's thread to an event loop, with one wake-up for all events of a round."""
 
     _of_loops: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
 

@@ -1,7 +1,7 @@
 """transformers' `TrainingArguments` of a recipe.
 
 `TrainingArguments` checks few values, and many wrong ones fail only at the first step, evaluation or checkpoint. The
-rules here refuse those that are known; the rehearsal in `checks/preflight.py` finds the others.
+rules here refuse known ones; `dry_run` in `checks/preflight.py` finds the others.
 """
 
 import dataclasses
@@ -118,13 +118,13 @@ def training_arguments(recipe: Recipe) -> TrainingArguments:
             )
     arguments = _build(settings, recipe)
     _check_arguments(arguments, recipe)
-    # Both refuse settings that they do not know.
+    # Both raise an error for unknown settings.
     lr_lambda(arguments, 100) if recipe.max_minutes is None else timed_lr_lambda(arguments, TimeLimitCallback(60))
     return arguments
 
 
 def _build(settings: dict[str, Any], recipe: Recipe) -> TrainingArguments:
-    """The arguments, without our default of `load_best_model_at_end` where the checkpoints do not allow it."""
+    """The arguments, without our default of `load_best_model_at_end` if the checkpoints do not allow it."""
     optional = [name for name in ("load_best_model_at_end", "metric_for_best_model") if name not in recipe.trainer]
     with user_errors("trainer"):
         try:
@@ -206,7 +206,7 @@ def _check_reports(names: list[str]) -> None:
 
 
 def _check_arguments(arguments: TrainingArguments, recipe: Recipe) -> None:
-    """Refuse contradictions that show only in the complete arguments."""
+    """Refuse contradictions that can be detected only in the complete arguments."""
     evaluates, metric, steps = arguments.eval_strategy != "no", arguments.metric_for_best_model, arguments.max_steps
     if evaluates and metric is not None and metric.removeprefix("eval_") not in METRICS:
         raise UserError(f"`trainer.metric_for_best_model` cannot be {metric}: the metrics are {', '.join(METRICS)}.")

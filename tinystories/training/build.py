@@ -17,7 +17,7 @@ from ..data.corpus import Corpus
 from ..data.packing import PackedStories, tokenize_stories
 from ..data.streaming import PackedStream
 from ..evaluation.token_classes import TokenClassifier
-from ..generation.prompts import keep_prompts_open
+from ..generation.prompts import set_prompt_prefix
 from ..recipe import Recipe
 from ..runs.loading import load_tokenizer
 from ..runs.metadata import write_run_metadata
@@ -34,7 +34,7 @@ STREAM_TOKENIZER_STORIES = 100_000  # about 90 MB of text; more hardly changes a
 
 
 def save_run_metadata(trainer: StoryTrainer, corpus: Corpus, output_dir: Path) -> None:
-    """Write `run.json`: what the run was trained on, and how long."""
+    """Write `run.json`: the corpus, the number of tokens, the training time and the versions."""
     write_run_metadata(
         output_dir,
         corpus={
@@ -114,7 +114,7 @@ def trainer_options(recipe: Recipe) -> dict[str, Any]:
 
 
 def _require_metric(arguments: TrainingArguments, tokenizer: PreTrainedTokenizerBase, rows: PackedStories) -> None:
-    """Refuse a `metric_for_best_model` of a word class that no validation story has."""
+    """Refuse a `metric_for_best_model` for a word class that does not occur in the validation stories."""
     metric = str(arguments.metric_for_best_model).removeprefix("eval_")
     name = metric.removeprefix("nats_per_token_")
     if arguments.eval_strategy == "no" or name == metric or name in scored_classes(rows, TokenClassifier(tokenizer)):
@@ -198,7 +198,7 @@ def recipe_tokenizer(recipe: Recipe, corpus: Corpus) -> PreTrainedTokenizerBase:
     tokenizer = load_tokenizer(recipe.tokenizer)
     _complete_special_tokens(tokenizer, recipe.tokenizer)
     # Prompts begin as stories do in training, whatever special tokens this tokenizer adds.
-    keep_prompts_open(tokenizer, front=[tokenizer.bos_token_id])
+    set_prompt_prefix(tokenizer, [tokenizer.bos_token_id])
     tokenizer.model_max_length = recipe.max_length
     return tokenizer
 

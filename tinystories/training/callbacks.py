@@ -64,7 +64,7 @@ class TrainingProgressCallback(ProgressCallback):
         # In a log file, every update of the bar is a line.
         bar.mininterval = 0.5 if sys.stderr.isatty() else 30.0
         bar.set_description("Training")
-        # Otherwise the steps before resuming would count as made just now, and the remaining time would be wrong.
+        # Otherwise the steps of earlier sessions would count as made in this one, and the remaining time be wrong.
         bar.initial = bar.n = self.current_step = state.global_step
         if self.limit is not None:
             bar.initial = bar.n = round(self.limit.elapsed)

@@ -1,4 +1,4 @@
-"""Checkpoints are pushed to the Hub during training, in the background."""
+"""Push checkpoints to the Hub in the background during training."""
 
 import shutil
 import sys
@@ -20,7 +20,7 @@ class CheckpointPushTrainer(Trainer):
     def __init__(self, *args, **kwargs) -> None:
         super().__init__(*args, **kwargs)
         self._pushed: list[Path] = []  # in the latest push
-        self._failed: list[Path] = []  # and not superseded by a later checkpoint
+        self._failed: list[Path] = []  # not pushed, and not superseded by a later checkpoint
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         """Do nothing: `Trainer` calls this before the manifest is written; see [`push_checkpoint`]."""
@@ -45,7 +45,7 @@ class CheckpointPushTrainer(Trainer):
             self._finish_current_push()
 
     def checkpoints_in_push(self) -> list[Path]:
-        """The checkpoints that a push in progress is still reading."""
+        """The checkpoints of a push in progress, which must not be deleted."""
         push = getattr(self, "push_in_progress", None)
         return [] if push is None or push.is_done() else self._pushed
 

@@ -31,7 +31,7 @@ KINDS = {
     "constant": set(),
     "constant_with_warmup": set(),
 }
-INSTANTS = 1_000_000  # parts of a time limit, which a schedule by the clock counts as steps
+INSTANTS = 1_000_000  # parts of the time limit, which replace the steps in a schedule by elapsed time
 
 
 def learning_rate_factor(
@@ -51,7 +51,7 @@ def learning_rate_factor(
 
 
 def schedule_of(args: TrainingArguments) -> tuple[str, dict]:
-    """The name of `lr_scheduler_type`, and `lr_scheduler_kwargs`, of which `TrainingArguments` has parsed a string."""
+    """The name of `lr_scheduler_type`, and `lr_scheduler_kwargs` as a dictionary."""
     settings = args.lr_scheduler_kwargs
     return SchedulerType(args.lr_scheduler_type).value, settings if isinstance(settings, dict) else {}
 

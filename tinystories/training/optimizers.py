@@ -1,7 +1,8 @@
 """Muon for the matrices of the layers and AdamW for the other weights, as one optimizer for `Trainer`.
 
 `torch.optim.Muon` always orthogonalizes in bfloat16, which is slow on a CPU without bfloat16 instructions, and one
-matrix at a time, which leaves a GPU idle. This one uses float32 where it is faster, and batches matrices of one shape.
+matrix at a time, which does not fill a GPU. This one uses float32 where that is faster, and batches matrices of one
+shape.
 """
 
 from collections import defaultdict
@@ -62,7 +63,7 @@ class BatchedMuon(torch.optim.Muon):
 
 
 class MuonWithAdamW(torch.optim.Optimizer):
-    """[`BatchedMuon`] and AdamW, each for weights of its own, as one optimizer."""
+    """[`BatchedMuon`] and AdamW for different weights, as one optimizer."""
 
     def __init__(self, muon: torch.optim.Muon, adamw: torch.optim.AdamW):
         self.muon, self.adamw = muon, adamw

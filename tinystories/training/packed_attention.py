@@ -1,10 +1,10 @@
 """Varlen attention over packed rows, without a mask: `attn_implementation="story_varlen"`.
 
 - It is registered with transformers' attention and mask interfaces, so every model that uses them can be trained with
-  it. The mask function that transformers builds from `position_ids` shows where documents start.
+  it. The mask function that transformers builds from `position_ids` determines where documents start.
 - On a GPU it runs `torch.nn.attention.varlen`, on a CPU the operator in kernels/attention.py.
-- SDPA with a mask computes what it does not support: padding masks, caches, sliding windows, attention dropout, and
-  float32 on a GPU.
+- SDPA with a mask is used where it is not supported: with padding masks, caches, sliding windows, attention dropout,
+  and in float32 on a GPU.
 - `packed_attention(model)` selects it temporarily, so that no saved configuration contains its name.
 """
 
@@ -116,7 +116,7 @@ def varlen_mask(
     use_vmap: bool = False,
     **kwargs: Any,
 ) -> torch.Tensor | None:
-    """What the layers get as `attention_mask`: `cu_seqlens` `[documents + 1]` of packed rows, else SDPA's mask.
+    """The `attention_mask` of the layers: `cu_seqlens` `[documents + 1]` of packed rows, otherwise SDPA's mask.
 
     A token starts a document if `mask_function` does not let it attend to the token before it.
     """

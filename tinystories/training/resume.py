@@ -1,4 +1,4 @@
-"""From which checkpoint a run resumes, and whether the recipe fits that run."""
+"""Find the checkpoint that a run resumes from, and check that the recipe matches that run."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from ..runs.run_folder import RECIPE, find_checkpoints
 from ..utils.errors import UserError
 
 
-# `Trainer` restores these from the checkpoint whatever the recipe says, or the best metric depends on them.
+# `Trainer` restores these from the checkpoint and ignores the recipe, or the best metric depends on them.
 FIXED = {
     *("learning_rate", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon", "optimizer", "optim", "ema_decay"),
     *("vocab_size", "tokenizer", "corpus", "validation_corpus", "text_column", "split", "skip_bad_rows"),

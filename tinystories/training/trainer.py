@@ -1,6 +1,6 @@
 """transformers' `Trainer` on packed stories.
 
-- The loss is the model's own; bits per byte and the loss per word class are measured beside it.
+- The loss is the model's own; bits per byte and the loss per word class are additional metrics.
 - No older checkpoint is deleted before a new one is complete (`runs/checkpoints.py`).
 - With an exponential moving average (EMA), `model.safetensors` holds the average, which was evaluated, and
   `training_weights.safetensors` the weights from which training resumes.
@@ -118,7 +118,7 @@ class StoryTrainer(CheckpointPushTrainer):
         if (use_muon or ema_decay is not None) and (self.is_fsdp_enabled or self.is_deepspeed_enabled):
             name = "optimizer: muon" if use_muon else "ema_decay"
             raise UserError(f"`{name}` needs unsharded weights: remove it, or train without FSDP and DeepSpeed.")
-        # Outside of the forward pass, FSDP and DeepSpeed do not have the weight of the head on every process.
+        # Outside of the forward pass, FSDP and DeepSpeed keep only a shard of the head's weight in each process.
         self._uses_head_loss = (
             supports_head_loss(model)
             and self.label_smoother is None
@@ -175,7 +175,7 @@ class StoryTrainer(CheckpointPushTrainer):
     def get_batch_samples(self, *args, **kwargs):
         samples = super().get_batch_samples(*args, **kwargs)
         if self._resumed_random_state is not None:
-            # The new data loader iterator has drawn a seed, as that of the resumed run did before the checkpoint.
+            # The new data loader iterator has drawn a seed, as the one of the original run did before the checkpoint.
             self._load_rng_state(self._resumed_random_state)
             self._resumed_random_state = None
         return samples
@@ -214,7 +214,7 @@ class StoryTrainer(CheckpointPushTrainer):
         with self.attention_context():
             loss = super().training_step(model, inputs, num_items_in_batch)
         if self.args.device.type == "cpu" and not torch.isfinite(loss):
-            # On a GPU this would wait for the device, so only the logged loss is tested.
+            # On a GPU this would synchronize in every step, so there only the logged loss is tested.
             self._stop_on_divergence()
         return loss
 
@@ -383,7 +383,7 @@ class StoryTrainer(CheckpointPushTrainer):
     def _last_checkpoint(self) -> str:
         last, _ = checkpoints.last_complete_checkpoint(Path(self._get_output_dir(trial=None)))
         if last is None:
-            return "No checkpoint had been written yet."
+            return "No checkpoint has been written yet."
         return f"The last complete checkpoint is {last}: resume from it with --resume_from_checkpoint."
 
 

@@ -1,4 +1,4 @@
-"""Whether the Hub can be reached, asked once and before any library asks.
+"""Check whether the Hub can be reached, once, before any library sends a request.
 
 Without a connection, `huggingface_hub` retries for 23 seconds per file, also for optional files of a model in its
 cache. It waits without limit for a name server, and in some requests for an answer.
@@ -18,7 +18,7 @@ CONNECT_TIME = 5  # seconds for the name server and the connection; on slow line
 
 @functools.cache  # of successes: an exception is not cached
 def require_hub(endpoint: str | None = None) -> None:
-    """Send the Hub one request, which has the time `HF_HUB_ETAG_TIMEOUT` for its answer.
+    """Send the Hub one request, and wait up to `HF_HUB_ETAG_TIMEOUT` seconds for its answer.
 
     Args:
         endpoint: address of the Hub, by default that of `huggingface_hub`.
@@ -35,7 +35,7 @@ def require_hub(endpoint: str | None = None) -> None:
         if event == "connection.connect_tcp.complete":
             is_connected.set()
 
-    def ask() -> None:
+    def send() -> None:
         try:
             timeout = constants.HF_HUB_ETAG_TIMEOUT
             address = endpoint or constants.ENDPOINT
@@ -45,7 +45,7 @@ def require_hub(endpoint: str | None = None) -> None:
         is_connected.set()
 
     # A thread, because neither the wait for a name server nor that for all addresses of a host can be limited.
-    request = threading.Thread(target=ask, daemon=True)
+    request = threading.Thread(target=send, daemon=True)
     request.start()
     if not is_connected.wait(CONNECT_TIME):
         raise ConnectionError(f"no connection within {CONNECT_TIME} seconds")

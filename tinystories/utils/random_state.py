@@ -1,4 +1,4 @@
-"""Random number generators keep their state across a block."""
+"""Restore the state of the random number generators after a block of code."""
 
 import random
 from collections.abc import Iterator

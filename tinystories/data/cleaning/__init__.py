@@ -1,4 +1,4 @@
-"""Find what a model should not be trained on, and write a clean copy.
+"""Find text that a model should not be trained on, and write a clean copy of the stories.
 
     report = check_quality(corpus.train)               # print(report), report.as_dict(), report.errors
     stories, counts = clean_stories(corpus.train)      # a Dataset
@@ -7,7 +7,7 @@
 - Cleaning uses the checks: it drops what `check_quality` would report as an error after the repairs, so a clean corpus
   has no errors, and cleaning it again changes nothing.
 - A repair has one possible result (HTML entities, mojibake, spaces). Text that has lost characters is dropped.
-- Thresholds are far beyond the values of 16,054 real TinyStories. Memory grows by 16 bytes per story, for duplicates.
+- Thresholds are far outside the range of 16,054 TinyStories. Memory grows by 16 bytes per story, to find duplicates.
 """
 
 from .clean import clean_stories, count_changes, write_clean

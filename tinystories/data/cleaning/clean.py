@@ -1,4 +1,4 @@
-"""A clean copy of stories: what has one possible repair is repaired, and other stories with problems are dropped."""
+"""A clean copy of stories: problems with only one possible repair are repaired; stories with others are dropped."""
 
 import html
 import json
@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from datasets import Dataset, IterableDataset
 from datasets.fingerprint import Hasher
 
+from ...utils.console import counted
 from ...utils.errors import UserError
 from ...utils.paths import output_folder, staged
 from ..corpus import TEXT, Corpus
@@ -61,8 +62,9 @@ def clean_stories(
         drop: warnings (keys of `KINDS`) for which stories are dropped; for errors they always are.
 
     Returns:
-        The remaining stories in their order, and the numbers of `stories` (given), `split` (added by an end of text
-        inside a story) and `kept` ones, and of those `repaired` and `dropped` by kind; a dropped story counts once.
+        The remaining stories in their order, and a dictionary of counts: `stories` (given), `split` (stories added,
+        because one contained an end-of-text token), `kept`, and `repaired` and `dropped` by kind; a dropped story
+        counts once.
 
     Raises:
         UserError: if `drop` has a kind that is not a warning, if no story remains, and as `check_quality`.
@@ -70,7 +72,7 @@ def clean_stories(
     cleaner = _Cleaner(special_tokens, drop)
     if isinstance(stories, IterableDataset):
         raise UserError(
-            "clean_stories does not support streaming datasets: use write_clean, or load the dataset without "
+            "`clean_stories` does not support streaming datasets: use `write_clean`, or load the dataset without "
             "streaming."
         )
     if not isinstance(stories, Dataset):
@@ -131,7 +133,7 @@ def write_clean(
     out, is_corpus = Path(out), isinstance(stories, Corpus)
     cleaner = _Cleaner(special_tokens, drop)
     if is_corpus and out.suffix in SUFFIXES:
-        raise UserError(f"A corpus has two splits and is written to a folder, not to a file like {out.name}.")
+        raise UserError(f"A cleaned corpus is a folder with a file for each split: specify a folder, not {out.name}.")
     if not is_corpus and out.suffix not in SUFFIXES:
         raise UserError(f"{out} must end in {' or '.join(SUFFIXES)}.")
     _require_new(out, is_corpus)
@@ -150,7 +152,7 @@ def write_clean(
 
 
 class _Cleaner:
-    """Cleans batches of stories, counts the changes, and remembers the stories to find duplicates."""
+    """Cleans batches of stories, counts the changes, and finds duplicates across batches."""
 
     def __init__(self, special_tokens: Collection[str], drop: Collection[str]):
         if wrong := sorted(set(drop) - set(WARNINGS)):
@@ -187,7 +189,7 @@ class _Cleaner:
         return kept
 
     def counts(self, *, may_be_empty: bool = False) -> dict:
-        """The numbers since the last call."""
+        """The counts since the last call."""
         numbers = {name: self._numbers[name] for name in ("stories", "split", "kept")}
         repaired, dropped = (
             {kind: counts[kind] for kind in KINDS if counts[kind]} for counts in (self._repaired, self._dropped)
@@ -199,7 +201,8 @@ class _Cleaner:
                 raise UserError("There are no stories to clean; nothing was written.")
             why = ", ".join(f"{kind}: {count:,}" for kind, count in dropped.items())
             raise UserError(
-                f"Cleaning would drop all stories ({numbers['stories']:,}; reasons: {why}); nothing was written."
+                f"Cleaning would drop every story ({counted(numbers['stories'], 'story')}; {why}), so nothing was "
+                f"written: check whether the text column and --split are right."
             )
         return {**numbers, "repaired": repaired, "dropped": dropped}
 
@@ -227,7 +230,7 @@ class _Cleaner:
 
 
 def _gap(match: re.Match) -> str:
-    """What replaces a removed token: a space between words or sentences, otherwise nothing."""
+    """The replacement for a removed token: a space between words or sentences, otherwise nothing."""
     before, after = match.string[: match.start()][-1:], match.string[match.end() :][:1]
     return " " if after.isalnum() and (before.isalnum() or before in tuple(".!?,;:")) else ""
 
@@ -282,5 +285,5 @@ def _write(stories: Stories, path: Path, cleaner: _Cleaner, progress: bool) -> d
 def _require_new(out: Path, is_folder: bool) -> None:
     if (out.exists() or out.is_symlink()) and not (is_folder and out.is_dir() and not any(out.iterdir())):
         raise UserError(
-            f"{out} already exists and is not overwritten; choose another {'folder' if is_folder else 'file'}."
+            f"{out} already exists and is not overwritten: choose another {'folder' if is_folder else 'file'}."
         )

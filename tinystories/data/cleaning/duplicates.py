@@ -31,7 +31,7 @@ class DigestSet:
 
 
 class DuplicateFinder:
-    """Remembers the stories that it has seen."""
+    """Finds stories that are equal to an earlier one, over all calls."""
 
     def __init__(self):
         self._texts, self._words = DigestSet(), DigestSet()

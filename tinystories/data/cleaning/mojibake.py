@@ -1,8 +1,8 @@
 """Mojibake: UTF-8 that was decoded as Windows-1252 or Latin-1. `ftfy` repairs most of it, and a few rules the rest.
 
-The rules are for what occurs in stories and `ftfy` leaves or misreads: “â€” whose third byte, 0x9D, was lost (this is
-what TinyStories holds), a lost no-break space, a single Polish or Czech letter, and C1 control characters in text that
-is otherwise correct. Of `ftfy` only the encoding is used: quotes, ligatures and widths stay as they are.
+The rules cover cases in stories that `ftfy` does not repair, or repairs wrongly: “â€” whose third byte, 0x9D, was lost
+(these occur in TinyStories), a lost no-break space, a single Polish or Czech letter, and C1 control characters in text
+that is otherwise correct. Only `ftfy.fix_encoding` is used, so quotes, ligatures and widths do not change.
 """
 
 import os.path
@@ -33,7 +33,7 @@ def find_mojibake(text: str) -> Span | None:
 
 
 def repair_mojibake(text: str) -> str:
-    """The text as it was before it was decoded wrongly; a closing quote that no quote opens stays as it is."""
+    """The text as it was before it was decoded wrongly; a closing quote without an opening one is not repaired."""
     if not _SUSPECT.search(text):
         return text
     text = _LOST_QUOTE.sub(_close_quote, text)
@@ -48,6 +48,6 @@ def repair_mojibake(text: str) -> str:
 
 
 def _close_quote(match: re.Match) -> str:
-    """” where a “ is open: of the five characters with 0x9D as third byte, the other four do not occur in stories."""
+    """A closing quote, if one is open. Five characters have 0x9D as third byte; the others do not occur in stories."""
     before = match.string[: match.start()]
     return "”" if len(_OPENING.findall(before)) > len(_CLOSING.findall(before)) else match.group()

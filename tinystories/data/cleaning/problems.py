@@ -1,8 +1,9 @@
-"""The kinds of problems, how severe each is, and what finds them in a story.
+"""The kinds of problems, their severity, and the patterns that find them in a story.
 
-An `error` must not be trained on: the model would learn to write it, or the name of a special token would become that
-token. A `warning` may be intended. An `info` is how people write, and matters only because a model copies it. Each
-pattern names what has hardly another reading in a story: "café", curly quotes, emoji, "AT&T" and "3 < 5" are correct.
+Text with an `error` must not be trained on: the model would learn to write it, or the name of a special token would
+become that token. A `warning` may be intended. An `info` is usual in human writing and matters only because a model
+imitates it. Each pattern matches only text that is hardly ever intended in a story: "café", curly quotes, emoji,
+"AT&T" and "3 < 5" do not match.
 """
 
 import re
@@ -25,7 +26,7 @@ COMMON_WORDS = frozenset(
 )
 MIN_COMMON_WORDS = 0.06
 MIN_DISTINCT_4_GRAMS = 0.5  # as a fraction; at least 0.81 in TinyStories
-LOST_WORDS = ("<unk>", "[UNK]", "<mask>", "[MASK]")  # they replaced a word, so removing them would leave a hole
+LOST_WORDS = ("<unk>", "[UNK]", "<mask>", "[MASK]")  # they replaced a word, so removing them leaves a broken sentence
 OTHER_TOKENS = (
     *("<s>", "</s>", "<pad>", "<bos>", "<eos>", "<sep>", "<cls>", "[PAD]", "[CLS]", "[SEP]", "[BOS]", "[EOS]"),
     *("[INST]", "[/INST]", "<<SYS>>", "<</SYS>>", "<start_of_turn>", "<end_of_turn>", "<think>", "</think>"),
@@ -104,7 +105,7 @@ DROPPED = tuple(kind for kind in WARNINGS if kind not in ("very_long", "not_engl
 def token_pattern(names: Collection[str], removable: bool = False) -> re.Pattern:
     """Matches names of special tokens; if `removable`, only those that did not replace a word."""
     if isinstance(names, str):
-        raise UserError("special_tokens is a single string; pass a list of names.")
+        raise UserError("`special_tokens` is a single string: pass a list of names.")
     fixed = {*OTHER_TOKENS, *LOST_WORDS, *filter(None, names)} - set(LOST_WORDS if removable else ())
     # <|im_start|>, <|begin of text|>, and the full-width bars that some models have
     any_name = rf"<[|｜]{'(?!unk|mask)' if removable else ''}[\w▁ ./-]{{1,60}}[|｜]>"

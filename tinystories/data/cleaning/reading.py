@@ -19,7 +19,7 @@ BATCH = 1_000
 def batches(stories: Stories, label: str, progress: bool, limit: int | None = None) -> Iterator[list[str]]:
     """Batches of strings, with a progress bar; None is read as an empty story."""
     if isinstance(stories, (str, bytes)):
-        raise UserError("stories is a single string; pass a list (or any iterable) of stories.")
+        raise UserError("`stories` is a single string: pass a list (or any iterable) of stories.")
     texts: Iterable[str | None]
     if isinstance(stories, (Dataset, IterableDataset)):
         require_text_column(stories)
@@ -40,13 +40,16 @@ def number_of(stories: Stories) -> int | None:
 
 def require_string(text: str | None) -> str:
     if text is not None and not isinstance(text, str):
-        raise UserError(f"A story has the type {type(text).__name__}, not str.")
+        raise UserError(f"A story is of type {type(text).__name__}, not str: check the text column.")
     return text or ""
 
 
 def require_text_column(stories: Dataset | IterableDataset) -> None:
     if stories.column_names is not None and "text" not in stories.column_names:
-        raise UserError(f'Stories must be in the column "text" (columns: {", ".join(stories.column_names)}).')
+        raise UserError(
+            f'The dataset has no column "text" (columns: {", ".join(stories.column_names)}): rename the column of the '
+            f"stories with `rename_column`."
+        )
 
 
 def find_part(text: str, part: str) -> Span | None:

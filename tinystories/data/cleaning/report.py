@@ -33,7 +33,7 @@ class QualityFinding:
         severity: "error", "warning" or "info".
         count: stories that have it, each counted once.
         fraction: of the stories checked, from 0 to 1.
-        what, remedy: a description, and what to do about it.
+        what, remedy: a description of the problem, and what to do about it.
         examples: the first few.
     """
 
@@ -51,8 +51,8 @@ class QualityReport:
     """The result of `check_quality`.
 
     Attributes:
-        stories, characters: how many were checked.
-        total: how many stories there are, if known: more than `stories` if there was a limit.
+        stories, characters: number of stories checked, and of their characters.
+        total: number of stories in the corpus, if known: more than `stories` if there was a limit.
         findings: the problems that occur, by severity and then by count.
     """
 
@@ -105,10 +105,10 @@ def check_quality(
         special_tokens: further names of special tokens, such as `tokenizer.all_special_tokens`.
 
     Raises:
-        UserError: if there are no stories, or something is not text.
+        UserError: if there are no stories, or one of them is not a string.
     """
     if limit is not None and limit < 1:
-        raise UserError(f"limit must be at least 1, but is {limit}.")
+        raise UserError(f"`limit` must be at least 1, but is {limit}.")
     special, find_duplicates = token_pattern(special_tokens), DuplicateFinder()
     counts: Counter[str] = Counter()
     examples: dict[str, list[Example]] = {kind: [] for kind in KINDS}

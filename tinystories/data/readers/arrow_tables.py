@@ -38,7 +38,7 @@ def _text_column(schema: pa.Schema, reading: Reading) -> str:
 
 
 def _text_arrays(columns: Iterable[pa.Array], reading: Reading) -> Iterator[pa.Array]:
-    """Columns of strings or bytes as strings; `cast` lets bytes that are not UTF-8 pass."""
+    """Columns of strings or bytes as strings, validated, because `cast` accepts bytes that are not UTF-8."""
     row = 1
     for texts in columns:
         try:

@@ -1,4 +1,4 @@
-"""Datasets on the Hub: their files are read as local ones are, unless their configuration has options for reading."""
+"""Datasets on the Hub: their files are read like local ones, unless their configuration has reading options."""
 
 import json
 import logging
@@ -51,7 +51,7 @@ def open_hub(name: str, repo: str, config: str | None, revision: str | None, opt
 
 
 def _hub_files(repo: str, builder: datasets.DatasetBuilder) -> dict[str, list[StoryFile]] | None:
-    """The files of a dataset by split; None if its configuration has options for reading, or a format is unknown."""
+    """The files of a dataset by split; None if its configuration has reading options, or a format is unknown."""
     if builder.name not in ("text", "json", "csv", "parquet", "arrow") or not builder.config.data_files:
         return None
     files = {
@@ -99,7 +99,7 @@ def _only_texts(dataset: Dataset | IterableDataset, name: str, options: SourceOp
 
 def _only_texts_of_batch(table: pa.Table, column: str, version: int) -> pa.Table:
     texts = table[column].cast(pa.string())
-    texts.validate(full=True)  # `cast` lets bytes that are not UTF-8 pass
+    texts.validate(full=True)  # `cast` accepts bytes that are not UTF-8
     return pa.table({"text": normalize_texts(texts).drop_null()})
 
 

@@ -1,7 +1,7 @@
-"""The splits of files by their names.
+"""Detect the split of a file from its name.
 
-Splits are in the names of data files (`train-00000-of-00004.parquet`, `stories-validation.txt`) and folders, but not
-in titles (`Test of courage.txt`), which the patterns of `datasets` would take for splits.
+The names of data files (`train-00000-of-00004.parquet`, `stories-validation.txt`) and folders contain splits, titles
+(`Test of courage.txt`) do not. The patterns of `datasets` would also find a split in a title.
 """
 
 import re

@@ -5,11 +5,11 @@ and correct, articles included.
 
 - A plot first chooses a row of a table of events that fit together (what is lost, where it was last used, where it is
   found), and then sentences that are true for any choice.
-- Characters and things know their grammar (`grammar`): name, gender, number and adjectives. Two friends differ in
-  gender, so that "he" and "she" are never ambiguous.
+- Characters and things have grammatical attributes (`grammar`): name, gender, number and adjectives. Two friends
+  differ in gender, so that "he" and "she" are never ambiguous.
 - Sentences are templates that read like the generated text (`story`).
-- A seed gives an endless sequence of distinct stories, the same on every platform; `n` only ends it. A change to a
-  word or a template changes the corpus.
+- A seed gives an endless sequence of distinct stories, the same on every platform; `n` only limits its length. A
+  change to a word or a template changes the corpus.
 """
 
 from collections.abc import Iterator
@@ -30,7 +30,7 @@ _MIN_WORDS, _MAX_WORDS = 60, 220
 def sample_stories(n: int = 20_000, seed: int = 0) -> Iterator[str]:
     """`n` distinct stories; paragraphs are separated by an empty line."""
     if n < 0:
-        raise ValueError(f"the number of stories must be 0 or more, not {n}")
+        raise ValueError(f"`n` must be at least 0, but is {n}.")
     return _distinct_stories(n, Random(seed))
 
 

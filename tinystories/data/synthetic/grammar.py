@@ -1,7 +1,7 @@
 """English grammar for templates: articles, number and pronouns.
 
-- A `Thing` knows its number (an apple, some bread, some grapes) and its adjectives.
-- A `Character` knows its pronouns, and its introduction ("a little girl named Lily") and later name ("Lily").
+- A `Thing` has a number (an apple, some bread, some grapes) and adjectives.
+- A `Character` has pronouns, an introduction ("a little girl named Lily") and a later name ("Lily").
 - Templates use their attributes: `{kite.a}`, `{kite.the}`, `{friend.him}`; one with a capital begins a sentence.
 - Templates always write "a". "An" is chosen in the finished text, since the next word is often a random choice.
 """
@@ -15,7 +15,7 @@ from ..vowel_sounds import begins_with_vowel_sound
 _ARTICLE = re.compile(r"\b([Aa])n? (?=([A-Za-z]+))")
 
 
-def settle_articles(text: str) -> str:
+def choose_articles(text: str) -> str:
     """Choose between "a" and "an" by the sound of the next word, throughout a text."""
     return _ARTICLE.sub(lambda match: match[1] + ("n " if begins_with_vowel_sound(match[2]) else " "), text)
 

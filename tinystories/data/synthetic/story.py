@@ -15,7 +15,7 @@ from functools import cache
 from random import Random
 from typing import Any
 
-from .grammar import Character, Thing, capitalized, settle_articles
+from .grammar import Character, Thing, capitalized, choose_articles
 from .words import (
     ANIMAL_LOOKS,
     ANIMAL_TRAITS,
@@ -275,4 +275,4 @@ class Story:
 
     def text(self) -> str:
         paragraphs = "\n\n".join(" ".join(sentences) for sentences in self._paragraphs)
-        return settle_articles(paragraphs.translate(_QUOTES))
+        return choose_articles(paragraphs.translate(_QUOTES))

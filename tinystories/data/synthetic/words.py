@@ -1,6 +1,6 @@
-"""Who and what the stories are about: names, animals, looks, colors, habits, times of the day and the year.
+"""Word lists of the stories: names, animals, looks, colors, habits, times of the day and the year.
 
-Lists that belong to one plot only stand next to that plot. Every list is a tuple, in an order that is part of the
+A list that only one plot uses is in the module of that plot. Every list is a tuple, in an order that is part of the
 corpus: adding a word changes which stories a seed gives.
 """
 
@@ -130,7 +130,7 @@ HOUSE_ANIMAL_TRAITS = (
 
 
 class Time(NamedTuple):
-    """When a story starts: phrases that open a sentence ("One day") and sentences that paint the scene."""
+    """When a story starts: phrases that open a sentence ("One day") and sentences that describe the scene."""
 
     whens: tuple[str, ...]
     scenes: tuple[str, ...]

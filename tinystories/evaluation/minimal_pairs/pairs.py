@@ -1,4 +1,4 @@
-"""Minimal pairs from stories, and the file to read them in."""
+"""Make minimal pairs from stories, and write them to a file."""
 
 import difflib
 import json
@@ -75,7 +75,7 @@ def make_pairs(
             hint = f"did you mean {near[0]}?" if near else f"the kinds are {', '.join(KINDS)}."
             raise UserError(f"There is no kind of pair called {kind!r}; {hint}")
     if per_kind < 1:
-        raise UserError(f"per_kind must be at least 1, but is {per_kind}.")
+        raise UserError(f"`per_kind` must be at least 1, but is {per_kind}.")
     stories = stories if isinstance(stories, str) else list(stories)
     check_stories(stories)
     sentences = {sentence for story in stories for sentence in all_sentences(story)}
@@ -170,17 +170,17 @@ def check_pairs_file(path: str | Path) -> Path:
     """The path, if [`write_pairs`] may write there.
 
     Raises:
-        UserError: for another ending than .tsv and .jsonl, a folder, or a file with something else than pairs.
+        UserError: for a suffix other than .tsv and .jsonl, a folder, or an existing file that does not contain pairs.
     """
     path = Path(path)
     starts = {".tsv": "kind\tstory\t", ".jsonl": '{"kind": '}
     if path.suffix not in starts:
         raise UserError(f"{path} must end in .tsv or .jsonl.")
     if path.is_dir():
-        raise UserError(f"{path} is a folder.")
+        raise UserError(f"{path} is a folder: specify a file.")
     if path.exists() and not path.read_text("utf-8", errors="replace").startswith(starts[path.suffix]):
         raise UserError(
-            f"{path} exists and is not a file of minimal pairs, so it is not overwritten; choose another file."
+            f"{path} exists and is not a file of minimal pairs, so it is not overwritten: choose another file."
         )
     return path
 

@@ -1,6 +1,6 @@
 """Log-likelihoods of texts, and how often a model prefers the good sentence of a pair.
 
-- The log-likelihood of the whole text decides, as in BLiMP (https://aclanthology.org/2020.tacl-1.25).
+- The log-likelihoods of the whole texts are compared, as in BLiMP (https://aclanthology.org/2020.tacl-1.25).
 - Where good and bad differ in their number of words, a sum of log-probabilities favours the shorter one. There the
   log-likelihood under a unigram model is subtracted from each, as in SLOR (Pauls and Klein 2012,
   https://aclanthology.org/P12-1101; Lau, Clark and Lappin 2017, https://doi.org/10.1111/cogs.12414). The unigram is
@@ -155,7 +155,8 @@ def score_pairs(
 
 
 def accuracy(results: Sequence[PairScore], *, correct_length: bool = True) -> dict[str, dict[str, float]]:
-    """Accuracy of each kind: the fraction of pairs whose good text wins, where ties (less than `TIE` nats) count half.
+    """Accuracy of each kind: the fraction of pairs in which the model prefers the good text. Ties (a difference of
+    less than `TIE` nats) count half.
 
     Args:
         correct_length: subtract the length bias; plain log-likelihoods favour shorter texts.

@@ -1,6 +1,7 @@
-"""The words that the rules in `errors.py` use; a word in none of these lists makes no pair.
+"""The words that the rules in `errors.py` use; no pair is made with a word that is in none of these lists.
 
-They are frequent in children's stories, and where the rules look for them their part of speech is certain.
+They are frequent in children's stories, and in the places where the rules look for them, their part of speech is
+certain.
 """
 
 from typing import NamedTuple

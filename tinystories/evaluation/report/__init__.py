@@ -1,7 +1,7 @@
-"""The report of `evaluation.evaluate` for people: a table in the terminal, `report.json` and `report.html`.
+"""The output of `evaluation.evaluate`: a table in the terminal, `report.json` and `report.html`.
 
 - The page is one file without scripts, and loads nothing. Jinja escapes all text.
-- Every figure of a model stands beside its baseline: chance for minimal pairs, real stories and shuffled words for
+- Every figure of a model is shown with a baseline: chance for minimal pairs, real stories and shuffled words for
   generated stories.
 - matplotlib is imported only when a page is written.
 """

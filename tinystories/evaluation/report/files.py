@@ -27,7 +27,7 @@ def report_folder(out: str | Path | None, models: Sequence[str | Path]) -> Path:
     folder = output_folder(out)
     for path in (folder / JSON, folder / HTML):
         if path.exists() and not _is_ours(path):
-            raise UserError(f"{path} was not written by `tinystories evaluate`; choose another folder with --out.")
+            raise UserError(f"{path} was not written by `tinystories evaluate`: choose another folder with --out.")
     return folder
 
 
@@ -45,7 +45,7 @@ def _is_ours(path: Path) -> bool:
 
 
 def write_report(report: dict, folder: Path) -> None:
-    """Write `report.json` and `report.html`; a reader sees each complete or not at all."""
+    """Write `report.json` and `report.html`, each atomically."""
     from .page import html_report  # imports matplotlib
 
     folder.mkdir(parents=True, exist_ok=True)

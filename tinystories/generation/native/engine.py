@@ -68,7 +68,7 @@ class _Step(ctypes.Structure):
 
 
 def unsupported_reason(model: nn.Module) -> str | None:
-    """Why a model cannot be decoded natively, or None."""
+    """Why native decoding does not support a model, or None if it does."""
     layers = getattr(getattr(model, "model", None), "layers", None)
     if (
         not isinstance(model, PreTrainedModel)
@@ -104,7 +104,7 @@ def unsupported_reason(model: nn.Module) -> str | None:
 def is_wrapped(attributes: dict[str, Any]) -> bool:
     """Whether a module, given by its attributes, runs hooks or a `forward` of its own instance.
 
-    The hooks that transformers leaves behind after recording hidden states do not count: they do nothing.
+    Hooks that remain after transformers has recorded hidden states are ignored, because they have no effect.
     """
     if attributes["_forward_pre_hooks"] or "forward" in attributes:
         return True
@@ -177,7 +177,7 @@ def _verify(model: PreTrainedModel, native: "NativeModel") -> None:
 
 
 class NativeModel:
-    """A model as the C code sees it: pointers to its weights, valid until a weight or module is replaced."""
+    """The structures that the C code reads: pointers to the weights, valid until a weight or module is replaced."""
 
     def __init__(self, model: Any, native: ctypes.CDLL, weights: str):
         inner, config = model.model, model.config
@@ -252,7 +252,7 @@ class NativeModel:
         return self._rotary.rope_type in DYNAMIC_ROPE or self._rope_state() == self._rope
 
     def _cosines_and_sines(self, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """`[positions, rotary_dim]` each, from the model's own module, which knows its rotary type."""
+        """`[positions, rotary_dim]` each, computed by the model's own module, which implements its rotary type."""
         cosines, sines = self._rotary(torch.empty(0), positions)
         return cosines.float().flatten(0, 1).contiguous(), sines.float().flatten(0, 1).contiguous()
 
@@ -330,7 +330,7 @@ class NativeModel:
         values: Sequence[torch.Tensor],
         keep: int,
     ) -> torch.Tensor | None:
-        """Logits `[batch, keep, vocabulary]`; writes keys and values behind the `past` tokens `[batch or 1]`."""
+        """Logits `[batch, keep, vocabulary]`; writes keys and values after the `past` tokens `[batch or 1]`."""
         batch, length = ids.shape
         if self._rotary.rope_type in DYNAMIC_ROPE:
             table = self._cosines_and_sines(positions)
@@ -375,7 +375,7 @@ class NativeModel:
 
 
 def _version(tensor: torch.Tensor) -> int:
-    """The number of changes that torch has counted."""
+    """The number of in-place changes that torch has counted."""
     return 0 if tensor.is_inference() else tensor._version
 
 

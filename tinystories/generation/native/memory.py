@@ -1,7 +1,7 @@
 """Large pages for weights.
 
-Decoding reads each weight once per token. In pages of 4 KB, address translation takes as long as reading; with large
-pages decoding is nearly twice as fast, but the kernel uses them only on request. Where it cannot, nothing changes.
+Decoding reads each weight once per token. With pages of 4 KB, address translation takes as long as reading; with large
+pages decoding is nearly twice as fast. Linux uses them only on request; on other systems, nothing changes.
 """
 
 import ctypes
@@ -17,7 +17,7 @@ from .build import library
 
 LARGE_PAGE = 2 << 20  # bytes
 MAX_GAP = 64 << 10  # bytes between two tensors that are assumed to belong to one mapping
-MIN_MODEL = 4 * LARGE_PAGE  # bytes; smaller models gain nothing
+MIN_MODEL = 4 * LARGE_PAGE  # bytes of weights; smaller models are not faster with large pages
 
 
 def empty(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:

@@ -32,7 +32,7 @@ def use_native_decoding(model: PreTrainedModel, weights: str = "float32", *, war
     """Make `generate` of a TinyLlama or Llama fast on a CPU; returns the same model.
 
     With float32 weights, the logits are those of the original model up to the order of summation, and changes of
-    weights take effect. An unsupported model stays as it is, with a warning. Call it again to change `weights`.
+    weights take effect. An unsupported model is returned unchanged, with a warning. Call it again to change `weights`.
 
     Args:
         weights: "float32" reads the model's weights in place. "int8" uses a copy of the matrices with rows rounded to

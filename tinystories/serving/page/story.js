@@ -1,5 +1,6 @@
 "use strict";
-// What does not touch the page: the words of a text, addresses of stories, the list of kept stories. Node can load it.
+// Functions that do not use the DOM: the words of a text, addresses of stories, the list of kept stories. Node can load
+// this file.
 
 const KEPT_STORIES = 20;
 const WORD = /(\s*)([\p{L}\p{M}\p{N}_'\u2019-]+|[^\s\p{L}\p{M}\p{N}_]+)/gu;  // as in alternatives.py

@@ -1,10 +1,10 @@
-"""Causal attention over packed documents on a CPU, as an operator that autograd and `torch.compile` know.
+"""Causal attention over packed documents on a CPU, as a custom operator for autograd and `torch.compile`.
 
 - float32 is computed by attention.c, more than twice as fast as torch's kernel, which is made for long sequences and
-  cuts documents of 200 tokens into pieces too small to be worth it.
+  splits documents of 200 tokens into blocks that are too small to be efficient.
 - Other dtypes and head sizes, and machines without a C compiler, use torch's flash attention, one document at a time.
-- attention.c runs on torch's own OpenMP threads. Other threads would wait for cores on which torch's threads still
-  spin after the previous operation.
+- attention.c runs on torch's own OpenMP threads. Other threads would compete for cores with torch's threads, which
+  spin for a while after each operation.
 """
 
 import ctypes
@@ -38,7 +38,7 @@ class _Attention(ctypes.Structure):
 def cu_seqlens(starts: Tensor) -> Tensor:
     """Offsets into `batch * length` where `starts` `[batch, length]` is true, then the end: int32 `[documents + 1]`.
 
-    An operator, because `torch.compile` must not look into a result whose length depends on the data.
+    It is an operator because `torch.compile` cannot trace a result whose length depends on the data.
     """
     offsets = starts.flatten().nonzero().flatten().to(torch.int32)
     return torch.nn.functional.pad(offsets, (0, 1), value=starts.numel())

@@ -1,6 +1,6 @@
-"""Cross-entropy of a model's output head that never holds the logits of a whole batch.
+"""Cross-entropy of a model's output head that never stores the logits of a whole batch.
 
-With a small model the logits are most of the memory that a training step moves. On a CPU, chunks that fit its caches
+With a small model, the logits are most of the memory traffic of a training step. On a CPU, chunks that fit its caches
 make this faster than `torch.nn.functional.linear_cross_entropy`, which also needs torch 2.13 and ignores autocast.
 """
 
@@ -13,12 +13,12 @@ from transformers.loss.loss_utils import ForCausalLMLoss
 
 
 IGNORE_INDEX = -100
-# Logits that are held at a time: on a CPU as many as fit its caches.
+# Number of logits stored at a time: on a CPU as many as fit its caches.
 LOGITS_AT_A_TIME = {"cpu": 2**21}
 LOGITS_AT_A_TIME_ELSEWHERE = 2**27
 
 
-# Settings of transformers' configurations that change the logits or the loss behind the output head.
+# Settings of transformers' configurations that change the logits after the output head, or the loss.
 OTHER_LOSSES = (
     "final_logit_softcapping",
     "logits_scaling",
