@@ -1,4 +1,4 @@
-"""What the tests share: caches of their own, and one small model that was really trained."""
+"""Fixtures of all tests: separate caches, and one small model that was really trained."""
 
 import os
 import tempfile
@@ -17,7 +17,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 @pytest.fixture
 def tiny_recipe(tmp_path):
-    """A function that makes a recipe of a model that trains in seconds: `tiny_recipe(max_steps=4)`."""
+    """A function that returns a recipe of a model that trains in seconds: `tiny_recipe(max_steps=4)`."""
     from helpers import TINY_RECIPE
 
     from tinystories.recipe import build_recipe

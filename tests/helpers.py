@@ -64,7 +64,7 @@ else:
 
 
 def tiny_config(**changes) -> TinyLlamaConfig:
-    """Two layers, four query heads on two key/value heads, of which the first half is rotated."""
+    """A configuration with two layers, four query heads and two key/value heads; the first half of each is rotated."""
     settings = {
         "vocab_size": 96,
         "hidden_size": 32,
@@ -96,14 +96,14 @@ def tiny_model(model_class=TinyLlamaForCausalLM, seed: int = 0, **changes) -> nn
 
 
 def edit_weights(folder: Path, change) -> None:
-    """Call `change` with the weights in a model folder, by name, and save what it makes of them."""
+    """Call `change` with the weights in a model folder by name, and save them as it leaves them."""
     weights = load_file(folder / "model.safetensors")
     change(weights)
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
 
 
 def random_ids(batch: int, length: int, seed: int = 0) -> torch.LongTensor:
-    """Ids that are neither padding nor the end of a story."""
+    """Random token ids, none of them PAD or EOS."""
     return torch.randint(2, 96, (batch, length), generator=torch.Generator().manual_seed(seed))
 
 
@@ -123,7 +123,7 @@ def run_without_us(code: str, folder: Path, tmp_path: Path):
 
 
 def without_package(monkeypatch, package: str, *importers: str):
-    """As if `package` were not installed; the modules that import it are imported again."""
+    """Make `package` fail to import within the block; the modules that import it are imported again."""
     monkeypatch.setitem(sys.modules, package, None)
     for name in importers:
         monkeypatch.delitem(sys.modules, name, raising=False)

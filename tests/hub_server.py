@@ -81,7 +81,7 @@ class Repo:
         return self.commits[sha]
 
     def history(self, revision: str = "main") -> list[Commit]:
-        """From the latest commit to the first."""
+        """The commits from the latest to the first."""
         found, sha = [], self.at(revision).sha
         while sha is not None:
             found.append(self.commits[sha])
@@ -462,7 +462,7 @@ def file_entry(path: str, blob: Blob) -> dict:
 
 
 def card_errors(content: str, kind: str) -> list[str]:
-    """What the Hub refuses in the metadata of a README, as its documentation of cards and Spaces gives it."""
+    """The errors that the Hub would report for the metadata of a README, according to its documentation."""
     match = re.match(r"---\r?\n(.*?)\r?\n---\r?\n", content, re.DOTALL)
     try:
         data = yaml.safe_load(match[1]) if match else {}

@@ -1,4 +1,4 @@
-"""Models of several architectures, packed rows for them, and the losses of both kinds."""
+"""Models of several architectures, packed rows for them, and their losses with and without `head_loss`."""
 
 import torch
 from helpers import tiny_config

@@ -30,7 +30,7 @@ class Answer:
         return json.loads(self.body)
 
     def events(self):
-        """Pairs of an event's name and its data; "[DONE]" stays as it is."""
+        """Pairs of an event's name and its data, which is parsed unless it is "[DONE]"."""
         blocks = self.body.decode().split("\n\n")
         assert blocks.pop() == ""
         events = []
@@ -124,7 +124,7 @@ def running(run, slow=0.0, wait=True, loader=load, send_buffer=None, **changes):
 
 
 def make_slow(model, seconds, end):
-    """Each forward pass takes at least so many seconds, and the token `end` is never sampled."""
+    """Make each forward pass take at least `seconds`, and never sample the token `end`."""
     model.register_forward_pre_hook(lambda *_: time.sleep(seconds))
     model.register_forward_hook(lambda model, inputs, output: _never(output.logits, end))
 

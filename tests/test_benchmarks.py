@@ -1,4 +1,4 @@
-"""The benchmarks: that they run, and that what they keep is what was printed."""
+"""The benchmarks run, and the reports that they keep are the printed ones."""
 
 import json
 import subprocess

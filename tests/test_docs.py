@@ -33,7 +33,7 @@ def commands():
 
 
 @pytest.mark.parametrize("words", commands())
-def test_commands_are_understood(words, monkeypatch):
+def test_commands_parse(words, monkeypatch):
     monkeypatch.chdir(ROOT)
     words = [word.replace("FOLDER", "my_stories").replace("my.yaml", "quickstart") for word in words]
     words = words[: words.index(">")] if ">" in words else words
@@ -73,7 +73,7 @@ def test_named_files_exist():
             assert (ROOT / name).exists(), f"{page}: {name}"
 
 
-def test_links_lead_somewhere():
+def test_link_targets_exist():
     for page, text in PAGES.items():
         folder = ROOT if page == "README.md" else ROOT / "docs"
         for target, anchor in re.findall(r"\]\((?!https?:)([^)#\s]*)(#[^)\s]*)?\)", text):

@@ -1,4 +1,4 @@
-"""What is computed in another way on a GPU than on a CPU; all of it is skipped where there is none."""
+"""Computations that differ between GPU and CPU; all tests are skipped without a GPU."""
 
 import json
 import math
@@ -93,7 +93,7 @@ def test_the_head_loss_is_the_loss_of_the_model(compiled):
 
 
 def test_a_run_on_a_gpu_is_measured_as_on_a_cpu(tiny_recipe):
-    """Compiled, in bfloat16, with Muon: and the figure that it reports is that of its weights in float32."""
+    """Compiled, in bfloat16, with Muon; the metric that it reports is that of its weights in float32."""
     recipe = tiny_recipe(torch_compile="auto")
     assert training_arguments(recipe).torch_compile and training_arguments(recipe).bf16
     run = train(recipe)

@@ -1,4 +1,4 @@
-"""The first page of the README, in an empty folder and an environment with nothing of this project but the wheel.
+"""The first page of the README, in an empty folder and an environment with only the wheel of this project.
 
 The wheel is built from the repository or, in slow tests, from the source distribution.
 """
@@ -192,7 +192,7 @@ def test_serve_answers(installed, run_folder):
 
 
 def health(address: str) -> dict:
-    """What /health answers when the model is loaded; before that, it is an error 503."""
+    """The response of /health when the model is loaded; before that, the status is 503."""
     for _ in range(600):
         try:
             with urllib.request.urlopen(f"{address}/health", timeout=60) as answer:

@@ -1,4 +1,4 @@
-"""What an installation brings, and that no common module name is taken from the user."""
+"""The contents of an installation, which does not use common module names."""
 
 import configparser
 import subprocess

@@ -244,7 +244,7 @@ def test_a_name_without_a_similar_one_gets_no_suggestion(key):
 
 
 def test_the_command_line_replaces_a_length_or_optimizer_of_the_file():
-    """Else it would be ignored: in transformers a number of steps wins over the epochs."""
+    """Otherwise it would be ignored: in transformers, a number of steps takes precedence over epochs."""
     content = {"optimizer": "muon", "max_minutes": 5, "trainer": {"max_steps": 9}}
     recipe = build_recipe(content, {"num_train_epochs": "2"})
     assert recipe.max_minutes is None and recipe.trainer == {"num_train_epochs": 2.0}

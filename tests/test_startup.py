@@ -1,4 +1,4 @@
-"""What is imported when, each in a process of its own."""
+"""The modules that each command or import loads, each in a separate process."""
 
 import subprocess
 import sys
@@ -65,7 +65,7 @@ print(all(TinyLlamaConfig in auto._model_mapping for auto in (AutoModel, AutoMod
     assert run(code).stdout.strip() == "True"
 
 
-def test_the_package_says_what_it_has():
+def test_dir_lists_the_public_names():
     import modeling_tinyllama
 
     assert set(modeling_tinyllama.__all__) <= set(dir(modeling_tinyllama))
@@ -89,7 +89,7 @@ def test_the_package_says_what_it_has():
         ("export runs/none {new}", "There is no run folder runs/none"),
     ],
 )
-def test_help_and_mistakes_are_answered_without_loading_torch(tmp_path, arguments, told):
+def test_help_and_user_errors_do_not_load_torch(tmp_path, arguments, told):
     code = """
 import sys
 from tinystories.cli import main

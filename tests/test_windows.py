@@ -48,7 +48,7 @@ def test_the_rules_are_those_of_windows(tmp_path):
 
 
 @pytest.mark.parametrize("overrides", [{}, {"ema_decay": 0.9}, {"streaming": "true"}], ids=str)
-def test_training_and_beginning_again(tmp_path, overrides):
+def test_training_and_starting_over(tmp_path, overrides):
     with like_windows(tmp_path):
         run = train(recipe_for(tmp_path / "run", **overrides))
         assert len(find_checkpoints(run)) in (1, 2), "older checkpoints were deleted"
@@ -56,7 +56,7 @@ def test_training_and_beginning_again(tmp_path, overrides):
         train(recipe_for(run, **overrides, overwrite_output_dir="true"))
 
 
-def test_going_on_from_a_checkpoint(tmp_path):
+def test_resuming_from_a_checkpoint(tmp_path):
     settings = {"lr_scheduler_type": "constant", "lr_scheduler_kwargs": "{}"}
     with like_windows(tmp_path):
         run = train(recipe_for(tmp_path / "run", **settings))
@@ -133,7 +133,7 @@ def test_a_log_that_another_program_has_open_does_not_end_training(tmp_path, cap
 
 
 def test_files_are_read_and_written_as_utf8_whatever_the_system_prefers(tmp_path):
-    """With the encoding of the locale, as on Windows, Python warns where a file is opened without another."""
+    """Python warns if a file is opened without an encoding, which on Windows would be that of the locale."""
     (tmp_path / "stories.txt").write_text(
         "\n<|endoftext|>\n".join(f"Zoë saw {n} cafés. “Hi,” she said." for n in range(200)), "utf-8"
     )

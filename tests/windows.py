@@ -1,5 +1,5 @@
-"""Windows' rules for files, on Linux: what is open or memory-mapped in this process cannot be renamed, replaced or
-deleted, only what is open for writing can be flushed, and there are neither symbolic links nor user ids.
+"""Windows' rules for files, on Linux: files that are open or memory-mapped in this process cannot be renamed, replaced
+or deleted, only files open for writing can be flushed, and there are neither symbolic links nor user ids.
 
     with like_windows(tmp_path):
         ...
@@ -16,7 +16,7 @@ from unittest import mock
 
 
 def held(path: str) -> str | None:
-    """What of this process holds a file at or below `path`, or None."""
+    """The file at or below `path` that this process has open or memory-mapped, or None."""
     path = os.path.realpath(path)
 
     def within(name: str) -> bool:

@@ -50,7 +50,7 @@ def tokenizer(corpus):
 
 
 def train_stock(network, rows, tokenizer, folder, collator=default_data_collator, steps=90, **settings):
-    """A stock model through a stock Trainer, saved as anyone would."""
+    """A function that trains a stock model with a stock Trainer and saves it."""
     arguments = {"learning_rate": 1e-2, "max_steps": steps, "logging_steps": 5, "warmup_steps": 5, **settings}
     trainer = Trainer(
         model=network,
@@ -86,7 +86,7 @@ SHAPE |= {"max_position_embeddings": 192, "bos_token_id": 0, "eos_token_id": 0, 
 
 @pytest.fixture(scope="module")
 def shifted_twice(corpus, tokenizer, tmp_path_factory):
-    """A Llama whose labels were shifted in the data, and then once more in the model."""
+    """A Llama whose labels were shifted in the data and again in the model."""
 
     def collate(features):
         batch = default_data_collator(features)
@@ -102,7 +102,7 @@ def shifted_twice(corpus, tokenizer, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def endless(corpus, tokenizer, tmp_path_factory):
-    """A GPT-2 that was never shown the end of a story, on a schedule that restarts."""
+    """A GPT-2 trained without EOS, with a schedule that restarts."""
     torch.manual_seed(0)
     return train_stock(
         GPT2LMHeadModel(GPT2Config(**SHAPE)),
@@ -163,7 +163,7 @@ def test_an_untrained_stock_model_is_inconclusive(corpus, tokenizer, tmp_path):
 
 
 def test_a_model_that_repeats_its_input_is_an_error(corpus, tokenizer, tmp_path):
-    """Labels that were never shifted: the model is trained to give back what it is given."""
+    """A model trained on labels that were never shifted."""
 
     def loss(outputs, labels, num_items_in_batch=None):
         return torch.nn.functional.cross_entropy(outputs.logits.flatten(0, 1), labels.flatten())

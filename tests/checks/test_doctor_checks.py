@@ -1,4 +1,4 @@
-"""Single checks, each on what it must find and on what it must let pass."""
+"""Single checks, each on input that must be reported and on input that must pass."""
 
 import json
 from types import SimpleNamespace
@@ -125,7 +125,7 @@ def test_a_falling_and_a_flat_validation_curve(tmp_path):
 
 
 def test_the_evaluation_of_the_reloaded_best_checkpoint_is_left_out(tmp_path):
-    """After the last step the best weights are loaded and measured under the number of the last step."""
+    """After the last step, `Trainer` evaluates the best weights and logs the result under the number of that step."""
     entries = [
         {"step": 20, "eval_loss": 2.0},
         {"step": 21, "train_runtime": 1.0},
@@ -270,7 +270,7 @@ def test_every_published_figure_has_a_source_and_a_column(tmp_path):
 
 
 def words(count, seed=0):
-    """`count` words in an order that does not come twice."""
+    """`count` words, in which no sequence repeats."""
     return " ".join(f"w{number}" for number in np.random.default_rng(seed).permutation(10_000)[:count])
 
 

@@ -1,4 +1,4 @@
-"""What doctor finds in real runs: with a time limit, stopped early, resumed, streamed, in several processes."""
+"""`tinystories doctor` on real runs: with a time limit, stopped early, resumed, streamed, in several processes."""
 
 import dataclasses
 import json
@@ -35,7 +35,7 @@ def tokens_in(finding):
 
 
 def counted(folder, rows):
-    """What so many rows of the run hold on average, counted from its own data."""
+    """The mean number of tokens in `rows` rows of the run, counted in its data."""
     recipe = dataclasses.replace(load_recipe(folder / "recipe.yaml"), streaming=False)
     packed, _ = pack_corpus(recipe_corpus(recipe), load_tokenizer(str(folder)), recipe, 42)
     return rows * packed.tokens_per_row
@@ -86,7 +86,7 @@ def test_an_unfinished_run_with_a_time_limit_shows_its_elapsed_time(recipe, tmp_
 
 
 def test_a_run_that_was_stopped_early_is_not_unfinished(recipe):
-    """A learning rate so high that validation does not improve for long."""
+    """With a high learning rate, validation soon stops improving."""
     settings = {"optimizer": "adamw", "learning_rate": 0.5, "warmup_steps": 0}
     run = train(recipe(max_steps=200, eval_steps=4, early_stopping_patience=2, **settings))
     state = state_of(run)

@@ -1,4 +1,4 @@
-"""`check_trainer`: what is shown of a Trainer before its first step, with a control for each error."""
+"""`check_trainer` on trainers with one error each, and on the same trainers without it."""
 
 import random
 from pathlib import Path
@@ -37,7 +37,7 @@ from tinystories.training.packed_attention import kernel_name
 
 @pytest.fixture(scope="module")
 def stories():
-    """The beginnings of sample stories: short enough that many stand in a row."""
+    """The beginnings of sample stories, short enough that a row contains many."""
     whole = load_corpus("sample", max_stories=200, max_validation_stories=10).train["text"]
     return datasets.Dataset.from_dict({"text": [". ".join(story.split(". ")[:3]) + "." for story in whole]})
 
@@ -136,7 +136,7 @@ def test_weighted_articles_are_a_note_and_no_error(story_trainer):
 
 
 def test_a_shifted_head_loss_is_an_error(story_trainer):
-    """Training computes its loss without logits, so the loss of the model shows nothing."""
+    """Training computes its loss without logits, so the model's own loss is not sufficient for the check."""
     made = story_trainer()
     assert made._uses_head_loss
     made._head_loss = lambda hidden, head, labels, weights: head_loss(
@@ -163,7 +163,7 @@ def test_labels_shifted_in_the_data_and_in_the_model_are_an_error(trainer):
 
 
 def test_labels_shifted_only_in_the_data_are_ok(trainer):
-    """What counts is that they are shifted once, not where."""
+    """Labels may be shifted in the data or in the model, but only once."""
 
     def unshifted(outputs, labels, num_items_in_batch=None):
         return torch.nn.functional.cross_entropy(outputs.logits.flatten(0, 1), labels.flatten())
@@ -239,7 +239,7 @@ def test_an_end_of_text_missing_in_half_of_the_stories_is_an_error(trainer, stor
 
 
 def one_a_row(stories, tokenizer):
-    """Stories as most people give them to a Trainer: one a row, an end of text behind each."""
+    """Stories as for most Trainers: one per row, with EOS after each."""
     return stories.map(
         lambda batch: tokenizer([text + tokenizer.eos_token for text in batch["text"]], truncation=True),
         batched=True,
@@ -460,7 +460,7 @@ def test_most_checkpoints_on_the_disk(trainer, settings, most):
 def test_the_best_checkpoint_is_counted_as_each_trainer_keeps_it(
     trainer, story_trainer, rows, monkeypatch, limit, ours
 ):
-    """The loss falls, and here the highest counts as the best: the first checkpoint, which is none of the last."""
+    """The loss falls, and the highest loss counts as the best, so the best checkpoint is the first one."""
     settings = {"max_steps": 5, "eval_steps": 1, "save_steps": 1, "save_total_limit": limit, "learning_rate": 1e-3}
     settings |= {"eval_strategy": "steps", "load_best_model_at_end": True, "greater_is_better": True}
     held_out = torch.utils.data.Subset(rows, range(8))
@@ -497,7 +497,7 @@ def test_bf16_fragments_more_memory_on_a_cpu(trainer):
 
 
 def test_memory_is_that_of_a_loss_without_logits(trainer, story_trainer):
-    """With few rows, all logits fit into what the loss holds at a time: each row more would seem to add its own."""
+    """With few rows, the loss stores all logits at once, so that each further row would seem to add its logits."""
     made = story_trainer(per_device_train_batch_size=48, row_length=512, max_stories=300)
     rows = find_stories(take_batches(made)[0], 0, 1).select(range(48))
     estimated, _ = memory.peak_bytes(made, rows, forward_and_backward, 48, whole=True)

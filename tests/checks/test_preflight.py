@@ -1,4 +1,4 @@
-"""What can only fail late is refused before any work: one line, exit status 2, nothing written."""
+"""Errors that would occur late in a run are reported before any work: one line, exit status 2, nothing written."""
 
 import dataclasses
 import importlib.util
@@ -168,7 +168,7 @@ def test_a_folder_that_cannot_be_written_is_refused(recipe_file, no_work, tmp_pa
 
 
 def test_a_read_only_file_system_is_refused(recipe_file, no_work, tmp_path, capsys, monkeypatch):
-    """As on a disk that is mounted read-only for others, or a share: no flag says so, only trying does."""
+    """On some read-only mounts, the permissions do not show it, so that only an attempt to write fails."""
     monkeypatch.setattr("os.access", lambda *_: True)
 
     def read_only(*args, **kwargs):
@@ -264,7 +264,7 @@ def test_a_dry_run_changes_no_result(tmp_path, monkeypatch):
 
 
 def test_a_metric_without_validation_words_is_refused_before_the_first_step(tmp_path, monkeypatch):
-    """Else transformers ends at the first evaluation with a KeyError."""
+    """Otherwise transformers raises a KeyError at the first evaluation."""
     stories = tmp_path / "stories"
     stories.mkdir()
     lines = [f"Cats{n} run{n} fast{n % 7}." for n in range(80)]
@@ -288,7 +288,7 @@ def test_a_metric_without_validation_words_is_refused_before_the_first_step(tmp_
 )
 @pytest.mark.parametrize("place", [0, 1])
 def test_a_prompt_that_cannot_be_continued_is_refused_before_training(tmp_path, monkeypatch, prompt, message, place):
-    """Wherever in the list it stands: the first is shown at each evaluation, all of them at the end."""
+    """At any place in the list: the first prompt is used at each evaluation, all of them at the end."""
     prompts = ["One day", "One day"]
     prompts[place] = prompt
     monkeypatch.setattr(training, "StoryTrainer", lambda **_: pytest.fail("training has begun"))

@@ -1,4 +1,4 @@
-"""Commands as a user gives them."""
+"""Commands as a user types them."""
 
 import argparse
 import os
@@ -17,7 +17,7 @@ from tinystories.cli import VERBS, parse
 from tinystories.recipe import load_recipe, recipe_names, recipe_path, recipe_summary
 
 
-def test_help_answers_without_loading_torch():
+def test_help_does_not_load_torch():
     result = tinystories_process("--help")
     assert result.returncode == 0
     for verb in ("train", "tokenizer", "generate", "export"):
@@ -289,7 +289,7 @@ def test_version_and_module():
 
 
 def needed_arguments(verb, tmp_path):
-    """What a verb needs besides a model."""
+    """The arguments that a verb needs in addition to a model."""
     out = [tmp_path / "new"]
     needed = {"generate": [PROMPT], "export": out, "import": out, "push": ["--repo-id", "ada/x", "--dry-run"]}
     return needed.get(verb, [])

@@ -1,4 +1,4 @@
-"""What a console or a system other than Linux with UTF-8 does: its encoding, its file handles, its arguments."""
+"""Consoles and systems other than Linux with UTF-8: encodings, file handles, arguments."""
 
 import contextlib
 import io
@@ -43,7 +43,7 @@ ENCODINGS = {
 
 
 def in_encoding(encoding: str, *arguments, script: str | None = None) -> str:
-    """What a verb, or a script of the repository, writes to a console of this encoding; it must not fail."""
+    """The output of a verb, or of a script of the repository, on a console of this encoding; it must not fail."""
     if script is None:
         streams = [io.TextIOWrapper(io.BytesIO(), encoding=encoding) for _ in range(2)]
         with contextlib.redirect_stdout(streams[0]), contextlib.redirect_stderr(streams[1]):
@@ -84,7 +84,7 @@ def test_evaluate_prints_any_character(tiny_run, tmp_path):
 
 
 def test_train_prints_any_character_in_its_samples(tmp_path):
-    """By the script of the repository; without the handler, the last stories and what follows them were lost."""
+    """With `train_hf.py`; without the error handler, the output would end before the last stories."""
     recipe = {**TINY_RECIPE, "prompts": ["The \N{CAT} said", "Once"], "check": False}
     changes = {"output_dir": str(tmp_path / "run"), "max_steps": 2, "eval_steps": 1, "disable_tqdm": False}
     recipe["trainer"] = {**recipe["trainer"], **changes}

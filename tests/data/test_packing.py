@@ -187,7 +187,7 @@ def test_the_logits_comparison_detects_a_missing_document_mask(tokenized, tokeni
 
 
 def test_bits_per_byte_counts_every_byte_of_complete_stories_once(texts, tokenized, tokenizer):
-    """Compared with a loop over single stories; long ones use a window that moves by half its width."""
+    """Compared with a loop over single stories; long ones are scored in windows that advance by half their width."""
     from types import SimpleNamespace
 
     model = tiny_model(vocab_size=len(tokenizer)).eval()

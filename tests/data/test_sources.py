@@ -264,7 +264,7 @@ for source, options in json.loads(sys.argv[1]):
 
 
 def client(endpoint, home, calls, **environment):
-    """Runs in a separate process, because the address of the Hub is read on import."""
+    """A function that runs code in a separate process, because the address of the Hub is read on import."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
     here = {"HF_ENDPOINT": endpoint, "HF_HOME": str(home), "PYTHONPATH": str(Path(tinystories.__file__).parents[1])}
     environment = {**inherited, **here, "HF_UPDATE_DOWNLOAD_COUNTS": "0", **environment}

@@ -1,4 +1,4 @@
-"""The built-in corpus: reproducible, varied, and without mistakes in English that a rule can find."""
+"""The built-in corpus: reproducible, varied, and without errors in its English that a rule can find."""
 
 import hashlib
 import re
@@ -69,7 +69,7 @@ def test_stories_equal_the_recorded_ones():
     assert hashlib.sha256(text.encode("ascii")).hexdigest() == SHA256_OF_1000
 
 
-def test_the_number_of_stories_only_ends_the_stream(stories):
+def test_the_number_of_stories_only_limits_the_stream(stories):
     assert list(sample_stories(7)) == stories[:7]
     assert list(islice(sample_stories(10**9), 300)) == stories[:300]
     assert list(sample_stories(0)) == []
@@ -256,7 +256,7 @@ def test_no_article_where_english_has_none(some):
 
 
 def test_no_article_a_before_a_plural(some):
-    """The first or second word after "a" or "an" ends in "s" only if it is not a plural."""
+    """If the first or second word after "a" or "an" ends in "s", it is a known singular."""
     singular = {"bus", "glass", "mess", "class", "cross", "curious", "enormous", "delicious"}
     verbs = {"was", "is", "has", "makes", "looks", "comes"}
     of_many = {"few", "hundred", "thousand"}
@@ -300,7 +300,7 @@ def test_verbs_agree_with_their_subjects(some):
         ("mass", "some small egg", "it", "was"),
     ],
 )
-def test_things_know_their_number(number, a, they, was):
+def test_things_have_a_grammatical_number(number, a, they, was):
     thing = Thing("egg", "small", number)
     assert (thing.a, thing.they, thing.was) == (a, they, was)
 

@@ -1,10 +1,11 @@
-"""What the rules leave out, because the changed sentence could be English or the good one is doubtful."""
+"""Sentences that the rules exclude, because the changed one could be English or the good one is doubtful."""
 
 from typing import NamedTuple
 
 
 class Exclusion(NamedTuple):
-    """`left_out` makes no pair of the kind, for this `reason`; `taken` differs in that point and makes one."""
+    """No pair of the kind is made from `left_out`, for this `reason`; from `taken`, which differs only in that, one
+    is."""
 
     reason: str
     left_out: str

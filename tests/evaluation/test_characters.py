@@ -1,4 +1,4 @@
-"""Names that a story never introduced: found in stories with exchanged names, and hardly ever in good stories."""
+"""Names without an introduction are found in stories with exchanged names, and hardly ever in good stories."""
 
 import random
 import re
@@ -49,7 +49,7 @@ def test_an_exchanged_name_is_found():
         "Mr. Tom came.",
     ],
 )
-def test_an_introduction_is_no_fault(sentence):
+def test_introduced_names_are_not_reported(sentence):
     name = "Spot" if "Spot" in sentence else "Tom"
     assert name not in unintroduced_names(f"{OPENING}{sentence} {name} smiled at Lily.")
 
@@ -58,7 +58,7 @@ def test_an_introduction_is_no_fault(sentence):
     "sentence",
     ["Mia smiled.", '"Hello, Mia," said Lily.', "Lily looked for Mia.", "Lily and Mia ran.", "Mia's ball fell."],
 )
-def test_a_name_out_of_nowhere_is_a_fault(sentence):
+def test_names_without_introduction_are_reported(sentence):
     assert unintroduced_names(OPENING + sentence + " Mia was glad.") == ["Mia"]
 
 

@@ -1,4 +1,4 @@
-"""The report on models: figures that a broken model or broken text must spoil, and a page that people can read."""
+"""The report on models: figures that must be worse for a broken model or broken text, and the page."""
 
 import importlib
 import json
@@ -44,14 +44,14 @@ from tinystories.utils.errors import UserError
 
 @pytest.fixture(scope="module")
 def corpus():
-    """What `tiny_run` was trained on and what it held out, as two lists."""
+    """The training and the validation stories of `tiny_run`."""
     found = load_corpus("sample", max_stories=600, max_validation_stories=40)
     return found.train["text"][:], found.validation["text"][:]
 
 
 @pytest.fixture(scope="module")
 def models(tiny_run, corpus, tmp_path_factory) -> dict[str, Path]:
-    """A sound model and three that are not, each a folder."""
+    """The folders of a good model and of three broken ones."""
     folder = tmp_path_factory.mktemp("models")
     model, tokenizer = load_model(str(tiny_run))
     torch.manual_seed(0)
@@ -88,7 +88,7 @@ def shifted_twice(model, tokenizer, stories, steps=120):
 
 @pytest.fixture(scope="module")
 def broken(tiny_run, tmp_path_factory) -> dict[str, Path]:
-    """Folders that cannot be measured: one has no weights, one has weights that are no numbers."""
+    """Folders that cannot be evaluated: one has no weights, one has weights that are NaN."""
     folder = tmp_path_factory.mktemp("broken")
     shutil.copytree(tiny_run, folder / "empty", ignore=shutil.ignore_patterns("*.safetensors", "checkpoint-*"))
     model, tokenizer = load_model(str(tiny_run))
@@ -568,7 +568,7 @@ def fails_with_one_line(capsys, arguments, *expected):
         assert word in last, last
 
 
-def test_the_report_of_one_run_is_put_into_its_folder(tiny_run, tmp_path, capsys):
+def test_the_report_of_one_run_is_written_to_its_folder(tiny_run, tmp_path, capsys):
     run = tmp_path / "run"
     shutil.copytree(tiny_run, run)
     pairs = tmp_path / "pairs.tsv"
@@ -602,7 +602,7 @@ def test_a_broken_model_makes_the_exit_status_2_and_the_others_are_reported(tiny
     assert not (tmp_path / "none").exists() and "cannot be loaded" in capsys.readouterr().err
 
 
-def test_where_the_report_goes(tiny_run, tmp_path, monkeypatch):
+def test_default_folder_of_a_report(tiny_run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert report_folder(None, [tiny_run]) == tiny_run
     assert report_folder(None, [tiny_run / "checkpoint-60"]) == Path("evaluation")
@@ -610,7 +610,7 @@ def test_where_the_report_goes(tiny_run, tmp_path, monkeypatch):
     assert report_folder("there", [tiny_run]) == Path("there") and not Path("there").exists()
 
 
-def test_a_file_that_is_no_report_of_ours_is_left_alone(tiny_run, tmp_path, capsys, report):
+def test_files_that_are_not_reports_are_not_overwritten(tiny_run, tmp_path, capsys, report):
     folder, ours = tmp_path / "mine", tmp_path / "ours"
     write_report(report, ours)
     assert report_folder(ours, ["x"]) == ours

@@ -549,7 +549,7 @@ def test_a_stopped_run_can_be_resumed(server, make, tmp_path, how):
 
 
 def test_processes_can_share_a_cache(server, make, tmp_path):
-    """Threads stand for processes; the cache folder is created by all of them at once."""
+    """Threads instead of processes; all of them create the cache folder at once."""
     for round in range(5):
         cache, barrier, reports = tmp_path / str(round), threading.Barrier(4), []
 

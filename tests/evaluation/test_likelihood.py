@@ -1,4 +1,4 @@
-"""Bits per byte of any model with any tokenizer, against a reference that asks for one token at a time."""
+"""Bits per byte of any model with any tokenizer, against a reference that scores one token at a time."""
 
 import json
 import math
@@ -68,7 +68,7 @@ def byte_level(prefix_space=False, normalizer=None, post=None, bos=None, eos=Non
 
 
 def sentencepiece(add_bos):
-    """Unigram pieces with a dummy space in front, and bytes for what is not among them."""
+    """A unigram tokenizer with a dummy space before the text, and byte fallback."""
     words = sorted({word for story in CORPUS for word in story.split()})[:60]
     pieces = [("<unk>", 0.0), ("<s>", 0.0), ("</s>", 0.0)] + [(f"<0x{byte:02X}>", -9.0) for byte in range(256)]
     pieces += [(letter, -5.0) for letter in "▁abcdefghijklmnopqrstuvwxyz.,!"] + [(f"▁{word}", -6.0) for word in words]
@@ -83,7 +83,7 @@ def sentencepiece(add_bos):
 
 
 def whole_words():
-    """Knows a few words; spaces and all else are lost."""
+    """A tokenizer of a few words; spaces are lost, and other words are unknown."""
     vocabulary = {word: number for number, word in enumerate(["<unk>", "the", "fox", "ran", "home", "."])}
     backend = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     backend.pre_tokenizer = pre_tokenizers.Whitespace()
@@ -117,7 +117,7 @@ def llama(tokenizer, context=CONTEXT):
 
 
 def reference(model, sequence, unscored, context=CONTEXT, stride=CONTEXT // 2):
-    """Nats of each token of `sequence` after the first `unscored`, each asked for alone."""
+    """Nats of each token of `sequence` after the first `unscored`, each by a separate forward pass."""
     nats = []
     for at in range(unscored, len(sequence)):
         begin = max(0, -(-(at + 1 - context) // stride)) * stride
@@ -168,7 +168,7 @@ def test_bytes_are_those_of_utf8():
 
 
 def test_neither_start_tokens_nor_eos_are_scored():
-    """A scorer that counted one of them would be off by far more than the tolerance."""
+    """A scorer that counts one of them would differ by far more than the tolerance."""
     tokenizer = byte_level(bos="<s>", eos="</s>", post="<s> $A </s>")
     model = llama(tokenizer)
     story = STORIES[0]
@@ -181,7 +181,7 @@ def test_neither_start_tokens_nor_eos_are_scored():
     assert begin_and_text - found > 0.1 and text_and_end - found > 0.1
 
 
-def test_the_first_token_is_never_free():
+def test_the_first_token_always_has_a_loss():
     tokenizer = byte_level()
     model = gpt2(tokenizer)
     scores = score(model, tokenizer, ["F"])
@@ -194,7 +194,7 @@ def test_the_first_token_is_never_free():
 
 
 @pytest.mark.parametrize("kind", ["no special tokens", "end of text added in front", "sentencepiece"])
-def test_a_uniform_model_costs_ln_of_the_vocabulary_per_token(kind):
+def test_a_uniform_model_has_a_loss_of_ln_of_the_vocabulary_per_token(kind):
     tokenizer = TOKENIZERS[kind][0]()
     model = gpt2(tokenizer)
     torch.nn.init.zeros_(model.lm_head.weight)
@@ -335,7 +335,7 @@ def test_batches_change_nothing(make_model, monkeypatch):
     assert score(model, tokenizer, stories).nats == pytest.approx(together.nats, abs=1e-4)
 
 
-def test_a_batch_holds_no_more_logits_than_it_may(monkeypatch):
+def test_a_batch_has_a_maximum_number_of_logits(monkeypatch):
     tokenizer = byte_level(bos=END, eos=END)
     model = gpt2(tokenizer)
     shapes = []
@@ -430,7 +430,7 @@ def test_the_interval_holds_the_value_and_narrows_with_more_stories():
 
 
 def test_bits_per_byte_agrees_with_training(tiny_run):
-    """Training may compute in bf16, so to a thousandth. Stories longer than the context are cut alike."""
+    """Up to 0.1%, because training may use bf16. Stories longer than the context are split in the same way."""
     model, tokenizer = AutoModelForCausalLM.from_pretrained(tiny_run), AutoTokenizer.from_pretrained(tiny_run)
     stories = load_corpus("sample", max_stories=600, max_validation_stories=40).validation["text"]
     scores = score(model, tokenizer, stories)

@@ -150,7 +150,7 @@ def code_blocks(name):
 
 
 class Rows(torch.utils.data.Dataset):
-    """Texts as bytes: a beginning (1), the bytes (from 10 on), an end (2), padding (0)."""
+    """Texts as token ids: BOS (1), the bytes (from 10 on), EOS (2), padding (0)."""
 
     def __init__(self, texts, length=60):
         self.rows = []
@@ -170,7 +170,7 @@ class Rows(torch.utils.data.Dataset):
 
 
 def evaluated(model, texts, name, load, tmp_path):
-    """What a `Trainer` reports that evaluates with the functions of the metric's card."""
+    """The metrics of a `Trainer` that uses the functions on the metric's card."""
     scope = {"torch": torch, "texts": texts, "metric": load(name)}
     exec(code_blocks("bits_per_byte"), scope)
     exec(code_blocks(name), scope)

@@ -1,4 +1,4 @@
-"""Minimal pairs: made only where the error is certain, and scored so that no model gains without grammar."""
+"""Minimal pairs: made only if the error is certain, and scored so that a model without grammar has chance accuracy."""
 
 import json
 import logging
@@ -244,7 +244,7 @@ def byte_level(stories, start: bool) -> PreTrainedTokenizerFast:
 
 
 def metaspace(stories, start: bool) -> PreTrainedTokenizerFast:
-    """As SentencePiece has it: "▁" for a space, one more in front, and bytes for what has no piece."""
+    """A tokenizer like SentencePiece's: "▁" for a space, one more before the text, and byte fallback."""
     specials = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
     backend = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True))
     backend.normalizer = normalizers.Prepend("▁")
@@ -295,7 +295,7 @@ TEXTS = [
 
 
 def by_hand(model, tokenizer, text: str, start: bool) -> float:
-    """The text alone in a batch of one, in transformers' own loss."""
+    """The log-likelihood of a text by transformers' own loss, in a batch of one."""
     ids = tokenizer(text, return_tensors="pt", return_token_type_ids=False)["input_ids"]
     assert (ids[0, 0] in tokenizer.all_special_ids) == start
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Text statistics, each on text that it must tell from good text."""
+"""Text statistics, each on text that it must distinguish from good text."""
 
 import math
 import random

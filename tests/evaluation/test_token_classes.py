@@ -1,4 +1,4 @@
-"""Word classes of words and of the tokens that they are split into."""
+"""Classes of words, and of the tokens that words are split into."""
 
 from tinystories.evaluation.token_classes import ARTICLE, FUNCTION_WORD, OTHER, TokenClassifier, word_class
 from tinystories.tokenization import train_bpe

@@ -6,7 +6,7 @@ from tinystories.tokenization import PreTrainedTokenizerFast
 
 @pytest.fixture(scope="session")
 def run(tiny_run, tmp_path_factory):
-    """A function that makes a run folder of a random model: `run(head_dim=24)`."""
+    """A function that writes the run folder of a random model: `run(head_dim=24)`."""
 
     def make(model=None, tokenizer=None, name="run", **changes):
         folder = tmp_path_factory.mktemp("random") / name

@@ -68,7 +68,7 @@ CASES = [pytest.param(to_llama, LLAMA[name], id=f"llama, {name}") for name in LL
 
 @pytest.mark.parametrize("convert, changes", CASES)
 def test_saved_export_gives_the_same_logits_in_transformers(convert, changes, tmp_path):
-    """In float64, where only a wrong function makes a difference; test_parity.py has the rounding of float32."""
+    """In float64, so that rounding is far below the tolerance; test_parity.py compares in float32."""
     ours = tiny_model(**changes)
     convert(ours).save_pretrained(tmp_path)
     theirs = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float64).eval()

@@ -68,7 +68,7 @@ def kinds(file: Path) -> dict[str, str]:
 
 
 def weights(file: Path) -> dict[str, torch.Tensor]:
-    """The weights under our names, with the rows where we have them."""
+    """The weights in the file under TinyLlama's names and with its order of rows."""
     field, tensors = fields(file), stored(file)
     arch = field["general.architecture"]
     width = field[f"{arch}.attention.key_length"]
@@ -484,7 +484,7 @@ def test_a_file_that_another_process_has_written_meanwhile_is_used(tiny_run, tmp
 
 
 class LlamaCpp:
-    """llama.cpp's server with a model, on one thread; its cache is float32, since it would otherwise round."""
+    """llama.cpp's server with a model, on one thread, with a float32 cache, because float16 would round."""
 
     def __init__(self, file: Path):
         xllamacpp = pytest.importorskip("xllamacpp")
@@ -509,8 +509,8 @@ class LlamaCpp:
         return self.ask("/tokenize", content=text, add_special=True, parse_special=True)["tokens"]
 
     def next_token(self, ids: list[int], plain: int) -> dict[int, float]:
-        """Log probabilities of what follows. The server tells none for a token that is no whole character, so that it
-        is made to choose the one given."""
+        """Log-probabilities of the next token. The server reports none for a token that is only part of a character,
+        so the token `plain` is forced."""
         answer = self.ask("/completion", prompt=ids, n_predict=1, n_probs=1000, logit_bias=[[plain, 1e3]])
         return {one["id"]: one["logprob"] for one in answer["completion_probabilities"][0]["top_logprobs"]}
 
@@ -520,8 +520,8 @@ class LlamaCpp:
 
 
 def compare_greedy(file: Path, folder: Path, count: int) -> tuple[list[int], float]:
-    """For each of several prompts the first token at which the stories part (`count` for none), and the largest
-    difference of a log probability before that; where they part, the two tokens must have been almost as good."""
+    """For each prompt, the first token at which the two stories differ (`count` if none), and the largest difference
+    of a log-probability before it. Where they differ, both tokens must have nearly the same probability."""
     model, tokenizer = load_model(str(folder))
     server = LlamaCpp(file)
     parts, differences = [], []
@@ -587,7 +587,7 @@ def test_llama_cpp_encodes_a_thousand_stories_identically(kind, tiny_run, reques
 
 
 def test_llama_cpp_samples_as_generate_does(run, tiny_run, tmp_path):
-    """Asked for nothing, it takes the preset in the file: the same tokens with the same probabilities."""
+    """Without sampling parameters in the request, it uses the preset in the file: the same tokens and probabilities."""
     model, tokenizer = load_model(str(tiny_run))
     preset = GenerationConfig(
         do_sample=True, temperature=0.8, top_k=40, top_p=0.9, repetition_penalty=1.3, eos_token_id=0, pad_token_id=1

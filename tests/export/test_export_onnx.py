@@ -29,7 +29,7 @@ PROMPTS = [PROMPT, "One day, a little", "The"]
 
 @pytest.fixture(scope="module", autouse=True)
 def traced_once(tmp_path_factory):
-    """A graph takes seconds to trace: the same model in the same dtype is traced once."""
+    """Trace the same model in the same dtype only once, because that takes seconds."""
     kept, trace = tmp_path_factory.mktemp("traced"), ours._trace
 
     def trace_once(folder, dtype, file):
@@ -59,7 +59,7 @@ def session_of(file):
 
 
 def start(session, batch):
-    """The empty cache of the first call, as transformers.js makes it of the graph's own inputs."""
+    """The empty cache of the first call, created from the graph's inputs as by transformers.js."""
     kinds = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
     return {
         value.name: np.zeros((batch, value.shape[1], 0, value.shape[3]), kinds[value.type])
@@ -154,7 +154,7 @@ env.localModelPath = process.argv[1];
 
 
 def node(code, *arguments):
-    """What `code` prints as JSON in its last line, run by node, which finds its packages by `NODE_PATH`."""
+    """Run `code` with Node, which finds its packages by `NODE_PATH`, and return the JSON in its last line of output."""
     result = subprocess.run(["node", "-e", code, *map(str, arguments)], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr[-2000:]
     return json.loads(result.stdout.splitlines()[-1])

@@ -75,7 +75,7 @@ def rmsnorm(x, weight):
 
 
 def forward(m, ids):
-    """Logits `[len(ids), vocab_size]`, one position after the other with a cache, pairs of neighbours rotated."""
+    """Logits `[len(ids), vocab_size]`, one position at a time with a cache, rotating adjacent dimensions."""
     size = m.dim // m.n_heads
     group = m.n_heads // m.n_kv_heads
     keys = [[] for _ in range(m.n_layers)]
@@ -139,7 +139,7 @@ def version_1(m):
 
 
 def version_2(m):
-    """And changes the weights of `m` to what they are after rounding, which the file holds."""
+    """The file; the weights of `m` are replaced by the rounded ones in it."""
     content = struct.pack("<Ii", 0x616B3432, 2) + header(m) + struct.pack("<Bi", m.tied, m.group)
     content = content.ljust(256, b"\0") + m.rms_att.tobytes() + m.rms_ffn.tobytes() + m.rms_final.tobytes()
 
@@ -192,7 +192,7 @@ def tokenizer_file(pieces, longest=None):
 
 
 def encode(pieces, text):
-    """What llama2.c makes of a text: characters, or bytes for those it does not know; then the best pair, again."""
+    """llama2.c's encoding: characters, or bytes for unknown ones; then the best pair is merged repeatedly."""
     ids = {piece: i for i, (piece, _) in enumerate(pieces)}
     tokens = [1]
     if text:
@@ -212,7 +212,7 @@ def encode(pieces, text):
 
 
 def decode(pieces, tokens):
-    """What llama2.c prints: after `<s>` a piece loses its space, and the names of bytes are bytes."""
+    """llama2.c's decoding: after `<s>` a piece loses its space, and names of bytes are replaced by the bytes."""
     out = b""
     for before, token in zip(tokens, tokens[1:], strict=False):
         piece = pieces[token][0]
@@ -289,7 +289,7 @@ def test_logits_match_the_reference_implementation(kind, shape, tmp_path):
 
 
 def test_control_wrong_row_order_or_norm_is_detected(tmp_path):
-    """The control: what the import must not get wrong is far outside the tolerance."""
+    """Control: with another order of rows, or another norm, the difference is far above the tolerance."""
     m = make_model()
     (tmp_path / "model.bin").write_bytes(legacy(m))
     model = load_llama2c(tmp_path / "model.bin")
@@ -329,7 +329,7 @@ def test_zero_rotary_table_is_accepted_and_a_missing_one_is_refused(table, tmp_p
 
 @pytest.fixture(scope="module")
 def tokenizer(pieces, tmp_path_factory):
-    """Saved, and loaded again as a stranger would."""
+    """The tokenizer after it was saved and loaded with `AutoTokenizer`."""
     folder = tmp_path_factory.mktemp("tokenizer")
     (folder / "tok.bin").write_bytes(tokenizer_file(pieces))
     load_llama2c_tokenizer(folder / "tok.bin", VOCAB_SIZE, 96).save_pretrained(folder / "saved")
@@ -345,7 +345,7 @@ def test_token_ids_match_llama2c(pieces, tokenizer):
 
 
 def test_random_vocabularies_with_distinct_scores_match(tmp_path):
-    """Not only what SentencePiece learns: pieces that can be made in several ways, in any order of their scores."""
+    """Also vocabularies that SentencePiece would not learn: pieces with several possible merges, in any order."""
     chance = random.Random(7)
     base = [(b"<unk>", 0.0), (b"<s>", 0.0), (b"</s>", 0.0)] + [(b"<0x%02X>" % byte, 0.0) for byte in range(256)]
     many_ways = 0
@@ -363,7 +363,7 @@ def test_random_vocabularies_with_distinct_scores_match(tmp_path):
 
 
 def test_control_other_scores_or_a_missing_space_prefix_are_detected(pieces, tokenizer):
-    """The control: a tokenizer that differs a little fails on these texts."""
+    """Control: these texts detect a tokenizer with a small difference."""
     texts = strange_strings(pieces, 300)
     found = tokenizer(texts)["input_ids"]
     backwards = [
@@ -416,7 +416,7 @@ def test_old_spellings_of_bytes_give_the_same_tokenizer(pieces, tokenizer, tmp_p
 
 @pytest.fixture
 def source(pieces, tmp_path):
-    """A function that writes a model and its tokenizer, and gives the model's path."""
+    """A function that writes a model and its tokenizer, and returns the path of the model."""
 
     def write(content=None, tokenizer=None, name="model.bin"):
         folder = tmp_path / "source"

@@ -52,7 +52,7 @@ KINDS = {
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """A function that trains a SentencePiece model: `trained("char")`, or with settings of its own."""
+    """A function that trains a SentencePiece model: `trained("char")`, or with other settings."""
     folder = tmp_path_factory.mktemp("sentencepiece")
     stories = [story.replace("\n", " ") for story in islice(sample_stories(2500), 2500)]
     (folder / "stories.txt").write_text(
@@ -75,7 +75,7 @@ def trained(tmp_path_factory):
 
 
 def odd_lines(count, seed=0):
-    """Lines with all that normalisation and unknown characters are about."""
+    """Lines with many kinds of characters that normalisation changes or that are unknown."""
     chance = random.Random(seed)
     stories = list(islice(sample_stories(200, seed=3), 200))
     odd = [
@@ -133,7 +133,7 @@ def test_token_ids_match_sentencepiece(kind, trained, tmp_path):
 
 
 def test_control_another_normalisation_is_detected(trained):
-    """The control: these lines tell the kinds apart."""
+    """Control: these lines are encoded differently with another normalisation."""
     lines = odd_lines(300)
     for one, other in (("char", "char, identity"), ("bpe", "bpe, spaces kept")):
         file = trained(one)
@@ -147,7 +147,7 @@ def test_control_another_normalisation_is_detected(trained):
 
 
 def bin_file(file):
-    """What export() in llama2.c's tokenizer.py writes for a SentencePiece model."""
+    """The file that `export()` in llama2.c's tokenizer.py writes for a SentencePiece model."""
     model = sentencepiece.SentencePieceProcessor(model_file=str(file))
     pieces = []
     for i in range(model.vocab_size()):
@@ -163,7 +163,7 @@ def bin_file(file):
 
 @pytest.mark.parametrize("kind", ["llama2.c 512", "llama2.c 4096", "Llama 2", "char, identity", "bpe"])
 def test_bin_made_from_a_model_encodes_identically(kind, trained, tmp_path):
-    """Save for what it does not hold: normalisation, and spaces that are taken away."""
+    """Except for normalisation and removed spaces, which a `.bin` does not contain."""
     size = sentencepiece.SentencePieceProcessor(model_file=str(trained(kind))).vocab_size()
     (tmp_path / "tok.bin").write_bytes(bin_file(trained(kind)))
     both = [load_piece_tokenizer(file, size, 96) for file in (trained(kind), tmp_path / "tok.bin")]
@@ -229,7 +229,7 @@ def test_matching_tokenizer_is_chosen(source, trained, tmp_path, caplog):
 
 
 def test_bin_that_encodes_differently_from_its_model_is_not_used(source, trained, tmp_path, caplog):
-    """llama2.c joins pieces by their scores, and a unigram model does not."""
+    """llama2.c merges pieces by their scores; a unigram model does not."""
     kind = "unigram, identity, bytes"
     theirs = sentencepiece.SentencePieceProcessor(model_file=str(trained(kind)))
     import_model(source(kind, "tok{}.bin", "tok{}.model"), tmp_path / "out")
@@ -239,7 +239,7 @@ def test_bin_that_encodes_differently_from_its_model_is_not_used(source, trained
 
 
 def test_bin_without_byte_pieces_has_unknown_characters(source, trained, tmp_path):
-    """A character-level one, where llama2.c itself would take other pieces for them."""
+    """A character-level one; llama2.c itself would use other pieces for them."""
     import_model(source("char, identity", "tok{}.bin"), tmp_path / "out")
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
     theirs = sentencepiece.SentencePieceProcessor(model_file=str(trained("char, identity")))

@@ -181,7 +181,7 @@ def test_dtype_of_the_weights_is_kept(dtype, folder, tmp_path):
 
 @pytest.mark.parametrize("case", ["up before gate", "keys before queries", "another tokenizer"])
 def test_wrong_conversion_is_detected_and_nothing_is_written(case, folder, tmp_path, monkeypatch):
-    """The control of the comparison: a wrong conversion is caught, and nothing stays."""
+    """Control: the comparison detects a wrong conversion, and no file remains."""
     from tinystories.export import import_model as imports
     from tinystories.export import verify
 

@@ -125,7 +125,7 @@ class WikiMini(nn.Module):
 
 
 def checkpoint(model, config=CONFIG):
-    """All that the training loop saves, with an optimizer that has made a step and numpy's numbers."""
+    """A checkpoint as the training loop saves it, with the state of an optimizer and numpy numbers."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-4, betas=(0.9, 0.95), weight_decay=0.1)
     schedulers = [
         torch.optim.lr_scheduler.LinearLR(optimizer, start_factor=0.1, total_iters=2),
@@ -164,7 +164,7 @@ def saved(tmp_path):
 
 @pytest.fixture(scope="module")
 def tokenizer_folder(tmp_path_factory):
-    """A tokenizer as that project trains and saves it, with the truncation and the padding that it bakes in."""
+    """A tokenizer as that project trains and saves it, including truncation and padding."""
     folder = tmp_path_factory.mktemp("tokenizer")
     backend = Tokenizer(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -229,7 +229,7 @@ def test_other_settings(changes, saved):
 
 
 def test_control_misread_setting_is_detected(saved):
-    """The control: each of these is another function, far outside the tolerance."""
+    """Control: with each of these settings, the difference is far above the tolerance."""
     theirs = WikiMini(CONFIG)
     for changes in ({"rope_percentage": 1.0}, {"n_heads": 2}, {"rope_base": 500}, {"rms_norm_eps": 1e-2}):
         ours = load_wikimini(saved(checkpoint(theirs, {**CONFIG, **changes})))
@@ -549,7 +549,7 @@ def test_unusable_tokenizer_is_one_line(tokenizer_folder, saved, tmp_path):
 
 
 def trained(shift, tokenizer_folder):
-    """Knows the beginnings of some stories by heart, `shift` places ahead: 2 is what shifting labels twice does."""
+    """A model that has memorised the beginnings of some stories, `shift` tokens ahead; 2 is like labels shifted twice."""
     config = {**CONFIG, "max_seq_len": 48}
     model = WikiMini(config)
     for parameter in model.parameters():

@@ -32,7 +32,7 @@ from tinystories.utils.errors import UserError
 
 
 def tokenizer_without_padding(metaspace=False):
-    """Without pad and BOS token, padding on the right."""
+    """A tokenizer without pad and BOS token that pads on the right."""
     backend = Tokenizer(models.BPE(unk_token=None))
     if metaspace:
         backend.pre_tokenizer, backend.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
@@ -299,7 +299,7 @@ def test_the_command_prints_a_post_processed_story(tiny_run, trained, capsys):
 
 
 def test_every_eos_token_of_the_model_ends_a_story(tiny_run):
-    """Models of llama2.c end a story with BOS, which is not the EOS token of their tokenizer."""
+    """llama2.c's models end a story with BOS, which is not the EOS token of their tokenizer."""
     model, tokenizer = load_model(str(tiny_run))
     prompt = "Once upon a time there was"
     whole = generate_story(model, tokenizer, prompt, preset=GREEDY, max_new_tokens=30)

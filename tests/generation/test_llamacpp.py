@@ -34,7 +34,7 @@ def installed():
 
 @pytest.fixture(scope="module")
 def served(tiny_run):
-    """The model, its tokenizer, and its server with weights as they are."""
+    """The model, its tokenizer, and llama.cpp's server with float32 weights."""
     pytest.importorskip("gguf")
     pytest.importorskip("xllamacpp")
     model, tokenizer = load_model(str(tiny_run))

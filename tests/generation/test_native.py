@@ -64,7 +64,7 @@ def pair(model=None, weights="float32", **changes):
 
 @torch.no_grad()
 def logits_of(model, ids, parts, **kwargs):
-    """Logits after `ids` `[batch, length]`, given to the model in `parts` of so many tokens."""
+    """Logits after `ids` `[batch, length]`, which the model gets in parts of `parts` tokens."""
     cache, collected, place = DynamicCache(config=model.config), [], 0
     mask = kwargs.pop("attention_mask", None)
     for part in parts:
@@ -621,7 +621,7 @@ def test_an_unsupported_model_is_unchanged_and_one_line_says_why(change, reason,
 
 
 def test_remote_code_that_computes_something_else_is_detected(caplog):
-    """As a checkpoint with remote code may."""
+    """Like a checkpoint with remote code."""
     model = tiny_model()
 
     class TinyLlamaMLP(type(model.model.layers[0].mlp)):

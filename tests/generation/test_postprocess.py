@@ -15,7 +15,7 @@ def stories():
 
 
 def errors(clean, text):
-    """The rules that a post-processing function breaks for a text."""
+    """The rules that a post-processing function violates for a text."""
     cleaned = clean(text)
     found = []
     if re.findall(r"\w+", cleaned.lower()) != re.findall(r"\w+", text.lower()):

@@ -145,7 +145,7 @@ def run(tiny_run, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def pushed(run, hub, tmp_path_factory):
-    """The result of one push with everything but GGUF and ONNX, and its working folder."""
+    """The result of one push with all options except GGUF and ONNX, and its working folder."""
     place = tmp_path_factory.mktemp("push")
     options = ("--include", "llama", "--checkpoints", "--space", "--message", "First release")
     return push(hub, place, run, "--repo-id", "ada/story-teller", *options), place

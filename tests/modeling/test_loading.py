@@ -1,4 +1,4 @@
-"""A run folder works for people who have transformers and nothing of ours."""
+"""A run folder works with transformers alone, without this package."""
 
 import shutil
 

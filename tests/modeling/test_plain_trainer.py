@@ -53,7 +53,7 @@ def examples(count: int) -> list[dict]:
 
 
 def train(model, folder, settings: dict) -> tuple[list[float], dict[str, torch.Tensor]]:
-    """Losses of four steps and of the evaluation after them, and the weights then."""
+    """The losses of four steps and of the evaluation after them, and the final weights."""
     arguments = TrainingArguments(
         output_dir=str(folder),
         max_steps=4,

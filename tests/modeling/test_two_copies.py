@@ -1,4 +1,4 @@
-"""The code of several model folders in one process, as a notebook or an evaluation of two runs loads it."""
+"""Code of several model folders in one process, as in a notebook or in an evaluation of two runs."""
 
 import os
 import shutil

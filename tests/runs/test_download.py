@@ -1,5 +1,5 @@
-"""Models on the Hub, with and without a connection. Each test uses processes of their own, because the address of the
-Hub is read on import."""
+"""Models on the Hub, with and without a connection. Each test uses separate processes, because the address of the Hub
+is read on import."""
 
 import json
 import os
@@ -48,7 +48,7 @@ def no_answer():
 
 @contextmanager
 def no_connection():
-    """An address to which a connection is not refused, and does not come about: the queue of the server is full."""
+    """An address at which connections are neither refused nor accepted, because the server's backlog is full."""
     with ExitStack() as stack:
         server = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
         for _ in range(3):
@@ -66,7 +66,7 @@ def environment(tmp_path):
 
 @pytest.fixture
 def run(environment):
-    """Runs a command with a Hub, and returns its result and how many seconds it took."""
+    """Run a command with a Hub, and return its result and the time in seconds."""
 
     def run(url, *arguments, **changes):
         begun = time.monotonic()
@@ -197,7 +197,7 @@ def test_an_incomplete_download_is_not_used(hub, download):
     assert "has not been downloaded completely" in download(closed(), "owner/name", "*.safetensors")
 
 
-def test_what_is_wrong_with_a_name_is_one_line(hub, download):
+def test_an_invalid_name_is_one_line(hub, download):
     assert "the Hub has no model of that name" in download(hub.url, "owner/missing")
     hub.fail("GET", "/api/models/owner/down", 503, times=9)
     publish(hub, "owner/down", {"config.json": b"{}"})

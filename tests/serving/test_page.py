@@ -1,4 +1,4 @@
-"""What the page consists of, and its functions in Node; `test_server_page.py` uses it in a browser."""
+"""The parts of the page, and its functions in Node; `test_server_page.py` tests it in a browser."""
 
 # ruff: noqa: E402  what the server needs is installed with an extra
 
@@ -62,7 +62,7 @@ def test_the_page_loads_nothing_else(elements):
     assert json.loads(presets) == {**PRESETS, GREEDY: {}}
 
 
-def test_what_the_script_and_labels_name_exists(elements):
+def test_elements_named_in_script_and_labels_exist(elements):
     ids = [attributes["id"] for _, attributes in elements if "id" in attributes]
     assert len(ids) == len(set(ids))
     named = set(re.findall(r'\$\("([\w-]+)"\)', SCRIPTS[1].read_text(encoding="utf-8")))

@@ -90,7 +90,7 @@ def test_health_answers_while_the_model_loads(tiny_run):
     assert report["queue"] == report["running"] == 0 and report["generation"]["temperature"] == 0.8
 
 
-def test_the_api_describes_itself(server, recwarn):
+def test_the_openapi_schema(server, recwarn):
     schema = server.ask("/openapi.json").json()
     assert set(schema["paths"]) == {
         "/health", "/generate", "/alternatives", "/v1/completions", "/v1/models", "/v1/models/{name}"
@@ -233,7 +233,7 @@ def alternatives(server, prompt, word, **options):
 
 
 def expected_alternatives(model, tokenizer, prompt, n):
-    """The same with `generate` of transformers: a greedy completion of each of the `n` most probable tokens."""
+    """The alternatives by transformers' `generate`: a greedy completion of each of the `n` most probable tokens."""
     ids = tokenizer(prompt, return_tensors="pt")["input_ids"]
     before, words = ids.shape[1], {}
     for token in model(ids).logits[0, -1].topk(n).indices.tolist():
@@ -277,7 +277,7 @@ def test_alternatives_are_whole_words(server, model_and_tokenizer):
 
 @torch.no_grad()
 def test_alternatives_have_their_spaces_with_sentencepiece(tmp_path):
-    """Its tokens begin with "▁", which is no space where a token is decoded alone."""
+    """Its tokens begin with "▁", which is lost if a token is decoded alone."""
     backend = Tokenizer(models.BPE())
     backend.pre_tokenizer, backend.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
     trainer = trainers.BpeTrainer(vocab_size=300, special_tokens=["</s>"], show_progress=False)
@@ -347,7 +347,7 @@ def test_invalid_alternatives_name_their_field(field, change, server):
 # ---- many at once
 
 
-def test_streams_at_once_are_those_of_streams_alone(server):
+def test_concurrent_streams_equal_single_ones(server):
     requests = [
         {"seed": seed, "preset": preset, "max_tokens": 50} for seed in range(8) for preset in ("creative", "greedy")
     ]
@@ -628,7 +628,7 @@ def test_the_official_client(server, model_and_tokenizer):
 
 
 def test_a_client_that_disconnects_before_the_response(tiny_run, model_and_tokenizer):
-    """Its client left after the first token, when the answer had not begun."""
+    """The client disconnects after the first token, before the response has begun."""
 
     async def receive():
         return {"type": "http.disconnect"}
@@ -656,7 +656,7 @@ def test_a_client_that_disconnects_before_the_response(tiny_run, model_and_token
 
 @pytest.mark.slow
 def test_lm_eval_through_the_server(server, model_and_tokenizer, tiny_run, tmp_path):
-    """lm-evaluation-harness scores stories through `/v1/completions` as the model itself does."""
+    """lm-evaluation-harness gets the same scores from `/v1/completions` as from the model itself."""
     for package in ("lm_eval", "tenacity"):
         pytest.importorskip(package)
     model, tokenizer = model_and_tokenizer
@@ -714,7 +714,7 @@ def test_other_origins_are_allowed_only_where_named(tiny_run, server):
 
 @contextmanager
 def command(*arguments, **environment):
-    """`tinystories serve` as a process: itself, a client, and what it wrote once it has ended."""
+    """`tinystories serve` in a process: the process, a client, and its output after it has ended."""
     process = subprocess.Popen(
         [sys.executable, "-m", "tinystories.cli", "serve", *map(str, arguments), "--port", "0"],
         cwd=ROOT,

@@ -1,4 +1,4 @@
-"""Clients that are slow, broken or hostile: the server goes on serving the others."""
+"""Clients that are slow, broken or hostile: the server continues to serve the others."""
 
 # ruff: noqa: E402  what the server needs is installed with an extra
 
@@ -28,7 +28,7 @@ def server(tiny_run):
 
 @pytest.fixture(autouse=True)
 def still_serving(server):
-    """After each attack the same story is generated, and no request is left."""
+    """After each attack, the same story is generated, and no request remains."""
     before = server.generate(seed=1, max_tokens=10)
     yield
     server.until(lambda report: report["running"] == report["queue"] == 0)
@@ -165,7 +165,7 @@ END = b"data: [DONE]\n\n\r\n0\r\n\r\n"
 
 
 def test_a_client_that_reads_nothing(tiny_run):
-    """Its stories are written and forgotten, and its connection is closed when its time is over."""
+    """Its stories are generated, and its connection is closed after the timeout."""
     request = post(json.dumps(LONG).encode(), path=b"/v1/completions")
     with running(tiny_run, slow=1e-4, client_timeout=0.7, send_buffer=4_096) as client:
         connections = [client.socket(receive_buffer=4_096) for _ in range(3)]
@@ -181,7 +181,7 @@ def test_a_client_that_reads_nothing(tiny_run):
 
 
 def test_a_slow_client_gets_everything(tiny_run):
-    """The control: it takes something now and then, and far longer than `client_timeout` in all."""
+    """Control: it reads a little at intervals, and takes far longer than `client_timeout` in total."""
     request = post(json.dumps(LONG).encode(), b"Connection: close\r\n", b"/v1/completions")
     with running(tiny_run, slow=1e-4, client_timeout=0.7, send_buffer=4_096) as client:
         with client.socket(receive_buffer=4_096) as connection:
@@ -220,7 +220,7 @@ def test_broken_connections(server):
 
 @pytest.mark.parametrize("count", [60, pytest.param(1_000, marks=pytest.mark.slow)])
 def test_memory_does_not_grow(count, server):
-    """Stories of all kinds, a third of them left before their end."""
+    """Stories with various settings; in a third of them, the client disconnects early."""
 
     def one(number):
         if number % 3 == 0:

@@ -43,7 +43,7 @@ PROMPTS = [random_ids(1, length, seed=length)[0].tolist() for length in (3, 21, 
 
 
 def decoded_alone(batch, prompts, steps):
-    """For each prompt the logits `[steps, vocab]` of a greedy story that is alone in the batch."""
+    """For each prompt, the logits `[steps, vocab]` of a greedy story that is alone in the batch."""
     alone = []
     for prompt in prompts:
         rows = [batch.add(prompt)[-1]]
@@ -55,7 +55,7 @@ def decoded_alone(batch, prompts, steps):
 
 
 def decoded_together(batch, prompts, steps):
-    """The same in a shared batch: a story joins at every second step and leaves when it is complete."""
+    """The same in a shared batch: a story is added at every second step and removed when it is complete."""
     rows, running, coming = [[] for _ in prompts], [], list(range(len(prompts)))
     for turn in range(1_000):
         if coming and turn % 2 == 0:
@@ -75,7 +75,7 @@ def decoded_together(batch, prompts, steps):
 
 @pytest.fixture(params=["native", "torch"])
 def step(request, monkeypatch):
-    """What computes the tokens: where there is no compiler it is torch."""
+    """With and without native decoding; without a compiler, torch computes the tokens."""
     if request.param == "torch":
         monkeypatch.setattr(batches, "use_native_decoding", lambda model, **_: model)
     return request.param
@@ -92,7 +92,7 @@ def test_logits_have_the_same_bits_alone_and_in_a_batch(kind, step):
 
 
 def test_a_rope_that_depends_on_the_longest_row_is_not_decoded_natively():
-    """A rope that changes with the length of the text, which among rows is that of the longest."""
+    """In a batch, such rotary angles would be those of the longest row."""
     batch = ContinuousBatch(tiny_model(rope_parameters={"rope_type": "dynamic", "factor": 2.0}), 8, 64)
     assert not batch.native and batch.exact_sizes != list(range(1, 9))
     for alone, together in zip(decoded_alone(batch, PROMPTS, 8), decoded_together(batch, PROMPTS, 8), strict=True):
@@ -100,7 +100,7 @@ def test_a_rope_that_depends_on_the_longest_row_is_not_decoded_natively():
 
 
 def test_the_logits_are_those_of_generate(step):
-    """And with the native step, which `generate` then has, too, they are so bit for bit."""
+    """With the native step, which `generate` also uses, they are bit-identical."""
     model = tiny_model()
     own = decoded_alone(ContinuousBatch(model, 8, 64), PROMPTS, 12)
     if step == "native":

@@ -58,7 +58,7 @@ def server(tiny_run):
 
 @pytest.fixture
 def visit(browser):
-    """A function that opens a server's page, ready to write; every complaint of the browser fails the test."""
+    """A function that opens a server's page and waits for the model; every browser error fails the test."""
     contexts, complaints = [], []
 
     def visit(client, size="desktop", scheme="dark", wait=True, address="", **options):
@@ -88,12 +88,12 @@ def visit(browser):
 
 
 def story(page):
-    """The story's text, once it is written."""
+    """The text of the story after it is complete."""
     expect(page.locator("#story")).to_have_attribute("aria-busy", "false", timeout=20_000)
     return page.locator("#story").text_content()
 
 
-def test_a_story_appears_as_it_is_written(server, visit):
+def test_a_story_appears_while_it_is_generated(server, visit):
     page = visit(server)
     assert "tiny" in page.inner_text("#model") and "120,640" in page.inner_text("#model")
     page.fill("#prompt", PROMPT)
@@ -210,8 +210,8 @@ def test_by_keyboard_alone(server, visit):
     assert page.locator("#story").get_attribute("aria-live") == "polite"
 
 
-def test_the_page_can_do_nothing_else(server, visit, tiny_run):
-    """The policy at work: no foreign host, no script that is not the page's own."""
+def test_the_content_security_policy(server, visit, tiny_run):
+    """The Content-Security-Policy blocks other hosts and other scripts."""
     page = visit(server)
     page.evaluate(
         "() => { window.violations = []; addEventListener('securitypolicyviolation',"
@@ -242,7 +242,7 @@ def test_the_page_can_do_nothing_else(server, visit, tiny_run):
 
 @pytest.mark.parametrize("scheme", ["dark", "light"])
 @pytest.mark.parametrize("size", SIZES)
-def test_every_size_and_both_themes_can_be_read(size, scheme, server, visit):
+def test_every_size_and_both_themes_are_readable(size, scheme, server, visit):
     page = visit(server, size, scheme)
     if size != "desktop":
         page.click("summary")
@@ -298,7 +298,7 @@ def test_a_lost_connection(tiny_run, visit):
 
 
 def test_the_story_is_followed_on_a_phone(server, visit):
-    """The button that stops it stays in sight."""
+    """The Stop button stays visible."""
     page = visit(server, "small phone")
     page.locator("#prompt").fill(PROMPT + " a dog" * 20)
     page.click("summary")
@@ -384,7 +384,7 @@ def test_a_story_that_ended_does_not_continue(tiny_run, visit):
 
 
 def test_a_full_context_is_an_error_of_one_line(server, visit):
-    """Where only the server knows it: a story that was stopped has no count of tokens."""
+    """For a stopped story, the page has no token count, so only the server detects it."""
     page = visit(server, address="#prompt=Once&seed=1&text=Once" + "+upon+a+time" * 50)
     expect(page.locator("#status")).to_have_text("The context of 128 tokens is full: the story cannot go on.")
     visit.complaints.clear()  # the browser reports the error response
@@ -460,7 +460,7 @@ def test_stories_are_kept_in_the_browser(server, visit):
     assert page.evaluate("() => localStorage.getItem('tinystories')") == "[]"
 
 
-def test_a_browser_that_keeps_nothing(server, visit):
+def test_a_browser_without_storage(server, visit):
     page = visit(server)
     page.evaluate("() => { Storage.prototype.getItem = Storage.prototype.setItem = () => { throw new Error(); }; }")
     page.locator("#length").fill("50")
@@ -535,7 +535,7 @@ def test_another_word_can_be_chosen_with_the_keyboard(server, visit):
     assert story(page)[:start] == before[:start] and "text=" in page.url
 
 
-def test_words_appear_whole(tiny_run, visit):
+def test_only_complete_words_are_shown(tiny_run, visit):
     with running(tiny_run, slow=0.03) as client:
         page = visit(client)
         page.locator("#length").fill("60")
@@ -550,7 +550,7 @@ def test_words_appear_whole(tiny_run, visit):
 
 
 def test_the_alternatives_are_those_of_the_last_word(server, visit):
-    """Also where the answer for another word comes later."""
+    """Also if the response for another word arrives later."""
     page = visit(server, address=f"#prompt={PROMPT}&seed=6&max_tokens=50")
     whole = story(page)
     words = page.locator(".word")

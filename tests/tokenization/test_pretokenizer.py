@@ -1,4 +1,4 @@
-"""Splitting of texts into words, and their encoding, against the `tokenizers` library."""
+"""Words of texts and their encoding, compared with the `tokenizers` library."""
 
 import json
 import pickle
@@ -85,11 +85,11 @@ def test_contractions(text):
 @pytest.mark.parametrize(
     "texts", [[], [""], ["", "a", "", "", "b ", " c", ""], [" ", "  ", "\n", "a"], ["é", "", "é"]]
 )
-def test_texts_do_not_touch_each_other(texts):
+def test_words_do_not_cross_texts(texts):
     assert words_of(texts) == [by_library(text) for text in texts]
 
 
-def test_words_are_spelt_as_the_library_spells_them():
+def test_byte_level_words_match_the_library():
     texts = [*odd_texts(2_000, seed=2), "", " ".join(chr(point) for point in range(0x800))]
     spelt = [word for text in texts for word, _ in GPT2.pre_tokenize_str(text)]
     assert byte_level_words(pa.array(texts)).split(" ") == ["", *spelt]
@@ -122,7 +122,7 @@ def test_a_slice_of_a_larger_array_is_read_as_such():
     assert words.to_pylist() == [b"the", b" cat", "é".encode(), b" ran"] and first.tolist() == [0, 2, 4]
 
 
-def test_slices_are_the_texts_again(monkeypatch):
+def test_slices_contain_all_texts_in_order(monkeypatch):
     monkeypatch.setattr("tinystories.tokenization.pretokenizer.SLICE_BYTES", 10)
     texts = ["a" * size for size in (3, 0, 7, 30, 1, 9, 1, 0)]
     parts = [part.to_pylist() for part in slices(pa.chunked_array([texts[:5], texts[5:]]))]
@@ -137,7 +137,7 @@ def test_ids_are_those_of_the_tokenizer(tokenizer, monkeypatch):
     assert np.array_equal(ids, expected) and np.array_equal(counts, expected_counts)
 
 
-def test_ids_stay_right_when_words_are_forgotten(tokenizer, monkeypatch):
+def test_ids_are_correct_after_the_cache_is_cleared(tokenizer, monkeypatch):
     monkeypatch.setattr("tinystories.tokenization.pretokenizer.MAX_WORDS", 20)
     monkeypatch.setattr("tinystories.tokenization.pretokenizer.SLICE_BYTES", 500)
     (ids, _), (expected, _) = encode_both_ways(tokenizer, list(sample.sample_stories(20, 2)))
@@ -150,7 +150,7 @@ def test_earlier_truncation_and_padding_change_nothing(tokenizer):
     assert np.array_equal(ids, expected) and len(ids) > 4
 
 
-def test_a_tokenizer_whose_words_are_not_known_does_the_work_itself(tokenizer):
+def test_unsupported_tokenizers_encode_complete_texts(tokenizer):
     from tokenizers import AddedToken, normalizers
 
     def changed(change):

@@ -139,7 +139,7 @@ def test_special_tokens_then_bytes_then_merges(either):
     assert len(either) == 1000 == len(set(either.get_vocab().values())) == max(either.get_vocab().values()) + 1
 
 
-def test_every_text_comes_back(either):
+def test_every_text_is_decoded_exactly(either):
     for text in [*AWKWARD, *random_texts(500, seed=5), *HELD_OUT]:
         ids = ids_of(either, text)
         assert either.decode(ids) == text
@@ -161,7 +161,7 @@ def test_every_byte_has_an_id_of_its_own(either):
     assert either.decode(ids) == data.decode(errors="replace")
 
 
-def test_prompt_begins_as_stories_do(either):
+def test_prompts_begin_like_stories(either):
     words = ids_of(either, "the dog")
     assert either("the dog")["input_ids"] == [0, *words]
     assert either.encode("the dog") == [0, *words]
@@ -235,7 +235,7 @@ def test_loads_beside_the_config_of_a_stock_model(tokenizer, tmp_path, config):
         assert loaded(text)["input_ids"] == tokenizer(text)["input_ids"]
 
 
-def test_folder_reads_in_transformers_4(either, tmp_path):
+def test_folder_loads_in_transformers_4(either, tmp_path):
     backend, config = saved_config(either, tmp_path)
     assert config["tokenizer_class"] == "PreTrainedTokenizerFast"
     assert config["model_max_length"] == 512
@@ -337,7 +337,7 @@ def test_wrong_texts_are_named(texts, complaint):
 
 
 @pytest.mark.parametrize("size", [-1, 0, 256, 259])
-def test_vocabulary_without_room_is_refused(size, gpt2):
+def test_too_small_vocabulary_is_refused(size, gpt2):
     with pytest.raises(TokenizerError, match="at least 260 are needed"):
         train_bpe(CORPUS, vocab_size=size, progress=False)
     with pytest.raises(TokenizerError, match="at least 260 are needed"):
@@ -404,7 +404,7 @@ print(peak() - before)
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the peak of a process from Linux's /proc")
 def test_memory_does_not_grow_with_the_corpus():
-    """30 MB of text must take much less memory. A peak never falls, so it is measured in a separate process."""
+    """30 MB of text must need much less memory. The peak is measured in a separate process, because it never falls."""
     root = Path(__file__).resolve().parents[2]
     done = subprocess.run([sys.executable, "-c", MEASURE, "30"], cwd=root, capture_output=True, text=True, check=True)
     assert float(done.stdout) < 12, f"the peak rose by {done.stdout.strip()} MiB"
@@ -491,14 +491,14 @@ def test_intermediate_tokens_are_kept_and_unused_ones_removed(caplog):
     ]
 
 
-def test_uses_of_a_removed_token_go_to_its_halves():
-    """ "abc" occurs less than "xy", but "ab", which it leaves behind, occurs more in all."""
+def test_counts_of_a_removed_token_are_added_to_its_halves():
+    """ "abc" is rarer than "xy", but "ab", its remaining half, is more frequent in total."""
     tokenizer = by_hand([("a", "b"), ("ab", "c"), ("ab", "d"), ("x", "y")])
     cut = prune_to_top_k(tokenizer, ["abc " * 4 + "abd " * 4 + "xy " * 5], BASE_SIZE + 1, progress=False)
     assert cut.convert_ids_to_tokens(259) == "ab"
 
 
-def test_token_that_two_merges_make_keeps_the_one_that_happens():
+def test_a_token_with_two_merges_keeps_the_used_one():
     """ "abc" is listed as a+bc and as ab+c; bc is never made from "abc", since a+b comes first."""
     tokenizer = by_hand([("a", "b"), ("b", "c"), ("a", "bc"), ("ab", "c")])
     cut = prune_to_top_k(tokenizer, ["abc abc"], BASE_SIZE + 2, progress=False)

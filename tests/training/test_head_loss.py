@@ -1,4 +1,4 @@
-"""The loss that never holds all logits equals each model's own, in value and gradients, and `StoryTrainer` uses it."""
+"""The loss that never stores all logits equals each model's own in value and gradients, and `StoryTrainer` uses it."""
 
 import pytest
 import torch
@@ -109,7 +109,7 @@ class Rows(torch.utils.data.Dataset):
 @pytest.mark.parametrize("settings", [{}, {"gradient_checkpointing": True}], ids=["", "checkpointing"])
 @pytest.mark.parametrize("name", MODELS)
 def test_a_training_step_equals_that_of_a_plain_trainer(name, settings, tiny_run, tmp_path, monkeypatch):
-    """Packed attention and the loss together, against the model's own of both."""
+    """Packed attention and the loss together, compared with the model's own attention and loss."""
     model = sharpen(MODELS[name]())
     trainer = trainer_of(tiny_run, tmp_path, model, **settings)
     batch = {key: torch.stack([row[key] for row in Rows()]) for key in ("input_ids", "labels", "position_ids")}

@@ -136,7 +136,7 @@ def test_unsupported_models_keep_their_attention(name, changes, reason):
 
 
 def test_with_dropout_or_a_sliding_window_the_mask_is_dense():
-    """Also where someone sets `story_varlen` by hand."""
+    """Also if `story_varlen` is set by hand."""
     embeddings = torch.zeros(3, 40, 64)
     for changes in ({"attention_dropout": 0.1}, {"sliding_window": 8}):
         config = Phi3Config(**{**SHAPE, **changes}, attn_implementation="story_varlen")

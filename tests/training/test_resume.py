@@ -1,4 +1,4 @@
-"""A run that is stopped anywhere and resumed ends as the one that never stopped."""
+"""A run that is stopped at any step and resumed has the same result as an uninterrupted one."""
 
 import json
 import os
@@ -49,7 +49,7 @@ SHORT = {
 
 
 class Stopped(BaseException):
-    """Stands for a process that is gone: nothing catches it."""
+    """Simulates a killed process: no code catches it."""
 
 
 def recipe_for(folder, **overrides):
@@ -59,7 +59,7 @@ def recipe_for(folder, **overrides):
 
 @pytest.fixture
 def stop_at(monkeypatch):
-    """A function that lets the process "die" in the forward pass after `step` complete steps."""
+    """A function that raises `Stopped` in the forward pass after `step` complete steps."""
     training_step = StoryTrainer.training_step
 
     def stop(step):
@@ -104,7 +104,7 @@ def uninterrupted(tmp_path_factory):
     return train(recipe_for(tmp_path_factory.mktemp("runs") / "whole"))
 
 
-def test_checkpoints_lie_inside_epochs(uninterrupted):
+def test_checkpoints_are_within_epochs(uninterrupted):
     log = json.loads((uninterrupted / "trainer_state.json").read_text())["log_history"]
     epochs = {entry["step"]: entry["epoch"] for entry in log}
     assert all(0.05 < epochs[step] % 1 < 0.95 for step in (9, 18, 36)) and max(epochs.values()) > 2
@@ -175,7 +175,7 @@ def test_resuming_with_ema_and_early_stopping(tmp_path, stop_at):
 
 
 def test_another_seed_gives_other_weights(uninterrupted, tmp_path, stop_at):
-    """Otherwise the comparisons above would show nothing."""
+    """Control: otherwise the comparisons above would prove nothing."""
     stop_at(9)
     with pytest.raises(Stopped):
         train(recipe_for(tmp_path / "run", seed=7))
@@ -366,7 +366,7 @@ def test_a_model_whose_checkpoints_are_gone_is_not_overwritten(stopped_run):
 
 
 def test_a_full_disk_keeps_the_previous_checkpoint(tmp_path, monkeypatch):
-    """/dev/full in the place of one file: writing to it is what a full disk is."""
+    """One file is replaced by /dev/full, to which writing fails as on a full disk."""
     run = tmp_path / "run"
     save = StoryTrainer._save_checkpoint
 

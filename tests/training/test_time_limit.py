@@ -1,4 +1,4 @@
-"""Training by the clock."""
+"""Training with a time limit."""
 
 import json
 import time
@@ -60,7 +60,7 @@ def test_a_resumed_run_has_the_remaining_time(tiny_recipe):
 
 @pytest.mark.parametrize("kind", ["cosine", "linear", "constant", "warmup_stable_decay"])
 @pytest.mark.parametrize("warmup_steps", [0.2, 10])
-def test_the_schedule_follows_the_clock(kind, warmup_steps):
+def test_the_schedule_follows_elapsed_time(kind, warmup_steps):
     limit = TimeLimitCallback(100)
     kwargs = {"num_decay_steps": 0.5} if kind == "warmup_stable_decay" else {}
     args = TrainingArguments(

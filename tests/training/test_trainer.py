@@ -1,4 +1,4 @@
-"""What `StoryTrainer` adds to `Trainer`, tested on tiny real runs."""
+"""The features that `StoryTrainer` adds to `Trainer`, on tiny real runs."""
 
 import csv
 import json
@@ -170,7 +170,7 @@ print([process.exitcode for process in processes])
 
 
 def test_sharded_layers_compute_the_same(tmp_path):
-    """What fsdp.yaml does on GPUs, by torch itself on two CPU processes, since accelerate shards on GPUs only."""
+    """As with fsdp.yaml on GPUs, but with torch's own FSDP on two CPU processes; accelerate shards only on GPUs."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c", SHARDED, str(tmp_path / "rendezvous")]
     result = subprocess.run(command, env=environment, capture_output=True, text=True)

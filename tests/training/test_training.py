@@ -62,7 +62,7 @@ def test_the_model_learns(tiny_run):
 
 
 def test_the_model_learns_the_next_token_and_not_the_one_after(tiny_run):
-    """Labels that were shifted twice would turn this round."""
+    """With labels that were shifted twice, it would be the other way round."""
     model = AutoModelForCausalLM.from_pretrained(tiny_run)
     tokenizer = AutoTokenizer.from_pretrained(tiny_run)
     stories = load_corpus("sample", max_stories=600, max_validation_stories=20).validation["text"]
@@ -77,7 +77,7 @@ def test_the_model_learns_the_next_token_and_not_the_one_after(tiny_run):
 
 
 def test_reported_bits_are_those_of_the_saved_model(tiny_run):
-    """The best checkpoint is what is saved, and its figure is the one that was reported."""
+    """The best checkpoint is saved, and its metric is the reported one."""
     reported = json.loads((tiny_run / "eval_results.json").read_text())["eval_bits_per_byte"]
     logged = [entry["eval_bits_per_byte"] for entry in log_of(tiny_run) if "eval_bits_per_byte" in entry]
     assert reported == pytest.approx(min(logged), abs=1e-6)

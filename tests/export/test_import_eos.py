@@ -25,7 +25,7 @@ STORIES = [f"{name} had a big red {thing}. {name} was happy." for name in NAMES 
 
 
 def as_llama2c(model):
-    """The file that llama2.c writes for a model: rows of queries and keys in pairs of neighbours."""
+    """The file that llama2.c writes for a model, in which rotated dimensions of queries and keys are adjacent."""
     config, state = model.config, {name: weight.detach().numpy() for name, weight in model.state_dict().items()}
 
     def layers(name):
@@ -74,7 +74,7 @@ def train_as_llama2c(tokenizer, end):
 
 @pytest.fixture(scope="module", params=["<s>", "</s>"])
 def imported(request, pieces, tmp_path_factory):  # noqa: F811
-    """The token that ends stories, and the folder of an imported model that was trained so."""
+    """The EOS token of an imported model, and its folder."""
     folder = tmp_path_factory.mktemp("imported")
     (folder / "tokenizer.bin").write_bytes(tokenizer_file(pieces))
     tokenizer = load_llama2c_tokenizer(folder / "tokenizer.bin", VOCAB_SIZE, CONTEXT)
@@ -84,7 +84,7 @@ def imported(request, pieces, tmp_path_factory):  # noqa: F811
 
 
 def eos_rate(folder, end):
-    """How many of the samples end with the token, before their length does."""
+    """The fraction of samples that end with the token before the maximum length."""
     model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
     inputs = tokenizer([f"{name} had" for name in NAMES] * 4, padding=True, return_tensors="pt")
     torch.manual_seed(1)
@@ -132,7 +132,7 @@ def test_stories_end_with_eos_before_and_after_fine_tuning(imported, tmp_path):
 
 
 def test_control_another_eos_in_packing_is_detected(imported, tmp_path):
-    """The control: packed with the other token, the same training unlearns the end."""
+    """Control: with another EOS token in packing, the same training makes the model forget to stop."""
     end, folder = imported
     other = "</s>" if end == "<s>" else "<s>"
     assert eos_rate(fine_tuned(folder, tmp_path / "after", other), end) < 0.7
