@@ -4,8 +4,7 @@ from typing import NamedTuple
 
 
 class Exclusion(NamedTuple):
-    """No pair of the kind is made from `left_out`, for this `reason`; from `taken`, which differs only in that, one
-    is."""
+    """No pair is made from `left_out`, for this `reason`; one is made from `taken`, which differs only in that."""
 
     reason: str
     left_out: str

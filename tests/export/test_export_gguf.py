@@ -587,7 +587,7 @@ def test_llama_cpp_encodes_a_thousand_stories_identically(kind, tiny_run, reques
 
 
 def test_llama_cpp_samples_as_generate_does(run, tiny_run, tmp_path):
-    """Without sampling parameters in the request, it uses the preset in the file: the same tokens and probabilities."""
+    """Without sampling parameters in a request, the preset in the file gives the same tokens and probabilities."""
     model, tokenizer = load_model(str(tiny_run))
     preset = GenerationConfig(
         do_sample=True, temperature=0.8, top_k=40, top_p=0.9, repetition_penalty=1.3, eos_token_id=0, pad_token_id=1

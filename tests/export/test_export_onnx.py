@@ -154,7 +154,7 @@ env.localModelPath = process.argv[1];
 
 
 def node(code, *arguments):
-    """Run `code` with Node, which finds its packages by `NODE_PATH`, and return the JSON in its last line of output."""
+    """Run `code` with Node, which finds its packages by `NODE_PATH`; return the JSON in its last line of output."""
     result = subprocess.run(["node", "-e", code, *map(str, arguments)], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr[-2000:]
     return json.loads(result.stdout.splitlines()[-1])

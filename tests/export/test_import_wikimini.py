@@ -549,7 +549,7 @@ def test_unusable_tokenizer_is_one_line(tokenizer_folder, saved, tmp_path):
 
 
 def trained(shift, tokenizer_folder):
-    """A model that has memorised the beginnings of some stories, `shift` tokens ahead; 2 is like labels shifted twice."""
+    """A model that has memorised some beginnings of stories, `shift` tokens ahead; 2 means labels shifted twice."""
     config = {**CONFIG, "max_seq_len": 48}
     model = WikiMini(config)
     for parameter in model.parameters():
