@@ -200,7 +200,7 @@ def test_export_mistakes_are_one_line(run, tiny_run, tmp_path, capsys):
     said = refused(tiny_run, out, "--to", "llama")
     assert "rotates whole heads" in said and "50%" in said and "remove `--to llama`" in said
     assert "--to gpt2 is not supported: choose one of llama, phi3" in refused(tiny_run, out, "--to", "gpt2")
-    with pytest.raises(UserError, match="no export to 'gpt2'; choose one of llama, phi3"):
+    with pytest.raises(UserError, match="no export to 'gpt2': choose one of llama, phi3"):
         export_stock(tiny_run, out, to="gpt2")
     assert "already exists" in refused(tiny_run, tiny_run)
     assert "already exists" in refused(tiny_run, file)

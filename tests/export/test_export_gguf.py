@@ -222,8 +222,8 @@ def test_transformers_reads_the_file_and_generates_the_same(run, tmp_path):
 
 
 DAMAGES = {
-    "rows in their places": (FULL, "in the GGUF file differs from the model.s weight"),
-    "gate after up": ({}, "in the GGUF file differs from the model.s weight"),
+    "rows in their places": (FULL, "in the GGUF file differs from the weight of the model"),
+    "gate after up": ({}, "in the GGUF file differs from the weight of the model"),
     "another theta": ({}, "does not reproduce the logits"),
     "whole heads rotated": ({}, "does not reproduce the logits"),
     "another number of heads": ({}, "does not reproduce the logits"),
@@ -268,7 +268,7 @@ def test_wrong_file_is_detected_and_nothing_is_written(case, run, tmp_path, monk
         ({"mlp_bias": True, **FULL}, "biases.*mlp_bias"),
         ({"rope_parameters": {"rope_type": "linear", "factor": 2.0, **FULL}}, "rotary type linear"),
         ({"hidden_act": "gelu", **FULL}, "silu.*gelu"),
-        ({"head_dim": 24}, "96 and 32 wide"),
+        ({"head_dim": 24}, r"head_dim \(96\) must equal hidden_size \(32\)"),
         ({"eos_token_id": None, **FULL}, "this model has 0"),
     ],
 )
