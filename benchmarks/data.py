@@ -1,21 +1,21 @@
 """Speed of training a tokenizer and of packing stories, compared with other libraries.
 
     python benchmarks/data.py --corpus FOLDER/train.parquet
-    python benchmarks/data.py --corpus FOLDER/train.parquet --copies 10   # larger
+    python benchmarks/data.py --corpus FOLDER/train.parquet --copies 10   # a larger corpus
 
-The variants run in turn, in one process, for several rounds; none reads a cache of an earlier round. Speeds are
+The variants alternate in one process for several rounds, and no round uses a cache of an earlier one. Speeds are in
 megabytes of story text (UTF-8) per second. Training the tokenizer:
 
 - `ours`: `tinystories.tokenization.train_bpe`.
 - `tokenizers`: `BpeTrainer` of the library with the same settings; the vocabularies must be equal.
 - `bpeasy`, if installed: the same vocabulary size, with a different vocabulary.
 
-Packing, from a `datasets` corpus on disk to the first row for training:
+Tokenizing and packing, from a `datasets` corpus on disk to the first packed row:
 
-- `ours`: `tokenize_stories` and `PackedStories` in one process, without splitting stories.
-- `run_clm`: as in transformers' example script, `map` with the tokenizer and with `group_texts`, in two processes; the
-  tokens of the stories must be equal.
-- `tiktoken`, if installed: the same vocabulary in tiktoken, two threads, blocks of an array in memory.
+- `ours`: `tokenize_stories` and `PackedStories` in one process, without splitting stories between rows.
+- `run_clm`: `map` with the tokenizer and with `group_texts`, as in the example script of transformers, in two
+  processes; the tokens of the stories must be equal.
+- `tiktoken`, if installed: the same vocabulary in tiktoken with two threads; rows are slices of an array in memory.
 """
 
 import argparse
@@ -56,10 +56,10 @@ GPT2_WORDS = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--corpus", default="sample", help="as for `tinystories tokenizer`")
-    parser.add_argument("--copies", type=int, default=1, help="repeat the corpus this many times")
-    parser.add_argument("--vocab-size", type=int, default=10_000)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--corpus", default="sample", help="stories, as for `tinystories tokenizer` (default: sample)")
+    parser.add_argument("--copies", type=int, default=1, help="repeat the corpus this many times (default: 1)")
+    parser.add_argument("--vocab-size", type=int, default=10_000, help="vocabulary size (default: 10000)")
+    parser.add_argument("--rounds", type=int, default=5, help="timed runs of each variant (default: 5)")
     parser.add_argument(
         "--num-proc", type=int, default=2, help="processes or threads of the other variants (default: 2)"
     )
@@ -89,7 +89,7 @@ def main() -> None:
     trained = {}
     speeds = {"tokenizer": alternate(training, options.rounds, megabytes, trained)}
     if options.copies == 1 and model_of(trained["ours"]) != model_of(trained["tokenizers"]):
-        raise SystemExit("The vocabularies of ours and of tokenizers differ.")
+        raise SystemExit("The vocabularies of `ours` and `tokenizers` differ.")
 
     packing = {
         "ours": lambda: packed(stories, tokenizer),
@@ -104,10 +104,10 @@ def main() -> None:
         raise SystemExit(f"The tokens of the stories differ: {made}.")
 
     print(f"\n{describe_machine()}")
-    print(f"{options.corpus}, {options.copies} copies: {len(stories):,} stories, {megabytes:,.1f} MB, "
-          f"{options.rounds} rounds")  # fmt: skip
+    copies = f", {options.copies} copies" if options.copies > 1 else ""
+    print(f"{options.corpus}{copies}: {len(stories):,} stories, {megabytes:,.1f} MB, {options.rounds} rounds")
     results = {}
-    titles = {"tokenizer": f"training a tokenizer of {options.vocab_size:,}", "rows": "stories to rows"}
+    titles = {"tokenizer": f"training, {options.vocab_size:,} entries", "rows": "packing"}
     for work, base in (("tokenizer", "tokenizers"), ("rows", "run_clm")):
         print(f"\n{titles[work]:30} {'MB/s (median)':>13} {'min':>7} {'max':>7}  x {base}")
         results[work] = {}

@@ -1,18 +1,19 @@
-"""Speed of `generate` on a CPU beside a plain `LlamaForCausalLM` of the same shape.
+"""Speed of `generate()` on a CPU, compared with a plain `LlamaForCausalLM` of the same shape.
 
     python benchmarks/decoding.py
     python benchmarks/decoding.py --model runs/quickstart
 
-The variants decode in turn, in one process, for several rounds, so that noise of the machine affects all of them. The
-figure is new tokens per second of a whole call of `generate`, prefill included.
+The variants alternate in one process for several rounds, so that other load on the machine affects all of them. The
+speed is that of a whole call of `generate()` in new tokens per second, including the prefill.
 
 - `stock`: `LlamaForCausalLM` with transformers' defaults.
-- `ours`: the model as loaded.
-- `fast`: the same after `use_native_decoding`; its greedy text is compared with that of `ours`.
-- `int8`: after `use_native_decoding(model, weights="int8")`.
+- `ours`: the model as loaded, without native decoding.
+- `native`: the same model after `use_native_decoding`; its greedy text must be that of `ours`.
+- `int8`: the same model after `use_native_decoding(model, weights="int8")`.
 
-The weights are random unless `--model` names a run, and EOS is not generated. The columns `ms per step` split the time
-of one decoding step: the model, sampling (logits processors and `torch.multinomial`), and the rest of `generate`.
+The weights are random unless `--model` names a run, and EOS is not generated. The columns after `ms per step` give the
+time of the parts of a decoding step: the model, sampling (logits processors and `torch.multinomial`), and the rest of
+`generate()`. `prefill` is the time of the first forward pass, also in milliseconds.
 """
 
 import argparse
@@ -58,7 +59,7 @@ def build(options: argparse.Namespace) -> dict[str, PreTrainedModel]:
         ours = TinyLlamaForCausalLM(TinyLlamaConfig(**SIZES[options.size])).eval()
     stock = LlamaForCausalLM(LlamaConfig(**{name: getattr(ours.config, name) for name in SHARED})).eval()
     stock.load_state_dict(ours.state_dict())
-    models = {"stock": stock, "ours": ours, "fast": use_native_decoding(copy.deepcopy(ours))}
+    models = {"stock": stock, "ours": ours, "native": use_native_decoding(copy.deepcopy(ours))}
     models["int8"] = use_native_decoding(copy.deepcopy(ours), weights="int8")
     return {name: models[name] for name in options.variants.split(",")}
 
@@ -118,10 +119,10 @@ def main() -> None:
         "--size", choices=SIZES, default="24m", help="size of the model with random weights (default: 24m)"
     )
     parser.add_argument(
-        "--variants", default="stock,ours,fast,int8", help="comma-separated; ratios are relative to the first"
+        "--variants", default="stock,ours,native,int8", help="comma-separated; ratios are relative to the first"
     )
     parser.add_argument("--workloads", default=",".join(WORKLOADS), help="comma-separated")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=5, help="timed runs of each variant (default: 5)")
     parser.add_argument("--threads", type=int, help="threads of all variants (default: torch's number)")
     parser.add_argument("--json", help="also write the figures to this JSON file")
     options = parser.parse_args()
@@ -147,7 +148,7 @@ def main() -> None:
             ratio = median_ratio(values, speeds[base])
             times = step_times(models[name], workload)
             same = None
-            if name in ("fast", "int8") and "ours" in texts:
+            if name in ("native", "int8") and "ours" in texts:
                 same = (texts[name] == texts["ours"]).float().mean().item()
             note = "" if same is None else "same as ours" if same == 1 else f"{same:.0%} of the tokens of ours"
             print(
@@ -161,9 +162,9 @@ def main() -> None:
         print(flush=True)
     save_json(options.json, workloads=results)
     greedy = [name for name in results if "greedy" in name]
-    different = [name for name in greedy if results[name].get("fast", {}).get("same_tokens_as_ours", 1) != 1]
+    different = [name for name in greedy if results[name].get("native", {}).get("same_tokens_as_ours", 1) != 1]
     if different:
-        raise SystemExit(f"The greedy text of `fast` differs from that of `ours`: batch {', '.join(different)}")
+        raise SystemExit(f"The greedy text of `native` differs from that of `ours`: batch {', '.join(different)}")
 
 
 if __name__ == "__main__":

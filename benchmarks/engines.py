@@ -1,18 +1,19 @@
-"""Speed of one story at a time by llama.cpp beside `generate()`, with the same weights.
+"""Speed of llama.cpp, compared with `generate()`, for one story at a time with the same weights.
 
     python benchmarks/engines.py
     python benchmarks/engines.py --model runs/quickstart
 
-The engines generate the same story in turn, in one process, for several rounds, so that noise of the machine affects
-all of them. The figure is new tokens per second of a whole call, prefill included: batch size 1, greedy decoding, the
-same number of threads.
+The engines alternate in one process for several rounds, so that other load on the machine affects all of them. The
+speed is that of a whole call in new tokens per second, including the prefill, with batch size 1, greedy decoding and
+the same number of threads.
 
-- `transformers`: `generate()` in float32, as the model is loaded.
-- `fast`: the same after `tinystories.generation.native.use_native_decoding`.
+- `transformers`: `generate()` in float32, without native decoding.
+- `native`: the same after `tinystories.generation.native.use_native_decoding`.
 - `f32`, `f16`, `bf16`, `q8_0`: llama.cpp with weights of this type (`tinystories generate --engine llama.cpp`).
 
-The weights are random unless `--model` names a run. The column `text` gives the fraction of the text that agrees with
-that of the first engine before the first difference; rounded weights may change a token where two are nearly tied.
+The weights are random unless `--model` names a run. The column `text` compares the text with that of the first engine:
+the same, or the same up to a fraction of its length. Rounded weights can change a token where two are almost equally
+likely.
 """
 
 import argparse
@@ -71,7 +72,7 @@ def engines(run: Path, folder: Path, options: argparse.Namespace) -> dict[str, C
 
     makers = {
         "transformers": lambda: with_transformers(model),
-        "fast": lambda: with_transformers(use_native_decoding(copy.deepcopy(model))),
+        "native": lambda: with_transformers(use_native_decoding(copy.deepcopy(model))),
     }
     makers |= {dtype: lambda dtype=dtype: with_llama_cpp(dtype) for dtype in GGUF_DTYPES}
     return {name: makers[name]() for name in options.engines.split(",")}
@@ -106,10 +107,12 @@ def main() -> None:
         "--size", choices=SIZES, default="24m", help="size of the model with random weights (default: 24m)"
     )
     parser.add_argument(
-        "--engines", default="transformers,fast,f32,f16,q8_0", help="comma-separated; ratios are relative to the first"
+        "--engines",
+        default="transformers,native,f32,f16,q8_0",
+        help="comma-separated; ratios are relative to the first",
     )
     parser.add_argument("--tokens", type=int, default=200, help="maximum number of new tokens (default: 200)")
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--rounds", type=int, default=7, help="timed runs of each engine (default: 7)")
     parser.add_argument("--threads", type=int, help="threads of each engine (default: torch's number)")
     parser.add_argument("--json", help="also write the figures to this JSON file")
     options = parser.parse_args()

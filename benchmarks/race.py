@@ -2,9 +2,10 @@
 
     python benchmarks/race.py --corpus FOLDER --minutes 5
 
-Rules and records are in `benchmarks/RACE.md`. Each contender runs in a process of its own with empty caches. The time
-limit covers the whole process: reading, training the tokenizer, tokenizing, compiling, training and saving.
-The score is bits per byte on all held-out stories (`tinystories.evaluation.likelihood`), outside the time limit.
+`benchmarks/RACE.md` has the rules and the records. Each contender is trained in a separate process with empty caches.
+The time limit covers the whole process: imports, reading, training the tokenizer, tokenization, compilation, training
+and saving. The score is bits per byte on all held-out stories (`tinystories.evaluation.likelihood`); scoring is not
+timed.
 
 - `ours`: `train_hf.py` with the recipe `race/MINUTES`, or with `--recipe`.
 - `stock`: `LlamaForCausalLM` under a plain `Trainer`, AdamW at 2e-3 for all weights, concatenated stories in blocks of
@@ -12,8 +13,8 @@ The score is bits per byte on all held-out stories (`tinystories.evaluation.like
   size of `ours`.
 - `stock-muon`: the same with `torch.optim.Muon` for the matrices of the layers.
 
-A short trial first measures the time of start and end; the scored run then decays its learning rate over the rest. It
-runs once: a contender that exceeds its minutes is reported as late.
+A short trial run first measures the time of everything except training. The scored run then trains for the remaining
+time. It runs once; a contender that exceeds the time limit is marked as late.
 """
 
 import argparse
@@ -47,12 +48,14 @@ MARGIN = 0.01
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--corpus", default="sample", help="corpus with held-out stories")
-    parser.add_argument("--minutes", type=float, default=5)
+    parser.add_argument("--corpus", default="sample", help="corpus with held-out stories (default: sample)")
+    parser.add_argument("--minutes", type=float, default=5, help="time limit of each contender (default: 5)")
     parser.add_argument("--recipe", help="recipe of `ours` (default: race/MINUTES)")
-    parser.add_argument("--contenders", default="ours,stock", help="comma-separated: ours, stock, stock-muon")
-    parser.add_argument("--limit", type=int, help="maximum number of held-out stories to score")
-    parser.add_argument("--keep", help="folder to save the models in")
+    parser.add_argument(
+        "--contenders", default="ours,stock", help="comma-separated: ours, stock, stock-muon (default: ours,stock)"
+    )
+    parser.add_argument("--limit", type=int, help="maximum number of held-out stories to score (default: all)")
+    parser.add_argument("--keep", help="folder to save the models in (default: they are deleted)")
     parser.add_argument("--json", help="also write the figures to this JSON file")
     parser.add_argument(
         "--set",
@@ -108,9 +111,9 @@ def race(command: list[str], run: Path, minutes: float) -> dict:
     """Run `command` so that its process takes `minutes`; it saves the model in the folder `run`."""
     trial = _run(command, run.with_name("trial"), TRIAL_SECONDS)
     training = minutes * 60 * (1 - MARGIN) - (trial - TRIAL_SECONDS)
-    print(f"{trial - TRIAL_SECONDS:.1f} s of start and end", flush=True)
+    print(f"everything except training takes {trial - TRIAL_SECONDS:.1f} s", flush=True)
     if training < TRIAL_SECONDS:
-        raise SystemExit(f"{minutes} minutes are too few for start, training and end.")
+        raise SystemExit(f"{minutes} minutes leave less than {TRIAL_SECONDS:g} s for training: set --minutes higher.")
     seconds = _run(command, run, training)
     return {"minutes": seconds / 60, "steps": run_and_step(run)[1]}
 

@@ -1,11 +1,11 @@
-"""Every benchmark that this machine allows, one after the other, into `benchmarks/RESULTS.md`: `make bench`.
+"""Run all CPU benchmarks and write their reports to `benchmarks/RESULTS.md` (`make bench`).
 
     python benchmarks/run_all.py --corpus my_stories/
     python benchmarks/run_all.py --only training,decoding
 
-Each script measures against its peers alternately in one process or one run, repeats, and prints a report that begins
-with the machine; that report is what is kept, with the command that printed it. A report that is already in the file
-stays until its benchmark is run again. Peers that are not installed are left out, here or by the scripts themselves.
+Each script alternates between this package and other software for several rounds, and prints a report that begins with
+the machine. The report is written to the file with its command. The other reports in the file are kept. Benchmarks and
+variants whose packages are not installed are skipped.
 """
 
 import argparse
@@ -23,37 +23,37 @@ from tinystories.utils.console import print_any_character
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "RESULTS.md"
-# By name: what is measured, the command, and an optional package that it needs. `CORPUS` is what --corpus names.
+# By name: the title, the command, and an optional package that it needs. `CORPUS` stands for the option --corpus.
 BENCHMARKS = {
     "training": (
         "Training",
         "benchmarks/training.py --corpus CORPUS --rows 4 --stories 16 --steps 15 "
-        "--variants ours,ours-joined,ours-masked,stock",
+        "--variants ours,ours-unmasked,ours-masked,stock",
         None,
     ),
     "decoding": ("Decoding on a CPU", "benchmarks/decoding.py", None),
-    "engines": ("One story by llama.cpp", "benchmarks/engines.py", "xllamacpp"),
+    "engines": ("Decoding with llama.cpp", "benchmarks/engines.py", "xllamacpp"),
     "serving": (
         "Serving",
         "benchmarks/serving.py --untrained 24m --seconds 15 --requests 0 --no-attack --peers",
         "fastapi",
     ),
-    "data": ("From text to rows, and training a tokenizer", "benchmarks/data.py --corpus CORPUS", None),
+    "data": ("Tokenizer training and packing", "benchmarks/data.py --corpus CORPUS", None),
     "startup": ("Start-up", "benchmarks/startup.py", None),
-    "race": ("What five minutes teach", "benchmarks/race.py --corpus CORPUS --minutes 5", None),
+    "race": ("Race, 5 minutes", "benchmarks/race.py --corpus CORPUS --minutes 5", None),
 }
 HEADER = """# Results
 
-Written by `make bench` (`python benchmarks/run_all.py`). Each block is what the command above it printed, on the
-machine that its first line names. Ratios are of runs that alternated with each other; absolute figures drift from
-machine to machine, and from hour to hour on a shared one.
+Written by `make bench` (`python benchmarks/run_all.py`). Each block is the output of the command above it, and begins
+with the machine. Ratios compare runs that alternated; absolute speeds vary between machines, and with the load of a
+shared machine.
 """
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--corpus", default="sample", help="stories to train and measure on")
-    parser.add_argument("--only", help=f"comma-separated, of {', '.join(BENCHMARKS)} (all)")
+    parser.add_argument("--corpus", default="sample", help="stories to train and measure on (default: sample)")
+    parser.add_argument("--only", help=f"comma-separated: {', '.join(BENCHMARKS)} (default: all)")
     options = parser.parse_args()
     names = options.only.split(",") if options.only else list(BENCHMARKS)
     if unknown := [name for name in names if name not in BENCHMARKS]:
@@ -64,7 +64,7 @@ def main() -> None:
     for name in names:
         title, command, package = BENCHMARKS[name]
         if package and importlib.util.find_spec(package) is None:
-            print(f"\n== {title}: left out, because {package} is not installed", flush=True)
+            print(f"\n== {title}: skipped, because {package} is not installed", flush=True)
             continue
         command = command.replace("CORPUS", shlex.quote(options.corpus))
         print(f"\n== {title}: python {command}", flush=True)
@@ -74,13 +74,13 @@ def main() -> None:
             continue
         reports[title] = f"`python {command}`\n\n```\n{report}\n```\n"
         RESULTS.write_text(write_reports(reports), "utf-8")
-    print(f"\n{RESULTS.relative_to(HERE.parent)} holds what was measured.")
+    print(f"\nThe results are in {RESULTS.relative_to(HERE.parent)}.")
     if failed:
-        sys.exit(f"These failed: {', '.join(failed)}.")
+        sys.exit(f"Failed benchmarks: {', '.join(failed)}.")
 
 
 def run(command: str) -> str | None:
-    """What the script prints from the line on that names the machine, or None where it failed; all of it is shown."""
+    """Run a script, show its output, and return the part from the line with the machine on; None if it failed."""
     process = subprocess.Popen(
         [sys.executable, *shlex.split(command)], cwd=HERE.parent, stdout=subprocess.PIPE, text=True
     )
@@ -95,7 +95,7 @@ def run(command: str) -> str | None:
 
 
 def read_reports(text: str) -> dict[str, str]:
-    """By title, the reports of a `RESULTS.md`."""
+    """The reports in the text of a `RESULTS.md`, by title."""
     parts = re.split(r"^## (.+)\n+", text, flags=re.MULTILINE)[1:]
     return {title: report.strip() + "\n" for title, report in zip(parts[::2], parts[1::2], strict=True)}
 

@@ -1,18 +1,19 @@
-"""Load, memory and robustness of `tinystories serve`, over loopback.
+"""Throughput, latency, memory and robustness of `tinystories serve`, measured on one machine.
 
     python benchmarks/serving.py runs/quickstart
     python benchmarks/serving.py --untrained 24m --peers
 
-- Load: 1, 8 and 32 concurrent streams; each client sends its next request when its story is complete. Time to first
-  text (TTFT) and tokens per second of a stream (p50, p95), and tokens per second in total.
-- Memory: resident size of the server over 1,000 requests, a fifth of which disconnect early.
-- Attack: slow readers, incomplete requests, garbage, invalid UTF-8 and bodies of 10 MB. All requests of ordinary
-  clients must be served meanwhile.
-- `--peers`: the same model without this server, with `generate` for one prompt at a time and with transformers'
-  continuous batching (`generate_batch`) for 8 and 32 prompts.
+- Load: 1, 8 and 32 concurrent clients; each sends its next request when its story is complete. Measured are the time
+  to the first text (TTFT; p50 and p95), the tokens per second of a stream (p50 and p5), and those of all streams
+  together.
+- Memory: resident memory of the server over 1,000 requests, a fifth of which disconnect early.
+- Attack: slow readers, incomplete requests, random bytes, invalid UTF-8 and bodies of 10 MB, while ordinary clients
+  send requests, all of which must be served.
+- `--peers`: the same model without a server: `generate()` with native decoding for one prompt at a time, and
+  `generate_batch()` of transformers (continuous batching) for 8 and 32 prompts.
 
-`--untrained SIZE` uses random weights of a size (see `tinystories/sizes.py`) with the tokenizer of the run, if given:
-the speed is the same, and EOS is not generated. Clients, server and peers share the cores of the machine.
+`--untrained SIZE` uses random weights of a size in `tinystories/sizes.py`, with the tokenizer of the run if one is
+given. The speed is that of trained weights, except that EOS is not generated. Clients and server share the cores.
 """
 
 import argparse
@@ -234,13 +235,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("run", nargs="?", help="run folder")
     parser.add_argument("--untrained", choices=SIZES, help="use random weights of this size")
-    parser.add_argument("--streams", default="1,8,32", help="numbers of concurrent clients, comma-separated")
-    parser.add_argument("--seconds", type=float, default=10, help="duration of each measurement")
-    parser.add_argument("--tokens", type=int, default=100, help="maximum number of new tokens")
-    parser.add_argument("--requests", type=int, default=1000, help="requests of the memory measurement; 0 skips it")
-    parser.add_argument("--max-batch", default="32", help="batch size of the server")
-    parser.add_argument("--no-attack", action="store_true")
-    parser.add_argument("--peers", action="store_true")
+    parser.add_argument(
+        "--streams", default="1,8,32", help="numbers of concurrent clients, comma-separated (default: 1,8,32)"
+    )
+    parser.add_argument("--seconds", type=float, default=10, help="duration of each measurement (default: 10)")
+    parser.add_argument("--tokens", type=int, default=100, help="maximum number of new tokens (default: 100)")
+    parser.add_argument(
+        "--requests", type=int, default=1000, help="requests of the memory measurement; 0 skips it (default: 1000)"
+    )
+    parser.add_argument("--max-batch", default="32", help="batch size of the server (default: 32)")
+    parser.add_argument("--no-attack", action="store_true", help="skip the measurement with invalid requests")
+    parser.add_argument("--peers", action="store_true", help="also measure the model without the server")
     parser.add_argument("--json", help="also write the figures to this JSON file")
     options = parser.parse_args()
     if not (options.run or options.untrained):

@@ -1,10 +1,10 @@
-"""Start-up time of imports and commands, each in a process of its own.
+"""Start-up time of imports and commands, each in a separate process.
 
     python benchmarks/startup.py
 
 `import modeling_tinyllama` (with registration in the Auto classes) is compared with the imports of torch and
-transformers. `tinystories --help` and user errors must not import torch. Processes alternate for several rounds; a
-first round, which fills the file cache of the system, is not counted.
+transformers, and `tinystories --help` and errors of the user with an empty process. The processes alternate for
+several rounds; a first round, which fills the file cache of the system, is not counted.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from tinystories.utils.console import print_any_character
 BASE = "LlamaForCausalLM"
 RECIPE = "quickstart"
 PYTHON = {
-    "nothing": "pass",
+    "empty process": "pass",
     "torch": "import torch",
     "AutoModelForCausalLM": "from transformers import AutoModelForCausalLM",
     BASE: "from transformers import LlamaForCausalLM",
@@ -50,7 +50,7 @@ def seconds(code: str, arguments: list[str], status: int) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=5, help="timed runs of each process (default: 5)")
     parser.add_argument("--json", help="also write the figures to this JSON file")
     options = parser.parse_args()
     cli = "import sys; from tinystories.cli import main; sys.exit(main(sys.argv[1:]))"

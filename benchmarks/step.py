@@ -1,17 +1,18 @@
-"""One training step alone, of a recipe's model beside a plain `LlamaForCausalLM` of the same shape: forward, backward,
-clipping and fused AdamW, without `Trainer` and without data loading.
+"""Speed of a single training step of a recipe's model, compared with a plain `LlamaForCausalLM` of the same shape.
 
-    python benchmarks/step.py --corpus FOLDER --rows 64 --stories 256     # for a large GPU
-    python benchmarks/step.py --recipe quickstart --rows 4 --stories 16          # for a CPU
+    python benchmarks/step.py --corpus FOLDER --rows 64 --stories 256    # for a large GPU
+    python benchmarks/step.py --recipe quickstart --rows 4 --stories 16  # for a CPU
+
+A step is forward, backward, gradient clipping and fused AdamW, without `Trainer` and without data loading.
 
 - `stock`: `LlamaForCausalLM`, one story per row, padded by `DataCollatorForLanguageModeling`.
 - `stock-packed`: the same on packed rows, with a document mask.
-- `ours`: the recipe's model on packed rows, with `story_varlen` attention and the loss that never holds all logits.
-- `ours-masked`, `ours-joined`: the same with a document mask, and without document masking. Compared with `ours` they
-  give the cost of document masking.
+- `ours`: the recipe's model on packed rows, with `story_varlen` attention and the loss computed in chunks.
+- `ours-masked`: the same with a document mask instead of variable-length attention.
+- `ours-unmasked`: the same without document masking. The difference to `ours` is the cost of document masking.
 - `-compiled` after any of these: with `torch.compile`.
 
-The variants run in turn in each round. The figure is story tokens per second; padding is not counted.
+The variants alternate in each round. Speeds are in story tokens per second; padding is not counted.
 """
 
 import argparse
@@ -28,7 +29,7 @@ from tinystories.training.packed_attention import packed_attention
 from tinystories.utils.console import print_any_character
 
 
-VARIANTS = "ours-compiled,ours,ours-masked,ours-joined,stock-compiled,stock-packed,stock"
+VARIANTS = "ours-compiled,ours,ours-masked,ours-unmasked,stock-compiled,stock-packed,stock"
 WARM_UP = 3
 
 
@@ -42,7 +43,7 @@ class Step:
         self.ours, self.masked = kind == "ours", "masked" in modes
         packed = kind == "ours" or "packed" in modes
         self.batch = dict(batches["packed" if packed else "padded"])
-        if "joined" in modes:
+        if "unmasked" in modes:
             del self.batch["position_ids"]
         self.tokens = int((self.batch["input_ids"] != setup.tokenizer.pad_token_id).sum())
         compiled = torch.compile if "compiled" in modes else lambda function: function
@@ -75,14 +76,14 @@ class Step:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--recipe", default="tinystories-24m")
-    parser.add_argument("--corpus", default="sample")
+    parser.add_argument("--recipe", default="tinystories-24m", help="name or file (default: tinystories-24m)")
+    parser.add_argument("--corpus", default="sample", help="stories to train on (default: sample)")
     parser.add_argument("--variants", default=VARIANTS, help="comma-separated; ratios are relative to the last")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=5, help="steps of each variant in each round")
-    parser.add_argument("--rows", type=int, default=8, help="packed rows per step")
-    parser.add_argument("--stories", type=int, default=32, help="padded stories per step")
-    parser.add_argument("--json", help="also write the figures to this file")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds (default: 5)")
+    parser.add_argument("--steps", type=int, default=5, help="steps of each variant in each round (default: 5)")
+    parser.add_argument("--rows", type=int, default=8, help="packed rows per step (default: 8)")
+    parser.add_argument("--stories", type=int, default=32, help="padded stories per step (default: 32)")
+    parser.add_argument("--json", help="also write the figures to this JSON file")
     options = parser.parse_args()
 
     setup = Contenders.of(options.recipe, options.corpus)

@@ -1,9 +1,10 @@
-"""A plain Llama under a plain `Trainer`: the baseline of `benchmarks/race.py`.
+"""Train a plain Llama with a plain `Trainer`: the baseline of `benchmarks/race.py`.
 
     python benchmarks/stock_race.py '{"corpus": ..., "shape": {...}, "muon": false}' --output_dir OUT --max_minutes 5
 
-Stories are separated by `<|endoftext|>`, concatenated and cut into blocks of 512; 8 blocks per step; 50 warm-up steps,
-constant learning rate for 30% of the time, then linear decay to 2%; gradients clipped at 1; bf16 where supported.
+Stories are separated by `<|endoftext|>`, concatenated and split into blocks of 512 tokens, of which each step uses 8.
+The learning rate has 50 warm-up steps, is constant until 30% of the time, and then decays linearly to 2% of its peak.
+Gradients are clipped to norm 1. Training uses bf16 where it is supported.
 """
 
 import argparse
@@ -35,9 +36,9 @@ END = "<|endoftext|>"
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("contender")
-    parser.add_argument("--output_dir", required=True)
-    parser.add_argument("--max_minutes", type=float, required=True)
+    parser.add_argument("contender", help="JSON with `corpus`, `shape` (of `LlamaConfig`) and `muon`")
+    parser.add_argument("--output_dir", required=True, help="folder to save the model in")
+    parser.add_argument("--max_minutes", type=float, required=True, help="training time")
     options = parser.parse_args()
     contender = json.loads(options.contender)
     set_seed(42)

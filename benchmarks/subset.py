@@ -1,9 +1,10 @@
-"""Write the subset of TinyStories on which the published figures can be compared.
+"""Write a subset of TinyStories of the size that the published figures were measured on.
 
     python benchmarks/subset.py FOLDER
 
-reads roneneldan/TinyStories from the Hub and writes 16,054 training and 3,613 validation stories as `train.parquet`
-and `validation.parquet`. Validation stories that share a run of 20 words with a training story are left out.
+The script reads roneneldan/TinyStories from the Hub, and writes 16,054 training and 3,613 validation stories to
+`train.parquet` and `validation.parquet`. Validation stories that share a sequence of 20 words with a training story
+are left out.
 """
 
 import argparse
@@ -27,7 +28,11 @@ def runs_of_words(text: str) -> set[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path, help="folder to write the two files to")
-    parser.add_argument("--dataset", default="roneneldan/TinyStories", help="dataset on the Hub, or a corpus here")
+    parser.add_argument(
+        "--dataset",
+        default="roneneldan/TinyStories",
+        help="dataset on the Hub, or local stories (default: roneneldan/TinyStories)",
+    )
     folder, dataset = (args := parser.parse_args()).folder, args.dataset
     corpus = load_corpus(dataset, max_stories=TRAIN, max_validation_stories=2 * VALIDATION)
     seen = set().union(*(runs_of_words(text) for text in corpus.train["text"]))

@@ -1,18 +1,18 @@
-"""Training speed of a recipe beside a plain `LlamaForCausalLM` of the same shape under a plain `Trainer`.
+"""Training speed of a recipe, compared with a plain `LlamaForCausalLM` of the same shape under a plain `Trainer`.
 
     python benchmarks/training.py --corpus FOLDER
 
-The variants train in turn, in one process, for several rounds, so that noise of the machine affects all of them. The
-figure is story tokens per second; padding is not counted.
+The variants alternate in one process for several rounds, so that other load on the machine affects all of them. Speeds
+are in story tokens per second; padding is not counted.
 
 - `ours`: the recipe's model on packed rows under `StoryTrainer`.
 - `stock`: `LlamaForCausalLM`, one story per row, padded by `DataCollatorForLanguageModeling`, under `Trainer`.
-- `stock-packed`: the same model on our packed rows under `Trainer`.
-- `ours-joined`: without document masking; `ours-masked`: with a document mask instead of packed attention. Compared
-  with `ours` they give the cost of document masking.
+- `stock-packed`: `LlamaForCausalLM` on the packed rows of `ours`, under `Trainer`.
+- `ours-masked`: as `ours`, with a document mask instead of variable-length attention.
+- `ours-unmasked`: as `ours`, without document masking. The difference to `ours` is the cost of document masking.
 - `ours-compiled`, `stock-compiled`: with `torch.compile`.
 
-All variants use fused AdamW and the same precision. The first steps of a round are not counted.
+All variants use fused AdamW and the same precision. The first steps of each round are not timed.
 """
 
 import argparse
@@ -76,14 +76,18 @@ def without_positions(rows) -> dict[str, torch.Tensor]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--recipe", default="tinystories-24m")
-    parser.add_argument("--corpus", default="sample")
-    parser.add_argument("--variants", default="ours,stock", help="comma-separated; ratios are relative to the last")
-    parser.add_argument("--steps", type=int, default=50, help="timed steps of each variant")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--rows", type=int, default=8, help="packed rows per step")
-    parser.add_argument("--stories", type=int, default=32, help="padded stories per step")
-    parser.add_argument("--json", help="also write the figures to this file")
+    parser.add_argument("--recipe", default="tinystories-24m", help="name or file (default: tinystories-24m)")
+    parser.add_argument("--corpus", default="sample", help="stories to train on (default: sample)")
+    parser.add_argument(
+        "--variants",
+        default="ours,stock",
+        help="comma-separated; ratios are relative to the last (default: ours,stock)",
+    )
+    parser.add_argument("--steps", type=int, default=50, help="timed steps of each variant in total (default: 50)")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds that the steps are divided into (default: 5)")
+    parser.add_argument("--rows", type=int, default=8, help="packed rows per step (default: 8)")
+    parser.add_argument("--stories", type=int, default=32, help="padded stories per step (default: 32)")
+    parser.add_argument("--json", help="also write the figures to this JSON file")
     options = parser.parse_args()
 
     setup = Contenders.of(options.recipe, options.corpus)
@@ -95,7 +99,7 @@ def main() -> None:
         kind, _, mode = variant.partition("-")
         packed = kind == "ours" or mode == "packed"
         collate = default_data_collator if packed else DataCollatorForLanguageModeling(tokenizer, mlm=False)
-        collator = TokenCountingCollator(without_positions if mode == "joined" else collate, tokenizer.pad_token_id)
+        collator = TokenCountingCollator(without_positions if mode == "unmasked" else collate, tokenizer.pad_token_id)
         args = TrainingArguments(
             output_dir=tempfile.mkdtemp(),
             max_steps=steps,

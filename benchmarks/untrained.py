@@ -1,4 +1,4 @@
-"""A run folder with random weights, for benchmarks of speed."""
+"""A run folder with random weights, for speed benchmarks."""
 
 from pathlib import Path
 
