@@ -94,6 +94,9 @@ class Recipe:
     )
     max_stories: int | None = _setting(None, "Maximum number of training stories; null for all.")
     max_validation_stories: int | None = _setting(None, "Maximum number of validation stories; null for all.")
+    validation_fraction: float = _setting(
+        0.02, "Fraction of the stories that is held out if the corpus has no validation stories."
+    )
     tokenizer: str | None = _setting(None, "Folder or Hub id of a tokenizer; null trains one on the corpus.")
     vocab_size: int = _setting(10_000, "Vocabulary size of the tokenizer, if one is trained.")
     max_length: int = _setting(
@@ -302,9 +305,11 @@ def parse_overrides(arguments: list[str]) -> dict[str, str]:
     return values
 
 
-def save_recipe(recipe: Recipe, path: str | Path) -> None:
-    """Write the recipe as YAML that [`load_recipe`] reads back."""
-    Path(path).write_text(yaml.safe_dump(dataclasses.asdict(recipe), sort_keys=False, allow_unicode=True), "utf-8")
+def save_recipe(recipe: Recipe, path: str | Path, comment: str = "") -> None:
+    """Write the recipe as YAML that [`load_recipe`] reads back, after the lines of a comment."""
+    lines = "".join(f"# {line}\n" for line in comment.splitlines())
+    content = yaml.safe_dump(dataclasses.asdict(recipe), sort_keys=False, allow_unicode=True)
+    Path(path).write_text(lines + content, "utf-8")
 
 
 def _flat(content: dict, source: str) -> Iterator[tuple[str, Any, Any]]:
@@ -402,6 +407,10 @@ def _check(recipe: Recipe) -> None:
     _require(
         recipe.split.strip() not in ("", "true"),
         "`split` needs a value: auto, file, line, blank-lines or a separator.",
+    )
+    _require(
+        0 < recipe.validation_fraction < 1,
+        f"`validation_fraction` must be between 0 and 1, but is {recipe.validation_fraction}.",
     )
     for name in ("num_proc", "early_stopping_patience"):
         value = getattr(recipe, name)

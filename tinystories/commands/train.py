@@ -2,15 +2,25 @@
 
 import argparse
 import dataclasses
+import glob
 import shutil
 import textwrap
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..data.formats import file_format
 from ..data.sources.files import hub_dataset
-from ..recipe import SHORT_NAMES, Recipe, load_recipe, recipe_reference, save_recipe
-from ..runs.run_folder import LOSS_PLOT, RECIPE, find_checkpoints
+from ..recipe import (
+    SHORT_NAMES,
+    Recipe,
+    load_recipe,
+    parse_overrides,
+    recipe_names,
+    recipe_reference,
+    save_recipe,
+)
+from ..runs.run_folder import LOSS_PLOT, RECIPE, find_checkpoints, is_run_folder
 from ..utils.errors import UserError, first_line
 from ..utils.paths import expand_user, output_folder
 
@@ -38,6 +48,7 @@ def describe_keys() -> str:
 
 
 EXAMPLES = """
+tinystories train my_stories.txt --minutes 20                         # the recipe is chosen for text, machine and time
 tinystories train quickstart                                          # the built-in stories, on a CPU
 tinystories train tinystories-3m --corpus my_stories/ --max_minutes 20
 tinystories train quickstart --resume_from_checkpoint                 # continue a run that was stopped
@@ -46,19 +57,28 @@ tinystories train quickstart --resume_from_checkpoint                 # continue
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
-        "Train a model from a recipe. Any key of the recipe, of TinyLlamaConfig or of TrainingArguments can follow as "
-        "--key value, for example --learning_rate 1e-3 --corpus my_stories.jsonl."
+        "Train a model from a recipe, or for a number of minutes on stories. For stories and --minutes, shape, "
+        "vocabulary, batch, learning rate and the other settings are chosen from the amount of text, the speed of "
+        "this machine and the minutes, and written to recipe.yaml in the run folder. For a recipe, --minutes is a "
+        "time limit. Any key of the recipe, of TinyLlamaConfig or of TrainingArguments can follow as --key value, for "
+        "example --learning_rate 1e-3 --corpus my_stories.jsonl."
     )
     parser.epilog = describe_keys()
     parser.add_argument(
         "recipe",
         type=expand_user,
-        help="an installed recipe, such as quickstart (`tinystories recipes` lists them), or a YAML file",
+        metavar="recipe or stories",
+        help="an installed recipe, such as quickstart (`tinystories recipes` lists them), or a YAML file; or, with "
+        "--minutes, a file or folder of stories, a dataset id on the Hub, or sample",
     )
 
 
 def run(options: argparse.Namespace) -> None:
-    recipe = load_recipe(options.recipe, options.overrides)
+    given = parse_overrides(options.overrides)
+    if names_stories(options.recipe, given):
+        recipe, comment = _recipe_for_stories(options.recipe, given)
+    else:
+        recipe, comment = load_recipe(options.recipe, given), ""
     for source in (recipe.corpus, recipe.validation_corpus):
         if source is not None:
             hub_dataset(source)
@@ -67,17 +87,73 @@ def run(options: argparse.Namespace) -> None:
 
     # Libraries show a bar for each file that they read or write; the bar of the training steps stays.
     logging.disable_progress_bar()
-    train(recipe)
+    train(recipe, comment=comment)
     if distributed.is_available() and distributed.is_initialized():
         # The threads of the process group would otherwise run while Python exits, which can abort the process.
         distributed.destroy_process_group()
 
 
-def train(recipe: Recipe) -> Path:
+def names_stories(target: str, given: dict[str, str]) -> bool:
+    """Whether the argument of `train` names stories, for which a recipe is to be chosen, and not a recipe.
+
+    Raises:
+        UserError: for stories without `--minutes`, and for a run folder.
+    """
+    path = Path(target)
+    if path.suffix in (".yaml", ".yml") or (path.as_posix() in recipe_names() and not path.is_file()):
+        return False
+    if path.is_dir() and (is_run_folder(path) or (path / "config.json").exists()):
+        raise UserError(
+            f"{target} is a model folder, not a folder of stories: to repeat a run, specify its recipe, "
+            f"{path / RECIPE}, and another --output_dir."
+        )
+    is_local = target == "sample" or path.is_dir() or glob.has_magic(target) or file_format(path) is not None
+    timed = "max_minutes" in given
+    if not is_local and not (timed and _may_be_on_hub(target)):
+        return False
+    if not timed:
+        raise UserError(
+            f"{target} names stories, not a recipe: add the time for training, such as --minutes 20, or choose a "
+            f"recipe: `tinystories train tinystories-3m --corpus {target}`."
+        )
+    return True
+
+
+def _may_be_on_hub(target: str) -> bool:
+    """Whether a name is neither a file nor similar to that of a recipe in a folder, such as race/7."""
+    folders = {name.partition("/")[0] for name in recipe_names() if "/" in name}
+    return "/" in target and target.partition("/")[0] not in folders and not Path(target).exists()
+
+
+def _recipe_for_stories(source: str, given: dict[str, str]) -> tuple[Recipe, str]:
+    """The recipe chosen for stories and `--minutes`, and the reasons, which are printed; a resumed run keeps its own.
+
+    Raises:
+        UserError: for settings or stories that training cannot use.
+    """
+    hub_dataset(source)
+    from ..training.choose_recipe import choose_recipe, run_folder_for
+
+    folder = run_folder_for(source, given)
+    if given.get("resume_from_checkpoint", "false") not in ("false", "no") and (folder / RECIPE).is_file():
+        return load_recipe(folder / RECIPE, {"output_dir": str(folder), **given}), ""
+    print(f"Reading {source} and measuring the speed of training on this machine ...", flush=True)
+    recipe, plan, replaced = choose_recipe(source, given)
+    reasons = plan.reasons()
+    if replaced:
+        reasons.append(f"yours       {', '.join(replaced)}")
+    advice = plan.advice()
+    print("\n".join([*reasons, *advice, f"The recipe is in {folder / RECIPE}.", ""]), flush=True)
+    command = f"tinystories train {source} --minutes {given['max_minutes']}"
+    return recipe, "\n".join([f"Chosen by `{command}`:", *reasons, *advice])
+
+
+def train(recipe: Recipe, *, comment: str = "") -> Path:
     """Train a model from a recipe, print its progress and sample stories, and return the run folder.
 
     Args:
         recipe: from `load_recipe`; its `output_dir` is the run folder.
+        comment: for the beginning of `recipe.yaml` in the run folder.
 
     Raises:
         UserError: for a setting, corpus or folder that training cannot use.
@@ -127,7 +203,7 @@ def train(recipe: Recipe) -> Path:
                 for folder in find_checkpoints(output_dir):
                     shutil.rmtree(folder)
             tokenizer.save_pretrained(output_dir)
-            save_recipe(recipe, output_dir / RECIPE)
+            save_recipe(recipe, output_dir / RECIPE, comment)
     with arguments.main_process_first(desc="tokenising"):
         train_rows, validation_rows = build.pack_corpus(corpus, tokenizer, recipe, arguments.seed)
 

@@ -131,9 +131,18 @@ def recipe_corpus(recipe: Recipe) -> Corpus:
         skip_bad_rows=recipe.skip_bad_rows,
         max_stories=recipe.max_stories,
         max_validation_stories=recipe.max_validation_stories,
+        validation_fraction=recipe.validation_fraction,
         num_proc=recipe.num_proc,
         streaming=recipe.streaming,
     )
+
+
+def training_stories(recipe: Recipe) -> tuple[Dataset, bool]:
+    """The training stories of a recipe's corpus before any are held out, and whether it has validation stories."""
+    read = ReadOptions(recipe.text_column, recipe.split, recipe.skip_bad_rows)
+    found = open_source(recipe.corpus, SourceOptions(read, 0, False, recipe.num_proc, None))
+    has_validation = recipe.validation_corpus is not None or bool(found.splits.keys() & {"validation", "test"})
+    return _first(found.read("train"), recipe.max_stories), has_validation
 
 
 def load_texts(

@@ -87,7 +87,8 @@ class TrainingStories:
 
 
 def _source(recipe: Recipe) -> tuple:
-    return recipe.corpus, recipe.validation_corpus, recipe.text_column, recipe.split, recipe.skip_bad_rows
+    reading = recipe.text_column, recipe.split, recipe.skip_bad_rows
+    return recipe.corpus, recipe.validation_corpus, recipe.validation_fraction, *reading
 
 
 def smaller(one: int | None, other: int | None) -> int | None:

@@ -16,7 +16,7 @@ from ..utils.errors import UserError
 FIXED = {
     *("learning_rate", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon", "optimizer", "optim", "ema_decay"),
     *("vocab_size", "tokenizer", "corpus", "validation_corpus", "text_column", "split", "skip_bad_rows"),
-    *("max_stories", "max_validation_stories"),
+    *("max_stories", "max_validation_stories", "validation_fraction"),
 }
 WITHOUT_EFFECT = {
     *("overwrite_output_dir", "num_proc", "prompts", "preset", "check"),

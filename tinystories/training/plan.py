@@ -1,0 +1,385 @@
+"""Choose a recipe for a text, a machine and a number of minutes: `tinystories train my_stories.txt --minutes 20`.
+
+- The cost of a step is that of its floating point operations plus a fixed time per layer. Both are measured on the
+  machine (`training/speed.py`), so that the number of tokens that a shape can be trained on in the minutes is known.
+- `expected_bits_per_byte` is a scaling law in parameters, bytes seen and bytes of text. Its constants were fitted to
+  the runs on TinyStories in benchmarks/sweep.jsonl; on other text, the values differ.
+- The plan is the shape with the lowest expected loss. Batch, learning rate, weight decay and dropout are smooth
+  functions of the tokens, the width and the epochs. `docs/training.md` has the measurements.
+
+Nothing is read or measured here: the same arguments give the same plan.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from ..sizes import SIZES
+from ..utils.console import counted
+
+
+class Text(NamedTuple):
+    """What a plan needs to know of the stories.
+
+    Attributes:
+        size: UTF-8 bytes, the stories to be held out included.
+        stories: their number.
+        long_story: bytes of a long one, such as the 95th percentile.
+        has_validation: whether the source has validation stories of its own, so that none are held out.
+    """
+
+    size: int
+    stories: int
+    long_story: int = 1_700
+    has_validation: bool = False
+
+
+class Speed(NamedTuple):
+    """The speed of training steps: `flops / flops_per_second + layers * seconds_per_layer` seconds each.
+
+    The default is that of two AVX2 cores (benchmarks/RACE.md).
+    """
+
+    flops_per_second: float = 87e9
+    seconds_per_layer: float = 0.0125
+
+    def seconds_per_step(self, flops: float, layers: int) -> float:
+        return flops / self.flops_per_second + self.seconds_per_layer * layers
+
+
+class Shape(NamedTuple):
+    """Width, inner width of the MLP, layers and heads of a model."""
+
+    hidden_size: int
+    intermediate_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+
+    @property
+    def parameters(self) -> int:
+        """Those of the layers, without the embedding."""
+        return self.num_hidden_layers * self.hidden_size * (4 * self.hidden_size + 3 * self.intermediate_size)
+
+    def flops_per_token(self, vocab_size: int) -> float:
+        """As `throughput.training_flops_per_token`, with stories of typical length."""
+        weights = self.parameters + vocab_size * self.hidden_size
+        return 6 * weights + 12 * self.num_hidden_layers * self.hidden_size * MEAN_ATTENDED
+
+
+VOCABULARIES = (512, 1_024, 2_048, 4_096, 10_000)
+MEAN_ATTENDED = 120  # positions that a token of TinyStories attends to
+SHAPES = (
+    Shape(64, 192, 3, 1),
+    *(Shape(**{name: size[name] for name in Shape._fields}) for size in SIZES.values()),
+)
+# The scaling law; see `expected_bits_per_byte`.
+IRREDUCIBLE = 0.30
+DATA, DATA_POWER = 0.92, 0.37  # for a million bytes
+MODEL, MODEL_POWER = 0.19, 0.28  # for a million parameters
+REPETITIONS = 5.0  # epochs after which repeated text has lost most of its value
+UNTRAINED = 4.0  # bits per byte after a few steps
+VOCABULARY_POWER = 0.3  # a vocabulary twice as large is worth 23% more text
+
+# The largest model that was measured on 13 MB of text, in parameters of the layers, and its growth with the text.
+LARGEST, LARGEST_POWER = 25e6, 0.6
+USEFUL_EPOCHS = 40  # more of them do not improve the model
+MIN_STEPS = 100
+ROW_FRACTION = 1.5  # row length by context length, with which rows of stories have no padding
+MAX_HELD_OUT = 400  # their bits per byte are known to about 2%
+FEW_HELD_OUT = 20
+FULL_TIME = 0.9  # of the minutes: a run that needs less of them is shortened
+EVALUATIONS = 8
+EVALUATION_TIME = 0.03  # of the minutes
+WARMUP = 0.04  # of the time
+MORE_TIME_HELPS = 0.01  # of the bits per byte, for twice the minutes
+SMALLER_IS_WORTH = 0.005  # of the bits per byte: a smaller model generates faster
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The settings of a run, and what to expect of it.
+
+    Attributes:
+        minutes: of training; fewer than were asked for where the text is too small to use them.
+        batch_rows: packed rows per step.
+        tokens: seen in training, repetitions included.
+        held_out: number of validation stories.
+        evaluations: during training; one more follows at its end.
+        bits_per_byte: expected on held-out stories, for text like TinyStories.
+        with_twice_the_minutes: the same for twice as many minutes.
+    """
+
+    text: Text
+    asked_minutes: float
+    minutes: float
+    shape: Shape
+    vocab_size: int
+    max_length: int
+    batch_rows: int
+    steps: int
+    tokens: int
+    epochs: float
+    learning_rate: float
+    weight_decay: float
+    dropout: float
+    held_out: int
+    evaluations: int
+    compiles: bool
+    bits_per_byte: float
+    with_twice_the_minutes: float
+
+    @property
+    def row_length(self) -> int:
+        return round(self.max_length * ROW_FRACTION)
+
+    @property
+    def parameters(self) -> int:
+        return self.shape.parameters + self.vocab_size * self.shape.hidden_size
+
+    def recipe(self) -> dict[str, Any]:
+        """The plan as the content of a recipe, without corpus and output folder."""
+        every = max(1, self.steps // (self.evaluations + 1))
+        return {
+            "max_validation_stories": MAX_HELD_OUT,
+            "validation_fraction": self._validation_fraction(),
+            "vocab_size": self.vocab_size,
+            "max_length": self.max_length,
+            "row_length": self.row_length,
+            "optimizer": "muon",
+            "zero_init_residual": True,
+            "max_minutes": self.minutes,
+            "model": {
+                **self.shape._asdict(),
+                "partial_rotary_factor": 0.5,
+                "initializer_range": round(min(0.04, 0.04 * math.sqrt(128 / self.shape.hidden_size)), 4),
+                "resid_pdrop": self.dropout,
+                "embd_pdrop": self.dropout,
+            },
+            "trainer": {
+                "per_device_train_batch_size": self.batch_rows,
+                "per_device_eval_batch_size": max(8, self.batch_rows),
+                "learning_rate": self.learning_rate,
+                "lr_scheduler_type": "linear",
+                "lr_scheduler_kwargs": {"min_lr_rate": 0.0},
+                "warmup_steps": WARMUP,
+                "weight_decay": self.weight_decay,
+                "adam_beta1": 0.9,
+                "adam_beta2": 0.99,
+                "max_grad_norm": 1.0,
+                "bf16": "auto",
+                "torch_compile": self.compiles,
+                "eval_strategy": "steps" if self.evaluations else "no",
+                "eval_steps": every,
+                "logging_steps": max(1, min(50, self.steps // 20)),
+                "seed": 42,
+            },
+        }
+
+    def _validation_fraction(self) -> float:
+        fraction = min(0.5, self.held_out / max(1, self.text.stories))
+        return float(f"{max(fraction, 1e-6):.3g}")
+
+    def reasons(self) -> list[str]:
+        """What was chosen and why, in five lines."""
+        shape, text = self.shape, self.text
+        epochs = f"{self.epochs:.2g} epochs" if self.epochs < 100 else f"{self.epochs:.0f} epochs"
+        regularised = (
+            f"weight decay {self.weight_decay:g}, dropout {self.dropout:g}, against memorisation"
+            if self.epochs > 1.5
+            else f"weight decay {self.weight_decay:g}, dropout {self.dropout:g}, because hardly any text repeats"
+        )
+        held_out = (
+            f"up to {MAX_HELD_OUT} stories of the corpus' own validation split"
+            if text.has_validation
+            else f"{counted(self.held_out, 'story')} of {text.stories:,}, enough for bits per byte "
+            f"within about {self._precision():.0%}"
+        )
+        return [
+            f"model       {shape.hidden_size} wide, {shape.num_hidden_layers} layers, {_millions(self.parameters)} "
+            f"parameters: the lowest expected loss of {len(SHAPES)} shapes after {_millions(self.tokens)} tokens",
+            f"vocabulary  {self.vocab_size:,} for {_megabytes(text.size)} of text; context {self.max_length}, rows of "
+            f"{self.row_length} tokens, for stories of up to {text.long_story:,} bytes",
+            f"batch       {counted(self.batch_rows, 'row')}, {self.batch_rows * self.row_length:,} tokens, so that "
+            f"the time allows about {self.steps:,} steps; learning rate {self.learning_rate:.2g} for this width, "
+            f"warm-up {WARMUP:.0%} of the time",
+            f"epochs      about {epochs} in {_minutes(self.minutes)}: {regularised}",
+            f"held out    {held_out}",
+        ]
+
+    def _precision(self) -> float:
+        """Half the width of the 95% interval of bits per byte, relative; 0.13 for one story of TinyStories."""
+        return 0.13 * 1.96 / math.sqrt(max(1, self.held_out))
+
+    def advice(self) -> list[str]:
+        """What to expect, and what would help more: minutes or text."""
+        lines = [
+            f"Expected: about {self.bits_per_byte:.2f} bits per byte, if the text is like TinyStories "
+            f"({self.with_twice_the_minutes:.2f} with twice the minutes)."
+        ]
+        if self.minutes < self.asked_minutes:
+            lines.append(
+                f"{_minutes(self.asked_minutes)} are more than {_megabytes(self.text.size)} of text can use: training "
+                f"takes {_minutes(self.minutes)}, after which the model would only memorise. More text would help."
+            )
+        elif self.bits_per_byte - self.with_twice_the_minutes < MORE_TIME_HELPS * self.bits_per_byte:
+            lines.append("More minutes would hardly help; more text would.")
+        if not self.text.has_validation and self.held_out < FEW_HELD_OUT:
+            lines.append(
+                f"Only {counted(self.held_out, 'story')} could be held out: bits per byte will be uncertain by about "
+                f"{self._precision():.0%}. Use more stories, or --validation_corpus."
+            )
+        # The place to say that fine-tuning a pretrained model would serve better, once the package has one.
+        return lines
+
+
+def make_plan(
+    text: Text,
+    minutes: float,
+    speed: Speed | None = None,
+    *,
+    bytes_per_token: float | None = None,
+    gpu: bool = False,
+    fixed_shape: Shape | None = None,
+    vocab_size: int | None = None,
+) -> Plan:
+    """The smallest shape whose expected bits per byte are close to the lowest.
+
+    Args:
+        minutes: of training.
+        speed: of this machine.
+        bytes_per_token: measured; by default that of TinyStories with the vocabulary.
+        fixed_shape, vocab_size: those that the user chose.
+    """
+    sizes = vocabulary_sizes(text.size) if vocab_size is None else [vocab_size]
+    largest = LARGEST * (text.size / 13e6) ** LARGEST_POWER
+    shapes = [each for each in SHAPES if each.parameters <= largest] or [SHAPES[0]]
+    plans = [
+        _plan(shape, text, minutes, speed or Speed(), size, bytes_per_token or bytes_per_token_for(size), gpu)
+        for shape in (shapes if fixed_shape is None else [fixed_shape])
+        for size in sizes
+    ]
+    plans.sort(key=lambda plan: plan.parameters)
+    good_enough = (1 + SMALLER_IS_WORTH) * min(plan.bits_per_byte for plan in plans)
+    return next(plan for plan in plans if plan.bits_per_byte <= good_enough)
+
+
+def expected_bits_per_byte(parameters: float, seen: float, unique: float, vocab_size: int = 4_096) -> float:
+    """The scaling law: bits per byte on held-out stories like those of TinyStories.
+
+    Each further epoch is worth less than the one before (the form of arXiv 2305.16264). At the same text, a larger
+    vocabulary is better, because a token then stands for more text that the model need not learn to spell.
+
+    Args:
+        parameters: of the layers.
+        seen: bytes of training, repetitions included.
+        unique: bytes of the training text.
+    """
+    repeated = max(0.0, seen / unique - 1)
+    worth = min(seen, unique) + unique * REPETITIONS * -math.expm1(-repeated / REPETITIONS)
+    worth *= (vocab_size / 4_096) ** VOCABULARY_POWER
+    data = DATA * (worth / 1e6) ** -DATA_POWER
+    return min(UNTRAINED, IRREDUCIBLE + data + MODEL * (parameters / 1e6) ** -MODEL_POWER)
+
+
+def vocabulary_sizes(size: int) -> list[int]:
+    """The vocabularies that a text of `size` bytes can fill: up to 1,024 for 80 KB, twice that for six times the text.
+
+    In a larger one, many tokens would occur too rarely to be learnt.
+    """
+    largest = 1_024 * 2 ** round(math.log(max(1, size) / 80e3, 6))
+    return [each for each in VOCABULARIES if each <= max(1.25 * largest, VOCABULARIES[0])]
+
+
+def bytes_per_token_for(vocab_size: int) -> float:
+    """Bytes per token of TinyStories: 2.4 with 512 entries, 4.1 with 10,000."""
+    return min(4.2, 2.45 + 0.55 * math.log2(max(2, vocab_size) / 512) ** 0.9 if vocab_size > 512 else 2.4)
+
+
+def held_out_stories(stories: int) -> int:
+    """A tenth of few stories, a smaller fraction of many."""
+    return max(1, min(MAX_HELD_OUT, round(stories / 10), round(2 * math.sqrt(stories))))
+
+
+def _plan(
+    shape: Shape, text: Text, minutes: float, speed: Speed, vocab_size: int, bytes_per_token: float, gpu: bool
+) -> Plan:
+    max_length = 512 if text.long_story / bytes_per_token > 192 else 256
+    held_out = held_out_stories(text.stories)
+    unique = max(1.0, text.size * (1 - (0 if text.has_validation else held_out / max(2, text.stories))))
+    row = max_length * ROW_FRACTION
+    rows_of_text = max(1, math.ceil(unique / bytes_per_token / row))
+
+    useful = max(row, USEFUL_EPOCHS * unique / bytes_per_token)
+
+    def seconds_per_step(rows: int) -> float:
+        flops = shape.flops_per_token(vocab_size) * row * rows
+        return speed.seconds_per_step(flops, shape.num_hidden_layers)
+
+    def run_of(minutes: float) -> tuple[int, int, float, float]:
+        """Rows per step, steps, tokens and expected loss of a run of at most so many minutes."""
+        rows, seconds = 1, minutes * 60 * (1 - EVALUATION_TIME)
+        for _ in range(3):
+            tokens = min(useful, seconds / seconds_per_step(rows) * row * rows)
+            rows = _batch_rows(tokens, row, rows_of_text)
+        steps = max(1, int(min(seconds / seconds_per_step(rows), math.ceil(useful / row / rows))))
+        tokens = steps * rows * row
+        loss = expected_bits_per_byte(shape.parameters, tokens * bytes_per_token, unique, vocab_size)
+        return rows, steps, tokens, loss
+
+    rows, steps, tokens, loss = run_of(minutes)
+    used = steps * seconds_per_step(rows) / 60 / (1 - EVALUATION_TIME)
+    is_cut = tokens >= useful and used < FULL_TIME * minutes
+    epochs = tokens * bytes_per_token / unique
+    evaluation = held_out * text.size / max(1, text.stories) / bytes_per_token / 3  # in tokens of training
+    evaluations = int(min(EVALUATIONS, EVALUATION_TIME * tokens / max(1.0, evaluation), steps // 4))
+    return Plan(
+        text=text,
+        asked_minutes=minutes,
+        minutes=float(f"{used:.2g}") if is_cut else minutes,
+        shape=shape,
+        vocab_size=vocab_size,
+        max_length=max_length,
+        batch_rows=rows,
+        steps=steps,
+        tokens=round(tokens),
+        epochs=epochs,
+        learning_rate=float(f"{1e-2 * min(1.0, math.sqrt(128 / shape.hidden_size)):.2g}"),
+        weight_decay=_weight_decay(epochs),
+        dropout=_dropout(epochs),
+        held_out=held_out,
+        evaluations=evaluations,
+        compiles=gpu and minutes >= 3,
+        bits_per_byte=loss,
+        with_twice_the_minutes=run_of(2 * minutes)[3],
+    )
+
+
+def _batch_rows(tokens: float, row: float, rows_of_text: int) -> int:
+    """About the square root of the tokens of the run: 768 for 500,000, 1,500 for 2 million, 3,000 for 9 million."""
+    rows = round(1.05 * math.sqrt(max(1.0, tokens)) / row)
+    return max(1, min(rows, rows_of_text, int(tokens / row / MIN_STEPS)))
+
+
+def _weight_decay(epochs: float) -> float:
+    """0.1 up to three epochs, 1 from ten on."""
+    return float(f"{min(1.0, max(0.1, 0.1 * (epochs / 3) ** 1.9)):.2g}")
+
+
+def _dropout(epochs: float) -> float:
+    """None up to three epochs, 0.1 for six, 0.2 from twelve on."""
+    return round(min(0.2, max(0.0, 0.1 * math.log2(max(1.0, epochs) / 3))), 2)
+
+
+def _millions(number: float) -> str:
+    return f"{number / 1e6:.1f}M" if number >= 1e5 else f"{number:,.0f}"
+
+
+def _megabytes(size: float) -> str:
+    for unit, name in ((1e9, "GB"), (1e6, "MB"), (1e3, "KB")):
+        if size >= unit:
+            return f"{size / unit:.3g} {name}"
+    return f"{size:,.0f} bytes"
+
+
+def _minutes(minutes: float) -> str:
+    return "1 minute" if minutes == 1 else f"{minutes:g} minutes"
