@@ -10,7 +10,8 @@ import pytest
 
 from tinystories.cli import parse
 from tinystories.commands.serve import add_arguments
-from tinystories.recipe import build_recipe, load_recipe, save_recipe
+from tinystories.commands.train import names_stories
+from tinystories.recipe import build_recipe, load_recipe, parse_overrides, save_recipe
 from tinystories.serving.settings import ServerSettings
 from tinystories.utils.errors import UserError
 
@@ -43,7 +44,10 @@ def test_commands_parse(words, monkeypatch):
         assert re.search(rf"^{words[1]}:", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
     elif "train_hf.py" in words or words[:2] == ["tinystories", "train"]:
         recipe, *overrides = words[words.index("train_hf.py" if "train_hf.py" in words else "train") + 1 :]
-        load_recipe(recipe, overrides)
+        if names_stories(recipe, parse_overrides(overrides)):
+            build_recipe({"corpus": recipe}, parse_overrides(overrides))
+        else:
+            load_recipe(recipe, overrides)
     elif words[0] == "tinystories":
         parse(words[1:])
     elif not script:
