@@ -105,6 +105,11 @@ class Recipe:
     row_length: int | None = _setting(
         None, "Tokens per packed row; null for the shortest length with less than 1% padding."
     )
+    rename_characters: bool = _setting(
+        False,
+        "Replace the first names of each training story by others of the same gender and number of tokens, in each "
+        "epoch by different ones, so that only copying from the context predicts them.",
+    )
     num_proc: int | None = _setting(None, "Number of processes for tokenization.")
     size: str | None = _setting(
         None,

@@ -18,6 +18,7 @@ from .bpe import (
     vocabulary_size,
 )
 from .errors import TokenizerError
+from .pieces import token_pieces
 from .prune import prune_to_top_k
 
 
@@ -30,6 +31,7 @@ __all__ = [
     "TokenizerError",
     "build_tokenizer",
     "prune_to_top_k",
+    "token_pieces",
     "tokenizer_report",
     "train_bpe",
     "vocabulary_size",

@@ -206,6 +206,7 @@ def train(recipe: Recipe, *, comment: str = "") -> Path:
             save_recipe(recipe, output_dir / RECIPE, comment)
     with arguments.main_process_first(desc="tokenising"):
         train_rows, validation_rows = build.pack_corpus(corpus, tokenizer, recipe, arguments.seed)
+    build.require_names(train_rows)
 
     model = TinyLlamaForCausalLM(config)
     if recipe.zero_init_residual:

@@ -36,5 +36,8 @@ ANIMALS = tuple(
     """Pip Bruno Buddy Rusty Spot Bobo Ziggy Barnaby Tucker Monty Otto Rocky Sparky Digby Percy Coco Bella Luna Dot
     Fern Willow Mimi Kiki Lulu Misty Tilly Trixie Bonnie Flora Clover""".split()
 )
-_OTHERS = tuple("""Timmy Sarah Bobby Sammy Mittens Whiskers Sophie Teddy Lilly Freddie Roxy Willy Fin""".split())
-FIRST_NAMES = frozenset((*GIRLS, *BOYS, *ANIMALS, *_OTHERS))
+# Not among the names of the sample stories.
+MORE_GIRLS = ("Sarah", "Sophie", "Lilly")
+MORE_BOYS = ("Timmy", "Bobby", "Teddy", "Freddie", "Willy")
+_OTHERS = tuple("""Sammy Mittens Whiskers Roxy Fin""".split())
+FIRST_NAMES = frozenset((*GIRLS, *BOYS, *ANIMALS, *MORE_GIRLS, *MORE_BOYS, *_OTHERS))

@@ -28,6 +28,8 @@ from transformers import PreTrainedTokenizerBase
 from tinystories.tokenization import vocabulary_size
 from tinystories.tokenization.pretokenizer import text_encoder, word_encoder
 
+from .renaming import REPORTED_STORIES, NameTokens, Renaming, RenamingReport
+
 
 IGNORE_INDEX = -100
 _CACHE_VERSION = 3
@@ -245,7 +247,8 @@ class PackedStories(torch.utils.data.Dataset):
         overlap: tokens that consecutive chunks of a long story share.
         pad_token_id: fills the end of a row.
         length: tokens per row; by default the shortest with less than 1% padding.
-        seed: sets the order of stories of equal length.
+        seed: sets the order of stories of equal length, and the names of characters.
+        rename: replace the names of characters, in each epoch by others ([`renaming`][tinystories.data.renaming]).
 
     Attributes:
         tokens: all tokens that are not padding.
@@ -265,12 +268,16 @@ class PackedStories(torch.utils.data.Dataset):
         pad_token_id: int,
         length: int | None = None,
         seed: int = 0,
+        rename: NameTokens | None = None,
     ):
         if length is not None and length < context:
             raise ValueError(f"A row of {length} tokens is shorter than the model's context of {context}.")
         self.pad_token_id = pad_token_id
         self.stories = stories
         self._tokens = TokenLists(stories)
+        self._renaming = None if rename is None else Renaming(self._tokens.values, rename, seed)
+        # In shared memory, so that data loader workers that are already running see it.
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
         lengths = self._tokens.lengths
         segments = split_long_stories(lengths, context, overlap)
         self.length = length = length or shortest_full_row(segments.length, context)
@@ -292,6 +299,24 @@ class PackedStories(torch.utils.data.Dataset):
     def __len__(self) -> int:
         return len(self._row_starts) - 1
 
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the names of characters for an epoch, if they are replaced."""
+        self._epoch.fill_(epoch)
+
+    def renaming_report(self) -> RenamingReport | None:
+        """Which names are replaced, by up to `REPORTED_STORIES` stories; None without `rename`."""
+        if self._renaming is None:
+            return None
+        step = -(-len(self.stories) // REPORTED_STORIES)
+        return self._renaming.report(map(self._tokens.span, range(0, len(self.stories), step)))
+
+    def _story(self, story: int) -> np.ndarray:
+        tokens = self._tokens[story]
+        if self._renaming is None:
+            return tokens
+        chunk, begin, _ = self._tokens.span(story)
+        return self._renaming.rename(tokens, chunk, begin, story, int(self._epoch))
+
     def __getitem__(self, row: int) -> dict[str, torch.Tensor]:
         return self.__getitems__([row])[0]
 
@@ -308,7 +333,7 @@ class PackedStories(torch.utils.data.Dataset):
             for segment in range(self._row_starts[row], self._row_starts[row + 1]):
                 start, length, context = parts.start[segment], parts.length[segment], parts.context[segment]
                 end = begin + length
-                row_ids[begin:end] = self._tokens[parts.story[segment]][start : start + length]
+                row_ids[begin:end] = self._story(int(parts.story[segment]))[start : start + length]
                 row_labels[begin + context : end] = row_ids[begin + context : end]
                 row_positions[begin:end] = arange[:length]
                 begin = end
@@ -323,6 +348,7 @@ class TokenLists:
 
     Attributes:
         lengths: number of tokens of each story `[stories]`.
+        values: all tokens of each chunk of the file.
     """
 
     def __init__(self, stories: datasets.Dataset):
@@ -331,16 +357,20 @@ class TokenLists:
         chunks = [chunk for chunk in stories.data.column("input_ids").chunks if len(chunk)]
         self._chunk_starts = np.cumsum([0, *map(len, chunks)])
         self._offsets = [chunk.offsets.to_numpy() for chunk in chunks]
-        self._values = [chunk.values.to_numpy() for chunk in chunks]
+        self.values = [chunk.values.to_numpy() for chunk in chunks]
         lengths = np.concatenate([np.empty(0, np.int64), *map(np.diff, self._offsets)]).astype(np.int64)
         self.lengths = lengths if self._index is None else lengths[self._index]
 
     def __getitem__(self, story: int) -> np.ndarray:
+        chunk, begin, end = self.span(story)
+        return self.values[chunk][begin:end]
+
+    def span(self, story: int) -> tuple[int, int, int]:
+        """The chunk of a story, and its first and last token (exclusive) there."""
         at = story if self._index is None else self._index[story]
         chunk = int(np.searchsorted(self._chunk_starts, at, side="right")) - 1
-        at -= self._chunk_starts[chunk]
-        begin, end = self._offsets[chunk][at : at + 2]
-        return self._values[chunk][begin:end]
+        begin, end = self._offsets[chunk][at - self._chunk_starts[chunk] :][:2].tolist()
+        return chunk, begin, end
 
     def __reduce__(self):
         return TokenLists, (self._stories,)  # pickles the name of the file and not its content

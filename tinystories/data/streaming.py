@@ -21,6 +21,7 @@ from transformers import PreTrainedTokenizerBase
 
 from ..utils.errors import UserError
 from .packing import PackedStories, encode_stories
+from .renaming import NameTokens, RenamingReport
 
 
 STATE_NAME = "stream.json"
@@ -32,7 +33,7 @@ class PackedStream(torch.utils.data.IterableDataset):
 
     Args:
         stories: a stream with the column `text`.
-        context, overlap, length, seed: as of [`PackedStories`].
+        context, overlap, length, seed, rename: as of [`PackedStories`].
 
     Attributes:
         tokens_per_row, mean_attended, padding: of the first block; estimates for the rest.
@@ -48,10 +49,13 @@ class PackedStream(torch.utils.data.IterableDataset):
         length: int | None = None,
         seed: int = 0,
         block_stories: int = BLOCK_STORIES,
+        rename: NameTokens | None = None,
     ):
         self.stories, self.block_stories, self.seed = stories, block_stories, seed
         self._encode = encode_stories(tokenizer)
-        self._shape: dict[str, Any] = {"context": context, "overlap": overlap, "pad_token_id": tokenizer.pad_token_id}
+        self._shape: dict[str, Any] = {
+            **{"context": context, "overlap": overlap, "pad_token_id": tokenizer.pad_token_id, "rename": rename}
+        }
         self._start: dict[str, Any] = {"epoch": 0, "block": 0, "rows_before": 0, "source": None}
         self._skip = 0
         self._begun: deque[dict] = deque()  # blocks whose rows may come after the next checkpoint
@@ -59,8 +63,16 @@ class PackedStream(torch.utils.data.IterableDataset):
         if not beginning:
             raise UserError("The streamed corpus has no stories.")
         first = self._pack(beginning, 0, length)
+        self._renaming_report = first.renaming_report()
         self.length, self.padding = first.length, first.padding
         self.tokens_per_row, self.mean_attended = first.tokens_per_row, first.mean_attended
+
+    def renaming_report(self) -> RenamingReport | None:
+        """Which names are replaced in the first block; None without `rename`."""
+        return self._renaming_report
+
+    def set_epoch(self, epoch: int) -> None:
+        """Nothing: each block has another seed, also when the stream starts again."""
 
     def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
         if torch.utils.data.get_worker_info() is not None:

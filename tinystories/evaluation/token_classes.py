@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from tinystories.tokenization import vocabulary_size
+from tinystories.tokenization import token_pieces
 
 from .articles import ARTICLES
 
@@ -58,12 +58,7 @@ class TokenClassifier:
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase):
-        special = set(tokenizer.all_special_ids)
-        # A line feed for a special token separates the words on its two sides.
-        self._pieces = [
-            "\n" if index in special else _piece(tokenizer, index, token)
-            for index, token in enumerate(tokenizer.convert_ids_to_tokens(list(range(vocabulary_size(tokenizer)))))
-        ]
+        self._pieces = token_pieces(tokenizer)
 
     def __call__(self, token_ids: Sequence[int]) -> np.ndarray:
         """Classes `[length]` (uint8) of the tokens `[length]` of a text, or of a row of texts."""
@@ -75,12 +70,3 @@ class TokenClassifier:
                 first, last = np.searchsorted(ends, (word.start(), word.end() - 1), side="right")
                 classes[first : last + 1] = found
         return classes
-
-
-def _piece(tokenizer: PreTrainedTokenizerBase, index: int, token: str | None) -> str:
-    if token is None:  # no token has this id
-        return ""
-    # Decoded alone, a SentencePiece token loses its leading space.
-    if token.startswith("▁"):
-        return token.replace("▁", " ")
-    return str(tokenizer.decode([index], clean_up_tokenization_spaces=False))

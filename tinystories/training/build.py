@@ -15,6 +15,7 @@ from tinystories.tokenization import PAD, train_bpe, vocabulary_size
 
 from ..data.corpus import Corpus
 from ..data.packing import PackedStories, tokenize_stories
+from ..data.renaming import NameTokens
 from ..data.streaming import PackedStream
 from ..evaluation.token_classes import TokenClassifier
 from ..generation.prompts import set_prompt_prefix
@@ -168,19 +169,29 @@ def pack_corpus(
 
     context = recipe.max_length
 
-    def packed(split: str, stories: Dataset, overlap: int, length: int | None) -> PackedStories:
+    def packed(split: str, stories: Dataset, overlap: int, length: int | None, **options: Any) -> PackedStories:
         tokenized = tokenize_stories(stories, tokenizer, f"{corpus.fingerprint}-{split}", recipe.num_proc)
-        pad = tokenizer.pad_token_id
-        return PackedStories(tokenized, context=context, overlap=overlap, pad_token_id=pad, length=length, seed=seed)
+        options |= {"pad_token_id": tokenizer.pad_token_id, "seed": seed}
+        return PackedStories(tokenized, context=context, overlap=overlap, length=length, **options)
 
     train_rows: PackedStories | PackedStream
+    rename = NameTokens(tokenizer) if recipe.rename_characters else None
     if isinstance(corpus.train, IterableDataset):
-        train_rows = PackedStream(
-            corpus.train, tokenizer, context=context, overlap=context // 8, length=recipe.row_length, seed=seed
-        )
+        shape: dict[str, Any] = {"context": context, "overlap": context // 8, "length": recipe.row_length}
+        train_rows = PackedStream(corpus.train, tokenizer, seed=seed, rename=rename, **shape)
     else:
-        train_rows = packed("train", corpus.train, context // 8, recipe.row_length)
+        train_rows = packed("train", corpus.train, context // 8, recipe.row_length, rename=rename)
     return train_rows, packed("validation", corpus.validation, context // 2, train_rows.length)
+
+
+def require_names(rows: PackedStories | PackedStream) -> None:
+    """Refuse `rename_characters` for stories without names that can be replaced."""
+    report = rows.renaming_report()
+    if report is not None and not report.stories:
+        raise UserError(
+            "`rename_characters` has no effect: the training stories mention no English first name that can be "
+            "replaced. Remove it."
+        )
 
 
 def recipe_tokenizer(recipe: Recipe, corpus: Corpus) -> PreTrainedTokenizerBase:
@@ -237,20 +248,21 @@ def summary(trainer: StoryTrainer, corpus: Corpus) -> str:
     """A summary of corpus, model and batch, to be printed before the first step."""
     arguments, model, tokenizer = trainer.args, trainer.model, trainer.processing_class
     train_rows, validation_rows = trainer.train_dataset, trainer.eval_dataset
-    batch = rows_per_step(arguments)
+    batch, renaming = rows_per_step(arguments), train_rows.renaming_report()
     last = model.config.vocab_size - 1
     if isinstance(train_rows, PackedStream):
         stories, tokens = "streamed stories", "streamed in rows"
     else:
         stories, tokens = f"{len(corpus.train):,} stories", f"{train_rows.tokens:,} in {len(train_rows):,} rows"
     return "\n".join(
-        (
+        [
             f"corpus      {corpus.name}: {stories} for training, {len(corpus.validation):,} for validation",
             f"tokens      {tokens} of {train_rows.length} ({train_rows.padding:.2%} padding), "
             f"{validation_rows.bytes / validation_rows.scored:.2f} bytes per token",
             f"vocabulary  {len(tokenizer):,}" + (f", ids up to {last:,}" if last >= len(tokenizer) else ""),
+            *([] if renaming is None else [f"names       rename_characters: {renaming}"]),
             f"model       {model.num_parameters():,} parameters",
             f"batch       {batch} rows, about {round(batch * train_rows.tokens_per_row):,} tokens",
             f"precision   {_precision(arguments)} on {arguments.device}",
-        )
+        ]
     )
