@@ -110,8 +110,8 @@ def dry_run(recipe: Recipe, arguments: TrainingArguments) -> None:
         with user_errors("model"):
             model = TinyLlamaForCausalLM(model_config(small, tokenizer))
         stories = Dataset(encode_stories(tokenizer)(pa.table({"text": STORIES * args.train_batch_size})))
-        packing = {"length": CONTEXT, "context": CONTEXT, "overlap": 8, "seed": 0}
-        rows = PackedStories(stories, pad_token_id=tokenizer.pad_token_id, **packing)
+        pad = tokenizer.pad_token_id
+        rows = PackedStories(stories, pad_token_id=pad, length=CONTEXT, context=CONTEXT, overlap=8)
         with user_errors("trainer"):
             trainer = StoryTrainer(
                 model=model,

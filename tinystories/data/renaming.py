@@ -15,6 +15,7 @@ are drawn anew for each epoch, only copying them from the context predicts them.
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from random import Random
 from typing import NamedTuple
 
 import numpy as np
@@ -31,6 +32,7 @@ _BEFORE = ("a", "\n", "a")  # a text after which a name has that prefix
 _LETTERS = re.compile(r"[^\W\d_]+")
 _BYTE = "\ufffd"  # of a token that is part of a character
 REPORTED_STORIES = 5_000
+CACHED_STORIES = 10_000  # with the same names, in the same order, in the same forms
 
 
 class _Word(NamedTuple):
@@ -66,7 +68,13 @@ class NameTokens:
         girls, boys = {*GIRLS, *MORE_GIRLS}, {*BOYS, *MORE_BOYS}
         self._genders = [GIRL if name in girls else BOY if name in boys else UNKNOWN for name in self.names]
         self.forms = self._encoded_names(tokenizer)
+        # Tim may be Timmy, so neither replaces a name in a story of the other.
+        self._similar = [
+            {at for at, other in enumerate(self.names) if other.startswith(name) or name.startswith(other)}
+            for name in self.names
+        ]
         self._alternatives: dict[tuple, list[int]] = {}
+        self._replaceable: dict[tuple[int, ...], dict[int, list[int]]] = {}
 
         # Per token: whether a word begins with it, whether one ends with it, and whether it may begin a name.
         self._opens = np.array([not piece or not (piece[0].isalpha() or piece[0] == _BYTE) for piece in pieces])
@@ -116,12 +124,20 @@ class NameTokens:
             codes[index] = self._code_of_word(_Word(-1, 0, others))
         return at, codes
 
-    def replaceable(self, codes: Iterable[int]) -> tuple[dict[int, list[int]], set[int]]:
-        """The names of a story that can be replaced, and by which, and all names that it mentions in any form.
+    def replaceable(self, codes: list[int]) -> dict[int, list[int]]:
+        """The names of a story that can be replaced, and by which.
 
         Args:
             codes: of the words of the story, as of [`find`][tinystories.data.renaming.NameTokens.find].
         """
+        key = tuple(dict.fromkeys(codes))
+        if key not in self._replaceable:
+            if len(self._replaceable) >= CACHED_STORIES:
+                self._replaceable.clear()
+            self._replaceable[key] = self._find_replaceable(key)
+        return self._replaceable[key]
+
+    def _find_replaceable(self, codes: tuple[int, ...]) -> dict[int, list[int]]:
         prefixes: dict[int, set[int]] = {}
         fixed: set[int] = set()
         for name, prefix, others in map(self.words.__getitem__, codes):
@@ -129,15 +145,23 @@ class NameTokens:
             if name >= 0:
                 prefixes.setdefault(name, set()).add(prefix)
         mentioned = fixed | prefixes.keys()
-        for word in map(self.words.__getitem__, codes):
-            if not prefixes.keys().isdisjoint(word.others):
-                fixed.add(word.name)  # Timmy, who may be Tim
+        taken = set().union(*(self._similar[name] for name in mentioned))
         alternatives = {
-            name: [other for other in self._same_lengths(name, used) if other not in mentioned]
+            name: [other for other in self._same_lengths(name, used) if other not in taken]
             for name, used in prefixes.items()
-            if name not in fixed and self._genders[name] != UNKNOWN
+            if name not in fixed and self._genders[name] != UNKNOWN and len(self._similar[name] & mentioned) == 1
         }
-        return {name: others for name, others in alternatives.items() if others}, mentioned
+        return {name: others for name, others in alternatives.items() if others}
+
+    def draw(self, codes: list[int], random: Random) -> dict[int, int]:
+        """The new names of a story by the old ones."""
+        new: dict[int, int] = {}
+        taken: set[int] = set()
+        for name, others in self.replaceable(codes).items():  # in the order of their first mentions
+            if left := [other for other in others if other not in taken]:
+                new[name] = random.choice(left)
+                taken |= self._similar[new[name]]
+        return new
 
     def _same_lengths(self, name: int, prefixes: set[int]) -> list[int]:
         """Names of the same gender with as many tokens as `name` after each of `prefixes`."""
@@ -241,15 +265,9 @@ class Renaming:
             story: index of the story.
         """
         positions, codes = self._names_in(chunk, begin, begin + len(ids))
-        replaceable, used = self.names.replaceable(codes)
-        if not replaceable:
+        if not codes:
             return ids
-        random = np.random.default_rng((self.seed, epoch, story))
-        new: dict[int, int] = {}
-        for name, others in replaceable.items():  # in the order of their first mentions
-            if left := [other for other in others if other not in used]:
-                new[name] = left[int(random.integers(len(left)))]
-                used.add(new[name])
+        new = self.names.draw(codes, Random(f"{self.seed} {epoch} {story}"))  # faster than numpy's
         ids = ids.copy()
         for position, code in zip(positions, codes, strict=True):
             name, prefix, _ = self.names.words[code]
@@ -266,7 +284,7 @@ class Renaming:
         for span in spans:
             _, codes = self._names_in(*span)
             found = [self.names.words[code] for code in codes]
-            replaceable, _ = self.names.replaceable(codes)
+            replaceable = self.names.replaceable(codes)
             stories += 1
             renamed += bool(replaceable)
             mentions += sum(word.name >= 0 for word in found)
@@ -275,6 +293,7 @@ class Renaming:
         return RenamingReport(renamed / max(1, stories), replaced / max(1, mentions), len(names))
 
     def _names_in(self, chunk: int, begin: int, end: int) -> tuple[list[int], list[int]]:
+        """Positions and codes of the words that concern names between two tokens of a chunk."""
         positions, codes = self._found[chunk]
         first, last = np.searchsorted(positions, (begin, end))
         return positions[first:last].tolist(), codes[first:last].tolist()

@@ -33,7 +33,7 @@ class PackedStream(torch.utils.data.IterableDataset):
 
     Args:
         stories: a stream with the column `text`.
-        context, overlap, length, seed, rename: as of [`PackedStories`].
+        context, overlap, length, seed, rename: as of [`PackedStories`]; each block has its own seed.
 
     Attributes:
         tokens_per_row, mean_attended, padding: of the first block; estimates for the rest.
@@ -70,9 +70,6 @@ class PackedStream(torch.utils.data.IterableDataset):
     def renaming_report(self) -> RenamingReport | None:
         """Which names are replaced in the first block; None without `rename`."""
         return self._renaming_report
-
-    def set_epoch(self, epoch: int) -> None:
-        """Nothing: each block has another seed, also when the stream starts again."""
 
     def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
         if torch.utils.data.get_worker_info() is not None:

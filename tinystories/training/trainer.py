@@ -207,8 +207,9 @@ class StoryTrainer(CheckpointPushTrainer):
             # `Trainer` would make one more step when a finished run is resumed.
             self.control.should_training_stop = True
             return
-        # accelerate tells the epoch to the sampler or to the dataset, and here it may be the sampler.
-        self.train_dataset.set_epoch(kwargs["epoch"])
+        if isinstance(self.train_dataset, PackedStories):
+            # With several processes, and when it skips batches to resume, accelerate informs only the sampler.
+            self.train_dataset.set_epoch(kwargs["epoch"])
         super()._run_epoch(*args, **kwargs)
 
     def training_step(self, model, inputs, num_items_in_batch=None) -> torch.Tensor:
