@@ -1,11 +1,16 @@
 """The benchmarks run, and the reports that they keep are the printed ones."""
 
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from helpers import tiny_model
+
+from tinystories.data.corpus import load_corpus
+from tinystories.tokenization import train_bpe
 
 
 ROOT = Path(__file__).parent.parent
@@ -61,6 +66,45 @@ def test_a_step_alone_is_timed_beside_stock(tmp_path):
     for name, kept in variants.items():
         assert len(kept["story_tokens_per_second"]) == 2 and min(kept["story_tokens_per_second"]) > 0
         assert f"{name} " in done.stdout
+
+
+def test_names_are_scored_at_the_first_mention_and_later():
+    import names
+
+    stories = ["Lily saw Tim. Lily was happy. Tim saw Lily.", "A cat saw a lily."]
+    tokenizer = train_bpe(["Lily saw Tim."] * 9, 280, progress=False)
+    model = tiny_model(vocab_size=len(tokenizer)).eval()
+    for weight in model.parameters():
+        weight.data.zero_()  # a uniform distribution
+    figures = names.name_losses(model, tokenizer, stories)
+    tokens = {name: len(tokenizer.tokenize(f"a {name}")) - 1 for name in ("Lily", "Tim")}
+    nats = {name: count * math.log(len(tokenizer)) for name, count in tokens.items()}
+    first = len(tokenizer.tokenize("Lily")) * math.log(len(tokenizer)) + nats["Tim"]
+    assert figures["first"] == pytest.approx(first / 2)
+    assert figures["repeated"] == pytest.approx((2 * nats["Lily"] + nats["Tim"]) / 3) and figures["names"] == 5
+
+
+def test_held_out_stories_are_not_trained_on(tmp_path):
+    import names
+
+    texts = [f"Story {number}." for number in range(40)]
+    (tmp_path / "stories.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    corpus, held_out = names.hold_out(str(tmp_path / "stories.jsonl"), 5, tmp_path)
+    loaded = load_corpus(str(corpus))
+    assert len(held_out) == 5 and loaded.validation["text"][:] == held_out
+    assert sorted(loaded.train["text"][:] + held_out) == sorted(texts)
+
+
+@pytest.mark.slow
+def test_settings_for_names_are_compared(tmp_path):
+    figures = tmp_path / "names.json"
+    done = benchmark(
+        *("names.py", "--corpus", "sample", "--recipe", "race/5", "--steps", "2", "--variants", "rename"),
+        *("--held-out", "4", "--json", str(figures)),
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    [result] = json.loads(figures.read_text())["results"]
+    assert result["variant"] == "rename" and result["steps"] == 2 and result["repeated"] > 0
 
 
 @pytest.mark.slow

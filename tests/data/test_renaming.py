@@ -57,7 +57,9 @@ def tokenizer():
 
 
 def pack(tokenizer, texts, rename=True, context=256, overlap=32, **options):
-    stories = tokenize_stories(datasets.Dataset.from_dict({"text": texts}), tokenizer, f"renaming-{hash(tuple(texts))}")
+    stories = tokenize_stories(
+        datasets.Dataset.from_dict({"text": texts}), tokenizer, f"renaming-{hash(tuple(texts))}"
+    )
     names = NameTokens(tokenizer) if rename else None
     pad = tokenizer.pad_token_id
     return PackedStories(stories, context=context, overlap=overlap, pad_token_id=pad, rename=names, **options)
@@ -68,16 +70,22 @@ def texts_of(rows, tokenizer, epoch=0):
     rows.set_epoch(epoch)
     texts = []
     for row in rows.__getitems__(list(range(len(rows)))):
-        starts = (row["position_ids"] == 0).nonzero().flatten().tolist() + [len(row["input_ids"])]
-        for start, end in zip(starts, starts[1:], strict=False):
-            texts.append(decode(tokenizer, row["input_ids"][start:end]))
+        texts += [decode(tokenizer, story) for story in documents(row)]
     return [text for text in texts if text]
+
+
+def documents(row):
+    starts = (row["position_ids"] == 0).nonzero().flatten().tolist() + [len(row["input_ids"])]
+    return [row["input_ids"][start:end] for start, end in zip(starts, starts[1:], strict=False)]
+
+
+def left_out(tokenizer):
+    return (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id)
 
 
 def decode(tokenizer, ids):
     """Unlike `skip_special_tokens`, it keeps the byte tokens of SentencePiece."""
-    left_out = (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id)
-    return tokenizer.decode([index for index in ids.tolist() if index not in left_out])
+    return tokenizer.decode([index for index in ids.tolist() if index not in left_out(tokenizer)])
 
 
 def new_names(old, new):
@@ -108,6 +116,10 @@ def test_rows_hold_the_same_stories_with_other_names(make):
         mixed_lengths |= {len(tokenizer.tokenize(f"a {name}")) for name in changed}
     assert renamed > 0.85 * len(TALES) and len(mixed_lengths) > 1
     for row, other in zip(rows, plain, strict=True):
+        # The tokens are those of the new text, and not other tokens that decode to it.
+        for story in documents(row):
+            inner = [index for index in story.tolist() if index not in left_out(tokenizer)]
+            assert tokenizer(tokenizer.decode(inner), add_special_tokens=False)["input_ids"] == inner
         assert torch.equal(row["position_ids"], other["position_ids"])
         scored = row["labels"] != -100
         assert torch.equal(scored, other["labels"] != -100)

@@ -76,9 +76,10 @@ class NameTokens:
         self._alternatives: dict[tuple, list[int]] = {}
         self._replaceable: dict[tuple[int, ...], dict[int, list[int]]] = {}
 
-        # Per token: whether a word begins with it, whether one ends with it, and whether it may begin a name.
-        self._opens = np.array([not piece or not (piece[0].isalpha() or piece[0] == _BYTE) for piece in pieces])
-        self._closes = np.array([not piece or not (piece[-1].isalpha() or piece[-1] == _BYTE) for piece in pieces])
+        # Per token: whether a word begins with it, whether one ends with it, and whether it may begin a name. A single
+        # space belongs to the next word.
+        self._opens = np.array([not piece or not _in_word(piece[0]) for piece in pieces])
+        self._closes = np.array([not piece or not (piece[-1] == " " or _in_word(piece[-1])) for piece in pieces])
         beginnings = {name[:end] for name in self._by_lower for end in range(len(name) + 1)}
         cores = [_core(piece) for piece in pieces]
         self._may_begin = np.array(
@@ -218,6 +219,10 @@ class NameTokens:
         else:
             others += [self._index[run] for run in _LETTERS.findall(text) if run in self._index]
         return _Word(-1, 0, tuple(others)) if others else _NO_WORD
+
+
+def _in_word(character: str) -> bool:
+    return character.isalpha() or character == _BYTE
 
 
 def _core(piece: str) -> str:
