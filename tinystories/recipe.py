@@ -223,10 +223,15 @@ def recipe_path(name: str | Path) -> Path:
         return installed_folder("configs") / f"{path.as_posix()}.yaml"
     if path.is_dir():
         raise UserError(f"{name} is a folder; a recipe is a YAML file, or a name such as {names[0]}.")
-    asked = path.as_posix().removeprefix("configs/").removesuffix(".yaml")
-    similar = difflib.get_close_matches(asked, names, cutoff=MIN_SIMILARITY)
+    similar = similar_recipes(path.as_posix())
     hint = f"did you mean {' or '.join(similar)}?" if similar else f"the installed recipes are {', '.join(names)}."
     raise UserError(f"There is no recipe {name}; {hint}")
+
+
+def similar_recipes(name: str) -> list[str]:
+    """The installed recipes with names similar to `name`, the most similar first."""
+    asked = name.lower().removeprefix("configs/").removesuffix(".yaml")
+    return difflib.get_close_matches(asked, recipe_names(), cutoff=MIN_SIMILARITY)
 
 
 def recipe_summary(name: str) -> str:

@@ -13,7 +13,7 @@ import pytest
 from helpers import PROMPT, ROOT, edit_weights, fails_with_one_line, tinystories, tinystories_process
 
 from tinystories.checks.targets import is_recipe
-from tinystories.cli import VERBS, parse
+from tinystories.cli import VERBS, main, parse
 from tinystories.recipe import load_recipe, recipe_names, recipe_path, recipe_summary
 
 
@@ -191,6 +191,26 @@ def test_doctor_takes_the_name_of_a_recipe(tmp_path, monkeypatch):
     assert not is_recipe("sample") and not is_recipe("openai-community/gpt2")
     (tmp_path / "quickstart").mkdir()
     assert not is_recipe("quickstart")
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        ("QUICKSTRT", "There is no file, folder or recipe QUICKSTRT; did you mean the recipe quickstart?"),
+        ("race/6", "did you mean the recipe race/60 or race/5 or race/20?"),
+        (
+            "nothing-like-it",
+            "recipe nothing-like-it; specify a recipe, a run folder, a model, a tokenizer or stories.",
+        ),
+        ("stories.txt", "There is no file, folder or recipe stories.txt;"),
+    ],
+)
+@pytest.mark.parametrize("options", [(), ("--clean", "out")])
+def test_doctor_names_the_nearest_recipe(target, message, options, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["doctor", target, *options]) == 2
+    assert message in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
 
 
 # Options out of range, in each verb

@@ -10,10 +10,14 @@ import subprocess
 import sys
 import time
 from contextlib import ExitStack, contextmanager
+from pathlib import Path, PureWindowsPath
 
 import pytest
 from helpers import ROOT, tinystories
 from hub_server import CLIENT, Blob, LocalHub, Repo
+
+from tinystories.cli import main
+from tinystories.runs.download import may_be_hub_id
 
 
 RETRIES = 23  # seconds that `huggingface_hub` retries for
@@ -195,6 +199,39 @@ def test_an_incomplete_download_is_not_used(hub, download):
     publish(hub, "owner/name", {"config.json": b"{}", "model.safetensors": b"{}"})
     assert download(hub.url, "owner/name") == ["config.json"]
     assert "has not been downloaded completely" in download(closed(), "owner/name", "*.safetensors")
+
+
+HUB_IDS = ["owner/name", "openai-community/gpt2", "a/b", "some.one/a-model_1.0"]
+PATHS = [
+    "name",
+    "owner/",
+    "/name",
+    "./name",
+    "~/name",
+    "../name",
+    "a/b/c",
+    "/abs/name",
+    "owner/with space",
+    "runs/new",
+]
+PATHS += ["models/tiny.bin", "models/tiny.GGUF", "models/tokenizer.json", "here/name", "C:/name", "owner/na--me", ""]
+
+
+def test_which_names_may_be_hub_ids(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "here" / "name").mkdir(parents=True)
+    assert [name for name in (*HUB_IDS, *PATHS) if may_be_hub_id(name)] == HUB_IDS
+    assert may_be_hub_id(PureWindowsPath(r"owner\name")) and may_be_hub_id(Path("owner/name"))
+
+
+@pytest.mark.parametrize("name", ["none", "runs/none", "models/none.bin", "a/b/c"])
+def test_a_mistyped_path_is_not_looked_up_on_the_hub(name, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("tinystories.utils.hub_connection.get_session", lambda: pytest.fail("asked the Hub"))
+    for arguments in (["generate", name, "Once"], ["serve", name], ["import", name, "out"], ["doctor", name]):
+        assert main(arguments) == 2
+        assert re.search(r"^tinystories: There is no .*" + name, capsys.readouterr().err, re.MULTILINE), arguments
 
 
 def test_an_invalid_name_is_one_line(hub, download):

@@ -129,7 +129,8 @@ def examine(
         UserError: for a target, corpus or tokenizer that cannot be found or read.
     """
     if limit < 1:
-        raise UserError(f"--limit must be at least 1, but is {limit}.")
+        raise UserError(f"`limit` must be at least 1, but is {limit}.")
+    targets.require_target(str(target))
     reading = {"text_column": text_column, "split": split, "skip_bad_rows": skip_bad_rows}
     options = _Options(corpus, tokenizer, limit, quick, strict, reading, _total(cleaned) if cleaned else None)
     with preserved_random_state():
@@ -154,7 +155,7 @@ def _examine(target: str, options: _Options) -> list[Finding]:
         options.corpus = target
         tokenizer = load_tokenizer(options.tokenizer, as_saved=True) if options.tokenizer else None
         return options.check_text(options.load_stories(), tokenizer)
-    if path.is_file() or path.suffix in (".pth", ".pt", ".bin"):
+    if path.is_file():
         return _examine_file(path, options)
     if targets.is_tokenizer(path):
         return _examine_tokenizer(target, options)
@@ -263,8 +264,6 @@ def _examine_batches(
 
 def _examine_file(path: Path, options: _Options) -> list[Finding]:
     """Check a file that `tinystories import` reads, with the tokenizer next to it or the one that was specified."""
-    if not path.is_file():
-        raise UserError(f"There is no file {path}.")
     named = options.tokenizer
     if named is not None and not Path(named).exists():
         # A tokenizer on the Hub; of the formats of `import`, only WikiMini can have one.

@@ -9,7 +9,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..data.corpus import Corpus, recipe_corpus
 from ..data.sources.files import may_hold_stories
-from ..recipe import Recipe, load_recipe, recipe_names
+from ..recipe import Recipe, load_recipe, recipe_names, similar_recipes
+from ..runs.download import may_be_hub_id
 from ..runs.loading import load_model, load_tokenizer
 from ..runs.run_folder import RECIPE, TRAINER_STATE, find_checkpoints, run_recipe
 from ..utils.errors import UserError
@@ -18,6 +19,26 @@ from ..utils.errors import UserError
 # Settings that depend on the environment of a training run and are not needed to check it.
 ENVIRONMENT = ("fsdp", "fsdp_config", "deepspeed", "ddp_backend", "push_to_hub", "hub_token", "report_to")
 MODEL_FILES = ("config.json", TRAINER_STATE, RECIPE)
+
+
+def require_target(target: str) -> None:
+    """Check that a target exists, or may be a model on the Hub.
+
+    Raises:
+        UserError: if not; the message names similar recipes.
+    """
+    if is_recipe(target) or is_corpus(target) or Path(target).exists():
+        return
+    similar = similar_recipes(target)
+    folders = {name.partition("/")[0] for name in recipe_names() if "/" in name}
+    if may_be_hub_id(target) and not (similar and target.partition("/")[0] in folders):
+        return
+    hint = (
+        f"did you mean the recipe {' or '.join(similar)}?"
+        if similar
+        else "specify a recipe, a run folder, a model, a tokenizer or stories."
+    )
+    raise UserError(f"There is no file, folder or recipe {target}; {hint}")
 
 
 def is_recipe(target: str) -> bool:
@@ -51,6 +72,7 @@ def corpus_of(target: str, corpus: str | None, **reading: Any) -> Corpus:
     Raises:
         UserError: if the target has no corpus.
     """
+    require_target(target)
     recipe: Recipe | None
     if corpus is not None or is_corpus(target):
         recipe, corpus = Recipe(), corpus or target

@@ -25,6 +25,7 @@ from tinystories.tokenization import PreTrainedTokenizerFast
 from ..data.synthetic import sample_stories
 from ..evaluation.likelihood import loss_ahead
 from ..generation.generate import preset_config
+from ..runs.download import may_be_hub_id
 from ..runs.loading import load_tokenizer
 from ..utils.errors import UserError
 from ..utils.paths import refuse_special_file, require_new_folder, staged
@@ -138,7 +139,7 @@ def read_source(source: str | Path, tokenizer: str | Path | None = None) -> Sour
 
 def _reader(source: Path) -> Callable[[str | Path, str | Path | None], Source]:
     if not source.is_file():
-        if not source.exists() and (source.is_absolute() or len(source.parts) != 2):
+        if not source.exists() and not may_be_hub_id(source):
             raise UserError(f"There is no file or folder {source}.")
         if source.is_dir() and not (source / "config.json").is_file():
             raise UserError(

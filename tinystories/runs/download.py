@@ -1,10 +1,10 @@
 """Models on the Hub, as folders in its cache. Imports neither torch nor transformers."""
 
 import logging
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from huggingface_hub import constants, snapshot_download, try_to_load_from_cache
-from huggingface_hub.errors import GatedRepoError, HTTPError, RepositoryNotFoundError
+from huggingface_hub.errors import GatedRepoError, HFValidationError, HTTPError, RepositoryNotFoundError
 from huggingface_hub.utils import validate_repo_id
 
 from ..utils.errors import UserError, first_line
@@ -15,6 +15,25 @@ logger = logging.getLogger(__name__)
 
 TEXTS = ("*.json", "*.jinja", "*.txt", "*.model")  # configurations and tokenizers
 SAFETENSORS, PICKLES = "*.safetensors", "pytorch_model*.bin"
+RUNS = "runs"  # the folder of runs in the recipes
+FILE_SUFFIXES = (".bin", ".gguf", ".json", ".model", ".onnx", ".pt", ".pth", ".safetensors")
+
+
+def may_be_hub_id(name: str | PurePath) -> bool:
+    """Whether a name may be the id of a model on the Hub.
+
+    It must be of the form owner/name, valid on the Hub, and name nothing on this machine. A path in `runs`, or with
+    the suffix of a model file, is a mistyped path.
+    """
+    name = name.as_posix() if isinstance(name, PurePath) else name
+    owner, slash, _ = name.partition("/")
+    if not slash or owner == RUNS or name.lower().endswith(FILE_SUFFIXES) or Path(name).exists():
+        return False
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return True
 
 
 def local_folder(name: str | Path, *weights: str) -> Path:

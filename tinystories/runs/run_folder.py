@@ -8,7 +8,7 @@ from pathlib import Path
 from ..recipe import Recipe, load_recipe
 from ..utils.errors import UserError
 from ..utils.paths import refuse_special_file
-from .download import require_available
+from .download import may_be_hub_id, require_available
 
 
 RECIPE = "recipe.yaml"
@@ -26,11 +26,10 @@ def require_run(path: str | Path) -> None:
     Raises:
         UserError: if there is no such folder, it is a file, or it holds no model; for an id, without a connection.
     """
-    there = Path(path)
-    if there.exists() or str(path).count("/") != 1 or there.parts[0] in ("runs", ".", "..", "~", "/"):
-        require_run_folder(there)
-    else:
+    if may_be_hub_id(path):
         require_available(path)
+    else:
+        require_run_folder(Path(path))
 
 
 def require_run_folder(folder: Path) -> None:

@@ -15,7 +15,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from tinystories.tokenization import vocabulary_size
 
-from ..runs.download import SAFETENSORS, local_folder
+from ..runs.download import SAFETENSORS, local_folder, may_be_hub_id
 from ..runs.loading import load_model, load_tokenizer
 from ..runs.run_folder import require_run
 from ..utils.console import counted
@@ -37,8 +37,8 @@ def serve(settings: ServerSettings) -> None:
     """
     disable_progress_bar()
     _check_checkpoint(settings.checkpoint)
-    if settings.tokenizer and not Path(settings.tokenizer).exists() and not _may_be_on_the_hub(settings.tokenizer):
-        raise UserError(f"There is no folder {settings.tokenizer} with a tokenizer.")
+    if settings.tokenizer and not Path(settings.tokenizer).exists() and not may_be_hub_id(settings.tokenizer):
+        raise UserError(f"There is no folder {settings.tokenizer}: specify a folder with a tokenizer.")
     _check_device(settings.device)
     listener = _listen(settings.host, settings.port)
     engine = Engine(
@@ -138,11 +138,6 @@ def _check_checkpoint(checkpoint: str) -> None:
             f"{checkpoint} has no weights in the safetensors format, the only one that the server loads: load the "
             f"model with transformers and save it again with `save_pretrained`."
         )
-
-
-def _may_be_on_the_hub(name: str) -> bool:
-    """Whether this has the form owner/name, and there is no folder with the owner's name."""
-    return name.count("/") == 1 and bool(name.partition("/")[2]) and not Path(name).parent.is_dir()
 
 
 def _listen(host: str, port: int) -> socket.socket:
