@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import subprocess
+from decimal import Decimal
 from html.parser import HTMLParser
 
 import pytest
@@ -75,6 +76,14 @@ def test_elements_named_in_script_and_labels_exist(elements):
             assert attributes["id"] in labelled
         for name in ("aria-labelledby", "aria-describedby", "for"):
             assert attributes.get(name) in (None, *ids)
+
+
+def test_the_temperature_slider_can_show_every_preset(elements):
+    slider = next(attributes for _, attributes in elements if attributes.get("id") == "temperature")
+    least, most, step = (Decimal(slider[name]) for name in ("min", "max", "step"))
+    temperatures = [*(preset["temperature"] for preset in PRESETS.values()), 0.65, 0.75]
+    for temperature in map(Decimal, map(str, temperatures)):
+        assert least <= temperature <= most and (temperature - least) % step == 0, temperature
 
 
 @pytest.fixture(scope="module")

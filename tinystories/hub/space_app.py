@@ -104,7 +104,7 @@ with gr.Blocks(title=MODEL.split("/")[-1], analytics_enabled=False) as demo:
             with gr.Accordion("Sampling settings", open=False):
                 preset = gr.Dropdown([*PRESETS, GREEDY], value=DEFAULT_PRESET, label="Preset")
                 temperature = gr.Slider(
-                    0.1, 2.0, PRESETS[DEFAULT_PRESET]["temperature"], step=0.1, label="Temperature"
+                    0.1, 2.0, PRESETS[DEFAULT_PRESET]["temperature"], step=0.05, label="Temperature"
                 )
                 max_new_tokens = gr.Slider(50, 500, 200, step=10, label="Maximum number of new tokens")
                 seed = gr.Textbox(

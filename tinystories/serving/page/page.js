@@ -37,7 +37,7 @@ function newButton(label, onclick) {
 
 const isLimited = () => Number($("length").value) < Number($("length").max);
 function showValues() {
-  $("temperature-value").value = $("temperature").disabled ? "none" : Number($("temperature").value).toFixed(1);
+  $("temperature-value").value = $("temperature").disabled ? "none" : Number($("temperature").value).toFixed(2);
   $("length-value").value = isLimited() ? `${$("length").value} tokens` : "the whole context";
 }
 function usePreset() {
