@@ -150,6 +150,25 @@ def test_mistakes_with_tokenizer_are_one_line(tmp_path):
     assert not (tmp_path / "t").exists()
 
 
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (["sample", ""], "path of the folder to write to is empty"),
+        (["", "t"], "no file or folder ''"),
+        (["sample", "t", "--top-k-of", ""], "has no tokenizer"),
+        (["sample", "t", "--top-k-of", "file"], "file is a file: specify the folder of the tokenizer"),
+        ([os.devnull, "t"], "is a device, a pipe or a socket: specify a file or folder"),
+    ],
+)
+def test_unusual_paths_with_tokenizer_are_one_line(arguments, words, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("x")
+    assert main(["tokenizer", *arguments]) == 2
+    message = capsys.readouterr().err.splitlines()
+    assert len(message) == 1 and words in message[0]
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
 @pytest.mark.parametrize("verb", VERBS)
 def test_each_verb_has_a_help_text_with_three_examples(verb, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")

@@ -105,15 +105,21 @@ LOSSES = {
         {"a.json": json.dumps({"text": "A", "n": 1}, indent=1).encode()[:-3]},
         "a.json, line 3: not valid JSON",
     ),
-    "gzip cut": ({"a.jsonl.gz": gzip.compress(jsonl(STORIES))[:-9]}, "a.jsonl.gz cannot be read as json: Truncated"),
-    "bzip2 cut": ({"a.csv.bz2": bz2.compress(csv_table(STORIES))[:-9]}, "a.csv.bz2 cannot be read as csv: Truncated"),
+    "gzip cut": (
+        {"a.jsonl.gz": gzip.compress(jsonl(STORIES))[:-9]},
+        "a.jsonl.gz cannot be read as .jsonl.gz: Truncated",
+    ),
+    "bzip2 cut": (
+        {"a.csv.bz2": bz2.compress(csv_table(STORIES))[:-9]},
+        "a.csv.bz2 cannot be read as .csv.bz2: Truncated",
+    ),
     "xz cut": ({"a.jsonl.xz": lzma.compress(jsonl(STORIES))[:-9]}, "a.jsonl.xz cannot be read .* ended before"),
-    "zstandard cut": ({"a.txt.zst": zstd(txt(STORIES))[:-9]}, "a.txt.zst cannot be read as text: Truncated"),
-    "not compressed": ({"a.jsonl.gz": jsonl(STORIES)}, "a.jsonl.gz cannot be read as json: .*incorrect header"),
+    "zstandard cut": ({"a.txt.zst": zstd(txt(STORIES))[:-9]}, "a.txt.zst cannot be read as .txt.zst: Truncated"),
+    "not compressed": ({"a.jsonl.gz": jsonl(STORIES)}, "a.jsonl.gz cannot be read as .jsonl.gz: .*incorrect header"),
     "utf-16 without mark": ({"a.txt": txt(STORIES).decode().encode("utf-16-le")}, "looks like UTF-16.*iconv"),
     "utf-16 cut": (
         {"a.txt": txt(STORIES).decode().encode("utf-16")[:-1]},
-        "a.txt cannot be read as text: .*truncated",
+        "a.txt cannot be read as .txt: .*truncated",
     ),
     "mark in lines": (
         {"a.txt": b"A<|endoftext|>B"},
@@ -170,7 +176,7 @@ def test_words_such_as_na_are_not_missing_values(write, texts):
             "a.parquet",
             parquet(["cafe x", "B"]).replace(b"cafe", b"caf\xe9"),
             ["B"],
-            "skipped 1 .*row 1: is not valid UTF-8",
+            "skipped 1 .*row 1: not valid UTF-8",
         ),
     ],
 )

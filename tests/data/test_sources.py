@@ -84,17 +84,18 @@ def test_an_unreadable_folder_is_an_error(write, texts, tmp_path, monkeypatch):
         ("a.epub", "pandoc"),
         ("a.pdf", "pdftotext a.pdf a.txt"),
         ("a.zip", "unzip"),
+        ("a.tar.gz", "tar -xf a.tar.gz"),
     ],
 )
 def test_documents_are_refused_with_a_command_to_convert_them(name, command, write, texts, tmp_path, caplog):
     path = write(f"in/{name}", b"x")
     for source in path, tmp_path / "in":
-        with pytest.raises(UserError, match=f"{name} is not a text file; convert it first: `{command}"):
+        with pytest.raises(UserError, match=f"{name} cannot be read directly; convert it first: `{command}"):
             texts(source)
     write("in/b.jsonl", jsonl(STORIES))
     with caplog.at_level(logging.WARNING):
         assert texts(tmp_path / "in") == STORIES
-    assert f"{name} is not a text file; convert it first" in caplog.text
+    assert f"{name} cannot be read directly; convert it first" in caplog.text
 
 
 def test_home_folder(write, texts, tmp_path, monkeypatch):

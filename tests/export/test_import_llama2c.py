@@ -592,5 +592,5 @@ def test_mistakes_on_the_command_line_are_one_line(source, tmp_path, capsys):
     assert (full / "mine.txt").read_text() == "x"
     assert "There is no file or folder" in refused(tmp_path / "none.bin", tmp_path / "out")
     assert "no config.json" in refused(model.parent, tmp_path / "out")
-    assert "cannot be written" in refused(model, full / "mine.txt" / "below")
+    assert "mine.txt is a file. Choose another folder" in refused(model, full / "mine.txt" / "below")
     assert not (tmp_path / "out").exists()

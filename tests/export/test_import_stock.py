@@ -226,6 +226,7 @@ def as_pickle(path):
     torch.save({**weights, "extra": Code()}, path / "pytorch_model.bin")
 
 
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a214614ab\nsize 12345\n"
 LAYER = "model.layers.1.self_attn.q_proj.weight"
 DAMAGES = {
     "a weight less": (lambda p: edit_weights(p, lambda w: w.pop(LAYER)), "missing keys.*q_proj"),
@@ -262,18 +263,70 @@ DAMAGES = {
         lambda p: [file.unlink() for file in p.glob("tokenizer*")],
         "has no tokenizer",
     ),
+    "another vocabulary": (lambda p: edit_config(p, vocab_size=9), r"embed_tokens.weight has the shape .* instead of"),
+    "tied, but two matrices": (
+        lambda p: edit_weights(p, lambda w: w.update({"lm_head.weight": torch.ones(VOCAB_SIZE, 32)})),
+        "`tie_word_embeddings` is true, but lm_head.weight differs",
+    ),
+    "an unknown dtype": (lambda p: edit_config(p, dtype="none"), "cannot be read: .*Correct its config.json"),
+    "nested too deeply": (lambda p: (p / "config.json").write_text("[" * 100_000), "cannot be read"),
+    "weights not downloaded": (lambda p: (p / "model.safetensors").write_bytes(POINTER), "safetensors is a Git LFS"),
+    "tokenizer not downloaded": (lambda p: (p / "tokenizer.json").write_bytes(POINTER), "tokenizer.json is a Git LFS"),
+    **{
+        f"{name} is {content}": (
+            lambda p, name=name, content=content: (p / name).write_text(content),
+            f"The {'tokenizer' if 'tok' in name else 'model'} in .*stock cannot be loaded: .*damaged or incomplete",
+        )
+        for name, contents in {
+            "tokenizer.json": ("", "{}", "[]", "null"),
+            "tokenizer_config.json": ("[]", '{"model_max_length": "x"}', '{"extra_special_tokens": 5}'),
+            "generation_config.json": ("[]",),
+        }.items()
+        for content in contents
+    },
 }
 
 
 @pytest.mark.parametrize("case", DAMAGES)
-def test_damaged_folder_is_one_line(case, folder, tmp_path):
+def test_damaged_folder_is_one_line(case, folder, tmp_path, capfd):
     damage, words = DAMAGES[case]
     path = folder("llama")
     damage(path)
     with pytest.raises(UserError, match=words) as caught:
         import_model(path, tmp_path / "out")
     assert "\n" not in str(caught.value)
+    assert "[transformers]" not in capfd.readouterr().err
     assert [file.name for file in tmp_path.iterdir()] == ["stock"]
+
+
+OTHER_FILES = {
+    "m.onnx": (b"\x08\x07" + bytes(900), "cannot be imported: specify a WikiMini checkpoint"),
+    "m.pth": (b"not a zip file", "not a zip file. Download or save it again"),
+    "m.pt": (POINTER, "m.pt is a Git LFS pointer"),
+    "m.gguf": (b"GGUF" + bytes(90), "is a GGUF file"),
+    "pytorch_model.bin": (b"PK\x03\x04" + bytes(90), "specify the folder of the model"),
+    "m.bin": (bytes(900), "is not a llama2.c model"),
+    "m.zip": (b"PK\x03\x04" + bytes(90), "is truncated or has extra bytes"),
+}
+
+
+@pytest.mark.parametrize("name", OTHER_FILES)
+def test_files_of_other_formats_are_refused(name, tmp_path):
+    content, words = OTHER_FILES[name]
+    (tmp_path / name).write_bytes(content)
+    (tmp_path / "tokenizer.json").write_text("{}")
+    with pytest.raises(UserError, match=words) as caught:
+        import_model(tmp_path / name, tmp_path / "out")
+    assert "\n" not in str(caught.value) and not (tmp_path / "out").exists()
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may read every file")
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json"])
+def test_a_file_without_read_permission_is_one_line(name, folder, tmp_path):
+    path = folder("llama")
+    (path / name).chmod(0)
+    with pytest.raises(UserError, match=f"{name} cannot be read: no read permission"):
+        import_model(path, tmp_path / "out")
 
 
 def test_a_sliding_window_is_refused(folder, tmp_path):

@@ -559,7 +559,7 @@ def test_each_mistake_is_one_line(run, hub, tmp_path):
         (BOB, [here, "--repo-id", "ada/there"], "may not write to ada/there", "another token"),
         (ADA, [here, "--repo-id", "story-teller"], "USER/NAME", "'story-teller'"),
         (ADA, [here, "--repo-id", "ada/x y"], "is not a valid name", "ada/x y"),
-        (ADA, [here, "--repo-id", "ada/there", "--revision", "dev"], "no branch dev", "only main"),
+        (ADA, [here, "--repo-id", "ada/there", "--revision", "dev"], "no branch dev", "branches: main"),
         (ADA, [here, "--repo-id", "ada/new", "--revision", "dev"], "no repository ada/new", "main first"),
         (ADA, [here, "--repo-id", "ada/there", "--private"], "is public", "hf repos settings"),
         (ADA, [str(tmp_path / "none"), "--repo-id", "ada/x"], "no run folder", "quickstart"),

@@ -241,4 +241,4 @@ def test_an_invalid_name_is_one_line(hub, download):
     assert "cannot be loaded from the Hub" in download(hub.url, "owner/down")
     for name in ("no/such/folder", "runs/a b"):
         message = download(closed(), name)
-        assert message.startswith(f"There is no folder {name}, and it cannot be loaded") and "\n" not in message
+        assert message.startswith(f"There is no folder {name}, and it is not the id of") and "\n" not in message

@@ -759,11 +759,7 @@ def test_sigterm_lets_stories_finish(tiny_run):
             assert len(choices) == 16 and all(choice["text"] for choice in choices)
         assert process.wait(20) == -signal.SIGTERM
     log = "".join(lines)
-    assert (
-        "walrus" not in log
-        and "POST /generate" in log
-        and re.search(r"SIGTERM: waiting up to 30 seconds for \d+", log)
-    )
+    assert "walrus" not in log and "POST /generate" in log and re.search(r"SIGTERM: waiting up to 30 s for \d+", log)
 
 
 SLOW_LOAD = """

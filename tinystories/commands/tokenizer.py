@@ -44,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     if (output_folder(options.out) / "tokenizer.json").exists():
-        raise UserError(f"{options.out} already contains a tokenizer, which a model may need; choose another folder.")
+        raise UserError(f"{options.out} already contains a tokenizer, which a model may need: choose another folder.")
     hub_dataset(options.corpus)
     # These imports take seconds; the checks above come first.
     from tinystories.tokenization import prune_to_top_k, tokenizer_report, train_bpe
@@ -52,7 +52,7 @@ def run(options: argparse.Namespace) -> None:
     from ..data.corpus import load_texts
     from ..runs.loading import load_tokenizer
 
-    pruned = load_tokenizer(options.top_k_of) if options.top_k_of else None
+    pruned = None if options.top_k_of is None else load_tokenizer(options.top_k_of)
     reading = reading_options(options)
     stories = load_texts(options.corpus, max_stories=options.max_stories, text_split=reading.pop("split"), **reading)
 

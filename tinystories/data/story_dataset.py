@@ -79,9 +79,8 @@ def stored_stories(
     stories._fingerprint = key
     _log(source, notes)
     if not notes["has_letters"]:
-        raise UserError(
-            f"The stories of {source} contain no letters: specify the column of the stories with --text-column."
-        )
+        advice = "" if "split" in notes else ": specify the column of the stories with --text-column"
+        raise UserError(f"The stories of {source} contain no letters{advice}.")
     return stories
 
 

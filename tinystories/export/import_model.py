@@ -28,8 +28,8 @@ from ..generation.generate import preset_config
 from ..runs.download import may_be_hub_id
 from ..runs.loading import load_tokenizer
 from ..utils.errors import UserError
-from ..utils.paths import refuse_special_file, require_new_folder, staged
-from .llama2c import FORMATS, Header, load_llama2c, read_header
+from ..utils.paths import refuse_special_file, require_new_folder, require_readable, staged
+from .llama2c import FORMATS, Header, is_llama2c, load_llama2c, read_header
 from .piece_files import alternative_to, find_piece_tokenizer
 from .sentencepiece import load_piece_tokenizer, set_eos_token
 from .stock import from_stock, load_stock
@@ -134,6 +134,8 @@ def read_source(source: str | Path, tokenizer: str | Path | None = None) -> Sour
     for path in (source, tokenizer):
         if path is not None:
             refuse_special_file(path)
+            if Path(path).is_file():
+                require_readable(Path(path))
     return _reader(Path(source))(source, tokenizer)
 
 
@@ -148,7 +150,7 @@ def _reader(source: Path) -> Callable[[str | Path, str | Path | None], Source]:
         return _read_stock
     with source.open("rb") as file:
         start = file.read(9)
-    if start.startswith(b"PK\x03\x04"):
+    if start.startswith(b"PK\x03\x04") and not source.name.startswith("pytorch_model"):
         return _read_wikimini
     if start.startswith(b"GGUF"):
         raise UserError(f"{source} is a GGUF file, which cannot be imported: specify the original model.")
@@ -157,7 +159,17 @@ def _reader(source: Path) -> Callable[[str | Path, str | Path | None], Source]:
     if source.suffix.lower() == ".gguf":
         raise UserError(f"{source} is not a GGUF file, and GGUF files cannot be imported: specify the original model.")
     if source.suffix.lower() in (".pth", ".pt"):
-        raise UserError(f"{source} is damaged, or was not written by `torch.save`: it is not a zip file.")
+        raise UserError(
+            f"{source} is damaged, or was not written with `torch.save` of torch 1.6 or newer: it is not a zip file. "
+            f"Download or save it again."
+        )
+    if source.name.startswith("pytorch_model"):
+        raise UserError(f"{source} contains weights without a configuration: specify the folder of the model.")
+    if source.suffix.lower() != ".bin" and not is_llama2c(source):
+        raise UserError(
+            f"{source} cannot be imported: specify a WikiMini checkpoint (.pth), a llama2.c model (.bin), or the "
+            f"folder or Hub id of a Llama or Phi-3."
+        )
     return _read_llama2c
 
 
@@ -253,7 +265,7 @@ def _stock_tokenizer(source: str | Path, stock: PreTrainedModel, path: Path | No
     if path is None or path.is_dir() or not (path.exists() or path.suffix in (".json", ".model", ".bin")):
         return load_tokenizer(str(path or source))
     if not path.is_file():
-        raise UserError(f"There is no tokenizer {path}.")
+        raise UserError(f"There is no tokenizer {path}: specify its file or folder with --tokenizer.")
     if path.suffix == ".json":
         if path.name != "tokenizer.json":
             raise UserError(f"{path} is not named tokenizer.json: specify the folder of the tokenizer.")

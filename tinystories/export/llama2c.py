@@ -18,6 +18,7 @@ import torch
 
 from modeling_tinyllama import TinyLlamaConfig, TinyLlamaForCausalLM
 
+from ..utils.console import counted
 from ..utils.errors import UserError
 from .verify import check_finite
 
@@ -118,6 +119,15 @@ class Header:
         return None
 
 
+def is_llama2c(path: str | Path) -> bool:
+    """Whether a file has a valid header of a llama2.c model."""
+    try:
+        read_header(path)
+    except UserError:
+        return False
+    return True
+
+
 def read_header(path: str | Path) -> Header:
     """Read the header of a model file, and check that it matches the file size.
 
@@ -129,7 +139,8 @@ def read_header(path: str | Path) -> Header:
         start = file.read(256)
     if len(start) < HEADER_BYTES[0]:
         raise UserError(
-            f"{path} is not a llama2.c model, or is truncated: it has {len(start)} bytes, fewer than the header."
+            f"{path} is not a llama2.c model, or is truncated: it has {counted(len(start), 'byte')}, fewer than the "
+            f"header."
         )
     magic, version = struct.unpack_from("<Ii", start)
     group_size = 1
@@ -157,9 +168,10 @@ def read_header(path: str | Path) -> Header:
     size, expected = path.stat().st_size, header.file_bytes()
     if size != expected:
         problem = "it is truncated" if size < expected else "it has extra bytes"
-        alternative = "damaged" if version else "not a llama2.c model"
+        alternative = "" if version else ", or is not a llama2.c model"
         raise UserError(
-            f"{path} has {size:,} bytes, but its header implies {expected:,}: {problem}, or {alternative}."
+            f"{path} has {size:,} bytes, but its header implies {expected:,}: {problem}{alternative}. Download or "
+            f"export it again."
         )
     return header
 

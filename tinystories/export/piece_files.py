@@ -83,9 +83,14 @@ def read_proto(path: Path) -> Any:
     try:
         proto.ParseFromString(path.read_bytes())
     except (DecodeError, UnicodeDecodeError, OSError) as error:
-        raise UserError(f"{path} is not a SentencePiece model, or damaged: {first_line(error)}.") from None
+        raise UserError(
+            f"{path} is damaged, or is not a SentencePiece model ({first_line(error)}): download it again, or specify "
+            f"another file with --tokenizer."
+        ) from None
     if not proto.pieces:
-        raise UserError(f"{path} is not a SentencePiece model: it has no pieces.")
+        raise UserError(
+            f"{path} is not a SentencePiece model: it has no pieces. Specify another file with --tokenizer."
+        )
     for i, piece in enumerate(proto.pieces):
         if not piece.piece or not math.isfinite(piece.score):
             raise UserError(f"{path} is damaged: piece {i:,} is {piece.piece!r} with the score {piece.score}.")
@@ -128,8 +133,8 @@ def _read_raw(path: Path, vocab_size: int) -> list[tuple[bytes, float]]:
         left -= 4
         if not 0 < longest <= LONGEST_PIECE:
             raise UserError(
-                f"{path} is not a llama2.c tokenizer: the header declares pieces of up to {longest:,} bytes, but "
-                f"1 to {LONGEST_PIECE:,} are possible."
+                f"{path} is neither a SentencePiece model nor a llama2.c tokenizer: specify another file with "
+                f"--tokenizer."
             )
         while len(raw) < vocab_size:
             if left < 8:

@@ -25,6 +25,7 @@ from tinystories.tokenization import PreTrainedTokenizerFast
 from tinystories.tokenization.bpe import CHAT_TEMPLATE
 
 from ..utils.errors import UserError
+from ..utils.paths import require_readable
 from .piece_files import BOS, BYTES, EOS, SPECIAL_TOKENS, UNK, is_sentencepiece, read_bin, read_proto
 
 
@@ -61,7 +62,8 @@ def load_piece_tokenizer(path: str | Path, vocab_size: int, model_max_length: in
     """
     path = Path(path)
     if not path.is_file():
-        raise UserError(f"There is no tokenizer {path}.")
+        raise UserError(f"There is no tokenizer {path}: specify its file or folder with --tokenizer.")
+    require_readable(path)
     load = load_sentencepiece if is_sentencepiece(path) else load_llama2c_tokenizer
     return load(path, vocab_size, model_max_length)
 

@@ -20,6 +20,7 @@ from transformers.models.phi3 import Phi3Config, Phi3ForCausalLM
 
 from modeling_tinyllama import TinyLlamaConfig, TinyLlamaForCausalLM
 
+from ..runs.download import PICKLES, SAFETENSORS, local_folder
 from ..utils.errors import UserError
 from ..utils.paths import require_new_folder, staged
 from .verify import (
@@ -216,6 +217,7 @@ def _check_size(folder: Path, config: PreTrainedConfig) -> None:
     """Refuse dimensions that the weight files are too small for, before memory is allocated for them."""
     if not folder.is_dir():
         return
+    local_folder(folder, SAFETENSORS, PICKLES)  # refuses weight files that cannot be read
     stored = sum(file.stat().st_size for kind in ("*.safetensors", "*.bin") for file in folder.glob(kind))
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     layer = 2 * config.num_attention_heads * head_dim + 3 * config.intermediate_size

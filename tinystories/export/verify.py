@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -19,7 +18,7 @@ from modeling_tinyllama import TinyLlamaConfig, TinyLlamaForCausalLM
 from tinystories.tokenization import vocabulary_size
 
 from ..runs.download import local_folder
-from ..runs.loading import load_tokenizer, load_weights
+from ..runs.loading import errors_only, load_tokenizer, load_weights
 from ..runs.run_folder import require_run
 from ..utils.errors import UserError, first_line
 
@@ -59,10 +58,14 @@ def read_config(path: str | Path, model_types: Collection[str], requirement: str
         UserError: if it cannot be read, or is of another architecture.
     """
     folder = local_folder(path)
-    try:
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, TypeError, ArithmeticError, StrictDataclassError) as error:
-        raise UserError(f"The configuration in {path} cannot be read: {first_line(error)}.") from None
+    with errors_only():
+        try:
+            config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        except Exception as error:  # invalid values raise errors of many types
+            raise UserError(
+                f"The configuration in {path} cannot be read: {first_line(error)}. Correct its config.json, or "
+                f"download it again."
+            ) from error
     if config.model_type not in model_types:
         raise UserError(f"The model in {path} is a {config.model_type}; {requirement}.")
     return config
@@ -75,8 +78,15 @@ def load_complete(path: str | Path) -> PreTrainedModel:
         UserError: if the weights cannot be read, do not match the configuration, or are not finite.
     """
     model = load_weights(path, exact=True, trust_remote_code=False)
-    for name, weight in model.state_dict().items():
+    weights = model.state_dict()
+    for name, weight in weights.items():
         check_finite(weight, name, path)
+    embedding, head = weights["model.embed_tokens.weight"], weights["lm_head.weight"]
+    if model.config.tie_word_embeddings and not torch.equal(embedding, head):
+        raise UserError(
+            f"The weights in {path} do not match its config.json: `tie_word_embeddings` is true, but lm_head.weight "
+            f"differs from the embedding. Set it to false if the model was trained with a separate head."
+        )
     return model
 
 

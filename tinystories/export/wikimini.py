@@ -24,7 +24,9 @@ from modeling_tinyllama import TinyLlamaConfig, TinyLlamaForCausalLM
 from tinystories.tokenization import PreTrainedTokenizerFast
 
 from ..generation.prompts import set_prompt_prefix
+from ..runs.loading import loading_problem
 from ..utils.errors import UserError, first_line
+from ..utils.paths import require_readable
 from .verify import check_finite
 
 
@@ -70,11 +72,13 @@ def load_wikimini(path: str | Path) -> TinyLlamaForCausalLM:
     path = Path(path)
     checkpoint = _read(path)
     if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("model_state_dict"), dict):
-        found = (
-            ", ".join(map(str, list(checkpoint)[:5])) if isinstance(checkpoint, dict) else type(checkpoint).__name__
-        )
+        if isinstance(checkpoint, dict):
+            found = f"has only {', '.join(map(str, list(checkpoint)[:5]))}" if checkpoint else "is empty"
+        else:
+            found = f"is of type {type(checkpoint).__name__}"
         raise UserError(
-            f"{path} is not a WikiMini checkpoint: it has no `model_state_dict`, only {found or 'an empty dict'}."
+            f"{path} is not a WikiMini checkpoint: it must be a dict with the weights as `model_state_dict` and the "
+            f"settings as `config`, but {found}."
         )
     settings = _settings(path, checkpoint)
     weights = _weights(path, checkpoint["model_state_dict"])
@@ -104,10 +108,14 @@ def load_wikimini_tokenizer(path: str | Path, model_max_length: int) -> PreTrain
     if not file.is_file():
         where = f"in {path}" if path.is_dir() else f"at {path}"
         raise UserError(f"There is no tokenizer.json {where}: specify the file, or its folder.")
+    require_readable(file)
     try:
         backend = Tokenizer.from_file(str(file))
     except Exception as error:  # the library raises nothing more precise
-        raise UserError(f"The tokenizer in {file} cannot be loaded: {first_line(error)}.") from None
+        raise UserError(
+            f"The tokenizer in {file} cannot be loaded: {first_line(error)}. Download it again, or specify another "
+            f"one with --tokenizer."
+        ) from None
     backend.no_truncation()
     backend.no_padding()
     special = {
@@ -167,13 +175,10 @@ def _read(path: Path) -> Any:
                     f"{path} would load {unsafe}, which can run arbitrary code, so it is not loaded. If you trust "
                     f"it, save only its `model_state_dict` and `config`, with plain values, to another file."
                 ) from None
-            raise UserError(f"{path} is not a checkpoint of torch, or is damaged: {_plain(error)}.") from None
-
-
-def _plain(error: Exception) -> str:
-    """The reason in torch's message, which begins with advice to disable the safety check."""
-    reason = re.search(r"WeightsUnpickler error:\s*(.+)", str(error))
-    return reason[1].strip().rstrip(".") if reason else first_line(error)
+            raise UserError(
+                f"{path} is not a checkpoint of torch, or is damaged: {loading_problem(error)}. Download or save it "
+                f"again."
+            ) from None
 
 
 def _check_archive(path: Path) -> None:
@@ -252,7 +257,7 @@ def _weights(path: Path, state: dict) -> dict[str, torch.Tensor]:
         if name in weights:
             raise UserError(f"{path} has the weight {name} twice, under different prefixes.")
         if not isinstance(tensor, torch.Tensor) or tensor.layout != torch.strided or tensor.device.type != "cpu":
-            raise UserError(f"{path}: {name} is not a plain tensor.")
+            raise UserError(f"{path}: the weight {name} is not a plain tensor.")
         if not tensor.dtype.is_floating_point or tensor.dtype.itemsize < 2:
             raise UserError(f"{path}: {name} is {str(tensor.dtype)[6:]}, but weights must be floating-point numbers.")
         weights[name] = tensor
@@ -285,7 +290,11 @@ def _config(path: Path, settings: dict, weights: dict[str, torch.Tensor], state:
             raise UserError(f"{path} is inconsistent: its config has {key} {configured:,}, its weights {found:,}.")
     configured = _number(path, settings, "d_ffn", int, intermediate_size)
     if configured != intermediate_size:
-        logger.info("d_ffn is %s in the weights, but %s in the configuration", intermediate_size, configured)
+        logger.info(
+            "d_ffn is %d, as in the weights; the configuration has %s, which that project rounds up",
+            intermediate_size,
+            configured,
+        )
 
     same = "lm_head.weight" not in weights or _same(weights["lm_head.weight"], weights["token_embedding.weight"])
     tied = _switch(path, settings, "tie_embeddings", same)

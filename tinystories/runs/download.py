@@ -9,6 +9,7 @@ from huggingface_hub.utils import validate_repo_id
 
 from ..utils.errors import UserError, first_line
 from ..utils.hub_connection import require_hub
+from ..utils.paths import require_readable
 
 
 logger = logging.getLogger(__name__)
@@ -46,13 +47,21 @@ def local_folder(name: str | Path, *weights: str) -> Path:
         weights: patterns of weights, such as `SAFETENSORS`; only the first kind that the model has is downloaded.
 
     Raises:
-        UserError: if there is no such folder, and the model cannot be downloaded.
+        UserError: if there is no such folder, a file in it cannot be read, or the model cannot be downloaded.
     """
     folder, unreachable = Path(name), None
     if folder.exists():
+        for pattern in (*TEXTS, *weights):
+            for file in folder.glob(pattern):
+                require_readable(file)
         return folder
     try:
         validate_repo_id(str(name))
+    except HFValidationError:
+        raise UserError(
+            f"There is no folder {name}, and it is not the id of a model on the Hub (owner/name)."
+        ) from None
+    try:
         try:
             require_hub()
         except ConnectionError as error:

@@ -1,12 +1,14 @@
 """Load a model and its tokenizer from a run folder or the Hub."""
 
-import pickle
+import logging
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
-from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from tinystories.tokenization import PreTrainedTokenizerFast
@@ -17,6 +19,9 @@ from ..generation.prompts import set_prompt_prefix
 from ..utils.errors import UserError, first_line
 from .download import PICKLES, SAFETENSORS, local_folder
 from .run_folder import require_run
+
+
+logger = logging.getLogger(__name__)
 
 
 def load_model(
@@ -64,17 +69,51 @@ def load_weights(path: str | Path, *, exact: bool = False, **options: Any) -> Pr
         UserError: if the weights cannot be read, or do not match the configuration.
     """
     folder = local_folder(path, SAFETENSORS, PICKLES)
-    try:
-        # A pair, because of `output_loading_info`; the stub knows only the model.
-        loaded: Any = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True, **options)
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError, pickle.UnpicklingError) as error:
-        raise UserError(f"The model in {path} cannot be loaded: {first_line(error)}.") from None
+    with errors_only():
+        try:
+            # A pair, because of `output_loading_info`; the stub knows only the model.
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                folder, output_loading_info=True, ignore_mismatched_sizes=True, **options
+            )
+        except Exception as error:  # damaged files raise errors of many types
+            raise UserError(
+                f"The model in {path} cannot be loaded: {loading_problem(error)}. Its files may be damaged or "
+                f"incomplete."
+            ) from error
     model, report = loaded
-    for kind in ("missing_keys", "mismatched_keys", *(["unexpected_keys"] if exact else [])):
-        if report.get(kind):
-            names = ", ".join(sorted(map(str, report[kind]))[:3])
-            raise UserError(f"The weights in {path} do not match its config.json, {kind.replace('_', ' ')}: {names}.")
+    for kind in ("missing_keys", "mismatched_keys", "unexpected_keys"):
+        if not report.get(kind):
+            continue
+        keys = sorted(key if isinstance(key, str) else _mismatch(*key) for key in report[kind])
+        more = f" and {len(keys) - 3:,} more" if len(keys) > 3 else ""
+        problem = f"{kind.replace('_', ' ')}: {', '.join(keys[:3])}{more}"
+        if kind == "unexpected_keys" and not exact:
+            logger.warning("%s: ignored weights that the model does not have, %s", path, problem)
+        else:
+            raise UserError(f"The weights in {path} do not match its config.json, {problem}.")
     return model.eval()
+
+
+def _mismatch(name: str, saved: torch.Size, expected: torch.Size) -> str:
+    return f"{name} has the shape {list(saved)} instead of {list(expected)}"
+
+
+def loading_problem(error: Exception) -> str:
+    """The message of an error while loading weights, without torch's advice to disable its safety check."""
+    reason = re.search(r"WeightsUnpickler error:\s*(.+)", str(error))
+    text = reason[1].strip() if reason else re.sub(r"^\[enforce fail at .*?\] \. ", "", first_line(error))
+    return text.partition(". In PyTorch")[0].rstrip(".")
+
+
+@contextmanager
+def errors_only() -> Iterator[None]:
+    """Suppress warnings of transformers, for code that reports each problem in one line itself."""
+    verbosity = transformers.logging.get_verbosity()
+    transformers.logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        transformers.logging.set_verbosity(verbosity)
 
 
 def load_tokenizer(path: str | Path, *, as_saved: bool = False) -> PreTrainedTokenizerBase:
@@ -92,10 +131,15 @@ def load_tokenizer(path: str | Path, *, as_saved: bool = False) -> PreTrainedTok
         tokenizer = AutoTokenizer.from_pretrained(folder)
         if type(tokenizer) is transformers.PreTrainedTokenizerFast:
             tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
-    except (OSError, ValueError) as error:
+        int(tokenizer.model_max_length)  # which transformers does not check
+    except Exception as error:  # damaged files raise errors of many types
+        if folder.is_file():
+            raise UserError(f"{path} is a file: specify the folder of the tokenizer.") from None
         if not any((folder / name).exists() for name in ("tokenizer.json", "tokenizer_config.json")):
             raise UserError(f"{path} has no tokenizer: neither tokenizer.json nor tokenizer_config.json.") from None
-        raise UserError(f"The tokenizer in {path} cannot be loaded: {first_line(error)}.") from None
+        raise UserError(
+            f"The tokenizer in {path} cannot be loaded: {first_line(error)}. Its files may be damaged or incomplete."
+        ) from error
     if not as_saved:
         set_prompt_prefix(tokenizer)
     return tokenizer

@@ -25,6 +25,19 @@ def install_command(extra: str) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of a library's error message, without its final punctuation, for use in a `UserError`."""
-    text = str(error).strip()
-    return text.splitlines()[0].strip().rstrip(".!") if text else type(error).__name__
+    """The first line of a library's error message, without its final punctuation, for use in a `UserError`.
+
+    A line that ends in a colon is joined with the next one. A KeyError, TypeError or the like, whose message says
+    little, is named.
+    """
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        return f"{error.strerror}: {error.filename}"
+    text, *others = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    for line in others:
+        if not text.endswith(":"):
+            break
+        text += f" {line}"
+    text = text.rstrip(".!:")
+    if isinstance(error, LookupError | TypeError | AttributeError | ArithmeticError | AssertionError) and str(error):
+        return f"{type(error).__name__}: {text}"
+    return text

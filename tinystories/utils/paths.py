@@ -9,6 +9,10 @@ from pathlib import Path
 from .errors import UserError, first_line
 
 
+LARGEST_POINTER = 1024  # bytes, by the specification of Git LFS
+POINTER_START = b"version https://git-lfs.github.com/spec/"
+
+
 def expand_user(path: str) -> str:
     """Expand a leading `~`, which no shell does in a recipe or after `--option=`."""
     return os.path.expanduser(path)
@@ -26,8 +30,10 @@ def output_folder(path: str | Path, *, probe: bool = True) -> Path:
         probe: create the folder and a file in it, and delete both, the only certain test of permissions.
 
     Raises:
-        UserError: if the path is a file, lies inside one, or the system refuses to write there.
+        UserError: if the path is empty, is a file or lies inside one, or the system refuses to write there.
     """
+    if path == "":
+        raise UserError("The path of the folder to write to is empty: specify a folder.")
     folder = Path(path)
     existing = nearest_existing(folder)
     reason = None
@@ -46,13 +52,14 @@ def output_folder(path: str | Path, *, probe: bool = True) -> Path:
 
 
 def require_new_folder(out: Path) -> None:
-    """Check that a folder to write to does not exist or is empty.
+    """Check that a folder to write to does not exist or is empty, and can be written.
 
     Raises:
-        UserError: if it is not.
+        UserError: if not.
     """
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise UserError(f"{out} already exists: choose a folder that is new or empty.")
+    output_folder(out)
 
 
 @contextmanager
@@ -75,16 +82,26 @@ def staged(out: Path) -> Iterator[Path]:
 
 
 def refuse_special_file(path: str | Path) -> None:
-    """Refuse a device, pipe or socket where a model is wanted: reading it may never end.
+    """Refuse a device, pipe or socket where a file or folder is expected: reading it may never end.
 
     Raises:
         UserError: if it is one.
     """
     path = Path(path)
     if path.exists() and not path.is_file() and not path.is_dir():
-        raise UserError(
-            f"{path} is a device, a pipe or a socket, which cannot hold a model: specify a file or folder."
-        )
+        raise UserError(f"{path} is a device, a pipe or a socket: specify a file or folder.")
+
+
+def require_readable(path: Path) -> None:
+    """Check that a file may be read, and that Git LFS has downloaded it.
+
+    Raises:
+        UserError: if not.
+    """
+    if not os.access(path, os.R_OK):
+        raise UserError(f"{path} cannot be read: no read permission.")
+    if path.stat().st_size < LARGEST_POINTER and path.read_bytes().startswith(POINTER_START):
+        raise UserError(f"{path} is a Git LFS pointer, not the file itself: run `git lfs pull` in its repository.")
 
 
 def _probe(folder: Path) -> None:

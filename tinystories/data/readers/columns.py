@@ -22,7 +22,7 @@ def find_column(names: Iterable[str], wanted: str, file: str) -> str:
             return alike[0]
         if alike:
             raise UserError(f"{file} has {len(alike)} columns named {wanted}: give each column a unique name.")
-    shown = ", ".join(name[:40] for name in names[:20])
+    shown = ", ".join(name[:40] for name in names[:20]) or "none"
     raise UserError(
         f"{file} has no column {wanted}: specify the column of the stories with --text-column (columns: {shown})."
     )

@@ -9,12 +9,24 @@ from contextlib import ExitStack, contextmanager
 import pyarrow as pa
 from datasets.utils.file_utils import xopen
 
-from ...utils.errors import UserError
-from ..formats import compression
+from ...utils.errors import UserError, first_line
+from ..formats import compression, name_suffixes
 from .reading import StoryFile
 
 
 READ_ERRORS = (OSError, EOFError, lzma.LZMAError, pa.ArrowException, UnicodeDecodeError)
+NOT_UTF8 = 1 / 5  # of the bytes: few in text with Western accents, most in other scripts and in binary files
+
+
+def read_error(file: StoryFile, error: Exception) -> UserError:
+    """A `UserError` for one of `READ_ERRORS`."""
+    # pyarrow raises an OSError without a number for a truncated file.
+    if isinstance(error, ConnectionError | TimeoutError) or getattr(error, "errno", None):
+        return UserError(f"{file.name} cannot be read: {getattr(error, 'strerror', None) or first_line(error)}.")
+    return UserError(
+        f"{file.name} cannot be read as {''.join(name_suffixes(file.name))}: {first_line(error)}. The file is "
+        f"damaged, incomplete or of another format: write or download it again, or correct its suffix."
+    )
 
 
 @contextmanager
@@ -52,6 +64,11 @@ def open_text(file: StoryFile, newline: str | None = None) -> Iterator[io.TextIO
             raise UserError(
                 f"{file.name} looks like UTF-16 without a byte order mark: write it as UTF-8, "
                 f"for example with `iconv -f UTF-16LE -t UTF-8`."
+            )
+        if encoding == "utf-8" and len(head.decode(errors="ignore").encode()) < (1 - NOT_UTF8) * len(head):
+            raise UserError(
+                f"{file.name} is not UTF-8 text: convert text in another encoding, for example with "
+                f"`iconv -f WINDOWS-1252 -t UTF-8`."
             )
         errors = "surrogateescape" if encoding.startswith("utf-8") else "strict"
         yield io.TextIOWrapper(content, encoding, errors, newline)

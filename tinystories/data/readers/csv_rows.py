@@ -54,7 +54,7 @@ def _csv_rows(reading: Reading) -> Iterator[tuple[tuple[int, int], str]]:
 def _csv_error(file: StoryFile, error: csv.Error, begin: int, end: int) -> UserError:
     problem = str(error)
     if "unexpected end" in problem:
-        problem = "a quotation mark is not closed before the end of the file"
+        problem = 'a quotation mark is not closed before the end of the file; inside a quoted field, write " as ""'
     elif "expected after" in problem:
         problem = 'there is text after a closing quotation mark; inside a quoted field, write " as ""'
     lines = f"lines {begin:,} to {end:,}" if end > begin else f"line {begin:,}"
@@ -74,4 +74,4 @@ def _csv_header(head: str, file: StoryFile, options: ReadOptions) -> tuple[str, 
             raise _csv_error(file, error, 1, 1) from None
         except UserError as error:
             problems.append(error)
-    raise problems[0]
+    raise UserError(f"{problems[0]} The first line must be the header.")

@@ -64,7 +64,10 @@ def _json_items(name: str, text: str) -> Iterator[tuple[int, str, Any]]:
             elif text[at : at + 1] != "]":
                 raise json.JSONDecodeError("Expecting ',' or ']'", text, at)
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{name}, item {number:,}: truncated, or not valid JSON: {_json_problem(error)}.") from None
+        raise UserError(
+            f"{name}, item {number:,}: truncated, or not valid JSON: {_json_problem(error)}. Correct the item, or "
+            f"write or download the file again."
+        ) from None
     if text[at + 1 :].strip():
         raise UserError(f"{name} continues after the end of its list: write a single list, or one row per line.")
 

@@ -6,7 +6,7 @@ from functools import partial
 
 import pyarrow as pa
 
-from ...utils.errors import UserError, first_line
+from ...utils.errors import UserError
 from ..text_split import (
     AUTO,
     BLANK_LINES,
@@ -19,7 +19,7 @@ from ..text_split import (
     choose_split,
     normalize_split,
 )
-from .contents import READ_ERRORS, open_text
+from .contents import READ_ERRORS, open_text, read_error
 from .reading import Reading, ReadOptions, StoryFile
 from .texts import contains, text_arrays
 
@@ -37,12 +37,12 @@ def resolve_split(files: list[StoryFile], source: str, options: ReadOptions) -> 
     if split != AUTO:
         return split, "set by --split"
     samples = []
-    try:
-        for file in files[:: -(-len(files) // SAMPLED_FILES)]:  # spread evenly
+    for file in files[:: -(-len(files) // SAMPLED_FILES)]:  # spread evenly
+        try:
             with open_text(file) as text:
                 samples.append(Sample(text.read(SAMPLED_CHARACTERS), is_complete=not text.read(1)))
-    except READ_ERRORS as error:
-        raise UserError(f"{source} cannot be read as text: {first_line(error)}.") from error
+        except READ_ERRORS as error:
+            raise read_error(file, error) from error
     chosen = choose_split(samples, len(files))
     if chosen is None:
         raise UserError(

@@ -4,10 +4,9 @@ from collections.abc import Callable, Iterator
 
 import pyarrow as pa
 
-from ...utils.errors import UserError, first_line
 from ..formats import file_format
 from .arrow_tables import read_arrow, read_parquet
-from .contents import READ_ERRORS
+from .contents import READ_ERRORS, read_error
 from .csv_rows import read_csv
 from .json_rows import read_json
 from .plain_text import read_text
@@ -39,4 +38,4 @@ def read_stories(files: list[StoryFile], options: ReadOptions, counts: RowCounts
                 counts.empty += texts.null_count
                 yield index, pa.table({"text": texts.drop_null()})
         except READ_ERRORS as error:
-            raise UserError(f"{file.name} cannot be read as {file_format(file.name)}: {first_line(error)}.") from error
+            raise read_error(file, error) from error

@@ -42,7 +42,10 @@ def text_array(reading: Reading, place: str, numbers: list, texts: list[str | No
                 code = ord(error.object[error.start])
                 problem = f"contains an unpaired surrogate (U+{code:04X})"
                 if 0xDC80 <= code <= 0xDCFF:
-                    problem = f"is not valid UTF-8: byte 0x{code - 0xDC00:02x}"
+                    problem = (
+                        f"not valid UTF-8 (byte 0x{code - 0xDC00:02x}); if the file has another encoding, convert it, "
+                        f"for example with `iconv -f WINDOWS-1252 -t UTF-8`"
+                    )
                 reading.bad_row(place.format(number), problem)
         return pa.array(valid, pa.string())
 

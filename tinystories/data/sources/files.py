@@ -16,7 +16,8 @@ from typing import NamedTuple
 
 from ...utils.console import counted
 from ...utils.errors import UserError
-from ..formats import SUFFIXES, file_format
+from ...utils.paths import refuse_special_file
+from ..formats import SUFFIXES, file_format, name_suffixes
 from .split_names import split_names
 
 
@@ -34,7 +35,7 @@ CONVERTERS = {
     ".doc": "libreoffice --headless --convert-to txt:Text {file}",
     ".xlsx": "libreoffice --headless --convert-to csv {file}",
     ".zip": "unzip {file}",
-    **dict.fromkeys((".tar", ".tgz"), "tar -xf {file}"),
+    **dict.fromkeys((".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst"), "tar -xf {file}"),
 }
 
 
@@ -52,7 +53,8 @@ def hub_dataset(source: str) -> tuple[str, str | None, str | None] | None:
     hub = re.fullmatch(r"([\w-][\w.-]*/[\w.-]+)(?::([\w.-]+))?(?:@([\w./-]+))?", source)
     if not hub or file_format(path):
         raise UserError(
-            f"There is no file or folder {source}, and it is not the id of a dataset on the Hub (owner/name)."
+            f"There is no file or folder {source or repr(source)}, and it is not the id of a dataset on the Hub "
+            f"(owner/name)."
         )
     return hub[1], hub[2], hub[3]
 
@@ -78,6 +80,7 @@ def find_files(path: Path) -> StoryFiles:
     Raises:
         UserError: for a file of another format, a folder that cannot be read, and if there are no files.
     """
+    refuse_special_file(path)
     if path.is_file():
         if not file_format(path):
             raise UserError(_conversion(path))
@@ -92,7 +95,7 @@ def find_files(path: Path) -> StoryFiles:
         if first != file:
             logger.warning("%s: skipped, because it is the same file as %s", file, first)
     files = list(unique.values())
-    documents = [file for file in found if file.suffix.lower() in CONVERTERS]
+    documents = [file for file in found if _converter(file)]
     if not files:
         raise UserError(
             _conversion(documents[0]) if documents else f"{path} contains no files that end in {SUFFIXES}."
@@ -112,14 +115,18 @@ def find_files(path: Path) -> StoryFiles:
 def may_hold_stories(path: Path) -> bool:
     """Whether a path is, or a folder contains, a file of a known format or one that can be converted."""
     files = [path] if path.is_file() else _walk(path, quiet=True)
-    return any(file_format(file) or file.suffix.lower() in CONVERTERS for file in files)
+    return any(file_format(file) or _converter(file) for file in files)
+
+
+def _converter(file: Path) -> str | None:
+    return CONVERTERS.get("".join(name_suffixes(file)))
 
 
 def _conversion(file: Path) -> str:
-    command = CONVERTERS.get(file.suffix.lower())
+    command = _converter(file)
     if command is None:
-        return f"{file} does not end in {SUFFIXES}."
-    return f"{file} is not a text file; convert it first: `{command.format(file=file.name, name=file.stem)}`."
+        return f"{file} does not end in {SUFFIXES}: convert it to one of these formats, or correct its suffix."
+    return f"{file} cannot be read directly; convert it first: `{command.format(file=file.name, name=file.stem)}`."
 
 
 def _walk(folder: Path, quiet: bool = False) -> Iterator[Path]:

@@ -9,6 +9,7 @@ from datasets import Dataset
 from datasets.fingerprint import Hasher
 
 from ...utils.errors import UserError
+from ...utils.paths import require_readable
 from ..formats import file_format
 from ..readers import StoryFile
 from ..story_dataset import TEXT, stored_stories
@@ -63,8 +64,10 @@ def _open_sample(options: SourceOptions) -> Source:
 
 def _read_files(source: str, split: str, files: list[Path], options: SourceOptions) -> Dataset:
     """The stories of local files, which must be of one format."""
-    if empty := [file for file in files if not file.stat().st_size]:
-        raise UserError(f"{empty[0]} is empty.")
+    for file in files:
+        if not file.stat().st_size:
+            raise UserError(f"{file} is empty.")
+        require_readable(file)
     formats = {file_format(file): file.name for file in files}
     if len(formats) > 1:
         raise UserError(
