@@ -95,7 +95,7 @@ def rotate_half(x: torch.Tensor) -> torch.Tensor:
 def apply_rotary_pos_emb(
     q: torch.Tensor, k: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, unsqueeze_dim: int = 1
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Rotates the first `cos.shape[-1]` dimensions of each head and passes the rest through.
+    """Rotate the first `cos.shape[-1]` dimensions of each head; the others are unchanged.
 
     `unsqueeze_dim` is the dimension of the heads: 1 in `[batch, heads, length, head_dim]`, 2 in
     `[batch, length, heads, head_dim]`.
@@ -188,7 +188,7 @@ class TinyLlamaAttention(nn.Module):
         key_states = self.k_proj(hidden_states).view(hidden_shape)
         value_states = self.v_proj(hidden_states).view(hidden_shape)
 
-        # Rotated before they are transposed, so that the heads of a token stay side by side in memory.
+        # Rotated before they are transposed, so that the heads of a token stay contiguous in memory.
         query_states, key_states = apply_rotary_pos_emb(
             query_states, key_states, *position_embeddings, unsqueeze_dim=2
         )

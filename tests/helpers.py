@@ -45,15 +45,15 @@ TINY_RECIPE = {
     },
 }
 
-WITHOUT_US = """
+HIDE_PACKAGE = """
 import sys
 
-class Nothing:
+class HidingFinder:
     def find_spec(self, name, path=None, target=None):
         if name in ("modeling_tinyllama", "tokenization", "tinystories"):
             raise ImportError(name)
 
-sys.meta_path.insert(0, Nothing())
+sys.meta_path.insert(0, HidingFinder())
 try:
     import modeling_tinyllama
 except ImportError:
@@ -79,8 +79,10 @@ def tiny_config(**changes) -> TinyLlamaConfig:
 
 
 def sharpen(model: nn.Module, seed: int = 0) -> nn.Module:
-    """Random weights of a trained model's size, ready for inference: with fresh ones (0.02) attention is nearly even
-    and many a fault would drown in the tolerance."""
+    """Give a model random weights as large as those of a trained one, in evaluation mode.
+
+    With initial weights (0.02), attention is nearly uniform, and many errors would be below the tolerance.
+    """
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -96,7 +98,7 @@ def tiny_model(model_class=TinyLlamaForCausalLM, seed: int = 0, **changes) -> nn
 
 
 def edit_weights(folder: Path, change) -> None:
-    """Call `change` with the weights in a model folder by name, and save them as it leaves them."""
+    """Call `change` with the weights in a model folder by name, and save the changed weights."""
     weights = load_file(folder / "model.safetensors")
     change(weights)
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
@@ -107,12 +109,12 @@ def random_ids(batch: int, length: int, seed: int = 0) -> torch.LongTensor:
     return torch.randint(2, 96, (batch, length), generator=torch.Generator().manual_seed(seed))
 
 
-def run_without_us(code: str, folder: Path, tmp_path: Path):
-    """What `code` prints as JSON in its last line, run with `folder` as `sys.argv[1]` in a process that cannot import
-    anything of this project."""
+def run_in_clean_process(code: str, folder: Path, tmp_path: Path):
+    """Run `code`, with `folder` as `sys.argv[1]`, in a process that cannot import this project, and return the JSON in
+    its last line of output."""
     environment = {**os.environ, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_OFFLINE": "1"}
     result = subprocess.run(
-        [sys.executable, "-c", WITHOUT_US + code, str(folder)],
+        [sys.executable, "-c", HIDE_PACKAGE + code, str(folder)],
         cwd=tmp_path,
         env=environment,
         capture_output=True,
@@ -135,7 +137,7 @@ def tinystories_process(*arguments):
 
 
 def tinystories(*arguments, cwd=ROOT):
-    """The same in this process, which has loaded already what each one takes seconds to load."""
+    """The same in this process, where the libraries, which take seconds to load, are already loaded."""
     command, out, err = list(map(str, arguments)), io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), contextlib.chdir(cwd):
         try:

@@ -1,11 +1,12 @@
-"""A Hub on 127.0.0.1: the part of huggingface.co's API that `huggingface_hub` needs to create, fill and read repos.
+"""A Hub on 127.0.0.1: the part of huggingface.co's API that `huggingface_hub` needs to create, write and read repos.
 
     with LocalHub() as hub:
         hub.users["hf_ada"] = User("ada")
         subprocess.run([...], env={**os.environ, "HF_ENDPOINT": hub.url, "HF_TOKEN": "hf_ada", **CLIENT})
 
-It holds repos as commits of whole file lists, answers errors with the Hub's status codes and `X-Error-Code`, and can
-be told to fail: `hub.fail("PUT", "/lfs/", "drop")`. Large files go by LFS (batch and PUT); Xet is not spoken.
+A repository is a list of commits, each with all of its files. Errors have the Hub's status codes and `X-Error-Code`,
+and failures can be injected: `hub.fail("PUT", "/lfs/", "drop")`. Large files are uploaded by Git LFS (batch and PUT);
+Xet is not supported.
 """
 
 import base64
@@ -47,7 +48,7 @@ class Blob:
 
     @property
     def oid(self) -> str:
-        """As git names it, or for a large file the SHA-256 of what it holds."""
+        """The object id of git, or for a large file the SHA-256 of its content."""
         return sha256(self.data) if self.lfs else hashlib.sha1(b"blob %d\0" % len(self.data) + self.data).hexdigest()
 
 
@@ -99,7 +100,7 @@ class Refused(Exception):
 
 
 class Dropped(Exception):
-    """The connection ends without an answer."""
+    """The connection ends without a response."""
 
 
 @dataclass
@@ -112,10 +113,10 @@ class Fault:
 
 
 class LocalHub:
-    """The server and everything it holds.
+    """The server, with its users, repositories and requests.
 
-    `requests` lists `(method, path, status, token)` of each request. What stands in `damaged` by its path is given out
-    instead of the file that was committed.
+    `requests` lists `(method, path, status, token)` of each request. The content of `damaged`, by path, is sent instead
+    of the committed file.
     """
 
     def __init__(self):
@@ -132,9 +133,9 @@ class LocalHub:
     ) -> None:
         """Fail the next requests whose path contains the regular expression `path`, or those `after` the next few.
 
-        `kind` is a status, "drop" (the connection ends in the middle of the request's body, of which nothing is kept),
-        "lost" (the request is carried out, and the connection ends before the answer) or a function (the request is
-        carried out once that returns true, or after a minute).
+        `kind` is a status, "drop" (the connection ends in the middle of the request's body, which is discarded), "lost"
+        (the request is executed, and the connection ends before the response) or a function (the request is executed
+        when it returns true, or after a minute).
         """
         self.faults.append(Fault(method, path, kind, times, after))
 
@@ -348,7 +349,7 @@ ROUTES = [
 
 
 class Handler(BaseHTTPRequestHandler):
-    """One connection: reads a request, finds its route, answers; the faults asked for happen here."""
+    """One connection: reads a request, finds its route and responds, or fails if a failure was injected."""
 
     protocol_version = "HTTP/1.1"
     hub: LocalHub

@@ -92,8 +92,9 @@ class Client:
 def running(run, slow=0.0, wait=True, loader=load, send_buffer=None, **changes):
     """A `Client` of a server in a thread.
 
-    With `slow`, each forward pass takes at least so many seconds, and no story ends with EOS; with `send_buffer` the
-    system takes no more bytes than about that for a client that does not read.
+    Args:
+        slow: minimum time of a forward pass in seconds; if it is not 0, no story ends with EOS.
+        send_buffer: approximate number of bytes that the system buffers for a client that does not read.
     """
     settings = ServerSettings(str(run), **{"rate_limit": "none", "device": "cpu", "drain_time": 5, **changes})
 

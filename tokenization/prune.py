@@ -1,9 +1,9 @@
 """Prune a byte-level BPE tokenizer (such as GPT-2's) to the K tokens that a corpus uses most.
 
 A BPE token is made by merges: " Once" needs " On" and "ce". So keeping the K tokens with the highest counts does not
-give a tokenizer. Instead, the least used of the tokens that no other token is made from is removed, and its count is
-added to those of its two halves, until K entries are left. All text can still be encoded, and a kept token is encoded
-as before.
+give a tokenizer. Instead, tokens are removed one at a time until K entries are left: always the least used token that
+no other token is made from, whose count is added to those of its two halves. All text can still be encoded, and a kept
+token is encoded as before.
 
 GPT-2's 50,257 tokens (4.07 bytes per token on held-out TinyStories) pruned to K entries, in bytes per token:
 
@@ -93,7 +93,7 @@ def _prune(halves: dict[str, Merge], usage: Counter[str], size: int) -> list[str
     usage = usage.copy()
     rank = {token: i for i, token in enumerate(halves)}
     needed_by = Counter(half for pair in halves.values() for half in set(pair))
-    # Of leaves with equal usage, the last merged goes first: it was the rarest where the tokenizer was trained.
+    # Of leaves with equal usage, the last merge is removed first: it was the rarest in the tokenizer's own corpus.
     leaves = [(usage[token], -rank[token], token) for token in halves if not needed_by[token]]
     heapq.heapify(leaves)
     kept = dict.fromkeys(halves)

@@ -6,7 +6,15 @@ from types import SimpleNamespace
 import pytest
 import torch
 import transformers
-from helpers import PROMPT, edit_weights, fails_with_one_line, random_ids, run_without_us, tiny_model, tinystories
+from helpers import (
+    PROMPT,
+    edit_weights,
+    fails_with_one_line,
+    random_ids,
+    run_in_clean_process,
+    tiny_model,
+    tinystories,
+)
 from packaging.version import Version
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel
@@ -138,7 +146,7 @@ def test_export_loads_in_a_clean_environment(target, changes, tiny_run, run, tmp
     ours, tokenizer = AutoModelForCausalLM.from_pretrained(source), AutoTokenizer.from_pretrained(source)
     inputs = tokenizer([PROMPT, "One day, a"], padding=True, return_tensors="pt")
     expected = ours.generate(**inputs, do_sample=False, repetition_penalty=1.0, max_new_tokens=30).tolist()
-    kind, tokens, text = run_without_us(
+    kind, tokens, text = run_in_clean_process(
         f"""
 import json
 from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline

@@ -61,7 +61,7 @@ class Attention(nn.Module):
         self.base = config["rope_base"]
 
     def rotate(self, x):
-        """Turns dimension i of the first `turned` of a head with dimension i + turned / 2."""
+        """Rotate dimension i of the first `turned` dimensions of a head with dimension i + turned / 2."""
         half = self.turned // 2
         angles = torch.outer(torch.arange(x.shape[2]).float(), self.base ** (-torch.arange(half) * 2 / self.turned))
         a, b, rest = x[..., :half], x[..., half : self.turned], x[..., self.turned :]

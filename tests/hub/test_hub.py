@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from helpers import TINY_RECIPE, WITHOUT_US, edit_weights, without_package
+from helpers import HIDE_PACKAGE, TINY_RECIPE, edit_weights, without_package
 from hub_server import CLIENT, Blob, LocalHub, User, card_errors
 from huggingface_hub import ModelCard
 from safetensors.torch import load_file
@@ -229,7 +229,7 @@ options = dict(do_sample=False, repetition_penalty=1.0, max_new_tokens=30)
 found.append([type(model).__module__, model.generate(**inputs, **options)[0].tolist()])
 """
     code = f"found = []\n{blocks[0]}{blocks[1]}{greedy}{blocks[2]}{greedy}import json\nprint(json.dumps(found))"
-    found, _ = python(WITHOUT_US + code, hub, tmp_path, token=None)
+    found, _ = python(HIDE_PACKAGE + code, hub, tmp_path, token=None)
     model, tokenizer = load_model(str(run))
     inputs = tokenizer(PROMPT, return_tensors="pt")
     expected = model.generate(**inputs, do_sample=False, repetition_penalty=1.0, max_new_tokens=30)[0].tolist()
@@ -286,7 +286,7 @@ greedy = [client.predict(PROMPT, "greedy", 0.6, 50, seed, api_name="/generate")[
 new = [client.predict(PROMPT, "plain", 2.0, 50, "", api_name="/generate") for _ in range(2)]
 print(json.dumps([[story for story, _ in job.outputs()], seeded, greedy, new]))
 """
-    (stories, seeded, greedy, new), _ = python(WITHOUT_US + code, hub, tmp_path, token=None)
+    (stories, seeded, greedy, new), _ = python(HIDE_PACKAGE + code, hub, tmp_path, token=None)
     assert len(stories) > 5 and all(stories[-1].startswith(story) for story in stories)
     assert stories[-1].startswith(PROMPT)
     assert seeded[0] == seeded[1] != greedy[0] == greedy[1]
@@ -755,7 +755,7 @@ train(build_recipe(json.loads(sys.argv[1]), json.loads(sys.argv[2])))
 print(json.dumps("done"))
 """
 LOAD = (
-    WITHOUT_US
+    HIDE_PACKAGE
     + f"""
 import json
 from huggingface_hub import snapshot_download

@@ -1,5 +1,5 @@
 """The configuration: the project's own model, refusals that say what to change, exact round trips, Auto classes, and
-folders that load in a process which has never seen this package."""
+folders that load in a process that cannot import this package."""
 
 import inspect
 import json
@@ -39,7 +39,7 @@ HEADS = {
 
 
 def comparable(config):
-    """Settings only: without the mark of the saving and of where the file lay."""
+    """The settings, without the path and the `auto_map` of a saved folder."""
     return {k: v for k, v in config.to_dict().items() if k not in ("auto_map", "_name_or_path")}
 
 
@@ -89,7 +89,7 @@ def test_the_rope_dictionary_of_the_caller_is_not_changed():
 
 
 def test_unusual_but_valid_numbers_are_accepted():
-    """What transformers' own tests set, and no more is refused than cannot work."""
+    """Values that transformers' own tests set; only values that cannot work are refused."""
     config = tiny_config(rms_norm_eps=1.0, initializer_range=0.0, attention_dropout=0)
     assert TinyLlamaForCausalLM(config).model.norm.variance_epsilon == 1.0
 
@@ -336,7 +336,7 @@ IN_CLEAN_ENVIRONMENT = """
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """A saved model, with weights that no fresh initialisation gives."""
+    """A saved model, with weights that differ from those of any initialisation."""
     torch.manual_seed(0)
     model = TinyLlamaForCausalLM(tiny_config(partial_rotary_factor=1.0, tie_word_embeddings=False)).eval()
     folder = tmp_path_factory.mktemp("run") / "my-run.v1"
@@ -346,7 +346,7 @@ def trained(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def clean_environment(trained, tmp_path_factory):
-    """What a Python without this package makes of that folder."""
+    """The results of a process without this package that uses that folder."""
     _, folder = trained
     away = tmp_path_factory.mktemp("elsewhere")
     tiny_config().save_pretrained(away / "bare")

@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 import torch
-from helpers import run_without_us
+from helpers import run_in_clean_process
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 
@@ -22,7 +22,7 @@ def test_a_clean_process_gets_the_same_tokens(copied, tiny_run, tmp_path):
     expected = model.generate(**inputs, do_sample=False, max_new_tokens=40)[0].tolist()
     assert len(expected) > 20
 
-    found = run_without_us(
+    found = run_in_clean_process(
         f"""
 import json
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -44,7 +44,7 @@ print(json.dumps([type(model).__module__, type(tokenizer).__name__, tokens]))
 @pytest.mark.parametrize("part", ["", "checkpoint"])
 def test_pipeline_writes_a_story_in_a_clean_process(copied, tmp_path, part):
     folder = max(copied.glob("checkpoint-*")) if part else copied
-    text, again, batch = run_without_us(
+    text, again, batch = run_in_clean_process(
         f"""
 import json
 from transformers import pipeline, set_seed

@@ -33,8 +33,8 @@ from modeling_tinyllama.modeling_tinyllama import TinyLlamaRMSNorm, apply_rotary
 
 
 def reference_flash(module, query, key, value, attention_mask, scaling=None, dropout=0.0, **kwargs):
-    """What flash attention computes, in plain torch: stories end where `cu_seq_lens_q` says, and, like it, packed rows
-    are looked for in `position_ids` only if the batch is a single row."""
+    """Flash attention in plain torch: stories end at `cu_seq_lens_q`, and packed rows are detected by `position_ids`
+    only if the batch is a single row."""
     batch, heads, length, _ = query.shape
     key, value = (states.repeat_interleave(heads // key.shape[1], dim=1) for states in (key, value))
     story = torch.zeros(batch, length, dtype=torch.long)
@@ -66,7 +66,7 @@ def choose(model, back_end):
 
 @pytest.fixture
 def attention():
-    """Flex attention wants a C++ compiler for half a minute; what it computes it also computes uncompiled."""
+    """Run flex attention uncompiled: compiling it takes half a minute and does not change the result."""
     with torch.compiler.set_stance("force_eager"), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
@@ -687,7 +687,7 @@ def test_rotary_types(rope_type, factor, tmp_path):
 
 
 def test_position_ids_are_used():
-    """A context stretched by four, and positions four apart: the same angles."""
+    """Linear scaling by 4, with positions 4 apart, gives the angles of the plain model."""
     plain, stretched = tiny_model(), tiny_model(rope_parameters={"rope_type": "linear", "factor": 4.0})
     ids, mask = random_ids(2, 12), torch.ones(2, 12)
     with torch.no_grad():

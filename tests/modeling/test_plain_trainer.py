@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 import torch
-from helpers import run_without_us, tiny_config, tiny_model
+from helpers import run_in_clean_process, tiny_config, tiny_model
 from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainingArguments
 from transformers.models.auto import modeling_auto
 
@@ -142,4 +142,4 @@ with torch.no_grad():
 
 def test_the_code_of_a_model_folder_learns_the_next_token_under_label_smoothing(tmp_path):
     tiny_model().save_pretrained(tmp_path / "model")
-    assert run_without_us(SMOOTHED, tmp_path / "model", tmp_path) < 1.0
+    assert run_in_clean_process(SMOOTHED, tmp_path / "model", tmp_path) < 1.0

@@ -1,5 +1,5 @@
-"""Tools that people point at a model folder: streaming, chat, `transformers serve`, lm-evaluation-harness, and plans
-that spread a model over processes. Those that need a package of their own are skipped where it is not installed."""
+"""Tools that load a model folder: streaming, chat, `transformers serve`, lm-evaluation-harness, and parallelism plans.
+Tests that need an additional package are skipped if it is not installed."""
 
 import json
 import math
@@ -64,7 +64,7 @@ def test_a_chat_completes_the_last_user_message(tiny_run):
 
 @pytest.fixture
 def serve(tmp_path):
-    """A function that starts `transformers serve FOLDER` and returns what posts JSON to it."""
+    """A function that starts `transformers serve FOLDER` and returns a function that posts JSON to it."""
     for package in ("fastapi", "openai", "uvicorn"):
         pytest.importorskip(package)
     processes = []

@@ -4,7 +4,7 @@ import os
 import shutil
 
 import pytest
-from helpers import run_without_us, tiny_model
+from helpers import run_in_clean_process, tiny_model
 
 
 STEP_WITH_EACH = """
@@ -56,12 +56,12 @@ def copies_of_a_model(root, number: int):
 
 
 def test_a_training_step_with_each_of_eight_folders(tmp_path):
-    modules, losses, gradients = run_without_us(ONCE, copies_of_a_model(tmp_path / "folders", 8), tmp_path)
+    modules, losses, gradients = run_in_clean_process(ONCE, copies_of_a_model(tmp_path / "folders", 8), tmp_path)
     assert modules == 8
     assert len(set(losses)) == 1 and len(set(gradients)) == 1
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="Windows has no fork")
-def test_fresh_processes_survive_two_copies(tmp_path):
-    assert run_without_us(IN_FORKS, copies_of_a_model(tmp_path / "folders", 2), tmp_path) == [0] * 16
+def test_two_folders_in_each_of_several_new_processes(tmp_path):
+    assert run_in_clean_process(IN_FORKS, copies_of_a_model(tmp_path / "folders", 2), tmp_path) == [0] * 16

@@ -67,7 +67,7 @@ def test_words_are_those_of_the_library_in_odd_text():
 
 
 @pytest.mark.parametrize("around", ["{}", "a{}", "1{}", "!{}", "a{} b", " {}{}a", "\n{}'s"])
-def test_every_character_has_the_library_s_kind(around):
+def test_every_character_has_the_class_of_the_library(around):
     rng = random.Random(0)
     points = [*range(0x3000), *rng.sample([*range(0x3000, 0xD800), *range(0xE000, 0x110000)], 3_000)]
     texts = [around.replace("{}", chr(point)) for point in points]

@@ -55,7 +55,7 @@ def examine_trainer(
     Args:
         total_rows: of the whole training set; None if unknown.
         output_dir: folder of the checkpoints.
-        made: length of the finished run that the trainer was built for; by default the length of its own run.
+        made: length of the run, if it has finished; by default the length of the trainer's own run.
         time: measure optimizer steps.
         machine: check memory, disk and the like.
     """

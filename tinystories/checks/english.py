@@ -169,7 +169,7 @@ def _is_odd(character: str) -> bool:
         return True
     if character.isalnum() or character.isspace() or character in _USUAL_MARKS:
         return False
-    # Currency signs and emoji are meant; combining marks belong to letters.
+    # Currency signs and emoji are intended; combining marks belong to letters.
     return unicodedata.category(character) not in ("Sc", "So", "Mn", "Mc", "Cf")
 
 

@@ -70,7 +70,7 @@ class _Options:
         """A sample of the stories that the user named, or else of those of the recipe.
 
         Raises:
-            UserError: where they cannot be loaded.
+            UserError: if they cannot be loaded.
         """
         recipe = targets.with_corpus(recipe or Recipe(), self.corpus, self.reading)
         return StorySample.of(recipe_corpus(recipe), self.limit)

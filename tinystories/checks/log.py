@@ -51,7 +51,7 @@ class Log:
 
     @property
     def ended(self) -> bool:
-        """Whether training ended regularly, after its last step or by a callback such as early stopping."""
+        """Whether training ended normally, after its last step or by a callback such as early stopping."""
         return any("train_runtime" in entry for entry in self.entries)
 
     @property

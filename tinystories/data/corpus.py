@@ -9,8 +9,8 @@
   file's path, size and modification time, or of the dataset's commit, and of the options.
 - Splits are those of the source. Without a validation split, "test" is used; without either, `validation_fraction` of
   the distinct stories is held out, chosen by hashes of the texts and the seed and not by their place in the corpus.
-- A training story that is also a validation story is dropped. `max_stories` and `max_validation_stories` keep the
-  first, after that.
+- A training story that is also a validation story is dropped. Then `max_stories` and `max_validation_stories` keep the
+  first stories of each.
 """
 
 import logging

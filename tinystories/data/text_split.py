@@ -1,10 +1,10 @@
 """Where a story ends in plain text: at a marker, at a blank line, at the end of a line or at the end of the file.
 
-`auto` decides for all files at once, from the beginnings of some. `<|endoftext|>` decides. Without it, a file is a
-story if there are many small ones; lines, or blocks between blank lines, are stories if nearly all are as long as
-stories and end like sentences, or begin with "Once upon a time". Blank lines also separate paragraphs, so what is
-uncertain is refused: in 16,054 TinyStories, paragraphs have 52, 180 and 308 characters (5th, 50th and 95th
-percentile), and stories 513, 735 and 1,532, at least 234.
+`auto` decides for all files at once, from the beginnings of some. If they contain `<|endoftext|>`, it is the marker.
+Otherwise, each file is a story if there are many small files; lines, or blocks between blank lines, are stories if
+nearly all are as long as stories and end like sentences, or begin with "Once upon a time". Blank lines also separate
+paragraphs, so what is uncertain is refused: in 16,054 TinyStories, paragraphs have 52, 180 and 308 characters (5th,
+50th and 95th percentile), and stories 513, 735 and 1,532, at least 234.
 """
 
 import re

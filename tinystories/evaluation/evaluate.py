@@ -332,7 +332,7 @@ def _grades(graded: JudgeReport) -> dict:
 
 
 def _set_names(models: list[dict]) -> None:
-    """Give each model a short name, or its path where the short name is not unique."""
+    """Give each model a short name, or its path if the short name is not unique."""
     for model in models:
         folder = Path(model["model"]).absolute()
         if folder.exists():

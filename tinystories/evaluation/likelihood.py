@@ -89,7 +89,7 @@ def score_sequences(
             f"tokenizer that the model was trained with."
         )
     lengths = np.array([len(ids) for ids in sequences], dtype=np.int64)
-    order = np.argsort(-lengths, kind="stable").tolist()  # longest first, so that it runs out of memory at once, if so
+    order = np.argsort(-lengths, kind="stable").tolist()  # longest first, to fail at once if memory is insufficient
     tokens_per_batch = min(TOKENS_PER_BATCH, LOGITS_PER_BATCH // vocab_size)
     padding = 1 if model.config.pad_token_id == 0 else 0  # transformers warns about the pad token without a mask
     scores: dict[int, Score] = {}

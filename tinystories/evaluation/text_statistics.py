@@ -81,7 +81,7 @@ def check_texts(texts: Sequence[str]) -> None:
 
 
 def columns(rows: list[tuple], count: int) -> np.ndarray:
-    """Rows of `count` integers as arrays `[count, rows]`, also where there are no rows."""
+    """Rows of `count` integers as arrays `[count, rows]`, also if there are no rows."""
     return np.array(rows, dtype=np.int64).reshape(-1, count).T
 
 

@@ -53,7 +53,7 @@ def word_class(word: str) -> int:
 class TokenClassifier:
     """Gives each token the class of the word that it belongs to.
 
-    A token is an article only where it is the whole word: " a" before "pple" is not. All tokens of an article or
+    A token is an article only if it is the whole word: " a" before "pple" is not. All tokens of an article or
     function word count; punctuation and special tokens are `OTHER`.
     """
 

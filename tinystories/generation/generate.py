@@ -81,14 +81,14 @@ def generate_story(
         tokenizer: of the model.
         prompt: the beginning of the story.
         preset: sampling settings by name; by default those of the model's `generation_config.json`, or "balanced"
-            where it does not sample.
+            if it does not sample.
         sampling: overrides of `temperature` (0 is greedy decoding), `top_k`, `top_p` and `repetition_penalty`.
         max_new_tokens: by default the remaining context length.
         seed: the same seed generates the same text on the same machine.
         stream: print the text while it is generated.
 
     Raises:
-        UserError: where the prompt fills the context, `max_new_tokens` exceeds the remaining context length or is
+        UserError: if the prompt fills the context, `max_new_tokens` exceeds the remaining context length or is
             missing for a model without a context length, or a setting is out of range.
     """
     sampling = sampling or {}

@@ -30,7 +30,7 @@ class LlamaCpp:
         threads: by default one per core.
 
     Raises:
-        UserError: where the package is not installed, or llama.cpp cannot load the file.
+        UserError: if the package is not installed, or llama.cpp cannot load the file.
     """
 
     def __init__(self, file: Path, context: int, threads: int | None = None):
@@ -123,7 +123,7 @@ def generate_story(
         gguf: returns the GGUF file of the model; called once everything else has been checked.
 
     Raises:
-        UserError: where a package is missing, a setting is out of range, or the prompt fills the context.
+        UserError: if a package is missing, a setting is out of range, or the prompt fills the context.
     """
     require_packages()
     check_sampling(preset, sampling or {})
@@ -159,7 +159,7 @@ def prompt_ids(folder: Path, config: Mapping, prompt: str) -> list[int]:
 
 
 def require_packages() -> None:
-    """Raises `UserError` where the packages of the extra are not installed."""
+    """Raises `UserError` if the packages of the extra are not installed."""
     missing = [name for name in ("xllamacpp", "gguf") if importlib.util.find_spec(name) is None]
     if missing:
         raise UserError(

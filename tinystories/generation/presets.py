@@ -45,7 +45,7 @@ class SamplingSettings:
 
     @classmethod
     def from_generation_config(cls, config: Mapping[str, Any]) -> "SamplingSettings":
-        """The settings in a `generation_config.json`, or "balanced" where it does not sample."""
+        """The settings in a `generation_config.json`, or "balanced" if it does not sample."""
         if not config.get("do_sample"):
             return cls.from_preset("balanced")
         given = {field.name: config.get(field.name) for field in dataclasses.fields(cls)}
@@ -91,10 +91,10 @@ def check_dtype(dtype: str | None) -> None:
 
 
 def resolve_max_new_tokens(context: int | None, prompt_tokens: int, max_new_tokens: int | None) -> int:
-    """`max_new_tokens`, or the remaining context length where it is None.
+    """`max_new_tokens`, or the remaining context length if it is None.
 
     Raises:
-        UserError: where the prompt fills the context, `max_new_tokens` exceeds the remaining context length, or both
+        UserError: if the prompt fills the context, `max_new_tokens` exceeds the remaining context length, or both
             are None.
     """
     if context is None:

@@ -18,7 +18,7 @@ def encode_prompt(tokenizer: "PreTrainedTokenizerBase", prompt: str) -> list[int
     """Token ids of `prompt`, with the special tokens that the tokenizer puts before a text, and without EOS.
 
     Raises:
-        UserError: where the prompt is empty and the tokenizer has no BOS token.
+        UserError: if the prompt is empty and the tokenizer has no BOS token.
     """
     return encode_prompt_with(
         _encoder(tokenizer), prompt, bos_token_id=tokenizer.bos_token_id, eos_token_ids={tokenizer.eos_token_id}

@@ -111,7 +111,7 @@ class Sampler:
 
     @torch.inference_mode()
     def sample(self, logits: torch.Tensor, first: int = 0) -> list[int | None]:
-        """The next token of each sequence from row `first` on; None where the logits are NaN or infinite.
+        """The next token of each sequence from row `first` on; None if the logits are NaN or infinite.
 
         Args:
             logits: `[sequences, vocab]`.
@@ -177,7 +177,7 @@ def filter_top_k(scores: torch.Tensor, top_k: list[int]) -> tuple[torch.Tensor, 
     """`scores` `[rows, vocab]` with -inf below the `top_k`-th largest of each row; 0 is off.
 
     Returns:
-        the scores, and the indices `[rows, width]` that include all others than -inf; None where these may be many.
+        the scores, and the indices `[rows, width]` that include all others than -inf; None if these may be many.
     """
     vocab = scores.shape[1]
     limits = torch.tensor([min(k, vocab) or vocab for k in top_k], device=scores.device)[:, None]

@@ -1,7 +1,7 @@
 """The model card of a run, rendered from `model_card.md.jinja` by `huggingface_hub`.
 
 - Every figure comes from a file of the run (see `runs/metadata.py`). Unknown ones are omitted.
-- The card names the licence of the training data where it is known. The licence of the model itself is in the card's
+- The card names the licence of the training data if it is known. The licence of the model itself is in the card's
   YAML metadata only if the publisher chooses one.
 """
 

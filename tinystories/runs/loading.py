@@ -120,11 +120,11 @@ def load_tokenizer(path: str | Path, *, as_saved: bool = False) -> PreTrainedTok
     """The tokenizer in a folder or on the Hub, of a class that saves files which every tool can read.
 
     Args:
-        as_saved: keep the EOS token that some tokenizers append to every text; without it, the model can continue a
-            prompt (see `generation/prompts.py`).
+        as_saved: keep the EOS token that some tokenizers append to every text. By default it is removed, so that the
+            model continues prompts (see `generation/prompts.py`).
 
     Raises:
-        UserError: if there is none.
+        UserError: if there is none, or it cannot be loaded.
     """
     folder = local_folder(path)
     try:

@@ -25,7 +25,7 @@ SAMPLES = 3
 
 @dataclass
 class RunMetadata:
-    """Metadata of a run or checkpoint; None or empty where it is unknown.
+    """Metadata of a run or checkpoint; None or empty if unknown.
 
     Attributes:
         step: of a checkpoint; None for the end of a run.

@@ -48,7 +48,7 @@ def require_run_folder(folder: Path) -> None:
 
 
 def _refuse_file(path: Path) -> None:
-    """Refuse a file where a model folder is wanted, and say what to do with a file of its kind."""
+    """Refuse a file instead of a model folder, and say what to do with a file of its kind."""
     refuse_special_file(path)
     if not path.is_file():
         return
@@ -127,7 +127,7 @@ def run_recipe(path: str | Path) -> Recipe | None:
 
 
 def run_and_step(path: str | Path) -> tuple[str | None, int | None]:
-    """The run folder that a model belongs to and the optimizer steps of its weights; None where they are unknown.
+    """The run folder that a model belongs to and the optimizer steps of its weights; None if unknown.
 
     A run folder may hold the weights of its best checkpoint instead of the last; a comparison of the files decides.
     """

@@ -26,7 +26,7 @@ from ..utils.errors import UserError
 
 
 EXTENT_STEP = 64  # positions by which the visible part of the cache grows
-MORE_THREADS_BELOW = 0.85  # more threads are used where they take less than this fraction of the time
+MORE_THREADS_BELOW = 0.85  # more threads are used if they take less than this fraction of the time
 
 
 class ContinuousBatch:
@@ -141,7 +141,7 @@ class ContinuousBatch:
         return self._forward(ids, attention_mask=mask, **options)[:, -1]
 
     def _decode_natively(self, tokens: list[int], positions: list[int], rows: slice) -> torch.Tensor | None:
-        """The same by the native step; None where it is not available."""
+        """The same by the native step; None if it is not available."""
         if not isinstance(self.model, NativeDecodingMixin):
             return None
         keys, values = [layer.keys[rows] for layer in self.layers], [layer.values[rows] for layer in self.layers]

@@ -36,7 +36,7 @@ class GenerationRequest:
 
     Attributes:
         max_tokens: maximum length of the completion; with 0, only the prompt is processed.
-        deadline: time of `time.monotonic()` at which it is ended.
+        deadline: time of `time.monotonic()` at which it ends.
         stop: strings that end the completion; they are not part of it.
         logprobs: number of alternatives reported with each token; None: no log-probabilities.
         prompt_logprobs: whether to report those of the prompt, too.
@@ -69,7 +69,7 @@ class TokenLogprob:
 
 @dataclass(frozen=True)
 class TextDelta:
-    """New text of a completion, with the log-probabilities of its tokens where they were requested."""
+    """New text of a completion, with the log-probabilities of its tokens if they were requested."""
 
     text: str
     tokens: tuple[TokenLogprob, ...] = ()
@@ -175,7 +175,7 @@ class Engine:
             on_events: for each request a callback for its events; called in the engine's thread.
 
         Raises:
-            ServiceUnavailable: while the model loads, when the server is shutting down, or where the queue is full.
+            ServiceUnavailable: while the model loads, during shutdown, or if the queue is full.
         """
         states = [RequestState(request, on_event) for request, on_event in zip(requests, on_events, strict=True)]
         with self._changed:

@@ -91,7 +91,7 @@ def client_key(scope: Scope) -> str:
 class LimitedProtocol(H11Protocol):
     """Uvicorn's HTTP/1.1 with a timeout for clients and a limit of open connections, idle ones included.
 
-    A connection is closed where a request is not received completely within `client_timeout` seconds, or where data
+    A connection is closed if a request is not received completely within `client_timeout` seconds, or if data
     that was written cannot be sent for that time. A connection beyond `max_connections` gets 503 and is closed;
     uvicorn's `limit_concurrency` would wait for its request.
     """

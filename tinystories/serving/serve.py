@@ -33,7 +33,7 @@ def serve(settings: ServerSettings) -> None:
     """Serve a model until SIGTERM or SIGINT.
 
     Raises:
-        UserError: where the model, the device or the port is not available.
+        UserError: if the model, the device or the port is not available.
     """
     disable_progress_bar()
     _check_checkpoint(settings.checkpoint)
@@ -96,7 +96,7 @@ def load(settings: ServerSettings) -> tuple[PreTrainedModel, PreTrainedTokenizer
     """The model and its tokenizer; from the Hub, only text files and safetensors are downloaded.
 
     Raises:
-        UserError: where they are missing or do not fit.
+        UserError: if they are missing or do not fit.
     """
     checkpoint = str(local_folder(settings.checkpoint, SAFETENSORS))
     _check_checkpoint(checkpoint)

@@ -65,7 +65,7 @@ class ServedModel:
         return SamplingSettings.from_generation_config(self.engine.model.generation_config.to_dict())
 
     def encode(self, prompt: str) -> list[int]:
-        """Raises `InvalidInput` for an empty prompt where the tokenizer has no BOS token."""
+        """Raises `InvalidInput` for an empty prompt if the tokenizer has no BOS token."""
         try:
             return encode_prompt(self.tokenizer, prompt)
         except UserError as error:
@@ -88,7 +88,7 @@ class ServedModel:
             default: None for the remaining context length.
 
         Raises:
-            InvalidInput: with status 400 where the prompt fills the context, 422 where too many tokens are requested.
+            InvalidInput: with status 400 if the prompt fills the context, 422 if too many tokens are requested.
         """
         used, context = len(prompt_ids), self.engine.context
         remaining = context - used

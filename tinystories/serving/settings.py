@@ -64,7 +64,7 @@ def read_settings(options: Mapping, environment: Mapping[str, str] = os.environ)
         options: by the names of `ServerSettings`; other keys are ignored.
 
     Raises:
-        UserError: where no checkpoint is given, or a value is invalid.
+        UserError: if no checkpoint is given, or a value is invalid.
     """
     names = [field.name for field in fields(ServerSettings)]
     values = {name: options[name] for name in names if options.get(name) is not None}

@@ -23,7 +23,7 @@ class CompletionStream:
     """Submits requests to the engine and yields their events.
 
     Raises:
-        ServiceUnavailable: where the engine refuses them.
+        ServiceUnavailable: if the engine refuses them.
     """
 
     def __init__(self, engine: Engine, requests: list[GenerationRequest]):
@@ -83,7 +83,7 @@ class _Dispatcher:
         return cls._of_loops.setdefault(loop, cls(loop))
 
     def send(self, queue: asyncio.Queue, item: tuple[int, Event]) -> None:
-        """Called in the engine's thread. Raises RuntimeError where the loop is closed."""
+        """Called in the engine's thread. Raises RuntimeError if the loop is closed."""
         self._sent.append((queue, item))
         if not self._woken:
             self._woken = True
@@ -101,7 +101,7 @@ class _Dispatcher:
 
 
 async def while_connected(request: Request, awaitable: Awaitable[Result]) -> Result:
-    """Await a result; raises `ClientDisconnected` where the client disconnects before."""
+    """Await a result; raises `ClientDisconnected` if the client disconnects first."""
     work, disconnect = asyncio.ensure_future(awaitable), asyncio.ensure_future(_disconnect(request))
     try:
         await asyncio.wait((work, disconnect), return_when=asyncio.FIRST_COMPLETED)

@@ -151,8 +151,8 @@ def copy_init(model: TinyLlamaForCausalLM, scale: float) -> None:
     """Initialise the attention of the middle layer as a copy: `v_proj` orthogonal, `o_proj` its transpose.
 
     The heads of the layer then add `scale` times the mean of the attended states to the residual stream. With tied
-    embeddings this raises the logits of attended tokens from the first step on, so that only the
-    tokens to attend to remain to be learned (measurements: benchmarks/RACE.md).
+    embeddings this raises the logits of attended tokens from the first step on, so that only the tokens to attend to
+    remain to be learned (measurements: benchmarks/RACE.md).
     """
     attention = model.model.layers[model.config.num_hidden_layers // 2].self_attn
     value, output, dim = attention.v_proj.weight, attention.o_proj.weight, model.config.head_dim

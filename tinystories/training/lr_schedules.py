@@ -109,7 +109,7 @@ def timed_lr_lambda(args: TrainingArguments, limit: TimeLimitCallback) -> Callab
     """[`lr_lambda`] by the elapsed fraction of the time limit; a `warmup_steps` of at least 1 still counts steps.
 
     Raises:
-        UserError: also for the types that transformers handles, which count steps.
+        UserError: as [`lr_lambda`], and for the types that transformers handles, which count steps.
     """
     warmup_steps = args.warmup_steps
     by_instant = lr_lambda(args, INSTANTS, warmup_steps=0 if warmup_steps >= 1 else None)

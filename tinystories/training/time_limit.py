@@ -1,6 +1,6 @@
 """Training for a number of minutes: elapsed time sets the learning rate and ends the run.
 
-The number of steps is not known in advance, least of all on a shared machine. The schedule therefore follows the
+The number of steps is not known in advance, in particular on a shared machine. The schedule therefore follows the
 elapsed fraction of the time, and reaches its last value in the last step.
 """
 

@@ -15,7 +15,7 @@ def print_any_character() -> None:
 
 
 def one_line(message: object) -> str:
-    """A message with its control characters escaped: file names may contain line breaks or terminal commands."""
+    """A message with its control characters escaped: file names may contain line breaks and escape sequences."""
     return "".join(c.encode("unicode_escape").decode() if c < " " or "\x7f" <= c < "\xa0" else c for c in str(message))
 
 

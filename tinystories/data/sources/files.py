@@ -43,7 +43,7 @@ def hub_dataset(source: str) -> tuple[str, str | None, str | None] | None:
     """Repository, configuration and revision of a dataset on the Hub; None for the sample, a file, folder or pattern.
 
     Raises:
-        UserError: for what is neither.
+        UserError: for anything else.
     """
     path = Path(source).expanduser()
     if source == "sample" or (source and (path.exists() or glob.has_magic(source))):
@@ -66,7 +66,7 @@ class StoryFiles(NamedTuple):
     root: Path
 
     def describe(self) -> str:
-        """Which files were taken for which split, for the log."""
+        """The files of each split, for the log."""
         return "; ".join(f"{split}: {self._some(files)}" for split, files in self.splits.items())
 
     def _some(self, files: list[Path]) -> str:

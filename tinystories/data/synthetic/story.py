@@ -1,4 +1,4 @@
-"""Builds a story: its characters, things and sentences, with random choices between them.
+"""Build a story: its characters, things and sentences, with random choices between them.
 
 Sentences are templates in Python's format syntax, with three additions:
 

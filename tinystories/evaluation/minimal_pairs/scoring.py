@@ -56,7 +56,7 @@ class PairScore(NamedTuple):
 
     @property
     def margin(self) -> float:
-        """Positive where the model prefers the good text."""
+        """Positive if the model prefers the good text."""
         return self.good - self.bad - self.length_bias
 
 
@@ -135,7 +135,7 @@ def score_pairs(
     """Score both texts of each pair, in the order of `pairs`.
 
     Raises:
-        UserError: as `text_log_likelihoods`, and for a pair that differs in its first word where the model has neither
+        UserError: as `text_log_likelihoods`, and for a pair that differs in its first word if the model has neither
             a start token nor a context.
     """
     if not start_tokens(model, tokenizer):

@@ -40,11 +40,11 @@ class Sentence:
         return tuple(word.lower() for word in self.words)
 
     def next(self, place: int) -> str:
-        """The lower-case word right after `place`, or "" where there is none or a mark stands between."""
+        """The lower-case word right after `place`, or "" if there is none or a mark stands between."""
         return self.lower[place + 1] if not self.marks[place] else ""
 
     def previous(self, place: int) -> str:
-        """The lower-case word right before `place`, or "" where there is none or a mark stands between."""
+        """The lower-case word right before `place`, or "" if there is none or a mark stands between."""
         return self.lower[place - 1] if place > 0 and not self.marks[place - 1] else ""
 
     # The same sentence with one change. Moved words leave the marks in place.

@@ -1,4 +1,4 @@
-"""Compiles the C code with the machine's own compiler at first use, and caches the shared library.
+"""Compile the C code with the machine's own compiler at first use, and cache the shared library.
 
 - Plain C with ctypes: it compiles in two seconds without headers of Python or torch, and works with every version.
 - Each source and processor has its own folder in `$XDG_CACHE_HOME/tinystories` (`~/.cache/tinystories`), so that
@@ -41,7 +41,7 @@ def library() -> ctypes.CDLL:
     """The shared library, compiled at first use.
 
     Raises:
-        UserError: where it cannot be compiled or loaded.
+        UserError: if it cannot be compiled or loaded.
     """
     global _library
     with _lock:
@@ -105,7 +105,7 @@ def _processor() -> str:
 
 
 def _load(folder: Path) -> ctypes.CDLL | None:
-    """The library in a folder; None where it is missing, damaged or owned by another user."""
+    """The library in a folder; None if it is missing, damaged or owned by another user."""
     file = folder / "step.so"
     try:
         expected = (folder / "step.sha256").read_text(encoding="ascii")

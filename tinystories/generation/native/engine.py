@@ -24,7 +24,7 @@ DYNAMIC_ROPE = ("dynamic", "longrope")  # rotary types whose angles depend on th
 TABLE_STEP = 512  # positions by which the table of cosines and sines grows
 
 MAX_THREADS = 16  # more do not read weights faster
-BYTES_PER_THREAD = 1 << 20  # of weights to read, for which waking another thread pays; times the number of tokens
+BYTES_PER_THREAD = 1 << 20  # bytes of weights times new tokens, from which another thread makes a step faster
 
 _POSITION_BEYOND_TABLE = 4  # status of the C function
 
@@ -127,7 +127,7 @@ class Engine:
         weights: "float32" to read the model's weights in place, or "int8" for a copy with a scale for each row.
 
     Raises:
-        UserError: where the C code cannot be compiled, or gives other logits than the model.
+        UserError: if the C code cannot be compiled, or gives other logits than the model.
     """
 
     def __init__(self, model: PreTrainedModel, weights: str = "float32"):
@@ -142,7 +142,7 @@ class Engine:
         self._native: NativeModel | None = NativeModel(model, self._library, weights)
 
     def native(self, model: PreTrainedModel) -> "NativeModel | None":
-        """Pointers to the current weights; None where the model has changed so that it is no longer supported."""
+        """Pointers to the current weights; None if the model has changed so that it is no longer supported."""
         native = self._native
         if native is None or not native.is_current():
             with self._lock:
@@ -159,7 +159,7 @@ def _verify(model: PreTrainedModel, native: "NativeModel") -> None:
     """Compare a few logits, since remote code may compute something else under the same names.
 
     Raises:
-        UserError: where they differ.
+        UserError: if they differ.
     """
     ids = (torch.arange(8) * 7919 % model.config.vocab_size).view(2, 4)
     cache = DynamicCache(config=model.config)
@@ -266,7 +266,7 @@ class NativeModel:
     ) -> torch.Tensor | None:
         """Add new tokens to the cache and return the logits `[batch, keep, vocabulary]` of the last `keep` (0: all).
 
-        None where this is not supported; then the cache holds the same tokens as before.
+        None if this is not supported; then the cache holds the same tokens as before.
 
         Args:
             ids: `[batch, length]`.
@@ -302,7 +302,7 @@ class NativeModel:
     ) -> torch.Tensor | None:
         """Logits `[rows, vocabulary]` of one new token per row, for rows of different lengths.
 
-        None where this is not supported; then nothing was written.
+        None if this is not supported; then nothing was written.
 
         Args:
             ids: `[rows]`.

@@ -21,7 +21,7 @@ MIN_MODEL = 4 * LARGE_PAGE  # bytes of weights; smaller models are not faster wi
 
 
 def empty(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-    """`torch.empty`, in large pages where the tensor fills one."""
+    """`torch.empty`, in large pages if the tensor fills one."""
     count = math.prod(shape)
     if device.type != "cpu" or count * dtype.itemsize < LARGE_PAGE:
         return torch.empty(shape, dtype=dtype, device=device)
@@ -61,7 +61,7 @@ def aligned_size(tensor: torch.Tensor) -> int:
 def use_large_pages(model: nn.Module, native: ctypes.CDLL) -> None:
     """Put a model's weights into large pages, in place where possible.
 
-    Weights for which it is not, such as those of a memory-mapped file, are copied to an arena.
+    The others, such as those of a memory-mapped file, are copied to an arena.
     """
     parameters = sorted(model.parameters(), key=lambda parameter: parameter.data_ptr())
     if sum(parameter.nbytes for parameter in parameters) < MIN_MODEL:

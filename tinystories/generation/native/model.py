@@ -73,7 +73,7 @@ def undo_native_decoding(model: PreTrainedModel) -> PreTrainedModel:
 
 @contextmanager
 def native_decoding(model: PreTrainedModel) -> Iterator[None]:
-    """Use native decoding within the block, where the model is supported."""
+    """Use native decoding within the block, if the model is supported."""
     if isinstance(model, NativeDecodingMixin):
         yield
         return
@@ -143,7 +143,7 @@ class NativeDecodingMixin(_Base):
     def row_logits(
         self, ids: torch.Tensor, past: torch.Tensor, keys: list[torch.Tensor], values: list[torch.Tensor]
     ) -> torch.Tensor | None:
-        """`NativeModel.row_logits`; None, too, where the model has hooks, which would not run."""
+        """`NativeModel.row_logits`; also None if the model has hooks, which would not run."""
         native = None if is_wrapped(vars(self)) else self._engine.native(self)
         return None if native is None else native.row_logits(ids, past, keys, values)
 

@@ -178,7 +178,7 @@ def _openmp() -> ctypes.CDLL:
     """GNU's OpenMP library as torch has loaded it.
 
     Raises:
-        UserError: where torch uses another one.
+        UserError: if torch uses another one.
     """
     maps = Path("/proc/self/maps")
     lines = maps.read_text(encoding="utf-8", errors="replace").splitlines() if maps.exists() else []

@@ -4,7 +4,7 @@ from ..story import Story
 from ..words import AUTUMN, DAY, SPRING
 
 
-# What happens one day, why that is stronger than fear, and what the first flight is good for.
+# The event that makes the bird fly in spite of its fear, and what the first flight achieves.
 _REASONS_TO_FLY = (
     (
         "a cat crept up to {his} little brother, who was sitting in the grass",

@@ -1,4 +1,4 @@
-"""Plots about growing up: learning, going to school, waiting for what one wants."""
+"""Plots about growing up: learning, going to school, saving, performing."""
 
 from ..grammar import Thing
 from ..story import Story

@@ -1,4 +1,4 @@
-"""Plots that go somewhere: to the sea, the zoo, the farm, the end of a map."""
+"""Plots about trips: to the beach, the zoo, the farm, and with a treasure map."""
 
 from ..story import Story
 from ..words import SUMMER
