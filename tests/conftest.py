@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 
-# Before anything of Hugging Face is imported: the user's caches are neither read nor filled.
+# Before Hugging Face libraries are imported, so that the user's caches are neither read nor written.
 os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="tinystories-tests-")
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
-# Models this small gain nothing by a second thread, and lose much where something else runs.
+# A second thread does not make models this small faster, and makes them slower on a busy machine.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
@@ -49,7 +49,7 @@ def tiny_run(tmp_path_factory) -> Path:
     return train(build_recipe(TINY_RECIPE, {"output_dir": str(folder)}))
 
 
-# Files whose single tests take longest, first: begun at the end, they would leave the other processes idle.
+# Files with long tests come first: at the end, the other processes would be idle while they run.
 LONG_FILES = ["test_hub", "test_trainer", "test_resume", "test_tools", "test_training", "test_evaluation",
               "test_server", "test_installed", "test_startup", "test_export_onnx", "test_cli", "test_time_limit",
               "test_doctor", "test_judge"]  # fmt: skip

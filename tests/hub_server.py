@@ -24,7 +24,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 import yaml
 
 
-# What a client needs in its environment beside `HF_ENDPOINT`.
+# Environment variables of a client, in addition to `HF_ENDPOINT`.
 CLIENT = {"HF_HUB_DISABLE_XET": "1", "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_TELEMETRY": "1"}
 LFS_ENDINGS = (".safetensors", ".gguf", ".onnx", ".bin", ".pt", ".pth", ".png")
 PREFIXES = {"models": "", "datasets": "datasets/", "spaces": "spaces/"}
@@ -115,8 +115,8 @@ class Fault:
 class LocalHub:
     """The server, with its users, repositories and requests.
 
-    `requests` lists `(method, path, status, token)` of each request. The content of `damaged`, by path, is sent instead
-    of the committed file.
+    `requests` lists `(method, path, status, token)` of each request. The content of `damaged`, by path, is sent
+    instead of the committed file.
     """
 
     def __init__(self):
@@ -133,9 +133,9 @@ class LocalHub:
     ) -> None:
         """Fail the next requests whose path contains the regular expression `path`, or those `after` the next few.
 
-        `kind` is a status, "drop" (the connection ends in the middle of the request's body, which is discarded), "lost"
-        (the request is executed, and the connection ends before the response) or a function (the request is executed
-        when it returns true, or after a minute).
+        `kind` is a status, "drop" (the connection ends in the middle of the request's body, which is discarded),
+        "lost" (the request is executed, and the connection ends before the response) or a function (the request is
+        executed when it returns true, or after a minute).
         """
         self.faults.append(Fault(method, path, kind, times, after))
 
@@ -157,7 +157,7 @@ class LocalHub:
         self.server.shutdown()
         self.server.server_close()
 
-    # Rights
+    # Permissions
 
     def readable(self, kind: str, repo_id: str, user: User | None) -> Repo:
         repo = self.repos.get((kind, repo_id))
@@ -171,7 +171,7 @@ class LocalHub:
             raise Refused(403, "Forbidden: you must use a write token to upload to a repository.")
         return repo
 
-    # Routes: each takes the request and the named parts of its path, and returns what is answered as JSON
+    # Routes: each takes the request and the named parts of its path, and returns the JSON of the response
 
     def whoami(self, request) -> dict:
         if request.user is None:

@@ -38,7 +38,7 @@ def test_the_rules_are_those_of_windows(tmp_path):
             with pytest.raises(PermissionError):
                 shutil.rmtree(tmp_path)
         mapped = np.memmap(file, mode="r")
-        with pytest.raises(PermissionError, match="being used"):  # numpy keeps the file open beside its map
+        with pytest.raises(PermissionError, match="being used"):  # numpy keeps the file open in addition to the map
             file.unlink()
         del mapped
         with pytest.raises(FileExistsError):

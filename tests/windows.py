@@ -27,7 +27,7 @@ def held(path: str) -> str | None:
             name = os.readlink(f"/proc/self/fd/{number}")
         except OSError:
             continue
-        # Folders are held by whoever lists them; Python holds those that it is deleting.
+        # Not folders, which Python has open while it lists or deletes them.
         if within(name) and not os.path.isdir(name):
             return f"{name} is open"
     for line in Path("/proc/self/maps").read_text("utf-8", errors="replace").splitlines():

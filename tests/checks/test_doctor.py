@@ -115,7 +115,7 @@ def endless(corpus, tokenizer, tmp_path_factory):
     )
 
 
-# What a model has learnt
+# Trained models
 
 
 def test_a_healthy_run_has_no_error(tiny_run):
@@ -214,7 +214,7 @@ def test_a_tokenizer_of_another_model_is_an_error(tiny_run, tmp_path):
     found = by_check(examine(tiny_run, tokenizer=str(tmp_path), quick=True, limit=50))
     assert found["objective"].status == "error" and "not the tokenizer" in found["objective"].advice
     assert found["vocabulary size"].status == "error"
-    # Not tried: on a GPU nothing could be computed after that.
+    # Not looked up: on a GPU, the process could compute nothing afterwards.
     assert "ids that the model does not have" in found["label shift in the model"].evidence
 
 
@@ -392,7 +392,7 @@ def test_stories_are_checked_and_cleaned(doctor, tmp_path):
 
     write()
     assert doctor(stories)[0] == 0
-    # A warning for the text, which --strict makes an error.
+    # A warning, which is an error with --strict.
     write("Too short. ")
     assert doctor(stories)[0] == 0 and doctor(stories, "--strict")[0] == 1
     broken = good[0].replace("fox", "<b>fox</b>").replace("Tim", "Kim")

@@ -134,10 +134,10 @@ def test_the_evaluation_of_the_reloaded_best_checkpoint_is_left_out(tmp_path):
     once = log(tmp_path, entries)
     assert once.evaluations == {20: 2.0} and once.ended
     assert check_validation(once)[0].status == "inconclusive"
-    # Of other weights it is a point.
+    # Another value is that of other weights, and counts.
     entries[-1]["eval_loss"] = 1.9
     assert log(tmp_path, entries).evaluations == {20: 2.0, 21: 1.9}
-    # So is an equal one during training, where nothing is loaded.
+    # An equal value during training counts, too, because no weights are loaded then.
     flat = evaluations(1.0, 0.6, 0.5, 0.5)
     assert len(log(tmp_path, flat).evaluations) == 4
 
@@ -200,7 +200,7 @@ def test_the_best_checkpoint_is_named(tmp_path):
     assert best.status == "ok"
     last = check_best_checkpoint(run / "checkpoint-300", read_log(run / "checkpoint-300"))[0]
     assert last.status == "error"
-    # The best weights were loaded at the end, as their bytes show, or another evaluation.
+    # The best weights were loaded at the end, as equal files or another evaluation show.
     for folder in (run, run / "checkpoint-200"):
         (folder / "model.safetensors").write_bytes(b"the same")
     assert check_best_checkpoint(run, whole)[0].status == "ok"

@@ -99,7 +99,7 @@ def test_a_run_that_was_stopped_early_is_not_unfinished(recipe):
     assert tokens_in(found["tokens seen"]) == pytest.approx(counted(run, 4 * steps), rel=0.02)
     assert found["setting: warm-up steps"].here == "0 of 200"
     assert found["learning rate and recipe"].status == "ok"
-    # The weights at hand are the best ones, whatever came after them.
+    # The weights in the folder are the best ones, so later evaluations do not matter.
     assert found["best checkpoint"].status == "ok" and found["overfitting"].status != "error"
 
 
@@ -129,7 +129,7 @@ def test_a_run_without_a_token_count_uses_run_json(recipe):
     (run / "trainer_state.json").write_text(json.dumps({**state, "num_input_tokens_seen": 0}))
     found = examined(run)["tokens seen"]
     assert tokens_in(found) == recorded and "run.json" in found.evidence
-    # Several processes, of which this doctor knows nothing, have trained on more.
+    # Several processes, which the check cannot detect, have trained on more.
     (run / "trainer_state.json").write_text(json.dumps({**state, "num_input_tokens_seen": 3 * recorded}))
     found = examined(run)
     assert tokens_in(found["tokens seen"]) == 3 * recorded
@@ -181,5 +181,5 @@ def test_a_run_in_two_processes_counts_the_tokens_of_both(recipe, tmp_path):
     assert done.returncode == 0, done.stderr[-2000:]
     found = examined(run)
     assert tokens_in(found["tokens seen"]) == pytest.approx(counted(run, 6 * 4 * 2 * 2), rel=0.05)
-    # Not what one process of this doctor would train on.
+    # Not the number of a single process.
     assert found["setting: tokens per step"].here == f"{tokens_in(found['tokens seen']) / 6:,.0f}"

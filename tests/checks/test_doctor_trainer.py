@@ -187,7 +187,7 @@ def test_label_smoothing_is_taken_into_account(trainer):
     assert found["next token"].status == "ok" and "smoothing" in found["next token"].evidence
     assert by_check(check_trainer(trainer(label_smoothing_factor=0.1)))["next token"].status == "ok"
 
-    # transformers' label smoother shifts for the models that it knows by name.
+    # transformers' label smoother shifts labels only for models in a list of names.
     class Unregistered(LlamaForCausalLM): ...
 
     found = by_check(check_trainer(trainer(model(Unregistered), label_smoothing_factor=0.1)))
@@ -338,7 +338,7 @@ def test_packed_attention_and_the_mask_are_both_tested(trainer, story_trainer):
     for check in LEAKS:
         assert "story_varlen" in found[check].evidence
     assert found[MASK].status == "ok" and "sdpa" in found[MASK].evidence
-    # A plain Trainer has the mask alone, and so has a model that packed attention does not support.
+    # A plain Trainer, and a model that packed attention does not support, use only the mask.
     for made in (trainer(), story_trainer(attention_dropout=0.1, **SHORT)):
         found = by_check(check_trainer(made))
         assert MASK not in found and "sdpa" in found["document masking (train mode)"].evidence
@@ -529,7 +529,7 @@ def test_without_quick_steps_are_timed_on_a_copy(trainer):
     assert all(torch.equal(weight, before[name]) for name, weight in made.model.named_parameters())
 
 
-# Nothing is left behind
+# The trainer after the checks
 
 
 def test_the_trainer_is_unchanged(trainer):

@@ -124,7 +124,7 @@ def case(arguments: str, message: str, *marks):
             '--warmup_steps 0 --lr_scheduler_type polynomial --lr_scheduler_kwargs {"odd":1}',
             "unexpected keyword argument 'odd'",
         ),
-        # the machinery
+        # hardware and processes
         case("--torch_compile_backend nonsense", "Invalid backend: 'nonsense'"),
         case("--torch_compile_mode nonsense", "Unrecognized mode=nonsense"),
         case("--dataloader_num_workers -1", "`trainer.dataloader_num_workers` is -1"),
@@ -180,7 +180,7 @@ def test_a_read_only_file_system_is_refused(recipe_file, no_work, tmp_path, caps
     assert not (tmp_path / "new").exists()
 
 
-# Defaults of ours give way to what is asked for
+# Defaults that depend on other settings
 
 
 def test_the_last_model_is_kept_if_evaluations_have_no_checkpoint(tmp_path, capsys):

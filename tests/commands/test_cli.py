@@ -271,7 +271,7 @@ def test_a_number_out_of_range_is_one_line(command, values, tiny_run, tmp_path):
         result = tinystories(*(places.get(word, word) for word in command), value)
         fails_with_one_line(result, command[-1])
         assert result.stderr.count("\n") == 1, result.stderr
-    # A leading dash with letters is no number to the parser, but an option.
+    # The parser reads a dash followed by letters as an option.
     result = tinystories(*(places.get(word, word) for word in command), "-inf")
     assert result.returncode == 2 and result.stderr.count("\n") == 1
 
@@ -280,7 +280,7 @@ def test_a_number_out_of_range_is_one_line(command, values, tiny_run, tmp_path):
 def test_missing_unknown_and_undecodable_arguments_are_one_line(verb):
     for arguments in ((verb,), (verb, "x", "y", "--no-such-option", "1"), (verb, "caf\udce9", "x")):
         if arguments in (("serve",), ("recipes",)):
-            continue  # for `serve`, the environment may name the model
+            continue  # the model of `serve` can be set in the environment
         result = tinystories(*arguments)
         fails_with_one_line(result)
         assert result.stderr.count("\n") == 1, result.stderr

@@ -41,7 +41,7 @@ def numbered(count, start=0):
     return [STORY.format(f"It was ball number {number}.") for number in range(start, start + count)]
 
 
-# Each story has this kind of finding and no other.
+# Each story has a problem of this kind and of no other.
 HAS = {
     "empty": ["", "  \n\n ", "\u3000", None],
     "special_tokens": among(
@@ -97,7 +97,7 @@ HAS = {
     "spaces": [PLAIN + "\n", " " + PLAIN]
     + among("It  was.", "It\twas.", "It\xa0was.", "It \nwas.", "One.\r\nTwo.", "One.\n\n\nTwo.", "One.\u2028Two."),
 }
-# Real text that must not be taken for one of these.
+# Correct text in which no problem may be found.
 NEAR_MISSES = among(
     *(
         "AT&T made it.",

@@ -18,7 +18,7 @@ from tinystories.serving.settings import read_settings
 from tinystories.utils.errors import UserError
 
 
-# What is trained on and what is held out
+# Training and held-out stories
 
 
 def test_hold_out_depends_on_seed_and_text_alone(write, load):

@@ -143,7 +143,7 @@ def test_best_fit_finds_a_packing_without_padding():
 
 @pytest.mark.parametrize(("context", "median"), [(512, 190), (256, 200), (128, 200), (512, 60)])
 def test_less_than_one_percent_of_story_rows_is_padding(context, median):
-    # Token counts spread as those of TinyStories are: half within a sixth of the median, a tail past three times that.
+    # The distribution of TinyStories: half of the lengths within a sixth of the median, a tail beyond three times it.
     lengths = np.random.default_rng(0).lognormal(np.log(median), 0.33, size=5_000).astype(int)
     parts = split_long_stories(lengths, context, context // 8).length
     row_length = shortest_full_row(parts, context)

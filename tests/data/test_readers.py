@@ -198,7 +198,7 @@ def test_skip_bad_rows_does_not_skip_everything_after_an_open_quote(write, texts
         texts(write("a.csv", csv_rows("1,A", '2,"B', *(f"{i},C" for i in range(50)))), skip_bad_rows=True)
 
 
-# One rule for line ends
+# Line ends
 
 ENDS = "One day,\r\n\r\nTom ran.\rHe sat.\u2028He ate.\u2029The end.\r\n"
 PLAIN = "One day,\n\nTom ran.\nHe sat.\nHe ate.\nThe end."
@@ -224,7 +224,7 @@ def test_line_ends_are_the_same_in_every_format(name, write, load, texts):
     assert {row["text"] for row in found.train} | set(found.validation["text"]) == {PLAIN, "B"}
 
 
-# Only the column with the stories counts
+# Other columns
 
 OTHERS = [{"n": 1}, {"n": 1.5}, {"n": "x"}, {"n": None}, {"n": {"a": [1]}}, {"m": True}, {}]
 

@@ -32,7 +32,7 @@ def test_links_to_folders_are_followed_once(write, texts, tmp_path, caplog):
     write("elsewhere/deep/2.jsonl", b'{"text": "B"}')
     write("elsewhere/.hidden/3.jsonl", b'{"text": "C"}')
     (tmp_path / "in/linked").symlink_to(tmp_path / "elsewhere")
-    (tmp_path / "in/a/up").symlink_to(tmp_path / "in")  # a circle
+    (tmp_path / "in/a/up").symlink_to(tmp_path / "in")  # a cycle
     (tmp_path / "in/again").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "in/same.jsonl").symlink_to(tmp_path / "in/a/1.jsonl")
     (tmp_path / "in/gone.jsonl").symlink_to(tmp_path / "nowhere.jsonl")

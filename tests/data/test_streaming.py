@@ -34,7 +34,7 @@ def test_a_stream_resumes_at_any_row_after_prefetching(packed_stream, tmp_path):
 
 
 def test_a_stream_that_becomes_empty_is_an_error(packed_stream):
-    left = [OTHER_TALES, OTHER_TALES]  # for the first look, and the first time through
+    left = [OTHER_TALES, OTHER_TALES]  # one is read at the beginning, one by the first pass
 
     def rows():
         yield from ({"text": tale} for tale in (left.pop() if left else []))

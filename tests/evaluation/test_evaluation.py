@@ -112,7 +112,7 @@ def measured(report, models) -> dict[str, dict]:
     return {name: by_path[str(path)] for name, path in models.items()}
 
 
-# What each figure must see
+# Figures of broken models and damaged text
 
 
 def test_broken_models_have_more_bits_per_byte(measured, report):
@@ -211,7 +211,7 @@ def test_raw_figures_are_before_post_processing():
     assert figures["raw"]["mean_words"] == 7 and figures["legacy"]["mean_words"] == 10
 
 
-# What the report says
+# Content of the report
 
 
 def test_bits_per_byte_is_that_of_the_training_log(measured, tiny_run):
@@ -349,7 +349,7 @@ def test_a_judge_grades_real_and_generated_stories(tiny_run, tmp_path, monkeypat
     server.shutdown()
     server.server_close()
 
-    # An endpoint that is gone is found out before any model is measured.
+    # A missing endpoint is detected before any model is evaluated.
     monkeypatch.setattr("openai._base_client.INITIAL_RETRY_DELAY", 0.01)
     monkeypatch.setattr(evaluation, "load_model", lambda path: pytest.fail("a model was loaded"))
     with pytest.raises(UserError, match="does not answer"):

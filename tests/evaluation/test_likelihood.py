@@ -46,7 +46,7 @@ STORIES = [
 CORPUS = list(sample_stories(40, seed=3))
 
 
-# ---- tokenizers of every kind, and models to go with them
+# ---- tokenizers of several kinds, and models for them
 
 
 def byte_level(prefix_space=False, normalizer=None, post=None, bos=None, eos=None):
@@ -222,7 +222,7 @@ def test_a_special_token_that_cannot_be_ordinary_text_is_noted():
     assert scores.lossy.tolist() == [False, True] and "1 of 2 stories" in scores.notes[0]
 
 
-# ---- what is in front
+# ---- start tokens
 
 
 def test_start_tokens():
@@ -249,7 +249,7 @@ def test_truncation_and_padding_in_the_tokenizer_file_change_nothing():
     assert found.tokens.tolist() == expected.tokens.tolist() and found.nats == pytest.approx(expected.nats)
 
 
-# ---- what tokenizers lose
+# ---- lossy tokenizers
 
 
 @pytest.mark.parametrize(

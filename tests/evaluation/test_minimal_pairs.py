@@ -59,7 +59,7 @@ def changes(kind: str, story: str) -> list[str]:
     ]
 
 
-# What is made
+# Making pairs
 
 
 @pytest.mark.parametrize(
@@ -232,7 +232,7 @@ def test_pairs_are_written_as_tsv_and_jsonl(tmp_path):
         write_pairs(written, tmp_path / "pairs.csv")
 
 
-# How texts are scored
+# Scoring
 
 
 def byte_level(stories, start: bool) -> PreTrainedTokenizerFast:
@@ -317,7 +317,7 @@ def test_padding_changes_nothing(model, tokenizer):
     for one, other in zip(alone, together, strict=True):
         assert one == pytest.approx(other, abs=1e-4)
 
-    # A model that looks ahead would be found out.
+    # A model without a causal mask would be detected.
     def look_ahead(module, arguments, output):
         output.logits = output.logits + output.logits.mean(1, keepdim=True)
 
@@ -381,7 +381,7 @@ def test_texts_that_cannot_be_scored_are_refused(stories):
         text_log_likelihoods(model, tokenizer, ["She ran."], progress=False)
 
 
-# What the score is worth
+# Accuracy
 
 
 def test_ties_count_half_and_the_interval_is_wilsons():
@@ -428,7 +428,7 @@ def test_a_trained_model_prefers_good_sentences_and_its_inverse_bad_ones(tiny_ru
     tokenizer = AutoTokenizer.from_pretrained(tiny_run)
     results = score_pairs(model, tokenizer, pairs, batch_size=64, progress=False)
     table = accuracy(results)
-    # What 120 steps teach: where words stand. Which form they take comes later.
+    # After 120 steps, a model has learned word order, but not yet inflection.
     for kind in ("article_deleted", "article_doubled", "article_moved", "word_order"):
         assert table[kind]["low"] > 0.65, table
     assert min(row["high"] for row in table.values()) > 0.5

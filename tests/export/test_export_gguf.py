@@ -84,7 +84,7 @@ def weights(file: Path) -> dict[str, torch.Tensor]:
             q, k, v = np.split(tensors[block + "attn_qkv.weight"], np.cumsum(rows)[:2])
             gate, up = np.split(tensors[block + "ffn_up.weight"], 2)
         else:
-            # Row 2i + j of a head is there what row i + j * width / 2 is here.
+            # Row 2i + j of a head in the file is row i + j * width / 2 in transformers.
             order = np.array([2 * (row % (width // 2)) + row // (width // 2) for row in range(width)])
             q, k = (
                 tensors[block + name]
@@ -121,7 +121,7 @@ def llama_cpp_logits(file: Path, ids: list[int]) -> np.ndarray:
 
     def rotate(x):  # [length, heads, width]
         x, cos, sin = x.copy(), np.cos(angles)[:, None], np.sin(angles)[:, None]
-        # GGML_ROPE_TYPE_NORMAL turns neighbours, GGML_ROPE_TYPE_NEOX one half of what is rotated against the other.
+        # GGML_ROPE_TYPE_NORMAL rotates adjacent dimensions, GGML_ROPE_TYPE_NEOX those half of the rotated part apart.
         first, second = (slice(0, rotated, 2), slice(1, rotated, 2)) if arch == "llama" else (
             slice(0, rotated // 2), slice(rotated // 2, rotated))  # fmt: skip
         one, other = x[..., first].copy(), x[..., second].copy()
@@ -189,7 +189,7 @@ def test_matrices_are_rounded_to_the_dtype_and_norms_stay_float32(changes, dtype
             errors = (found[name] - weight).view(-1, 32).abs() / step
             assert 0.4 < errors.max() < 0.6 and torch.unique(found[name]).numel() < weight.numel()
         else:
-            # Rows of 48 are no blocks of 32.
+            # Rows of 48 cannot be divided into blocks of 32.
             rounded = torch.bfloat16 if dtype == "bf16" else torch.float16
             assert torch.equal(found[name], weight.to(rounded).float())
     expected = {"Q8_0": 5, "F16": 2} if dtype == "q8_0" else {dtype.upper(): 7}
@@ -218,7 +218,7 @@ def test_transformers_reads_the_file_and_generates_the_same(run, tmp_path):
         assert words(story, add_special_tokens=False)["input_ids"] == ids
 
 
-# --- What must not pass.
+# --- Refusals
 
 
 DAMAGES = {
@@ -313,7 +313,7 @@ def test_mistakes_are_one_line(tiny_run, tmp_path, monkeypatch, capsys):
     assert "pip install '.[export]'" in capsys.readouterr().err.splitlines()[-1]
 
 
-# --- What the file says of itself, and the tokenizer.
+# --- Metadata and tokenizer
 
 
 def test_name_licence_preset_and_no_chat_template(run, tmp_path):
@@ -327,7 +327,7 @@ def test_name_licence_preset_and_no_chat_template(run, tmp_path):
     for number, card in enumerate(("---\nlicense: [\n---\nStories.\n", "---\nlicense: [mit, other]\n---\n")):
         (folder / "README.md").write_text(card)
         assert "general.license" not in fields(export_gguf(folder, tmp_path / f"{number}.gguf").file)
-    # With "phi3" in the name llama.cpp looks for tokens of Microsoft's model, and gives up where there are none.
+    # With "phi3" in the name, llama.cpp expects tokens of Microsoft's model and fails without them.
     assert field["general.name"] == "my-Phi 3-stories"
     assert field["general.file_type"] == 1 and field["general.quantization_version"] == 2
     assert field["general.sampling.sequence"] == "penalties;temperature;top_k;top_p"
@@ -433,7 +433,7 @@ def test_sentencepiece_tokenizer_has_scores(llama2c_run, pieces, tmp_path):  # n
     made = [i for i in range(259, len(tokens)) if len(tokens[i]) > 1]
     assert sorted(made, key=lambda i: -scores[i]) == sorted(made, key=lambda i: -pieces[i][1])
     assert field["tokenizer.ggml.add_space_prefix"] is True and field["tokenizer.ggml.add_bos_token"] is True
-    # Its stories end where the next begins, at <s>.
+    # Its stories end with the token that begins the next one, <s>.
     assert (field["tokenizer.ggml.eos_token_id"], field["tokenizer.ggml.eot_token_id"]) == (1, 2)
 
 
@@ -598,7 +598,7 @@ def test_llama_cpp_samples_as_generate_does(run, tiny_run, tmp_path):
     ids = tokenizer("One day, there was a")["input_ids"]
     answer = server.ask("/completion", prompt=ids, n_predict=60, n_probs=40, seed=3, post_sampling_probs=True,
                         return_tokens=True)  # fmt: skip
-    # As `generate()` builds its steps out of the preset.
+    # The logits processors that `generate()` builds from the preset.
     steps: LogitsProcessorList = model._get_logits_processor(
         generation_config=preset, input_ids_seq_length=len(ids), encoder_input_ids=None, prefix_allowed_tokens_fn=None,
         logits_processor=LogitsProcessorList(),

@@ -109,7 +109,7 @@ def test_folder_has_the_layout_of_transformers_js(exported):
     for value in session.get_inputs()[3:]:
         assert value.shape == ["batch_size", heads, "past_length", width]
     weights = sum(parameter.nbytes for parameter in load_model(str(exported.source))[0].parameters())
-    # What is tied lies there twice only in small models, where torch turns every weight beforehand.
+    # In small models, torch transposes every weight in advance, so a tied one is stored twice.
     assert exported.export.bytes == exported.export.file.stat().st_size < 1.5 * weights + 50_000
     assert exported.export.positions > 200 and exported.export.difference <= ours.TOLERANCE
 
@@ -205,7 +205,7 @@ def test_float16_export_computes_in_float16_throughout(tiny_run, tmp_path):
     session = session_of(export.file)
     assert {value.type for value in [*session.get_inputs()[3:], *session.get_outputs()]} == {"tensor(float16)"}
     tokenizer = AutoTokenizer.from_pretrained(tiny_run)
-    # The queries of padding see nothing, and must not become what is not a number.
+    # Queries of padding attend to nothing, and must not become NaN.
     inputs = tokenizer([PROMPT, "The"], padding=True, return_tensors="pt", return_token_type_ids=False)
     mask = inputs["attention_mask"].numpy()
     positions = np.maximum(mask.cumsum(-1) - 1, 0)
@@ -232,7 +232,7 @@ def test_other_llama_settings_are_exported(run, tmp_path):
     assert (generate(session, inputs, 30) == model.generate(**inputs, **options).numpy()).all()
 
 
-# --- What must not pass.
+# --- Refusals
 
 
 def damage(file, case):
@@ -247,7 +247,7 @@ def damage(file, case):
         numbers[5] = np.nan if case == "not a number" else numbers[6]
         value.const_value = onnx_ir.tensor(numbers, name=name)
     if case == "positions from zero":
-        # As if the position ids were forgotten: right for a first call without padding.
+        # As if position ids were ignored, which is correct only for a first call without padding.
         position = next(value for value in model.graph.inputs if value.name == "position_ids")
         zero = onnx_ir.node("Sub", [position, position])
         model.graph.insert_before(nodes[0], zero)

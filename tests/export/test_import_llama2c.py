@@ -33,7 +33,7 @@ SHAPES = {
 MATRICES = ("wq", "wk", "wv", "wo", "w1", "w2", "w3")
 
 
-# --- A model in plain numpy, and the files of it, written as llama2.c's export does.
+# --- A model in numpy, and its files as llama2.c's export writes them.
 
 
 def make_model(seed=0, **changes):
@@ -471,7 +471,7 @@ def test_tokenizer_is_found_beside_the_model_or_by_option(source, pieces, tmp_pa
     assert import_model(model, tmp_path / "out2").parameters == 700 * 32 + 2 * (3_072 + 4_608 + 64) + 32
 
 
-# --- What is damaged or foreign
+# --- Damaged files and files of other formats
 
 
 def patched(content, offset, kind, *values):

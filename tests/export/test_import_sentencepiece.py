@@ -125,7 +125,7 @@ def test_token_ids_match_sentencepiece(kind, trained, tmp_path):
     for ids in expected:
         if theirs.unk_id() not in ids:
             text = tokenizer.decode(ids, skip_special_tokens=True)
-            # Where no space is put in front, the library takes one away nevertheless.
+            # The library removes a leading space even if none is added in encoding.
             assert text.lstrip(" ") == theirs.decode(ids).lstrip(" ")
     for story in ("Once upon a time there was a girl.", "She had a red ball, and she loved it."):
         ids = tokenizer(story)["input_ids"]
@@ -143,7 +143,7 @@ def test_control_another_normalisation_is_detected(trained):
         assert pieces[:300] != pieces[300:]
 
 
-# --- llama2.c's two files, and which of them is taken
+# --- llama2.c's two files, and which of them is used
 
 
 def bin_file(file):
@@ -203,7 +203,7 @@ def test_model_is_imported_with_a_sentencepiece_tokenizer(kind, name, source, tr
     assert tokenizer(lines, split_special_tokens=True)["input_ids"] == expected
     assert model.config.vocab_size == theirs.vocab_size() == len(tokenizer)
     assert tokenizer.bos_token_id == tokenizer.eos_token_id == model.config.eos_token_id == 1
-    # No text has the token that pads, and it is not what ends one.
+    # The padding token occurs in no text and is not EOS.
     assert tokenizer.pad_token_id not in {i for ids in expected for i in ids}
     assert tokenizer.pad_token_id not in np.atleast_1d(model.generation_config.eos_token_id)
 
@@ -218,12 +218,12 @@ def test_matching_tokenizer_is_chosen(source, trained, tmp_path, caplog):
 
     collapsed = [1, *sentencepiece.SentencePieceProcessor(model_file=str(trained(kind))).encode("a  b")]
     assert imported("model") == collapsed
-    # The `.bin` keeps both spaces, as llama2.c does. Beside its `.model` it is taken, since both agree on stories.
+    # The `.bin` keeps both spaces, as llama2.c does. It is used, because its `.model` encodes stories identically.
     (file.parent / "tok512.bin").write_bytes(bin_file(trained(kind)))
     assert imported("bin") != collapsed and not caplog.records
     assert imported("named", file.parent / "tok512.model") == collapsed
     assert imported("named folder", file.parent) != collapsed
-    # One of another size is passed over.
+    # One of another size is ignored.
     (file.parent / "tok512.bin").write_bytes(bin_file(trained("char, bytes")))
     assert imported("other") == collapsed
 

@@ -129,7 +129,7 @@ def test_imported_folder_gives_the_logits_of_the_original(kind, changes, folder,
     theirs = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float64).eval()
     ours = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype=torch.float64).eval()
     assert type(ours) is TinyLlamaForCausalLM
-    # 64 positions are the trained length, and some rotary types change on the way.
+    # 64 positions are the trained length, and some rotary types change before it.
     for length in (20, 64, 100):
         ids = random_ids(2, length)
         mask = torch.ones_like(ids)

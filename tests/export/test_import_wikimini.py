@@ -379,7 +379,7 @@ def test_numpy_numbers_are_read_and_nothing_else_of_numpy(saved):
         load_wikimini(saved(content | {"extra": np.str_("text")}))
 
 
-# --- What is damaged or foreign
+# --- Damaged files and files of other formats
 
 
 def edited(change):
@@ -592,7 +592,7 @@ def test_untrained_model_is_not_reported_as_shifted(saved, tokenizer_folder, tmp
         assert not import_model(path, tmp_path / f"out{seed}", tokenizer_folder).shifted_twice
 
 
-# --- The loss so many tokens ahead
+# --- Loss several tokens ahead
 
 
 def test_loss_ahead(saved, tokenizer_folder):

@@ -45,7 +45,7 @@ def original_calls(monkeypatch):
     for original in (TinyLlamaForCausalLM, LlamaForCausalLM):
         forward = original.forward
 
-        @wraps(forward)  # `generate` looks at its arguments' names
+        @wraps(forward)  # `generate` inspects the names of its arguments
         def counted(self, input_ids=None, *args, _forward=forward, **kwargs):
             calls.append(input_ids.shape[1] if input_ids is not None else 0)
             return _forward(self, input_ids, *args, **kwargs)
@@ -253,7 +253,7 @@ def test_generate_gives_the_text_of_the_original_model(way):
 
 def test_generate_uses_the_native_code(original_calls):
     _, fast = pair()
-    assert original_calls == [4]  # once, to see that both agree
+    assert original_calls == [4]  # the comparison of logits, made once
     fast.generate(random_ids(2, 7), max_new_tokens=12, eos_token_id=None)
     assert original_calls == [4]
 
@@ -309,7 +309,7 @@ def test_a_trained_model_generates_the_same_stories(tiny_run, prompt):
     assert torch.equal(fast.generate(ids, **settings), want)
     eight_bit = use_native_decoding(copy.deepcopy(model), "int8").generate(ids, **settings)
     same = (eight_bit[0, : want.shape[1]] == want[0, : eight_bit.shape[1]]).float().mean()
-    assert same > 0.1  # rounding may turn a near tie, and the rest of the story with it
+    assert same > 0.1  # rounding may decide between nearly equal tokens, which changes the rest of the story
     with torch.no_grad():
         cache = DynamicCache(config=model.config)
         rounded = use_native_decoding(copy.deepcopy(model), "int8")(input_ids=want, past_key_values=cache).logits
@@ -405,7 +405,7 @@ def test_preallocated_layers_behave_like_dynamic_layers():
     except ValueError:
         with pytest.raises(ValueError, match="crop"):
             filled(PreallocatedCacheLayer).crop(2)
-    else:  # older versions of transformers take it for the size to keep
+    else:  # in older versions of transformers it is the size to keep
         same(lambda layer: layer.crop(2))
         same(lambda layer: (layer.crop(2), layer.update(more, more)))
 
@@ -535,7 +535,7 @@ def test_unsupported_calls_use_the_original_forward(original_calls):
         goes_to_it(False)
 
 
-# ---- the model stays itself
+# ---- the model is otherwise unchanged
 
 
 def test_copies_pickles_and_saved_folders_have_the_original_class(tmp_path):
@@ -579,7 +579,7 @@ def test_moved_weights_keep_their_values(tmp_path):
     assert all(ours is theirs for ours, theirs in zip(model.parameters(), parameters, strict=True))
     assert model.lm_head.weight is model.model.embed_tokens.weight
     storages = [parameter.untyped_storage() for parameter in parameters]
-    assert len({storage.data_ptr() for storage in storages}) == len(storages)  # else they would not be saved apart
+    assert len({storage.data_ptr() for storage in storages}) == len(storages)  # otherwise not saved separately
     assert sum(storage.nbytes() for storage in storages) == sum(parameter.nbytes for parameter in parameters)
     model.save_pretrained(tmp_path)  # over the file that they came from
     again = AutoModelForCausalLM.from_pretrained(tmp_path).state_dict()
@@ -699,7 +699,7 @@ def test_stories_are_generated_natively_and_the_model_is_restored(tiny_run, orig
     story = generate_story(model, tokenizer, "Once upon a time", preset="balanced", seed=1, max_new_tokens=20)
     outputs = generate_stories(model, tokenizer, ["Once upon a time", "One day"], preset="greedy", max_new_tokens=9,
                         progress=False)  # fmt: skip
-    assert original_calls == [4] and type(model) is TinyLlamaForCausalLM  # both agree, as was seen once
+    assert original_calls == [4] and type(model) is TinyLlamaForCausalLM  # the comparison of logits, made once
     assert story.startswith("Once upon a time") and len(outputs) == 2
     fast = use_native_decoding(model)
     generate_story(fast, tokenizer, "Once", preset="greedy", max_new_tokens=5)

@@ -786,8 +786,8 @@ def trained(hub, tmp_path_factory):
     overrides |= {"push_to_hub": "true", "hub_model_id": "ada/trained", "hub_strategy": "checkpoint"}
     overrides |= {"save_total_limit": "1"}
 
-    # The Hub takes the first push only when those of steps 4 and 6 have been left out, and that of the last checkpoint
-    # not at once.
+    # The first push ends only after those of steps 4 and 6 have been skipped, and that of the last checkpoint is
+    # delayed.
     def step_6_is_saved() -> bool:
         return (run / "checkpoint-6").exists() and not (run / "checkpoint-4").exists()
 

@@ -297,7 +297,7 @@ IN_CLEAN_ENVIRONMENT = """
     except ValueError as error:
         result["untrusted"] = "trust_remote_code" in str(error)
 
-    # AutoModel last: the heads must not rest on its having been asked for before.
+    # AutoModel last, because the heads must load without it.
     for name in sorted(json.loads(Path(folder, "config.json").read_text())["auto_map"], reverse=True):
         if name != "AutoConfig":
             head = getattr(transformers, name).from_pretrained(folder, trust_remote_code=True).eval()

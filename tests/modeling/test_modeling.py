@@ -144,7 +144,7 @@ def test_exactly_one_of_input_ids_and_inputs_embeds():
         model(ids, inputs_embeds=model.model.embed_tokens(ids))
 
 
-# ---- packed rows: position_ids start again in mid-row, and no story sees another
+# ---- packed rows: position_ids restart within a row, and stories do not attend to each other
 
 PACKED = [[7, 13], [12, 3, 5], [20]]
 
@@ -228,8 +228,8 @@ def test_packed_gradients_equal_those_of_single_documents(checkpointing):
 # ---- caches
 
 
-# Not flex attention with a static cache: transformers' mask then reads a length that the cache has already moved on,
-# for Llama as for this model.
+# Not flex attention with a static cache: transformers builds its mask from a length that the cache has already
+# increased, also for Llama.
 @pytest.mark.parametrize(
     "kind, back_end", [("static", "sdpa"), ("static", "eager")] + [("dynamic", b) for b in BACK_ENDS]
 )
@@ -371,7 +371,7 @@ def test_generation_beyond_max_position_embeddings_warns_once(caplog):
     ids = random_ids(1, 40)
     with torch.no_grad():
         logits = model(ids).logits
-        # Rotary positions are relative: nothing changes when all of them lie beyond.
+        # Rotary positions are relative, so an offset of all positions changes nothing.
         close(model(ids, position_ids=torch.arange(40)[None] + 1000).logits, logits, atol=1e-3)
     for logger in ("transformers", "transformers.generation.stopping_criteria"):
         logging.getLogger(logger).addHandler(caplog.handler)
@@ -456,7 +456,7 @@ def test_compiled_generation_with_a_static_cache(fresh_compiler):
 
 
 @pytest.mark.skipif(
-    Version(torch.__version__) < Version("2.12"), reason="cannot tell that min(8 n, 16 n) is 8 n, whatever the model"
+    Version(torch.__version__) < Version("2.12"), reason="cannot simplify min(8 n, 16 n) to 8 n, for any model"
 )
 def test_export():
     model = tiny_model()
@@ -681,7 +681,7 @@ def test_rotary_types(rope_type, factor, tmp_path):
             assert out.isfinite().all()
             close(stretched(ids).logits, out, atol=1e-5)
         difference = (model(short).logits - plain(short).logits).abs().max()
-        # What may differ on a short text: all but the type that waits until the text is long.
+        # On a short text, all types differ from the default one except dynamic scaling, which begins later.
         assert difference < 1e-5 if rope_type in ("default", "dynamic") else difference > 1e-3
         close(model(long)[0][:, -1:], model(long, logits_to_keep=1).logits)
 
@@ -727,7 +727,7 @@ def test_half_precision_loading(dtype, tmp_path):
     model.save_pretrained(tmp_path)
     half = TinyLlamaForCausalLM.from_pretrained(tmp_path, dtype=dtype)
     assert {p.dtype for p in half.parameters()} == {dtype}
-    # Positions need more digits than the weights.
+    # Positions need more precision than the weights.
     assert half.model.rotary_emb.inv_freq.dtype == torch.float32
     ids = random_ids(2, 20)
     with torch.no_grad():

@@ -102,7 +102,7 @@ def test_every_setting_of_the_comparison_is_a_field_of_training_arguments():
     assert {key for settings in SETTINGS.values() for key in settings} <= fields
 
 
-# ---- tables of transformers that go by class name
+# ---- tables of transformers with class names
 
 
 TABLES = {
@@ -116,7 +116,7 @@ TABLES = {
 
 def test_tinyllama_is_in_every_table_of_class_names_that_llama_is_in():
     found = {name for name, table in vars(modeling_auto).items() if name.endswith("_NAMES") and "llama" in table}
-    assert found - {"CONFIG_MAPPING_NAMES"} == set(TABLES)  # configurations go by `AutoConfig.register`
+    assert found - {"CONFIG_MAPPING_NAMES"} == set(TABLES)  # configurations are registered by `AutoConfig.register`
     for name, class_name in TABLES.items():
         assert getattr(modeling_auto, name)["tinyllama"] == class_name
         assert hasattr(modeling_tinyllama, class_name)

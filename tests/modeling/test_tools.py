@@ -136,7 +136,7 @@ def test_transformers_serve_and_chat(stock, tiny_run, serve, tmp_path):
     pieces = [event["choices"][0]["delta"].get("content") or "" for event in events]
     assert "".join(pieces) == expected and len(pieces) > 5
 
-    # The chat is a client of the Hub's kind, which in offline mode would not speak to this machine either.
+    # The chat uses the client of huggingface_hub, which in offline mode refuses connections to this machine, too.
     said = subprocess.run(
         [sys.executable, "-c", TRANSFORMERS, "chat", str(folder), post.url, "do_sample=False", "max_new_tokens=12"],
         input=f"{PROMPT}\nn\n!exit\n",
@@ -185,7 +185,7 @@ def test_lm_eval_measures_the_same_bits_per_byte(tiny_run, tmp_path):
     assert results["story_pairs"]["acc,none"] == pytest.approx(right)
 
 
-# ---- plans for several processes
+# ---- parallelism plans
 
 
 def test_parallelism_plans_equal_those_of_llama():
@@ -201,7 +201,7 @@ def test_the_tensor_parallel_plan_names_every_matrix_once(tied):
     matrices = {name for name, module in model.named_modules() if isinstance(module, (nn.Linear, nn.Embedding))}
     patterns = [re.escape(pattern).replace(r"\*", r"\d+") for pattern in model.tp_plan]
     named = [[name for name in matrices if re.fullmatch(pattern, name)] for pattern in patterns]
-    # Before 5.23, transformers leaves an embedding that is not the head's whole on each process.
+    # Before 5.23, transformers does not shard an embedding that is not tied to the head.
     whole = set() if "model.embed_tokens" in model.tp_plan or tied else {"model.embed_tokens"}
     assert all(named) and sorted(sum(named, [])) == sorted(matrices - whole)
 

@@ -160,7 +160,7 @@ def test_waiting_for_the_hub_is_limited(hub_at, reason, run):
 
 def test_a_slow_hub_is_waited_for(hub, download):
     publish(hub, "owner/name", {"config.json": b"{}"})
-    hub.fail("HEAD", "^/$", lambda: time.sleep(3) or True)  # three times CONNECT_TIME, but the connection is there
+    hub.fail("HEAD", "^/$", lambda: time.sleep(3) or True)  # longer than CONNECT_TIME, but connected
     assert download(hub.url, "owner/name") == ["config.json"]
 
 

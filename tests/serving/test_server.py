@@ -368,7 +368,7 @@ def test_a_client_that_disconnects_stops_its_story(tiny_run):
             connection.close()
             client.until(lambda report: report["running"] == 0, seconds=0.8)
             assert client.engine.tokens_generated - written < 15
-        quiet = client.socket()  # and one that waits for the whole
+        quiet = client.socket()  # a client that does not stream
         body = json.dumps({"model": "tiny", "prompt": PROMPT, "max_tokens": 110, "n": 4}).encode()
         quiet.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
                       b"Content-Length: %d\r\n\r\n%s" % (len(body), body))  # fmt: skip
@@ -396,8 +396,8 @@ def test_a_full_queue_is_refused_immediately(tiny_run):
 
 
 def test_requests_have_a_time_limit(tiny_run):
-    # The first is cut off after a forward pass, at 2.7 seconds: by then the limit of the waiting second has
-    # passed, too, even if it arrived half a second later.
+    # The first request ends after a forward pass, at 2.7 seconds. By then, the time limit of the second, which is
+    # queued, has passed, too, even if it arrived half a second later.
     with running(tiny_run, slow=0.9, max_batch=1, max_queue=2, time_limit=2) as client:
         with ThreadPoolExecutor(2) as pool:
             first, second = (pool.submit(client.generate, max_tokens=100) for _ in range(2))
@@ -593,7 +593,7 @@ def test_neutral_values_are_accepted(server):
     assert server.complete(**quiet, max_tokens=2).status == 200
     unset = dict.fromkeys(("temperature", "top_p", "logprobs", "stream_options", *nothing))
     assert server.complete(**unset, max_tokens=2).status == 200
-    two = {"n": 2, "seed": 1, "max_tokens": 5}  # of two completions the best two are all
+    two = {"n": 2, "seed": 1, "max_tokens": 5}  # the best two of two completions are both
     assert server.complete(best_of=2, **two).json()["choices"] == server.complete(**two).json()["choices"]
     no_limit = [server.complete(top_k=top_k, seed=1, max_tokens=20).json()["choices"] for top_k in (-1, 0)]
     assert no_limit[0] == no_limit[1]
@@ -699,7 +699,7 @@ def test_security_headers(server):
 def test_other_origins_are_allowed_only_where_named(tiny_run, server):
     asking = {"Origin": "https://example.org", "Access-Control-Request-Method": "POST"}
     assert server.ask("/generate", headers=asking, method="OPTIONS").status == 405
-    # A form or a script of another page can send this without asking first; it is no JSON to the server.
+    # A form or script of another page can send this without a preflight request; the server does not read it as JSON.
     body = json.dumps({"prompt": "a"})
     assert server.ask("/generate", body, {"Content-Type": "text/plain"}).status == 422
     with running(tiny_run, cors_origins=("https://example.org",)) as client:

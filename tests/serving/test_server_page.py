@@ -109,7 +109,7 @@ def test_a_story_appears_while_it_is_generated(server, visit):
     assert story(page) == PROMPT + text
     status = page.inner_text("#status")
     assert "100 tokens" in status and "seed 12" in status and "maximum length" in status
-    page.click("#again")  # another seed, in its field since there was one
+    page.click("#again")  # another seed, which replaces the one in its field
     assert story(page) != PROMPT + text
     assert page.input_value("#seed") != "12"
 
@@ -350,7 +350,7 @@ def test_a_story_continues_where_it_was_cut_off(server, visit):
     page.click("#write")
     before = story(page)
     expect(page.locator("#status")).to_contain_text("maximum length reached")
-    page.fill("#prompt", "Another beginning")  # is for the next story
+    page.fill("#prompt", "Another beginning")  # applies to the next story
     page.click("#continue")
     after = story(page)
     assert after.startswith(before) and len(after) > len(before) + 50
@@ -441,7 +441,7 @@ def test_stories_are_kept_in_the_browser(server, visit):
         page.click("#write")
         stories[seed] = story(page)
     expect(page.locator("#kept-title")).to_have_text("Last stories (3)")
-    page.reload()  # which generates the last one again, and is no further story
+    page.reload()  # which generates the last one again and does not add a story
     expect(page.locator("#status")).to_contain_text("seed 3")
     kept = page.locator("#kept-stories li")
     expect(kept).to_have_count(3)

@@ -18,7 +18,7 @@ from tinystories.tokenization.pretokenizer import byte_level_words, slices, spli
 
 
 GPT2 = pre_tokenizers.ByteLevel(add_prefix_space=False)
-# What decides where words begin, and characters on which editions of Unicode or notions of a space differ.
+# Characters that determine where words begin, and those that Unicode versions or definitions of a space treat apart.
 PIECES = [
     *" \t\n\r\x0b\x0c\x1c\x1f\x85'''''\"!?.,stmdlrevelST0123abc\x00",
     "ll",

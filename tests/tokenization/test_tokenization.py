@@ -94,7 +94,7 @@ def gpt2(tmp_path_factory) -> GPT2TokenizerFast:
     backend = Tokenizer(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     trainer = trainers.BpeTrainer(vocab_size=3999, show_progress=False, initial_alphabet=BYTE_ALPHABET)
-    # Other words than the corpus to be cut for, so that some tokens are of no use to it.
+    # Other words than those of the corpus for pruning, so that some tokens are unused.
     backend.train_from_iterator([*salad(800, seed=3), *salad(800, seed=4, lexicon=9000)], trainer)
     folder = tmp_path_factory.mktemp("gpt2")
     backend.model.save(str(folder))

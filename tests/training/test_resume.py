@@ -81,7 +81,7 @@ def rows_read(monkeypatch):
     read, fetch = [], PackedStories.__getitems__
 
     def recording(self, rows):
-        if len(self) > 60:  # the 42 rows of the validation stories are not meant
+        if len(self) > 60:  # not the 42 validation rows
             read.extend(rows)
         return fetch(self, rows)
 

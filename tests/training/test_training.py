@@ -186,7 +186,7 @@ def test_zero_init_residual(tiny_recipe):
     recipe = tiny_recipe(zero_init_residual="true", max_steps=1, eval_steps=1, learning_rate="1e-9", **FEW)
     model = AutoModelForCausalLM.from_pretrained(train(recipe))
     for layer in model.model.layers:
-        # One step of next to nothing.
+        # After one step with a negligible learning rate.
         assert layer.self_attn.o_proj.weight.abs().max() < 1e-6 and layer.mlp.down_proj.weight.abs().max() < 1e-6
         assert layer.self_attn.q_proj.weight.abs().max() > 1e-2
 
@@ -233,7 +233,7 @@ def test_muon_equals_that_of_torch_up_to_precision():
     ours = run(lambda matrices: BatchedMuon(matrices, lr=0.1, weight_decay=0.1))
     theirs = run(lambda matrices: torch.optim.Muon(matrices, lr=0.1, weight_decay=0.1, adjust_lr_fn="match_rms_adamw"))
     for found, expected in zip(ours, theirs, strict=True):
-        # Theirs is computed in bfloat16, of three digits, and the iteration magnifies what is rounded off.
+        # torch's Muon computes in bfloat16, with three digits, and the iteration amplifies rounding errors.
         assert (found - expected).norm() < 0.05 * expected.norm()
 
 
