@@ -271,6 +271,7 @@ DAMAGES = {
     "an unknown dtype": (lambda p: edit_config(p, dtype="none"), "cannot be read: .*Correct its config.json"),
     "nested too deeply": (lambda p: (p / "config.json").write_text("[" * 100_000), "cannot be read"),
     "weights not downloaded": (lambda p: (p / "model.safetensors").write_bytes(POINTER), "safetensors is a Git LFS"),
+    "a broken link": (lambda p: (p / "a.json").symlink_to("nowhere"), "a.json is a broken link to nowhere"),
     "tokenizer not downloaded": (lambda p: (p / "tokenizer.json").write_bytes(POINTER), "tokenizer.json is a Git LFS"),
     **{
         f"{name} is {content}": (

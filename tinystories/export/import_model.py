@@ -134,7 +134,7 @@ def read_source(source: str | Path, tokenizer: str | Path | None = None) -> Sour
     for path in (source, tokenizer):
         if path is not None:
             refuse_special_file(path)
-            if Path(path).is_file():
+            if Path(path).exists():
                 require_readable(Path(path))
     return _reader(Path(source))(source, tokenizer)
 

@@ -93,11 +93,15 @@ def refuse_special_file(path: str | Path) -> None:
 
 
 def require_readable(path: Path) -> None:
-    """Check that a file may be read, and that Git LFS has downloaded it.
+    """Check that a file may be read, and that Git LFS has downloaded it; folders are not checked.
 
     Raises:
         UserError: if not.
     """
+    if path.is_dir():
+        return
+    if not path.exists():
+        raise UserError(f"{path} is a broken link to {os.readlink(path)}.")
     if not os.access(path, os.R_OK):
         raise UserError(f"{path} cannot be read: no read permission.")
     if path.stat().st_size < LARGEST_POINTER and path.read_bytes().startswith(POINTER_START):
