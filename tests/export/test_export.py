@@ -212,7 +212,7 @@ def test_export_mistakes_are_one_line(run, tiny_run, tmp_path, capsys):
         export_stock(tiny_run, out, to="gpt2")
     assert "already exists" in refused(tiny_run, tiny_run)
     assert "already exists" in refused(tiny_run, file)
-    assert "cannot be written" in refused(tiny_run, file / "below")
+    assert "file is a file. Choose another folder" in refused(tiny_run, file / "below")
     assert "no run folder" in refused(tmp_path / "none", out)
     gpt2 = GPT2LMHeadModel(GPT2Config(vocab_size=600, n_embd=8, n_layer=1, n_head=1))
     assert "is a gpt2; only tinyllama models" in refused(run(gpt2), out)

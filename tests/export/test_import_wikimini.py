@@ -394,7 +394,11 @@ def cases():
 
     huge = torch.zeros(1).expand(10**9, 32)
     attention = "blocks.1.attention.q_proj.weight"
-    yield case("no state dict", lambda c, s, m: c.pop("model_state_dict"), "no `model_state_dict`, only epoch, global")
+    yield case(
+        "no state dict",
+        lambda c, s, m: c.pop("model_state_dict"),
+        "weights as `model_state_dict` and the settings as `config`, but has only epoch, global",
+    )
     yield case("no config", lambda c, s, m: c.pop("config"), "has no `config` next to")
     yield case("no heads", lambda c, s, m: m.pop("n_heads"), "no `n_heads` in its config.*add the number")
     yield case("heads of none", lambda c, s, m: m.update(n_heads=None), "no `n_heads` in its config")
