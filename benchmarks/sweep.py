@@ -5,10 +5,14 @@
 Each line of the queue is one run: size of the text in KB, minutes, and settings that replace those of `BASE`:
 
     1000 5 --vocab_size 2048 --hidden_size 128 --num_hidden_layers 4 --weight_decay 0.5
+    1000 5 plan
+
+`plan` stands for the settings that `tinystories/training/plan.py` chooses for two AVX2 cores. `--table` compares them
+with the best of the others.
 
 - 300 stories of the training file are held out for scoring, always the same; the texts are the first stories of the
   others, in a fixed order. The validation file is not read.
-- Minutes are converted to steps by the speed of two idle AVX2 cores (`reference_seconds`), so that results do not
+- Minutes are converted to steps by the speed of two idle AVX2 cores (`plan.Speed()`), so that results do not
   depend on the machine or its load.
 - Each run appends a line to `sweep.jsonl`. A line of the queue that is recorded there is skipped, and the queue is
   read again after each run, so a sweep can be stopped, resumed and extended.
@@ -32,7 +36,7 @@ from tinystories.evaluation.likelihood import bits_per_byte, score_stories
 from tinystories.recipe import Recipe, build_recipe, parse_overrides
 from tinystories.training import build
 from tinystories.training.arguments import training_arguments
-from tinystories.training.throughput import training_flops_per_token
+from tinystories.training.plan import Plan, Shape, Speed, Text, make_plan
 from tinystories.utils.console import print_any_character
 
 
@@ -40,8 +44,6 @@ RESULTS = Path(__file__).with_name("sweep.jsonl")
 SEED = 0  # of the order of the stories
 HELD_OUT = 300
 CURVE_STORIES, CURVE_POINTS = 60, 8  # of the curve of a run
-# Two idle AVX2 cores (benchmarks/RACE.md): 1,368 steps of 128 x 4, vocabulary 4,096, 1,536 tokens, in 280 s.
-FLOPS_PER_SECOND, SECONDS_PER_LAYER = 87e9, 0.0125
 
 BASE = {
     "optimizer": "muon",
@@ -81,10 +83,16 @@ BASE = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--corpus", required=True, help="folder with train.parquet (benchmarks/subset.py writes it)")
-    parser.add_argument("--queue", type=Path, required=True, help="file with one run per line")
+    parser.add_argument("--corpus", help="folder with train.parquet (benchmarks/subset.py writes it)")
+    parser.add_argument("--queue", type=Path, help="file with one run per line")
+    parser.add_argument("--table", action="store_true", help="print the table of the results instead")
     parser.add_argument("--results", type=Path, default=RESULTS, help="JSON lines to append to and to resume from")
     options = parser.parse_args()
+    if options.table:
+        print_table(options.results)
+        return
+    if not (options.corpus and options.queue):
+        parser.error("--corpus and --queue are needed")
     disable_progress_bar()
     logging.set_verbosity_error()
     stories = load_texts(f"{options.corpus}/train.parquet").shuffle(seed=SEED)
@@ -114,11 +122,6 @@ def first_kilobytes(texts: list[str], kilobytes: float) -> list[str]:
     return texts
 
 
-def reference_seconds(flops_per_step: float, layers: int) -> float:
-    """Seconds of a step on two idle AVX2 cores."""
-    return flops_per_step / FLOPS_PER_SECOND + SECONDS_PER_LAYER * layers
-
-
 class Curve(TrainerCallback):
     """Scores some held-out stories a few times in a run."""
 
@@ -138,12 +141,52 @@ def run(line: str, rest: list[str], held_out: list[str]) -> dict:
     """Train as the line says, and score the held-out stories."""
     kilobytes, minutes, *options = line.split()
     text = first_kilobytes(rest, float(kilobytes))
+    content, settings, steps = BASE, parse_overrides([] if options == ["plan"] else options), None
+    if options == ["plan"]:
+        sizes = sorted(len(story.encode()) for story in text)
+        about = Text(sum(sizes), len(sizes), sizes[int(0.95 * len(sizes))], has_validation=True)
+        plan = make_plan(about, float(minutes))
+        content, settings, steps = planned(plan), described(plan), plan.steps
     with tempfile.TemporaryDirectory() as folder:
-        recipe = build_recipe(BASE, {**parse_overrides(options), "output_dir": folder})
-        return train(recipe, text, held_out, float(minutes))
+        recipe = build_recipe(content, {**({} if steps else settings), "output_dir": folder})
+        return {"settings": settings, **train(recipe, text, held_out, float(minutes), steps)}
 
 
-def train(recipe: Recipe, text: list[str], held_out: list[str], minutes: float) -> dict:
+def planned(plan: Plan) -> dict:
+    """The recipe of a plan, without its time limit and with the precision and the silence of `BASE`."""
+    content = {name: value for name, value in plan.recipe().items() if name != "max_minutes"}
+    quiet = ("bf16", "eval_strategy", "save_strategy", "report_to", "disable_tqdm", "logging_steps")
+    trainer = {**content["trainer"], **{name: BASE["trainer"][name] for name in quiet}}
+    return {**content, "check": False, "prompts": [], "trainer": trainer}
+
+
+def described(plan: Plan) -> dict:
+    """What distinguishes the plan of a line from those of earlier rules."""
+    names = ("vocab_size", "max_length", "batch_rows", "learning_rate", "weight_decay", "dropout", "bits_per_byte")
+    return {**plan.shape._asdict(), **{name: getattr(plan, name) for name in names}}
+
+
+def print_table(results: Path) -> None:
+    """The best settings found by hand and those of the plan, by text and minutes, in Markdown."""
+    runs = [json.loads(line) for line in results.read_text("utf-8").splitlines()]
+    points = sorted({tuple(map(float, run["line"].split()[:2])) for run in runs})
+    print("| text (KB) | minutes | runs | best by hand | bits per byte | plan | expected | difference |")
+    print("|---|---|---|---|---|---|---|---|")
+    for point in points:
+        here = [run for run in runs if tuple(map(float, run["line"].split()[:2])) == point]
+        plans = [run for run in here if run["line"].split()[2:] == ["plan"]]
+        best = min((run for run in here if run not in plans), key=lambda run: run["bits_per_byte"], default=None)
+        plan = plans[-1] if plans else None
+        hand = ("", "") if best is None else (" ".join(best["line"].split()[2:]), f"{best['bits_per_byte']:.3f}")
+        ours, expected, difference = "", "", ""
+        if plan:
+            ours, expected = f"{plan['bits_per_byte']:.3f}", f"{plan['settings']['bits_per_byte']:.3f}"
+            difference = f"{plan['bits_per_byte'] / best['bits_per_byte'] - 1:+.1%}" if best else ""
+        count = len(here) - len(plans)
+        print(f"| {point[0]:g} | {point[1]:g} | {count} | {' | '.join(hand)} | {ours} | {expected} | {difference} |")
+
+
+def train(recipe: Recipe, text: list[str], held_out: list[str], minutes: float, steps: int | None) -> dict:
     set_seed(42)
     corpus = Corpus(*(Dataset.from_dict({"text": part}) for part in (text, held_out[:8])), "sweep", str(len(text)))
     tokenizer = build.recipe_tokenizer(recipe, corpus)
@@ -152,9 +195,10 @@ def train(recipe: Recipe, text: list[str], held_out: list[str], minutes: float) 
     build.zero_init_residual(model)
     batch = recipe.trainer["per_device_train_batch_size"]
     tokens_per_step = batch * rows.tokens_per_row
-    flops = training_flops_per_token(model, rows.mean_attended) * tokens_per_step
-    seconds = reference_seconds(flops, model.config.num_hidden_layers)
-    steps = max(1, round(minutes * 60 / seconds))
+    shape = Shape(**{name: getattr(model.config, name) for name in Shape._fields})
+    flops = shape.flops_per_step(model.config.vocab_size, tokens_per_step)
+    seconds = Speed().seconds_per_step(flops, model.config.num_hidden_layers)
+    steps = steps or max(1, round(minutes * 60 / seconds))
     recipe.trainer["max_steps"] = steps
     trainer = build.build_trainer(recipe, training_arguments(recipe), model, tokenizer, rows, few)
     curve = Curve(tokenizer, held_out[:CURVE_STORIES], steps)

@@ -65,6 +65,11 @@ def test_settings_of_the_user_replace_those_of_the_plan(story_file, tmp_path):
     assert recipe["vocab_size"] == 2048 and recipe["max_length"] == 128 and recipe["prompts"] == []
 
 
+def test_several_processes_need_a_recipe(story_file, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    fails_with_one_line(tinystories("train", story_file, "--minutes", 1), "With several processes, use a recipe")
+
+
 def test_mistakes_are_one_line(story_file, tmp_path):
     fails_with_one_line(tinystories("train", story_file), "--minutes 20", "tinystories-3m --corpus")
     fails_with_one_line(tinystories("train", "sample"), "add the time")

@@ -136,7 +136,9 @@ def _recipe_for_stories(source: str, given: dict[str, str]) -> tuple[Recipe, str
 
     folder = run_folder_for(source, given)
     if given.get("resume_from_checkpoint", "false") not in ("false", "no") and (folder / RECIPE).is_file():
-        return load_recipe(folder / RECIPE, {"output_dir": str(folder), **given}), ""
+        lines = (folder / RECIPE).read_text("utf-8").splitlines()
+        comment = "\n".join(line.removeprefix("# ") for line in lines if line.startswith("#"))
+        return load_recipe(folder / RECIPE, {"output_dir": str(folder), **given}), comment
     print(f"Reading {source} and measuring the speed of training on this machine ...", flush=True)
     recipe, plan, replaced = choose_recipe(source, given)
     reasons = plan.reasons()
@@ -203,7 +205,8 @@ def train(recipe: Recipe, *, comment: str = "") -> Path:
                 for folder in find_checkpoints(output_dir):
                     shutil.rmtree(folder)
             tokenizer.save_pretrained(output_dir)
-            save_recipe(recipe, output_dir / RECIPE, comment)
+            settings = {name: value for name, value in recipe.trainer.items() if name != "resume_from_checkpoint"}
+            save_recipe(dataclasses.replace(recipe, trainer=settings), output_dir / RECIPE, comment)
     with arguments.main_process_first(desc="tokenising"):
         train_rows, validation_rows = build.pack_corpus(corpus, tokenizer, recipe, arguments.seed)
     build.require_names(train_rows)

@@ -59,8 +59,8 @@ def choose_recipe(source: str, given: dict[str, str]) -> ChosenRecipe:
         )
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UserError(
-            "With several processes, training needs a recipe: run this command in one process, stop it, and start the "
-            "recipe.yaml in its run folder with `accelerate launch`."
+            "With several processes, use a recipe. A run in one process writes one to its run folder: "
+            "`tinystories train RUN/recipe.yaml`."
         )
     base = {"corpus": source, "trainer": {"output_dir": str(run_folder_for(source, given))}}
     first = build_recipe(base, given)

@@ -4,8 +4,8 @@
   machine (`training/speed.py`), so that the number of tokens that a shape can be trained on in the minutes is known.
 - `expected_bits_per_byte` is a scaling law in parameters, bytes seen and bytes of text. Its constants were fitted to
   the runs on TinyStories in benchmarks/sweep.jsonl; on other text, the values differ.
-- The plan is the shape with the lowest expected loss. Batch, learning rate, weight decay and dropout are smooth
-  functions of the tokens, the width and the epochs. `docs/training.md` has the measurements.
+- The plan has the shape, the vocabulary and the batch with the lowest expected loss. Learning rate, weight decay and
+  dropout are smooth functions of the width and the epochs. `docs/training.md` has the measurements.
 
 Nothing is read or measured here: the same arguments give the same plan.
 """
@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from ..sizes import SIZES
 from ..utils.console import counted
+from .optimizers import ITERATIONS
 
 
 class Text(NamedTuple):
@@ -37,11 +38,12 @@ class Text(NamedTuple):
 class Speed(NamedTuple):
     """The speed of training steps: `flops / flops_per_second + layers * seconds_per_layer` seconds each.
 
-    The default is that of two AVX2 cores (benchmarks/RACE.md).
+    The default is that of two idle AVX2 cores: in benchmarks/RACE.md, 1,368 steps of 1,536 tokens of 128 x 4 with a
+    vocabulary of 4,096 take 280 s.
     """
 
-    flops_per_second: float = 87e9
-    seconds_per_layer: float = 0.0125
+    flops_per_second: float = 100e9
+    seconds_per_layer: float = 0.003
 
     def seconds_per_step(self, flops: float, layers: int) -> float:
         return flops / self.flops_per_second + self.seconds_per_layer * layers
@@ -60,39 +62,49 @@ class Shape(NamedTuple):
         """Those of the layers, without the embedding."""
         return self.num_hidden_layers * self.hidden_size * (4 * self.hidden_size + 3 * self.intermediate_size)
 
-    def flops_per_token(self, vocab_size: int) -> float:
-        """As `throughput.training_flops_per_token`, with stories of typical length."""
-        weights = self.parameters + vocab_size * self.hidden_size
-        return 6 * weights + 12 * self.num_hidden_layers * self.hidden_size * MEAN_ATTENDED
+    def flops_per_step(self, vocab_size: int, tokens: float) -> float:
+        """Operations of a step on so many tokens: forward and backward pass of stories of typical length, and Muon."""
+        hidden, inner, layers = self.hidden_size, self.intermediate_size, self.num_hidden_layers
+        per_token = 6 * self.parameters + 12 * layers * hidden * MEAN_ATTENDED + HEAD_COST * 6 * vocab_size * hidden
+        square, wide = 6 * hidden**3, 2 * hidden**2 * (2 * inner + hidden)
+        return tokens * per_token + layers * ITERATIONS * (4 * square + 3 * wide)
 
 
+ROWS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)
+FEW_ROWS = 100  # of a text; with more of them, steps of one row were worse than steps of two
 VOCABULARIES = (512, 1_024, 2_048, 4_096, 10_000)
+HEAD_COST = 1.6  # the time of an operation of the head, with its softmax, by that of one of the layers
 MEAN_ATTENDED = 120  # positions that a token of TinyStories attends to
 SHAPES = (
     Shape(64, 192, 3, 1),
+    Shape(96, 288, 4, 3),
     *(Shape(**{name: size[name] for name in Shape._fields}) for size in SIZES.values()),
 )
 # The scaling law; see `expected_bits_per_byte`.
-IRREDUCIBLE = 0.30
-DATA, DATA_POWER = 0.92, 0.37  # for a million bytes
-MODEL, MODEL_POWER = 0.19, 0.28  # for a million parameters
-REPETITIONS = 5.0  # epochs after which repeated text has lost most of its value
+IRREDUCIBLE = 0.077
+DATA, DATA_POWER = 1.288, 0.216  # for a million bytes
+MODEL, MODEL_POWER = 0.525, 0.257  # for a million parameters
+SHARPNESS = 4  # 1 would add the two terms; with 4, little more than the larger one counts
+REPETITIONS = 3.1  # epochs after which repeated text has lost most of its value
+VOCABULARY_POWER = 0.349  # a vocabulary twice as large is worth 27% more text
+# A batch of this many times the square root of all tokens needs twice the text of a small one (arXiv 1812.06162).
+CRITICAL_BATCH, SMALL_BATCH = 15, 1.16
 UNTRAINED = 4.0  # bits per byte after a few steps
-VOCABULARY_POWER = 0.3  # a vocabulary twice as large is worth 23% more text
 
 # The largest model that was measured on 13 MB of text, in parameters of the layers, and its growth with the text.
 LARGEST, LARGEST_POWER = 25e6, 0.6
-USEFUL_EPOCHS = 40  # more of them do not improve the model
+USEFUL_EPOCHS = 20  # more of them do not improve the model
 MIN_STEPS = 100
 ROW_FRACTION = 1.5  # row length by context length, with which rows of stories have no padding
 MAX_HELD_OUT = 400  # their bits per byte are known to about 2%
 FEW_HELD_OUT = 20
 FULL_TIME = 0.9  # of the minutes: a run that needs less of them is shortened
+ENOUGH_STORIES = 2  # by those that are seen in training
 EVALUATIONS = 8
 EVALUATION_TIME = 0.03  # of the minutes
 WARMUP = 0.04  # of the time
 MORE_TIME_HELPS = 0.01  # of the bits per byte, for twice the minutes
-SMALLER_IS_WORTH = 0.005  # of the bits per byte: a smaller model generates faster
+ABOUT_AS_GOOD = 0.005  # of the bits per byte; of such models, the smallest generates fastest
 
 
 @dataclass(frozen=True)
@@ -140,6 +152,7 @@ class Plan:
         """The plan as the content of a recipe, without corpus and output folder."""
         every = max(1, self.steps // (self.evaluations + 1))
         return {
+            "max_stories": self.max_stories(),
             "max_validation_stories": MAX_HELD_OUT,
             "validation_fraction": self._validation_fraction(),
             "vocab_size": self.vocab_size,
@@ -175,6 +188,11 @@ class Plan:
             },
         }
 
+    def max_stories(self) -> int | None:
+        """Stories that are read; None for all. Of a text much larger than what is seen in training, twice as many."""
+        needed = math.ceil(ENOUGH_STORIES * self.epochs * self.text.stories)
+        return needed if ENOUGH_STORIES * needed < self.text.stories else None
+
     def _validation_fraction(self) -> float:
         fraction = min(0.5, self.held_out / max(1, self.text.stories))
         return float(f"{max(fraction, 1e-6):.3g}")
@@ -183,6 +201,9 @@ class Plan:
         """What was chosen and why, in five lines."""
         shape, text = self.shape, self.text
         epochs = f"{self.epochs:.2g} epochs" if self.epochs < 100 else f"{self.epochs:.0f} epochs"
+        read = self.max_stories()
+        if read is not None:
+            epochs += f" of all stories, of which the first {read:,} are read,"
         regularised = (
             f"weight decay {self.weight_decay:g}, dropout {self.dropout:g}, against memorisation"
             if self.epochs > 1.5
@@ -259,11 +280,15 @@ def make_plan(
         for size in sizes
     ]
     plans.sort(key=lambda plan: plan.parameters)
-    good_enough = (1 + SMALLER_IS_WORTH) * min(plan.bits_per_byte for plan in plans)
-    return next(plan for plan in plans if plan.bits_per_byte <= good_enough)
+    best = min(plans, key=lambda plan: plan.bits_per_byte)
+    if best.minutes < minutes:
+        return best  # with time to spare, nothing is gained by a smaller model
+    return next(plan for plan in plans if plan.bits_per_byte <= (1 + ABOUT_AS_GOOD) * best.bits_per_byte)
 
 
-def expected_bits_per_byte(parameters: float, seen: float, unique: float, vocab_size: int = 4_096) -> float:
+def expected_bits_per_byte(
+    parameters: float, seen: float, unique: float, vocab_size: int = 4_096, batch: float = 0, tokens: float = 1
+) -> float:
     """The scaling law: bits per byte on held-out stories like those of TinyStories.
 
     Each further epoch is worth less than the one before (the form of arXiv 2305.16264). At the same text, a larger
@@ -273,20 +298,22 @@ def expected_bits_per_byte(parameters: float, seen: float, unique: float, vocab_
         parameters: of the layers.
         seen: bytes of training, repetitions included.
         unique: bytes of the training text.
+        batch, tokens: tokens per step and of the run; a large batch makes less of the same text.
     """
     repeated = max(0.0, seen / unique - 1)
     worth = min(seen, unique) + unique * REPETITIONS * -math.expm1(-repeated / REPETITIONS)
     worth *= (vocab_size / 4_096) ** VOCABULARY_POWER
-    data = DATA * (worth / 1e6) ** -DATA_POWER
-    return min(UNTRAINED, IRREDUCIBLE + data + MODEL * (parameters / 1e6) ** -MODEL_POWER)
+    worth *= SMALL_BATCH / (1 + batch / (CRITICAL_BATCH * math.sqrt(tokens)))
+    data, model = DATA * (worth / 1e6) ** -DATA_POWER, MODEL * (parameters / 1e6) ** -MODEL_POWER
+    return min(UNTRAINED, IRREDUCIBLE + (data**SHARPNESS + model**SHARPNESS) ** (1 / SHARPNESS))
 
 
 def vocabulary_sizes(size: int) -> list[int]:
-    """The vocabularies that a text of `size` bytes can fill: up to 1,024 for 80 KB, twice that for six times the text.
+    """The vocabularies that a text of `size` bytes can fill: 1,024 for 80 KB, twice that for 3.5 times the text.
 
     In a larger one, many tokens would occur too rarely to be learnt.
     """
-    largest = 1_024 * 2 ** round(math.log(max(1, size) / 80e3, 6))
+    largest = 1_024 * 2 ** round(math.log(max(1, size) / 80e3, 3.5))
     return [each for each in VOCABULARIES if each <= max(1.25 * largest, VOCABULARIES[0])]
 
 
@@ -309,24 +336,31 @@ def _plan(
     row = max_length * ROW_FRACTION
     rows_of_text = max(1, math.ceil(unique / bytes_per_token / row))
 
-    useful = max(row, USEFUL_EPOCHS * unique / bytes_per_token)
+    useful = max(row * MIN_STEPS, USEFUL_EPOCHS * unique / bytes_per_token)
 
     def seconds_per_step(rows: int) -> float:
-        flops = shape.flops_per_token(vocab_size) * row * rows
+        flops = shape.flops_per_step(vocab_size, row * rows)
         return speed.seconds_per_step(flops, shape.num_hidden_layers)
 
-    def run_of(minutes: float) -> tuple[int, int, float, float]:
-        """Rows per step, steps, tokens and expected loss of a run of at most so many minutes."""
-        rows, seconds = 1, minutes * 60 * (1 - EVALUATION_TIME)
-        for _ in range(3):
-            tokens = min(useful, seconds / seconds_per_step(rows) * row * rows)
-            rows = _batch_rows(tokens, row, rows_of_text)
+    def run_of(minutes: float, rows: int) -> tuple[float, int, float]:
+        """Expected loss, steps and tokens of a run of at most so many minutes."""
+        seconds = minutes * 60 * (1 - EVALUATION_TIME)
         steps = max(1, int(min(seconds / seconds_per_step(rows), math.ceil(useful / row / rows))))
         tokens = steps * rows * row
-        loss = expected_bits_per_byte(shape.parameters, tokens * bytes_per_token, unique, vocab_size)
-        return rows, steps, tokens, loss
+        seen, batch = tokens * bytes_per_token, rows * row
+        return expected_bits_per_byte(shape.parameters, seen, unique, vocab_size, batch, tokens), steps, tokens
 
-    rows, steps, tokens, loss = run_of(minutes)
+    def best_rows(minutes: float) -> int:
+        """The best batch; where the text is the limit and not the time, the largest that is about as good."""
+        least = ROWS[0] if rows_of_text < FEW_ROWS else ROWS[1]
+        runs = {rows: run_of(minutes, rows) for rows in ROWS if least <= rows <= max(least, rows_of_text)}
+        losses = {rows: loss for rows, (loss, steps, _) in runs.items() if rows == least or steps >= MIN_STEPS}
+        best = min(losses, key=losses.__getitem__)
+        good = [rows for rows, loss in losses.items() if loss <= (1 + ABOUT_AS_GOOD) * losses[best]]
+        return best if runs[best][2] < useful else good[-1]
+
+    rows = best_rows(minutes)
+    loss, steps, tokens = run_of(minutes, rows)
     used = steps * seconds_per_step(rows) / 60 / (1 - EVALUATION_TIME)
     is_cut = tokens >= useful and used < FULL_TIME * minutes
     epochs = tokens * bytes_per_token / unique
@@ -350,24 +384,18 @@ def _plan(
         evaluations=evaluations,
         compiles=gpu and minutes >= 3,
         bits_per_byte=loss,
-        with_twice_the_minutes=run_of(2 * minutes)[3],
+        with_twice_the_minutes=run_of(2 * minutes, best_rows(2 * minutes))[0],
     )
 
 
-def _batch_rows(tokens: float, row: float, rows_of_text: int) -> int:
-    """About the square root of the tokens of the run: 768 for 500,000, 1,500 for 2 million, 3,000 for 9 million."""
-    rows = round(1.05 * math.sqrt(max(1.0, tokens)) / row)
-    return max(1, min(rows, rows_of_text, int(tokens / row / MIN_STEPS)))
-
-
 def _weight_decay(epochs: float) -> float:
-    """0.1 up to three epochs, 1 from ten on."""
-    return float(f"{min(1.0, max(0.1, 0.1 * (epochs / 3) ** 1.9)):.2g}")
+    """0.1 up to three epochs, 0.6 for eight, 2 from 16 on."""
+    return float(f"{min(2.0, max(0.1, 0.1 * (epochs / 2.8) ** 1.75)):.2g}")
 
 
 def _dropout(epochs: float) -> float:
-    """None up to three epochs, 0.1 for six, 0.2 from twelve on."""
-    return round(min(0.2, max(0.0, 0.1 * math.log2(max(1.0, epochs) / 3))), 2)
+    """None up to four epochs, 0.1 for eight, 0.2 for 16."""
+    return round(min(0.3, max(0.0, 0.1 * math.log2(max(1.0, epochs) / 4))), 2)
 
 
 def _millions(number: float) -> str:

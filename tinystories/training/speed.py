@@ -16,8 +16,7 @@ from ..data.packing import PackedStories
 from ..recipe import Recipe
 from .arguments import training_arguments
 from .build import model_config, pack_corpus, recipe_tokenizer
-from .plan import Speed
-from .throughput import training_flops_per_token
+from .plan import Shape, Speed
 from .trainer import StoryTrainer
 
 
@@ -65,15 +64,19 @@ def measure_speed(recipe: Recipe, stories: Dataset) -> Measurement:
         use_muon=recipe.optimizer == "muon",
     )
     torch.set_rng_state(state)
-    flops = training_flops_per_token(model, rows.mean_attended) * rows.length
-    count = MAX_ROWS_GPU if arguments.device.type == "cuda" else max(2, min(MAX_ROWS, int(MAX_FLOPS / flops)))
+    config = model.config
+    shape = Shape(**{name: getattr(config, name) for name in Shape._fields})
+
+    def flops(rows_per_step: int) -> float:
+        return shape.flops_per_step(config.vocab_size, rows_per_step * rows.length)
+
+    count = MAX_ROWS_GPU if arguments.device.type == "cuda" else max(2, min(MAX_ROWS, int(MAX_FLOPS / flops(1))))
     one, several = (_seconds_per_step(trainer, rows, number) for number in (1, count))
-    layers = model.config.num_hidden_layers
     # The time of the further rows is that of their operations; what remains of the first is the overhead of a step.
-    per_second = flops * (count - 1) / max(1e-9, several - one)
-    per_second = min(max(per_second, flops / one), 3 * flops * count / several)
-    overhead = max(0.0, one - flops / per_second)
-    return Measurement(Speed(per_second, overhead / layers), rows.bytes / rows.tokens)
+    per_second = (flops(count) - flops(1)) / max(1e-9, several - one)
+    per_second = min(max(per_second, flops(count) / several), 3 * flops(count) / several)
+    overhead = max(0.0, one - flops(1) / per_second) / config.num_hidden_layers
+    return Measurement(Speed(per_second, overhead), rows.bytes / rows.tokens)
 
 
 def _seconds_per_step(trainer: StoryTrainer, rows: PackedStories, count: int) -> float:
