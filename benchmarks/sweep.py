@@ -167,23 +167,27 @@ def described(plan: Plan) -> dict:
 
 
 def print_table(results: Path) -> None:
-    """The best settings found by hand and those of the plan, by text and minutes, in Markdown."""
+    """The best settings found by hand in at most so many minutes and those of the plan, by text, in Markdown."""
     runs = [json.loads(line) for line in results.read_text("utf-8").splitlines()]
-    points = sorted({tuple(map(float, run["line"].split()[:2])) for run in runs})
+    runs = [{**run, "point": tuple(map(float, run["line"].split()[:2]))} for run in runs]
     print("| text (KB) | minutes | runs | best by hand | bits per byte | plan | expected | difference |")
     print("|---|---|---|---|---|---|---|---|")
-    for point in points:
-        here = [run for run in runs if tuple(map(float, run["line"].split()[:2])) == point]
-        plans = [run for run in here if run["line"].split()[2:] == ["plan"]]
-        best = min((run for run in here if run not in plans), key=lambda run: run["bits_per_byte"], default=None)
-        plan = plans[-1] if plans else None
+    for point in sorted({run["point"] for run in runs}):
+        plan = next((run for run in runs if run["line"].split()[2:] == ["plan"] and run["point"] == point), None)
+        here = [
+            run
+            for run in runs
+            if run["line"].split()[2:] != ["plan"] and run["point"][0] == point[0] and run["point"][1] <= point[1]
+        ]
+        best = min(here, key=lambda run: run["bits_per_byte"], default=None)
         hand = ("", "") if best is None else (" ".join(best["line"].split()[2:]), f"{best['bits_per_byte']:.3f}")
         ours, expected, difference = "", "", ""
         if plan:
             ours, expected = f"{plan['bits_per_byte']:.3f}", f"{plan['settings']['bits_per_byte']:.3f}"
             difference = f"{plan['bits_per_byte'] / best['bits_per_byte'] - 1:+.1%}" if best else ""
-        count = len(here) - len(plans)
-        print(f"| {point[0]:g} | {point[1]:g} | {count} | {' | '.join(hand)} | {ours} | {expected} | {difference} |")
+        print(
+            f"| {point[0]:g} | {point[1]:g} | {len(here)} | {' | '.join(hand)} | {ours} | {expected} | {difference} |"
+        )
 
 
 def train(recipe: Recipe, text: list[str], held_out: list[str], minutes: float, steps: int | None) -> dict:

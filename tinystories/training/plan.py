@@ -102,6 +102,7 @@ FULL_TIME = 0.9  # of the minutes: a run that needs less of them is shortened
 ENOUGH_STORIES = 2  # by those that are seen in training
 EVALUATIONS = 8
 EVALUATION_TIME = 0.03  # of the minutes
+SECONDS_PER_EVALUATION = 1.5  # its checkpoint and its sample story
 WARMUP = 0.04  # of the time
 MORE_TIME_HELPS = 0.01  # of the bits per byte, for twice the minutes
 ABOUT_AS_GOOD = 0.005  # of the bits per byte; of such models, the smallest generates fastest
@@ -206,8 +207,8 @@ class Plan:
             epochs += f" of all stories, of which the first {read:,} are read,"
         regularised = (
             f"weight decay {self.weight_decay:g}, dropout {self.dropout:g}, against memorisation"
-            if self.epochs > 1.5
-            else f"weight decay {self.weight_decay:g}, dropout {self.dropout:g}, because hardly any text repeats"
+            if self.dropout
+            else f"weight decay {self.weight_decay:g}, no dropout, because the text repeats too rarely to be memorised"
         )
         held_out = (
             f"up to {MAX_HELD_OUT} stories of the corpus' own validation split"
@@ -365,7 +366,8 @@ def _plan(
     is_cut = tokens >= useful and used < FULL_TIME * minutes
     epochs = tokens * bytes_per_token / unique
     evaluation = held_out * text.size / max(1, text.stories) / bytes_per_token / 3  # in tokens of training
-    evaluations = int(min(EVALUATIONS, EVALUATION_TIME * tokens / max(1.0, evaluation), steps // 4))
+    most = 60 * used * EVALUATION_TIME / SECONDS_PER_EVALUATION
+    evaluations = int(min(EVALUATIONS, EVALUATION_TIME * tokens / max(1.0, evaluation), most, steps // 4))
     return Plan(
         text=text,
         asked_minutes=minutes,
