@@ -8,8 +8,8 @@ from tinystories.evaluation.intervals import flatten  # From: .
 
 
 _DESCRIPTION = """
-Use of articles in English children's stories: how many there are, and how often one is missing before a countable
-singular noun or has the wrong form. Small language models that went wrong in training lose these words first.
+Use of articles in English children's stories: the number of articles, how often one is missing before a countable
+singular noun, and how often "a" or "an" is wrong. Small language models that were trained incorrectly omit articles.
 """
 
 _KWARGS_DESCRIPTION = """
@@ -19,11 +19,11 @@ Args:
     resamples (`int`): number of bootstrap resamples; 1000 by default.
     seed (`int`): seed of the bootstrap; 0 by default.
 
-Returns (each with the ends of its interval under the same name with `_low` and `_high`; nan where nothing is counted):
-    article_omission (`float`): fraction of countable singular nouns without a determiner. About 0.014 in real stories.
-    articles_per_100_words (`float`): about 9.5 in real stories.
-    wrong_a_or_an (`float`): fraction of "a" and "an" that should be the other one. Below 0.001 in real stories.
-    stories_with_article (`float`): fraction of texts with any article; word salad has them, too.
+Returns (also with the suffixes `_low` and `_high` for the ends of each interval; nan if there is nothing to count):
+    article_omission (`float`): fraction of countable singular nouns without a determiner; about 0.014 in real stories.
+    articles_per_100_words (`float`): number of articles per 100 words; about 9.5 in real stories.
+    wrong_a_or_an (`float`): fraction of "a" and "an" that should be the other one; below 0.001 in real stories.
+    stories_with_article (`float`): fraction of texts with any article; 1 even if the words are shuffled.
 
 Examples:
     >>> import evaluate

@@ -1,17 +1,17 @@
-"""Make the word lists of `tinystories/evaluation/articles.py` from stories, by rule.
+"""Derive the word lists of `tinystories/evaluation/articles.py` from stories, by rules.
 
     python metrics/article_statistics/word_lists.py roneneldan/TinyStories --max-stories 12000
 
-**Countable nouns**: words that
+**Countable nouns** are the words that
 - follow "a" or "an" at least 5 times, and in at least 2% of their occurrences,
 - have a plural that occurs at least 5 times,
-- follow "some" or "much" in at most 1% of their occurrences, as water and fun do,
-- and, counted as `count_articles` counts, have at least 20 occurrences that need a determiner, an article in at least
-  30% of them, and none in at most 3% (or 1). That leaves out words that are verbs, too ("walk", "play"), names
-  ("mom") and what stands without an article in idioms ("time", "home", "bed").
+- follow "some" or "much" in at most 1% of their occurrences, unlike "water" and "fun",
+- and have at least 20 occurrences that need a determiner (as in `count_articles`), with an article in at least 30% of
+  these, and without any determiner in at most 3% of these (or in one). This excludes words that are also verbs
+  ("walk", "play"), names ("mom"), and nouns that are used without an article in idioms ("time", "home", "bed").
 
-**Modifiers**: words that stand before such a noun at least 4 times, in at least 80% of these after a determiner or
-another modifier. The two lists depend on each other, so both are made again until they no longer change.
+**Modifiers** are the words that precede such a noun at least 4 times, and follow a determiner or another modifier in
+at least 80% of these. The two lists depend on each other, so both are derived again until they no longer change.
 """
 
 import argparse
@@ -108,8 +108,8 @@ if __name__ == "__main__":
     from tinystories.data.corpus import load_texts
 
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("corpus", help="dataset id on the Hub, or local files")
-    parser.add_argument("--max-stories", type=int, help="use no more than the first so many")
+    parser.add_argument("corpus", help="dataset id on the Hub, or a local file or folder of stories")
+    parser.add_argument("--max-stories", type=int, help="maximum number of stories (default: all)")
     arguments = parser.parse_args()
     stories = load_texts(arguments.corpus, max_stories=arguments.max_stories)["text"]
     for title, found in zip(("COUNTABLE_NOUNS", "MODIFIERS"), make_word_lists(list(stories)), strict=True):

@@ -1,4 +1,4 @@
-"""Bits per byte of a language model: its loss in a unit that compares across tokenizers."""
+"""Bits per byte of a language model: its loss in a unit that is comparable across tokenizers."""
 
 import datasets
 import evaluate
@@ -8,15 +8,15 @@ from tinystories.evaluation.intervals import bits_per_byte_interval, flatten  # 
 
 
 _DESCRIPTION = """
-Bits per byte: the cross-entropy of all tokens of a text in bits, divided by the UTF-8 bytes of the text. Unlike loss
-per token and perplexity it compares models with different tokenizers. The interval is a bootstrap over texts.
+Bits per byte: the cross-entropy of all tokens of a text in bits, divided by the number of UTF-8 bytes of the text.
+Unlike loss per token and perplexity, it is comparable across tokenizers. The interval is a bootstrap over texts.
 """
 
 _KWARGS_DESCRIPTION = """
 Args:
     predictions (`list` of `float`): for each text, the sum of the losses of its tokens in nats (natural logarithm, not
         negative). Leave out the end-of-text token, which has no bytes.
-    references (`list` of `str`, or of `int`): the texts, or the UTF-8 bytes of each.
+    references (`list` of `str`, or of `int`): the texts, or the number of UTF-8 bytes of each.
     confidence (`float`): confidence level of the interval; 0.95 by default.
     resamples (`int`): number of bootstrap resamples; 1000 by default.
     seed (`int`): seed of the bootstrap; 0 by default.

@@ -1,4 +1,4 @@
-"""How often a language model gives the correct one of two sentences the higher likelihood."""
+"""Fraction of minimal pairs in which a language model assigns the correct sentence a higher likelihood."""
 
 import datasets
 import evaluate
@@ -8,21 +8,21 @@ from tinystories.evaluation.intervals import flatten, wilson_interval  # From: .
 
 
 _DESCRIPTION = """
-Minimal-pair accuracy: of pairs of sentences that differ in one point of grammar, the fraction in which the model gives
-the correct sentence the higher likelihood. A tie counts as a half, so that a model that knows nothing gets 0.5 and not
-1. The interval is Wilson's score interval.
+Minimal-pair accuracy: a minimal pair is a correct sentence and the same sentence with one error. The accuracy is the
+fraction of pairs in which the model assigns the correct sentence a higher likelihood. A tie counts as one half, so
+that a model without preferences gets 0.5. The interval is Wilson's score interval.
 """
 
 _KWARGS_DESCRIPTION = """
 Args:
     predictions (`list` of pairs of `float`): for each pair, the log-likelihoods of the correct and of the wrong
         sentence (sums over their tokens, in any one unit).
-    kinds (`list` of `str`, optional): what each pair is about, such as "article" or "agreement".
+    kinds (`list` of `str`, optional): the kind of error of each pair, such as "article" or "agreement".
     confidence (`float`): confidence level of the intervals; 0.95 by default.
 
 Returns:
-    accuracy, accuracy_low, accuracy_high (`float`): higher is better, 0.5 is chance. nan where there is no pair.
-    ties (`int`): pairs of equal likelihood.
+    accuracy, accuracy_low, accuracy_high (`float`): higher is better, 0.5 is chance; nan if there are no pairs.
+    ties (`int`): number of pairs with equal likelihoods.
     accuracy_KIND, accuracy_KIND_low, accuracy_KIND_high (`float`): the same for each kind.
 
 Examples:

@@ -1,4 +1,4 @@
-"""How much texts repeat, within themselves and among each other."""
+"""Repetition within texts and across texts."""
 
 import datasets
 import evaluate
@@ -8,8 +8,8 @@ from tinystories.evaluation.text_statistics import repetition  # From: .
 
 
 _DESCRIPTION = """
-Repetition in generated texts: distinct n-grams over all texts, the fraction of 4-grams that a text repeats, and the
-longest sequence of words that occurs twice in a text.
+Repetition in generated texts: the fraction of distinct n-grams over all texts, the fraction of 4-grams that occurred
+earlier in the same text, and the longest sequence of words that occurs twice in a text.
 """
 
 _KWARGS_DESCRIPTION = """
@@ -19,14 +19,14 @@ Args:
     resamples (`int`): number of bootstrap resamples; 1000 by default.
     seed (`int`): seed of the bootstrap; 0 by default.
 
-Returns (nan where nothing is counted; words are compared in lower case and without punctuation):
-    distinct_1, distinct_2, distinct_3 (`float`): distinct n-grams of all texts over all their n-grams. They fall with
-        the amount of text: compare equal amounts only.
+Returns (nan if there is nothing to count; words are compared in lower case and without punctuation):
+    distinct_1, distinct_2, distinct_3 (`float`): number of distinct n-grams divided by the number of all n-grams, over
+        all texts. It decreases with the amount of text: compare only equal amounts.
     repeated_4grams, repeated_4grams_low, repeated_4grams_high (`float`): fraction of 4-grams that occurred earlier in
         the same text.
-    longest_repeated_run, longest_repeated_run_low, longest_repeated_run_high (`float`): words of the longest sequence
-        that occurs twice in a text, as a mean over texts.
-    longest_repeated_run_max (`float`): the same of the worst text.
+    longest_repeated_run, longest_repeated_run_low, longest_repeated_run_high (`float`): number of words in the longest
+        sequence that occurs twice in a text, as a mean over texts.
+    longest_repeated_run_max (`float`): the same for the text with the longest sequence.
 
 Examples:
     >>> import evaluate

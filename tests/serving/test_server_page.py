@@ -161,7 +161,7 @@ def test_settings_are_sent(server, visit):
     assert "temperature" not in sent()
     page.keyboard.press("Escape")
     page.locator("#length").fill("130")  # the end of the slider
-    expect(page.locator("#length-value")).to_have_text("the whole context")
+    expect(page.locator("#length-value")).to_have_text("until the context is full")
     assert "max_tokens" not in sent()
 
 
@@ -338,7 +338,7 @@ def test_a_story_is_as_long_as_the_context_allows(server, visit):
     page.fill("#seed", "4")
     page.click("#write")
     assert story(page) == PROMPT + server.generate(seed=4, temperature=0.8).story()[0].rstrip()
-    expect(page.locator("#status")).to_contain_text("the context of 128 tokens is full: the story cannot go on")
+    expect(page.locator("#status")).to_contain_text("the context of 128 tokens is full: the story cannot be continued")
     expect(page.locator("#continue")).to_be_hidden()
 
 
@@ -386,7 +386,7 @@ def test_a_story_that_ended_does_not_continue(tiny_run, visit):
 def test_a_full_context_is_an_error_of_one_line(server, visit):
     """For a stopped story, the page has no token count, so only the server detects it."""
     page = visit(server, address="#prompt=Once&seed=1&text=Once" + "+upon+a+time" * 50)
-    expect(page.locator("#status")).to_have_text("The context of 128 tokens is full: the story cannot go on.")
+    expect(page.locator("#status")).to_have_text("The context of 128 tokens is full: the story cannot be continued.")
     visit.complaints.clear()  # the browser reports the error response
 
 
@@ -420,7 +420,7 @@ def test_an_address_gives_the_same_story(server, visit):
 
 def test_an_address_of_another_model_says_so(server, visit):
     page = visit(server, address="#prompt=Once&seed=1&max_tokens=50&model=huge")
-    expect(page.locator("#status")).to_contain_text("the address is from the model huge: the story may differ")
+    expect(page.locator("#status")).to_contain_text("the address was made with the model huge: the story may differ")
 
 
 @pytest.mark.parametrize(

@@ -49,8 +49,10 @@ FIGURES = (
         "Fraction of countable singular nouns (“dog”, “ball”) without an article or another determiner.",
         percent,
     ),
-    Figure("wrong_a_or_an", "Wrong “a” or “an”", "Fraction of “a” and “an” that should be the other.", percent),
-    Figure("articles_per_100_words", "Articles per 100 words", "The best value is that of real stories.", number),
+    Figure("wrong_a_or_an", "Wrong “a” or “an”", "Fraction of “a” and “an” that should be the other one.", percent),
+    Figure(
+        "articles_per_100_words", "Articles per 100 words", "Best if equal to the value of real stories.", number
+    ),
     Figure("finished", "EOS rate", "Fraction of stories that end with EOS within the token limit.", percent, None),
     Figure("mean_words", "Words per story", "Mean number of words, excluding the prompt.", number),
     Figure(
@@ -63,7 +65,7 @@ FIGURES = (
     Figure(
         "longest_repeated_run",
         "Longest repetition",
-        "Number of words in the longest sequence that occurs twice in a story, mean over stories.",
+        "Number of words in the longest sequence that occurs twice in a story; mean over stories.",
         number,
         "same_length",
     ),
@@ -71,7 +73,7 @@ FIGURES = (
         "distinct_2",
         "Distinct 2-grams",
         "Fraction of word pairs that are distinct, over all stories. A value far below that of real stories means "
-        "that the stories are alike; a value far above means that their words are in random order.",
+        "that the stories are similar; a value far above means that their words are in random order.",
         percent,
         "same_length",
     ),
@@ -92,12 +94,23 @@ FIGURES = (
     Figure(
         "longest_copied_run",
         "Longest copy",
-        "Number of words in the longest sequence that also occurs in a training story, mean over stories.",
+        "Number of words in the longest sequence that also occurs in a training story; mean over stories.",
         number,
         "same_length",
     ),
 )
-TITLES = {figure.key: figure.title for figure in FIGURES}
+TITLES = {figure.key: figure.title for figure in FIGURES} | {
+    "mean_bytes": "Bytes per story",
+    "final_punctuation": "Stories with final punctuation",
+    "stories_with_article": "Stories with an article",
+    "countable_nouns": "Number of countable nouns",
+    "distinct_1": "Distinct words",
+    "distinct_3": "Distinct 3-grams",
+    "longest_repeated_run_max": "Longest repetition, maximum",
+    "capitals": "Sentences with an initial capital",
+    "longest_copied_run_max": "Longest copy, maximum",
+    "changed": "Stories that are changed",
+}
 TABLE_FIGURES = ("article_omission", "wrong_a_or_an", "repeated_4grams", "finished")
 SHUFFLED_FIGURES = ("article_omission", "wrong_a_or_an")  # shown for shuffled words, too
 BASELINES = (("real stories", "real_stories"), ("shuffled words", "shuffled_stories"))
@@ -106,7 +119,7 @@ LEGACY = (
     ("grammar_of_10", "“grammar” out of 10", number),
     ("articles_per_story", "articles per story", number),
     ("unique_words", "unique words", percent),
-    ("mean_words", "mean words", number),
+    ("mean_words", "words per story", number),
 )
 RATES = {
     "final_punctuation", "finished", "stories_with_article", "article_omission", "wrong_a_or_an", "distinct_1",
