@@ -50,9 +50,7 @@ FIGURES = (
         percent,
     ),
     Figure("wrong_a_or_an", "Wrong “a” or “an”", "Fraction of “a” and “an” that should be the other one.", percent),
-    Figure(
-        "articles_per_100_words", "Articles per 100 words", "Best if equal to the value of real stories.", number
-    ),
+    Figure("articles_per_100_words", "Articles per 100 words", "Best if equal to the value of real stories.", number),
     Figure("finished", "EOS rate", "Fraction of stories that end with EOS within the token limit.", percent, None),
     Figure("mean_words", "Words per story", "Mean number of words, excluding the prompt.", number),
     Figure(
