@@ -19,7 +19,9 @@ def story_file(tmp_path_factory):
 
 
 def test_stories_and_minutes_choose_a_recipe(story_file, tmp_path):
-    done = tinystories("train", story_file, "--minutes", 0.1, "--disable_tqdm", "true", cwd=tmp_path)
+    # So short a run has no evaluations, and thus no checkpoint to resume from, unless they are asked for.
+    evaluated = ("--eval_strategy", "steps", "--eval_steps", 20)
+    done = tinystories("train", story_file, "--minutes", 0.1, "--disable_tqdm", "true", *evaluated, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]
     lines = done.stdout.splitlines()
     begins = [line.split("  ")[0] for line in lines[1:6]]
