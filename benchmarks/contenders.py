@@ -44,7 +44,8 @@ class Contenders:
         stories: the same stories, one per row.
         bf16: whether this machine computes in bfloat16.
         flops_per_token: FLOPs of a training step per story token.
-        peak: highest measured FLOP/s of matrix products, in bfloat16 if `bf16`, otherwise in float32.
+        peak: FLOP/s of matrix products, in bfloat16 if `bf16`, otherwise in float32: from the data sheet of a known
+            GPU, otherwise the highest that was measured.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -89,7 +90,8 @@ class Contenders:
 
     def measure_peak(self) -> None:
         """Called before and after a benchmark, because a single measurement on a shared machine may be low."""
-        self.peak = max(self.peak, peak_flops(self.device, torch.bfloat16 if self.bf16 else torch.float32))
+        dtype = torch.bfloat16 if self.bf16 else torch.float32
+        self.peak = max(self.peak, peak_flops(self.device, dtype) or measured_flops(self.device, dtype))
 
     def report(self, heading: str, speeds: dict[str, list[float]], json_file: str | None) -> None:
         """Print story tokens per second of each variant and the ratio to the last one, and save them as JSON."""
@@ -114,3 +116,15 @@ def now(device: torch.device) -> float:
     if device.type == "cuda":
         torch.cuda.synchronize()
     return time.perf_counter()
+
+
+def measured_flops(device: torch.device, dtype: torch.dtype) -> float:
+    """FLOP/s of matrix products, the best of eight."""
+    size = 4096 if device.type == "cuda" else 1024
+    left, right = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
+    best = float("inf")
+    for _ in range(8):
+        began = now(device)
+        torch.mm(left, right)
+        best = min(best, now(device) - began)
+    return 2 * size**3 / best

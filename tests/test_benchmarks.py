@@ -129,3 +129,24 @@ def test_a_short_race(tmp_path):
     [result] = json.loads((tmp_path / "race.json").read_text())["results"]
     assert 1 < result["minutes"] < 2 and result["steps"] > 10 and 0 < result["low"] < result["bits_per_byte"] < 4
     assert (tmp_path / "kept" / "ours" / "model.safetensors").is_file()
+
+
+def test_the_estimates_in_the_documentation_are_those_of_the_script():
+    import recipe_times
+
+    times = recipe_times.estimates()
+    table = (ROOT / "docs" / "training.md").read_text("utf-8").partition("## Which recipe for me\n")[2]
+    rows, device = [], ""
+    for line in table.partition("\n\nMeasured")[0].splitlines()[3:]:
+        hardware, recipe, _, time, *_ = (cell.strip() for cell in line.strip("|").split("|"))
+        device = hardware.partition(",")[0].partition(" (")[0] or device
+        if "(estimate)" in time:
+            rows.append((device, recipe.split("`")[1], time.removesuffix(" (estimate)")))
+    assert len(rows) == 6
+    for device, recipe, time in rows:
+        assert recipe_times.in_words(times[recipe][device]) == time, (device, recipe)
+    readme = (ROOT / "README.md").read_text("utf-8")
+    for recipe, device in (("small-corpus", "T4"), ("tinystories-24m", "RTX 4090")):
+        assert f"{recipe_times.in_words(times[recipe][device])} on a" in readme
+    # The measured time of a model on two cores: 20 minutes with the tokenizer and the evaluations.
+    assert 15 * 60 < times["tinystories-3m"]["2 cores"] < 20 * 60

@@ -125,7 +125,7 @@ def test_the_full_recipe_is_the_24_million_model(tmp_path):
             {"row_length": 100_000_000},
             r"`row_length` must be from 512 \(`max_length`.* to 32768, but is 100000000",
         ),
-        ({"prompts": [1, 2]}, r"`prompts` must be list of str, but is \[1, 2\]"),
+        ({"prompts": [1, 2]}, r"`prompts` must be list of str or null, but is \[1, 2\]"),
         ({"trainer": {"bf16": "sometimes"}}, "`trainer.bf16` must be bool or auto, but is 'sometimes'"),
         ({"prompts": ["\ud83d"]}, r"'\\ud83d'\] contains an unpaired surrogate"),
         ([1, 2], r"must contain `key: value` lines"),
@@ -198,6 +198,7 @@ def test_mistakes_on_the_command_line_are_reported(arguments, message):
         (["--lr", "1e-3"], {"learning_rate": 1e-3}),
         (["--batch_size", "4"], {"per_device_train_batch_size": 4}),
         (["--batch-size=4"], {"per_device_train_batch_size": 4}),
+        (["--batch", "4"], {"per_device_train_batch_size": 4}),
         (["--epochs", "2"], {"num_train_epochs": 2.0}),
         (["--warmup_ratio", "0.1"], {"warmup_steps": 0.1}),
         (["--trainer.lr", "1"], {"learning_rate": 1.0}),
@@ -280,7 +281,7 @@ def test_a_saved_recipe_reads_back_the_same(tmp_path):
 def test_every_key_has_a_type_a_default_and_a_help_text():
     reference = {key.name: key for key in recipe_reference()}
     assert reference["max_minutes"][1:3] == ("float or null", None) and "elapsed time" in reference["max_minutes"].help
-    assert reference["prompts"].type == "list of str" and reference["optimizer"].type == "adamw or muon"
+    assert reference["prompts"].type == "list of str or null" and reference["optimizer"].type == "adamw or muon"
     assert all(key.help.endswith(".") for key in reference.values())
     # Comments of the configs state the same types.
     for line in (FOLDER / "tinystories-24m.yaml").read_text().splitlines():

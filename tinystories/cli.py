@@ -4,7 +4,6 @@ import argparse
 import logging
 import os
 import sys
-import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
@@ -12,6 +11,7 @@ from keyword import iskeyword
 from typing import NoReturn
 
 from . import __version__
+from .commands.arguments import add_examples
 from .utils.console import is_text, one_line, print_any_character
 from .utils.errors import UserError, is_user_error
 
@@ -29,6 +29,12 @@ VERBS = {
     "serve": "serve a model over HTTP, with a demo page",
 }
 
+EXAMPLES = """
+tinystories train quickstart
+tinystories generate runs/quickstart "Once upon a time"
+tinystories doctor my_stories/
+"""
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a verb and return the exit status: 0, 1 if `doctor` or `push` finds an error, 2 for a user error, 130 after
@@ -44,9 +50,8 @@ def main(arguments: list[str] | None = None) -> int:
             raise
         print(f"tinystories: {one_line(error)}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        hint = " The same command with --resume_from_checkpoint resumes from the last checkpoint."
-        print(f"\ntinystories: stopped.{hint if arguments[:1] == ['train'] else ''}", file=sys.stderr)
+    except KeyboardInterrupt as interrupt:
+        print(f"\ntinystories: {' '.join(['stopped.', *map(str, interrupt.args)])}", file=sys.stderr)
         return 130
     except BrokenPipeError:
         sys.stderr.close()
@@ -79,27 +84,20 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         prog="tinystories", description="Train a small language model that writes children's stories, and use it."
     )
     parser.add_argument("--version", action="version", version=f"tinystories {__version__}")
+    add_examples(parser, EXAMPLES)
     verbs = parser.add_subparsers(title="verbs", required=True, metavar="<verb>", dest="verb")
     for name, summary in VERBS.items():
         verb = verbs.add_parser(name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.")
         if arguments[:1] == [name]:
             module = import_module(f".commands.{name}{'_' if iskeyword(name) else ''}", __package__)
             module.add_arguments(verb)
-            _add_examples(verb, module.EXAMPLES)
+            add_examples(verb, module.EXAMPLES)
             verb.set_defaults(run=module.run)
     options, extra = parser.parse_known_args([_with_dashes(argument) for argument in arguments])
     if extra and options.verb != "train":
         raise UserError(f"unrecognized arguments: {' '.join(extra)} (see {parser.prog} {options.verb} --help)")
     options.arguments, options.overrides = arguments, extra
     return options
-
-
-def _add_examples(verb: argparse.ArgumentParser, examples: str) -> None:
-    """Add a verb's examples to its help, whose lines argparse would otherwise join."""
-    verb.description = textwrap.fill(verb.description or "", 100)
-    examples = textwrap.indent(examples.strip(), "  ")
-    verb.epilog = f"examples:\n{examples}" + (f"\n\n{verb.epilog}" if verb.epilog else "")
-    verb.formatter_class = argparse.RawDescriptionHelpFormatter
 
 
 def _with_dashes(argument: str) -> str:

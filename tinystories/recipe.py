@@ -37,7 +37,7 @@ SHORT_NAMES = {
     "warmup_steps": ["warmup", "warmup_ratio"],  # a fraction of all steps if below 1
     "num_train_epochs": ["epochs", "num_epochs"],
     "max_steps": ["steps"],
-    "per_device_train_batch_size": ["batch_size", "train_batch_size"],
+    "per_device_train_batch_size": ["batch_size", "train_batch_size", "batch"],
     "per_device_eval_batch_size": ["eval_batch_size"],
     "gradient_accumulation_steps": ["grad_accum", "gradient_accumulation"],
     "output_dir": ["out", "out_dir"],
@@ -94,8 +94,10 @@ class Recipe:
     )
     max_stories: int | None = _setting(None, "Maximum number of training stories; null for all.")
     max_validation_stories: int | None = _setting(None, "Maximum number of validation stories; null for all.")
-    validation_fraction: float = _setting(
-        0.02, "Fraction of the stories that is held out if the corpus has no validation stories."
+    validation_fraction: float | None = _setting(
+        None,
+        "Fraction of the stories that is held out if the corpus has no validation stories; null for 2%, and more of a "
+        "small corpus: 50 stories, but at most 10%.",
     )
     tokenizer: str | None = _setting(None, "Folder or Hub id of a tokenizer; null trains one on the corpus.")
     vocab_size: int = _setting(10_000, "Vocabulary size of the tokenizer, if one is trained.")
@@ -147,9 +149,10 @@ class Recipe:
         True, "Run the checks of `tinystories doctor` before the first step; an error stops the run."
     )
     overwrite_output_dir: bool = _setting(False, "Start over in a folder with checkpoints of an earlier run.")
-    prompts: list[str] = _setting(
-        ["Once upon a time there was", "One day, a little girl named Lily", "The happy cat"],
-        "Prompts for sample stories at the end of training.",
+    prompts: list[str] | None = _setting(
+        None,
+        "Prompts for sample stories, the first of which is used at each evaluation, too; null for the openings of "
+        "three validation stories, '[]' for no sample stories.",
     )
     preset: str = _setting("balanced", "Sampling preset for the sample stories and `generation_config.json`.")
     model: dict[str, Any] = _setting(
@@ -393,7 +396,7 @@ def _check(recipe: Recipe) -> None:
     """Refuse values that contradict each other or cannot work."""
     length, row_length, optim = recipe.max_length, recipe.row_length, recipe.trainer.get("optim")
     minutes, decay, weight = recipe.max_minutes, recipe.ema_decay, recipe.article_loss_weight
-    broken = [prompt for prompt in recipe.prompts if re.search("[\ud800-\udfff]", prompt)]
+    broken = [prompt for prompt in recipe.prompts or () if re.search("[\ud800-\udfff]", prompt)]
     _require(length >= 16, f"`max_length` must be at least 16 tokens, but is {length}; a story has about 200 tokens.")
     _require(
         row_length is None or length <= row_length <= MAX_ROW_CONTEXTS * length,
@@ -406,7 +409,7 @@ def _check(recipe: Recipe) -> None:
         f"{MIN_VOCAB_SIZE - 1} entries. For children's stories, use about 10000.",
     )
     _require(
-        all(recipe.prompts),
+        all(recipe.prompts or ()),
         "`prompts` contains an empty string: remove it, or set `prompts` to '[]' for no sample stories.",
     )
     _require(not broken, f"`prompts`: {broken!a} contains an unpaired surrogate: write the character itself.")
@@ -419,7 +422,7 @@ def _check(recipe: Recipe) -> None:
         "`split` needs a value: auto, file, line, blank-lines or a separator.",
     )
     _require(
-        0 < recipe.validation_fraction < 1,
+        recipe.validation_fraction is None or 0 < recipe.validation_fraction < 1,
         f"`validation_fraction` must be between 0 and 1, but is {recipe.validation_fraction}.",
     )
     for name in ("num_proc", "early_stopping_patience"):

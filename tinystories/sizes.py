@@ -23,3 +23,10 @@ SIZES: dict[str, dict[str, int]] = {
         ("110m", 10_000, 768, 2_688, 12, 12),
     )
 }
+
+
+def parameter_count(shape: dict[str, int]) -> int:
+    """Parameters of a model of this shape with tied embeddings and as many key/value heads as query heads."""
+    width, inner = shape["hidden_size"], shape["intermediate_size"]
+    layer = 4 * width**2 + 3 * width * inner + 2 * width
+    return shape["vocab_size"] * width + shape["num_hidden_layers"] * layer + width

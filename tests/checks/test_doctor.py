@@ -21,7 +21,7 @@ from transformers import (
     default_data_collator,
 )
 
-from tinystories.checks import examine
+from tinystories.checks import examine, vocabulary
 from tinystories.checks.loss import check_model_shift
 from tinystories.checks.prediction_offset import check_beginning, check_objective
 from tinystories.cli import main
@@ -29,6 +29,7 @@ from tinystories.data.corpus import load_corpus
 from tinystories.data.packing import PackedStories, tokenize_stories
 from tinystories.export.wikimini import BLOCK_NAMES
 from tinystories.recipe import save_recipe
+from tinystories.runs.loading import load_tokenizer
 from tinystories.tokenization import train_bpe
 from tinystories.utils.errors import UserError
 
@@ -308,6 +309,23 @@ def test_a_tokenizer_that_pads_with_eos_is_an_error(tiny_recipe, tokenizer, tmp_
     path.write_text(json.dumps({**config, "pad_token": config["eos_token"]}))
     save_recipe(tiny_recipe(tokenizer=tmp_path / "tokenizer"), tmp_path / "tiny.yaml")
     assert "special tokens" in errors(examine(tmp_path / "tiny.yaml", quick=True, limit=50))
+
+
+def test_a_tokenizer_without_a_pad_token_is_completed_as_in_training(tiny_recipe, tokenizer, tmp_path):
+    """As GPT-2's is saved."""
+    tokenizer.save_pretrained(tmp_path / "tokenizer")
+    path = tmp_path / "tokenizer" / "tokenizer_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "pad_token": None}))
+    save_recipe(tiny_recipe(tokenizer=tmp_path / "tokenizer", max_stories=100), tmp_path / "tiny.yaml")
+    found = by_check(examine(tmp_path / "tiny.yaml", quick=True, limit=50))
+    assert not errors(found.values()) and found["padding"].status == found["next token"].status == "ok"
+    assert found["special tokens"].status == "note"
+    assert "`tinystories train` adds <|padding|>" in found["special tokens"].evidence
+    [alone] = vocabulary.check_special_tokens(load_tokenizer(tmp_path / "tokenizer"))
+    code = re.search(r"for other trainers, `(.*)`", alone.advice)[1]
+    completed = load_tokenizer(tmp_path / "tokenizer")
+    eval(code, {"tokenizer": completed})
+    assert vocabulary.check_special_tokens(completed)[0].status == "ok"
 
 
 # The command

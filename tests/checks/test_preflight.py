@@ -2,11 +2,13 @@
 
 import dataclasses
 import importlib.util
+import json
 import shutil
 from types import SimpleNamespace
 
 import pytest
 import yaml
+from datasets import Dataset
 from helpers import TINY_RECIPE
 from hub_server import LocalHub, User
 from transformers.training_args import OptimizerNames
@@ -17,7 +19,8 @@ from tinystories.cli import main
 from tinystories.commands.train import train
 from tinystories.data import corpus
 from tinystories.hub import client as hub
-from tinystories.recipe import Recipe, build_recipe
+from tinystories.recipe import build_recipe
+from tinystories.runs.loading import load_tokenizer
 from tinystories.training import build as training
 from tinystories.training.arguments import METRICS, training_arguments
 from tinystories.utils.errors import UserError
@@ -316,12 +319,33 @@ def test_a_prompt_of_unknown_characters_is_refused(tmp_path):
     assert train(build_recipe({**SHORT, "prompts": ["One day"]}, overrides)).is_dir()
 
 
-def test_default_prompts_that_do_not_fit_are_left_out(tmp_path, capsys):
+def corpus_of(tmp_path, stories):
+    (tmp_path / "stories").mkdir()
+    for name, part in (("train", stories[3:]), ("validation", stories[:3])):
+        (tmp_path / "stories" / f"{name}.txt").write_text("\n<|endoftext|>\n".join(part), "utf-8")
+    return tmp_path / "stories"
+
+
+def test_without_prompts_the_openings_of_validation_stories_are_continued(tmp_path, capsys):
+    stories = [f"Der kleine Bär Nummer{n} ging in den Wald.\n\nDort fand er Honig." for n in range(40)]
+    stories[1] = "ein-langes-wort-" * 10
     content = {key: value for key, value in SHORT.items() if key != "prompts"}
-    overrides = {"tokenizer": str(word_level(tmp_path)), "output_dir": str(tmp_path / "run")}
+    overrides = {"corpus": str(corpus_of(tmp_path, stories)), "output_dir": str(tmp_path / "run")}
     run = train(build_recipe(content, overrides))
-    assert capsys.readouterr().out.count("so it is skipped") == len(Recipe().prompts)
-    assert yaml.safe_load((run / "recipe.yaml").read_text("utf-8"))["prompts"] == []
+    samples = [sample.partition("\n")[2] for sample in capsys.readouterr().out.split("--- story ")[1:]]
+    openings = ["Der kleine Bär Nummer0 ging in", stories[1][:60], "Der kleine Bär Nummer2 ging in"]
+    assert all(sample.startswith(opening) for sample, opening in zip(samples, openings, strict=True)), samples
+    logged = [json.loads(line) for line in (run / "stories.jsonl").read_text("utf-8").splitlines()]
+    assert {sample["prompt"] for sample in logged} == {openings[0]}
+    assert yaml.safe_load((run / "recipe.yaml").read_text("utf-8"))["prompts"] is None
+
+
+def test_openings_that_the_model_cannot_continue_are_left_out(tmp_path):
+    recipe, tokenizer = build_recipe({}, {"max_length": "16"}), load_tokenizer(word_level(tmp_path))
+    stories = ["One day One day One day One day", "One \N{CAT} day One day One day One", "day One", "One day One day"]
+    found = preflight.fitting_prompts(recipe, Dataset.from_dict({"text": stories}), tokenizer)
+    assert found == ["One day One day One day"], "no unknown character, and no story that is complete"
+    assert preflight.fitting_prompts(recipe, Dataset.from_dict({"text": ["day One"]}), tokenizer) == []
 
 
 # Disk and Hub

@@ -14,7 +14,8 @@ from helpers import PROMPT, ROOT, edit_weights, fails_with_one_line, tinystories
 
 from tinystories.checks.targets import is_recipe
 from tinystories.cli import VERBS, main, parse
-from tinystories.recipe import load_recipe, recipe_names, recipe_path, recipe_summary
+from tinystories.commands.train import names_stories
+from tinystories.recipe import load_recipe, parse_overrides, recipe_names, recipe_path, recipe_summary
 
 
 def test_help_does_not_load_torch():
@@ -180,8 +181,17 @@ def test_each_verb_has_a_help_text_with_three_examples(verb, monkeypatch):
         words = shlex.split(example.partition(" > ")[0], comments=True)
         assert words[:2] == ["tinystories", verb] and len(example) <= 120, example
         options = parse(words[1:])
-        if verb == "train":
+        if verb == "train" and not names_stories(options.recipe, parse_overrides(options.overrides)):
             load_recipe(options.recipe, options.overrides)
+
+
+@pytest.mark.parametrize("command", [(), ("recipes", "show")])
+def test_the_help_of_the_command_and_of_an_action_has_three_examples(command):
+    text = tinystories(*command, "--help").stdout
+    examples = [shlex.split(line.partition(" > ")[0]) for line in text.partition("\nexamples:\n")[2].splitlines()]
+    assert len(examples) == 3
+    for words in examples:
+        assert words[: 1 + len(command)] == ["tinystories", *command] and callable(parse(words[1:]).run)
 
 
 @pytest.mark.parametrize("verb", VERBS)
@@ -240,6 +250,7 @@ NOT_A_NUMBER = ["", "x", "1.5", "1e3", "nan", "inf", "0x10", "9" * 5_000]
 WHOLE_NUMBERS = {
     (*GENERATE, "--seed"): ["-1", 2**32, 2**64],
     (*GENERATE, "--max-new-tokens"): [-1, 0],
+    (*GENERATE, "-n"): [-1, 0, 1_001],
     (*GENERATE, "--top-k"): [-1, 2**31],
     (*EVALUATE, "--seed"): [-1, 2**32, 2**64],
     (*EVALUATE, "--limit"): [-1, 0],
@@ -313,6 +324,21 @@ def test_sampling_options_override_the_preset(tiny_run):
     assert text("--temperature", 0, "--repetition-penalty", 2) != greedy
     result = tinystories("generate", tiny_run, PROMPT, "--preset", "greedy", "--temperature", 1)
     fails_with_one_line(result, "--temperature", "greedy")
+
+
+def test_several_stories_have_consecutive_seeds(tiny_run):
+    def run(*options):
+        return tinystories("generate", tiny_run, PROMPT, "--max-new-tokens", 15, *options)
+
+    one, two = (run("--seed", seed).stdout for seed in (4, 5))
+    assert run("--seed", 4, "-n", 1).stdout == one
+    assert run("--seed", 4, "-n", 2).stdout == f"--- story 1\n{one}\n--- story 2\n{two}"
+    last = run("--seed", 2**32 - 1, "-n", 2, "--post-process")
+    assert last.returncode == 0 and last.stdout.count(PROMPT) == 2
+    different = run("-n", 3)
+    assert len(set(different.stdout.split("--- story ")[1:])) == 3
+    for greedy in (("--preset", "greedy"), ("--temperature", 0)):
+        fails_with_one_line(run("-n", 2, *greedy), "same story", "remove -n")
 
 
 # The command itself

@@ -151,10 +151,10 @@ BAD = {
     "missing folder": ({}, "nowhere", "no file or folder .*nowhere.*owner/name"),
     "empty file": ({"a.txt": b""}, "a.txt", "a.txt is empty"),
     "empty file among others": ({"in/a.csv": b"text\nx\n", "in/b.csv": b""}, "in", "b.csv is empty"),
-    "empty folder": ({"in/.keep": b""}, "in", r"in contains no files that end in .txt, .md, .json"),
-    "nothing readable": ({"in/a.xyz": b"x"}, "in", r"contains no files that end in .txt, .md, .json"),
+    "empty folder": ({"in/.keep": b""}, "in", r"in contains no files that end in .txt, .md, .markdown, .json"),
+    "nothing readable": ({"in/a.xyz": b"x"}, "in", r"contains no files that end in .txt, .md, .markdown, .json"),
     "glob of nothing": ({"in/a.pdf": b"x"}, "in/*.txt", r"in/\*.txt contains no files"),
-    "unknown suffix": ({"a.xyz": b"x"}, "a.xyz", r"a.xyz does not end in .txt, .md, .json.* correct its suffix"),
+    "unknown suffix": ({"a.xyz": b"x"}, "a.xyz", r"a.xyz does not end in .txt, .md, .markdown, .json.* correct its suffix"),
     "Git LFS pointer": (
         {"a.jsonl": b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"},
         "a.jsonl",
@@ -182,7 +182,7 @@ BAD = {
     "no mark": (
         {"a.txt": b"One.\n\nTwo.\n"},
         "a.txt",
-        r"a.txt has no <\|endoftext\|> between its stories.*set --split to file, ",
+        r"a.txt has no <\|endoftext\|> between its stories.*set --split to file \(1 story\), ",
     ),
     "no mark for long": (
         {"a.txt": b"x<|endoftext|>" + b"x" * 9**7},

@@ -330,7 +330,7 @@ SPLIT = {
         [tale.replace("\n", " ") + " " + tale.replace("\n", " ") for tale in OTHER_TALES],
         "one story per line",
     ),
-    "blank lines": ({"a.md": "\n\n\n".join(TALES)}, TALES, "stories between blank lines"),
+    "blank lines": ({"a.markdown": "\n\n\n".join(TALES)}, TALES, "stories between blank lines"),
     "blank lines, one line each": ({"a.txt": "\n \n".join(ONE_LINE)}, ONE_LINE, "stories between blank lines"),
     "files": ({f"in/{i:02}.txt": tale for i, tale in enumerate(PARAGRAPHS)}, PARAGRAPHS, "one story per file"),
     "Markdown files": ({f"in/{i:02}.md": tale for i, tale in enumerate(PARAGRAPHS)}, PARAGRAPHS, "one story per file"),
@@ -379,6 +379,30 @@ def test_an_uncertain_auto_split_is_an_error(files, write, texts, tmp_path):
     with pytest.raises(UserError, match="where a story ends is ambiguous: set --split to file") as raised:
         texts(tmp_path / "in" if len(files) > 1 else path)
     assert "\n" not in str(raised.value)
+
+
+CHOICES = {
+    "a line without letters": ("\n***\n".join(PARAGRAPHS), "blank-lines (61 stories), '***' (30 stories) or another"),
+    "spaced": ("\n\n * * * \n\n".join(PARAGRAPHS), "'* * *' (30 stories)"),
+    "a tag": ("\n</s>\n".join(PARAGRAPHS), "'</s>' (30 stories)"),
+    "a word in brackets": ("\n[END]\n".join(PARAGRAPHS), "'[END]' (30 stories)"),
+    "no marker": ("\n\n".join(PARAGRAPHS), "file (1 story), line (90 stories), blank-lines (90 stories) or another"),
+}
+
+
+@pytest.mark.parametrize(("text", "choices"), CHOICES.values(), ids=CHOICES)
+def test_the_error_says_how_many_stories_each_split_would_give(text, choices, write, texts):
+    source = write("a.txt", text.encode())
+    with pytest.raises(UserError) as raised:
+        texts(source)
+    assert choices in str(raised.value) and "sample" not in str(raised.value)
+    if marker := re.search(r"'(.+)' \(30 stories", str(raised.value)):
+        assert texts(source, text_split=marker[1]) == PARAGRAPHS
+
+
+def test_the_numbers_of_a_long_file_are_those_of_a_sample(write, texts):
+    with pytest.raises(UserError, match="the numbers are those of a sample"):
+        texts(write("a.txt", "\n\n".join(PARAGRAPHS * 150).encode()))
 
 
 def test_given_splits(write, texts, tmp_path):

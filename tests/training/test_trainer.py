@@ -29,7 +29,7 @@ from tinystories.training.arguments import training_arguments
 from tinystories.training.build import build_trainer, pack_corpus
 from tinystories.training.callbacks import EMACallback
 from tinystories.training.lr_schedules import lr_lambda
-from tinystories.training.throughput import training_flops_per_token
+from tinystories.training.throughput import data_sheet_flops, peak_flops, training_flops_per_token
 from tinystories.training.trainer import ArticleWeightCollator, StoryTrainer
 from tinystories.utils.errors import UserError
 
@@ -465,7 +465,9 @@ def test_the_log_as_csv(one_by_eight):
     assert [int(row["step"]) for row in rows] == list(range(1, 13))
     assert [float(row["loss"]) for row in rows] == pytest.approx(logged(one_by_eight, "loss"))
     assert float(rows[5]["eval_bits_per_byte"]) == pytest.approx(logged(one_by_eight, "eval_bits_per_byte")[0])
-    assert all(float(row["tokens_per_second"]) > 0 and 0 < float(row["mfu"]) < 1 for row in rows)
+    assert all(float(row["tokens_per_second"]) > 0 for row in rows)
+    # MFU needs the peak of a data sheet: a measured one was too low on machines with other work.
+    assert torch.cuda.is_available() or "mfu" not in rows[0]
 
 
 def test_without_reports_there_is_no_csv(tmp_path):
@@ -491,7 +493,7 @@ def test_samples_at_evaluations_do_not_change_the_run(tmp_path):
 def test_the_progress_bar_shows_speed_and_remaining_time(tmp_path, capsys):
     run_with(tmp_path / "run", disable_tqdm=False, max_steps=4, eval_steps=2)
     output = "".join(capsys.readouterr())
-    assert re.search(r"step +4/4  loss \d\.\d+  lr \d\.\d\de-0\d  [\d,]+ tokens/s  MFU \d+%", output)
+    assert re.search(r"step +4/4  loss \d\.\d+  lr \d\.\d\de-0\d  [\d,]+ tokens/s", output)
     assert re.search(r"validation: \d\.\d+ bits per byte, .*articles \d\.\d+, function words \d\.\d+", output)
     assert re.search(r"4/4 \[\d\d:\d\d<\d\d:\d\d", output)
 
@@ -534,6 +536,29 @@ def test_flops_of_a_token():
     assert training_flops_per_token(TinyLlamaForCausalLM(config), 5) == 3 * (2 * products + attention)
     config.tie_word_embeddings = False
     assert training_flops_per_token(TinyLlamaForCausalLM(config), 5) == 3 * (2 * products + attention)
+
+
+@pytest.mark.parametrize(
+    ("name", "teraflops"),
+    [
+        ("NVIDIA H100 80GB HBM3", 989),
+        ("NVIDIA H100 PCIe", 756),
+        ("NVIDIA L4", 121),
+        ("NVIDIA L40S", 362),
+        ("Tesla T4", 65),
+        ("NVIDIA GeForce RTX 4090", 165),
+        ("NVIDIA GeForce RTX 4090 Laptop GPU", None),
+        ("NVIDIA GH200 480GB", None),
+        ("NVIDIA L400", None),
+    ],
+)
+def test_the_peak_of_a_gpu_is_that_of_its_data_sheet(name, teraflops):
+    assert data_sheet_flops(name) == (teraflops and teraflops * 1e12)
+
+
+def test_only_a_known_gpu_in_16_bits_has_a_peak():
+    assert peak_flops(torch.device("cpu"), torch.bfloat16) is None
+    assert peak_flops(torch.device("cuda"), torch.float32) is None
 
 
 def test_random_states_are_preserved():

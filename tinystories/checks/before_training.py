@@ -16,6 +16,7 @@ from .hyperparameters import RunLength, compare_settings
 from .loss import check_loss
 from .machine import check_disk, check_precision, check_time
 from .memory import check_memory
+from .verdict import check_length
 from .vocabulary import check_articles, check_vocabulary
 
 
@@ -75,6 +76,7 @@ def examine_trainer(
         run = made or _run_length(trainer, total_rows, rows)
         muon = getattr(trainer, "use_muon", False)
         findings += compare_settings(trainer.args, run, muon=muon)
+        findings += check_length(trainer.args, run, model_of(trainer))
         if machine:
             findings += check_precision(trainer.args)
             findings += check_disk(trainer, muon, run.steps, output_dir)
@@ -87,22 +89,23 @@ def examine_trainer(
 
 def _run_length(trainer: Trainer, total_rows: int | None, rows: list[Rows]) -> RunLength:
     """The length of the whole run, as `Trainer` counts it."""
-    args, tokens = trainer.args, None
+    args, tokens, corpus_tokens = trainer.args, None, None
     batch = trainer._train_batch_size * args.world_size
     if rows:
         # Estimated from these batches: accurate enough for a comparison, and possible for any dataset.
         tokens_per_row = sum(int((~each.padding).sum()) for each in rows) / sum(len(each.ids) for each in rows)
         tokens = tokens_per_row * batch * args.gradient_accumulation_steps
+        corpus_tokens = tokens_per_row * total_rows if total_rows else None
     limit = getattr(trainer, "time_limit", None)
     if limit is not None:
-        return RunLength(tokens_per_step=tokens, minutes=limit.seconds / 60)
+        return RunLength(tokens_per_step=tokens, minutes=limit.seconds / 60, corpus_tokens=corpus_tokens)
     steps, epochs = args.max_steps if args.max_steps > 0 else None, None
     if total_rows:
         batches_per_epoch = total_rows // batch if args.dataloader_drop_last else math.ceil(total_rows / batch)
         steps_per_epoch = max(1, math.ceil(batches_per_epoch / args.gradient_accumulation_steps))
         epochs = steps / steps_per_epoch if steps else args.num_train_epochs
         steps = steps or math.ceil(steps_per_epoch * epochs)
-    return RunLength(steps, epochs, tokens)
+    return RunLength(steps, epochs, tokens, corpus_tokens=corpus_tokens)
 
 
 @as_check("batches")

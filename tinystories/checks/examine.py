@@ -35,7 +35,7 @@ from ..utils.errors import UserError, first_line
 from ..utils.random_state import preserved_random_state
 from . import targets, vocabulary
 from .before_training import examine_trainer
-from .findings import Finding, as_check, error, inconclusive, note, ok
+from .findings import Finding, as_check, error, has_error, inconclusive, note, ok
 from .log import read_log
 from .loss import check_model_shift
 from .prediction_offset import beginning_of_text, check_objective
@@ -191,10 +191,21 @@ def _examine_recipe(target: str, options: _Options) -> list[Finding]:
     tokenizer = (
         load_tokenizer(recipe.tokenizer, as_saved=True) if recipe.tokenizer else _new_tokenizer(recipe, stories)
     )
-    findings += vocabulary.check_special_tokens(tokenizer)
+    findings += _check_special_tokens(tokenizer, recipe)
     if not stories.is_replacement:
         findings += options.check_text(stories, tokenizer)
     return findings + _examine_new_model(recipe, tokenizer, stories, str(arguments.output_dir), time=not options.quick)
+
+
+def _check_special_tokens(tokenizer: PreTrainedTokenizerBase, recipe: Recipe) -> list[Finding]:
+    """Findings on the special tokens; those that training adds are added."""
+    findings = vocabulary.check_special_tokens(tokenizer, in_recipe=True)
+    if recipe.tokenizer is not None and not has_error(findings):
+        try:
+            training.complete_special_tokens(tokenizer, recipe.tokenizer)
+        except UserError as reason:
+            findings.append(error(str(reason), check="special tokens"))
+    return findings
 
 
 @as_check("batches")

@@ -109,6 +109,7 @@ class RunLength:
         tokens_per_step: over all processes and accumulated batches, without padding.
         planned: steps of the schedule, if the run made fewer.
         minutes: of a run with a time limit.
+        corpus_tokens: of one epoch, padding not counted.
     """
 
     steps: int | None = None
@@ -116,6 +117,7 @@ class RunLength:
     tokens_per_step: float | None = None
     planned: int | None = None
     minutes: float | None = None
+    corpus_tokens: float | None = None
 
     @property
     def tokens(self) -> float | None:

@@ -3,7 +3,7 @@
 - `check_resources`: memory for the model, and disk space for its checkpoints.
 - `dry_run`: one step, evaluation, checkpoint and reload with the settings of the run, on a model of one layer and two
   short stories. Errors of transformers, torch or an optimizer's package occur here.
-- `fitting_prompts`: the prompts that the model can continue, once the tokenizer exists.
+- `fitting_prompts`: the prompts of the sample stories, once the tokenizer exists.
 """
 
 import copy
@@ -14,6 +14,7 @@ import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
+from itertools import islice
 from pathlib import Path
 
 import psutil
@@ -27,7 +28,7 @@ from modeling_tinyllama import TinyLlamaConfig, TinyLlamaForCausalLM
 from tinystories.tokenization import train_bpe
 
 from ..data.packing import PackedStories, encode_stories
-from ..generation.prompts import added_tokens, encode_prompt
+from ..generation.prompts import added_tokens, encode_prompt, opening
 from ..recipe import Recipe
 from ..runs.run_folder import find_checkpoints
 from ..training.arguments import user_errors
@@ -38,10 +39,12 @@ from ..utils.errors import UserError
 from ..utils.paths import nearest_existing
 from .machine import checkpoint_bytes, checkpoints_at_once
 from .memory import size_in_words, tensor_bytes
+from .story_sample import evenly
 
 
 STORIES = ["Once upon a time there was a cat. The cat sat on an old mat.", "One day, a girl saw the big red sun."]
 VOCAB_SIZE, CONTEXT = 264, 64
+OPENINGS, CANDIDATES = 3, 100  # prompts of a recipe without any, and the validation stories that they are chosen from
 UNKNOWN_STEPS = 10_000  # of a run whose length is given in epochs
 
 
@@ -162,23 +165,21 @@ def _quiet() -> Iterator[None]:
         logging.set_verbosity(verbosity)
 
 
-def fitting_prompts(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    """The prompts of the recipe that the model can continue; the others are skipped with a note.
+def fitting_prompts(recipe: Recipe, validation: Dataset, tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """The prompts of the recipe, or else the openings of some validation stories.
 
     Raises:
-        UserError: if the user chose the prompts, and the model cannot continue one of them.
+        UserError: for a prompt of the recipe that the model cannot continue.
     """
-    fitting = []
+    if recipe.prompts is None:
+        openings = filter(None, map(opening, evenly(validation, CANDIDATES)["text"][:]))
+        fitting = (prompt for prompt in openings if _unsupported_reason(prompt, recipe, tokenizer) is None)
+        return list(islice(dict.fromkeys(fitting), OPENINGS))
     for prompt in recipe.prompts:
-        reason = _unsupported_reason(prompt, recipe, tokenizer)
-        name = repr(prompt if len(prompt) <= 40 else f"{prompt[:37]}...")
-        if reason is None:
-            fitting.append(prompt)
-        elif recipe.prompts == Recipe().prompts:
-            print(f"note: the prompt {name} {reason}, so it is skipped.")
-        else:
+        if (reason := _unsupported_reason(prompt, recipe, tokenizer)) is not None:
+            name = repr(prompt if len(prompt) <= 40 else f"{prompt[:37]}...")
             raise UserError(f"The prompt {name} {reason}: change `prompts`, or set `prompts` to '[]'.")
-    return fitting
+    return recipe.prompts
 
 
 def _unsupported_reason(prompt: str, recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> str | None:

@@ -11,6 +11,7 @@ from .log import SAME, Log, log_of_run, own_evaluation, times
 
 
 FALLING = 0.01  # relative decrease of the validation metric from which it is still falling
+RISING = 0.01  # relative increase over the best evaluation from which it is rising
 WORSE = 0.02  # fraction by which a checkpoint may be worse than the best one without an error
 LATE = 0.9  # evaluations after this fraction of a run are too close to the last one to show a trend
 # Tokens per parameter: https://arxiv.org/abs/2203.15556 (Chinchilla) for compute-optimal training, 328M / 22.8M for
@@ -83,7 +84,7 @@ def check_validation(log: Log) -> Finding:
     best_step, best = log.best
     last_step, last = int(steps[-1]), values[-1]
     evidence = f"{last:.4f} {log.unit} at step {last_step:,}; {_slope(steps[-4:], values[-4:])}"
-    if last > best * (1 + WORSE / 2) and best_step < last_step:
+    if last > best * (1 + RISING) and best_step < last_step:
         return note(f"{evidence}: up from {best:.4f} at step {best_step:,}", "See `overfitting`.")
     before = np.flatnonzero(steps[:-1] <= LATE * last_step)
     if not len(before):

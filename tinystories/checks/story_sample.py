@@ -13,6 +13,7 @@ from .english import check_writing
 from .findings import Finding, as_check
 from .held_out import check_held_out
 from .text_quality import check_text_quality
+from .verdict import check_validation_stories
 
 
 Stories = TypeVar("Stories", list[str], datasets.Dataset)
@@ -85,6 +86,7 @@ class StorySample:
             *check_text_quality(stories, tokenizer, strict=strict, of=total, cleaned=cleaned),
             *self._check_writing(),
             *check_held_out(searched, self.validation, self.of_train or len(self.train), self.of_validation),
+            *check_validation_stories(self.of_train, self.of_validation),
         ]
 
     @as_check("text: language")

@@ -68,13 +68,15 @@ class TrainedRun:
         log, (tokens, _) = self.log, self.tokens
         if self.recipe is None or not log.steps:
             return None
+        # A stream has no epochs; for it, the trainer logs a fraction of the steps as the epoch.
+        epochs = None if self.recipe.streaming else log.state.epoch
         return RunLength(
             steps=log.steps,
-            # A stream has no epochs; for it, the trainer logs a fraction of the steps as the epoch.
-            epochs=None if self.recipe.streaming else log.state.epoch,
+            epochs=epochs,
             tokens_per_step=None if tokens is None else tokens / log.steps,
             planned=log.planned or None,
             minutes=self.recipe.max_minutes,
+            corpus_tokens=tokens / epochs if tokens and epochs else None,
         )
 
     def check(self) -> list[Finding]:

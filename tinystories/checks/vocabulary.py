@@ -4,7 +4,7 @@ import math
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from tinystories.tokenization import tokenizer_report
+from tinystories.tokenization import PAD, tokenizer_report
 
 from ..evaluation.articles import ARTICLES
 from ..generation.prompts import added_tokens
@@ -125,13 +125,24 @@ def check_lost_text(tokenizer: PreTrainedTokenizerBase, stories: list[str]) -> F
 
 
 @as_check("special tokens")
-def check_special_tokens(tokenizer: PreTrainedTokenizerBase) -> Finding:
-    """Whether the tokenizer has the special tokens that packed rows need."""
+def check_special_tokens(tokenizer: PreTrainedTokenizerBase, in_recipe: bool = False) -> Finding:
+    """Whether the tokenizer has the special tokens that packed rows need.
+
+    Args:
+        in_recipe: it is the tokenizer of a recipe, which training completes.
+    """
     tokens = {name: getattr(tokenizer, name) for name in ("bos_token", "eos_token", "pad_token")}
-    if missing := [name for name, token in tokens.items() if token is None]:
-        return error(
-            f"there is no {' and no '.join(missing)}", "Add them, or train a tokenizer with `tinystories tokenizer`."
-        )
+    missing = [name for name, token in tokens.items() if token is None]
+    evidence = f"there is no {' and no '.join(missing)}"
+    if "eos_token" in missing:
+        return error(evidence, "Add it, or train a tokenizer with `tinystories tokenizer`.")
+    if missing and in_recipe:
+        added = {"bos_token": f"begins stories with {tokenizer.eos_token}", "pad_token": f"adds {PAD}"}
+        return note(f"{evidence}; `tinystories train` {' and '.join(added[name] for name in missing)}")
+    if missing:
+        values = {"bos_token": tokenizer.eos_token, "pad_token": PAD}
+        code = f"tokenizer.add_special_tokens({ {name: values[name] for name in missing} })"
+        return error(evidence, f"`tinystories train` adds what is missing; for other trainers, `{code}`.")
     if tokenizer.pad_token_id == tokenizer.eos_token_id:
         evidence = f"pad_token and eos_token are both {tokenizer.eos_token!r}"
         return error(evidence, "Add a separate pad token to the tokenizer.")

@@ -2,6 +2,7 @@
 
 import argparse
 import math
+import textwrap
 from collections.abc import Callable
 from typing import Any
 
@@ -68,3 +69,11 @@ def reading_options(options: argparse.Namespace) -> dict[str, Any]:
 def comma_separated(text: str) -> list[str]:
     """The `type` of an option that takes several names, such as `llama,gguf`."""
     return [name.strip() for name in text.split(",")]
+
+
+def add_examples(parser: argparse.ArgumentParser, examples: str) -> None:
+    """Add examples to a help text, whose lines argparse would otherwise join."""
+    parser.description = textwrap.fill(parser.description or "", 100)
+    examples = textwrap.indent(examples.strip(), "  ")
+    parser.epilog = f"examples:\n{examples}" + (f"\n\n{parser.epilog}" if parser.epilog else "")
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter

@@ -1,21 +1,24 @@
 """`tinystories generate`: complete a prompt, streaming the text."""
 
 import argparse
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from ..runs.run_folder import require_run
 from ..utils.errors import UserError
 from ..utils.paths import expand_user
-from .arguments import number, seed
+from .arguments import LARGEST_SEED, number, seed
 
 
 ENGINES = ("transformers", "llama.cpp")
+MOST_STORIES = 1_000
 
 
 EXAMPLES = """
 tinystories generate runs/quickstart "Once upon a time"
-tinystories generate runs/quickstart "The happy cat" --preset creative --seed 1
-tinystories generate you/your-model "One day," --temperature 0.7 --max-new-tokens 100
+tinystories generate runs/quickstart "The happy cat" -n 3 --preset creative --seed 1
+tinystories generate you/your-model "One day," --temperature 0.7 --top-p 0.9 --max-new-tokens 100
 """
 
 
@@ -32,6 +35,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--top-p", type=float, help=f"nucleus sampling: above 0, at most 1; 1 disables it ({preset})")
     parser.add_argument("--top-k", type=int, help=f"sample from the k most likely tokens; 0 disables it ({preset})")
     parser.add_argument("--repetition-penalty", type=float, help=f"from 1 to 2; 1 disables it ({preset})")
+    parser.add_argument(
+        "-n",
+        "--number",
+        type=number(int, 1, MOST_STORIES),
+        default=1,
+        help="number of stories; with --seed, the second has the next seed, and so on (default: 1)",
+    )
     parser.add_argument("--seed", type=seed, help="makes sampling reproducible on the same machine (default: random)")
     parser.add_argument(
         "--max-new-tokens",
@@ -56,7 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    from ..generation.presets import SAMPLING, check_preset, check_sampling
+    from ..generation.presets import GREEDY, MIN_TEMPERATURE, SAMPLING, check_preset, check_sampling
 
     if options.preset is not None:
         check_preset(options.preset)
@@ -66,22 +76,28 @@ def run(options: argparse.Namespace) -> None:
     if options.engine not in ENGINES:
         raise UserError(f"--engine {options.engine} is not supported: choose {' or '.join(ENGINES)}.")
     require_run(options.model)
+    is_greedy = options.preset == GREEDY or sampling.get("temperature", 1) < MIN_TEMPERATURE
+    if options.number > 1 and is_greedy:
+        raise UserError("Greedy decoding gives the same story each time: remove -n, or sample with --temperature 0.8.")
     settings = {
         "preset": options.preset,
         "sampling": sampling,
-        "seed": options.seed,
         "max_new_tokens": options.max_new_tokens,
         "stream": not options.post_process,
     }
-    generate = _with_llama_cpp if options.engine == "llama.cpp" else _with_transformers
-    text = generate(options, settings)
-    if options.post_process:
-        from ..generation.postprocess import post_process
+    load = _with_llama_cpp if options.engine == "llama.cpp" else _with_transformers
+    generate = load(options, settings)
+    for story in range(options.number):
+        if options.number > 1:
+            print(f"{chr(10) if story else ''}--- story {story + 1}", flush=True)
+        text = generate(seed=None if options.seed is None else (options.seed + story) % (LARGEST_SEED + 1))
+        if options.post_process:
+            from ..generation.postprocess import post_process
 
-        print(post_process(text))
+            print(post_process(text))
 
 
-def _with_transformers(options: argparse.Namespace, settings: dict[str, Any]) -> str:
+def _with_transformers(options: argparse.Namespace, settings: dict[str, Any]) -> Callable[..., str]:
     from ..generation.presets import check_dtype
 
     check_dtype(options.dtype)
@@ -89,13 +105,14 @@ def _with_transformers(options: argparse.Namespace, settings: dict[str, Any]) ->
     from ..runs.loading import load_model
 
     model, tokenizer = load_model(options.model, options.dtype)
-    return generate_story(model, tokenizer, options.prompt, **settings)
+    return partial(generate_story, model, tokenizer, options.prompt, **settings)
 
 
-def _with_llama_cpp(options: argparse.Namespace, settings: dict[str, Any]) -> str:
+def _with_llama_cpp(options: argparse.Namespace, settings: dict[str, Any]) -> Callable[..., str]:
     from ..export.gguf_cache import cached_gguf, model_folder
     from ..generation.llamacpp import generate_story, require_packages
 
     require_packages()
     folder = model_folder(options.model)
-    return generate_story(folder, options.prompt, gguf=lambda: cached_gguf(folder, options.dtype or "f16"), **settings)
+    gguf = partial(cached_gguf, folder, options.dtype or "f16")
+    return partial(generate_story, folder, options.prompt, gguf=gguf, **settings)

@@ -1,7 +1,6 @@
 """`tinystories train`: build the trainer of a recipe, check it, train, and generate samples from the result."""
 
 import argparse
-import dataclasses
 import glob
 import shutil
 import textwrap
@@ -20,7 +19,8 @@ from ..recipe import (
     recipe_reference,
     save_recipe,
 )
-from ..runs.run_folder import LOSS_PLOT, RECIPE, find_checkpoints, is_run_folder
+from ..runs.run_folder import LOSS_PLOT, RECIPE, checkpoint_step, find_checkpoints, is_run_folder
+from ..utils.console import counted
 from ..utils.errors import UserError, first_line
 from ..utils.paths import expand_user, output_folder
 
@@ -48,10 +48,9 @@ def describe_keys() -> str:
 
 
 EXAMPLES = """
-tinystories train my_stories.txt --minutes 20                         # the recipe is chosen for text, machine and time
-tinystories train quickstart                                          # the built-in stories, on a CPU
-tinystories train tinystories-3m --corpus my_stories/ --max_minutes 20
-tinystories train quickstart --resume_from_checkpoint                 # continue a run that was stopped
+tinystories train my_stories.txt --minutes 20          # the recipe is chosen for text, machine and time
+tinystories train quickstart                           # the built-in stories, on a CPU
+tinystories train quickstart --resume_from_checkpoint  # continue a run that was stopped
 """
 
 
@@ -159,11 +158,25 @@ def train(recipe: Recipe, *, comment: str = "") -> Path:
 
     Raises:
         UserError: for a setting, corpus or folder that training cannot use.
+        KeyboardInterrupt: with the checkpoint to resume from. During training, Ctrl-C saves one first.
     """
+    from ..runs.checkpoints import resume_hint
+    from ..training.arguments import training_arguments
+
+    arguments = training_arguments(recipe)
+    output_dir = output_folder(str(arguments.output_dir), probe=arguments.local_process_index == 0)
+    try:
+        return _train(recipe, arguments, output_dir, comment)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(resume_hint(output_dir)) from None
+
+
+def _train(recipe: Recipe, arguments: "TrainingArguments", output_dir: Path, comment: str) -> Path:
     from transformers import set_seed
 
     from modeling_tinyllama import TinyLlamaForCausalLM
 
+    from ..checks.overfitting import OverfittingCallback
     from ..checks.preflight import check_resources, dry_run, fitting_prompts
     from ..data.corpus import recipe_corpus
     from ..data.streaming import PackedStream
@@ -171,10 +184,7 @@ def train(recipe: Recipe, *, comment: str = "") -> Path:
     from ..generation.presets import check_preset
     from ..runs.loading import load_model, load_tokenizer
     from ..training import build, resume
-    from ..training.arguments import training_arguments
 
-    arguments = training_arguments(recipe)
-    output_dir = output_folder(str(arguments.output_dir), probe=arguments.local_process_index == 0)
     checkpoint = resume.checkpoint_to_resume(arguments, recipe)
     check_preset(recipe.preset)
     check_resources(recipe, arguments)
@@ -196,7 +206,7 @@ def train(recipe: Recipe, *, comment: str = "") -> Path:
         config = build.model_config(recipe, tokenizer)
         if recipe.tokenizer is not None:
             check_resources(recipe, arguments, config.vocab_size)
-        recipe = dataclasses.replace(recipe, prompts=fitting_prompts(recipe, tokenizer))
+        prompts = fitting_prompts(recipe, corpus.validation, tokenizer)
         if checkpoint is not None:
             resume.require_same_model(checkpoint, config)
         if arguments.local_process_index == 0:
@@ -221,13 +231,21 @@ def train(recipe: Recipe, *, comment: str = "") -> Path:
         train_rows.load_state(checkpoint)
         arguments.ignore_data_skip = True
     trainer = build.build_trainer(
-        recipe, arguments, model, tokenizer, train_rows, validation_rows, write_model_card=_write_model_card
+        recipe,
+        arguments,
+        model,
+        tokenizer,
+        train_rows,
+        validation_rows,
+        prompt=prompts[0] if prompts else None,
+        write_model_card=_write_model_card,
     )
     if arguments.process_index == 0:
         print(build.summary(trainer, corpus))
     if recipe.check:
         _report_text_quality(corpus, recipe)
-        _refuse_errors(trainer)
+        _check(trainer, corpus)
+    trainer.add_callback(OverfittingCallback())
     trained = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     metrics = trainer.evaluate()
     trainer.save_model(_internal_call=True)
@@ -239,11 +257,11 @@ def train(recipe: Recipe, *, comment: str = "") -> Path:
             f"\nValidation: {metrics['eval_bits_per_byte']:.4f} bits per byte "
             f"({metrics['eval_nats_per_token']:.3f} nats per token) on {len(corpus.validation):,} held-out stories of "
             f"{corpus.name}.\nTraining took {timedelta(seconds=round(trained.metrics['train_runtime']))} "
-            f"(total steps: {trainer.state.global_step:,})."
+            f"(total steps: {trainer.state.global_step:,}). {_kept_weights(trainer)}"
         )
         # A sharded model can only generate in all processes together.
         trained_model = load_model(str(output_dir))[0] if trainer.is_fsdp_enabled else trainer.model
-        for number, prompt in enumerate(recipe.prompts):
+        for number, prompt in enumerate(prompts):
             print(f"\n--- story {number + 1}")
             print(generate_story(trained_model, tokenizer, prompt, preset=recipe.preset, seed=arguments.seed + number))
         print(f'\nThe model is in {output_dir}. Next: tinystories generate {output_dir} "Once upon a time"')
@@ -281,20 +299,44 @@ def _report_text_quality(corpus: "Corpus", recipe: Recipe) -> None:
             print(f"warning: {finding.check}: {finding.evidence}. {finding.advice}")
 
 
-def _refuse_errors(trainer: "StoryTrainer") -> None:
-    """Run the checks of `tinystories doctor` on a trainer.
+def _check(trainer: "StoryTrainer", corpus: "Corpus") -> None:
+    """Run the checks of `tinystories doctor` on a trainer, and print a verdict on the length of the run.
 
     Raises:
         UserError: if they find an error.
     """
+    from datasets import IterableDataset
+
     from ..checks import check_trainer, summary
+    from ..checks.verdict import check_validation_stories, verdict
 
     findings = check_trainer(trainer)
+    number = None if isinstance(corpus.train, IterableDataset) else len(corpus.train)
+    findings += check_validation_stories(number, len(corpus.validation))
     if trainer.args.process_index == 0:
         print(f"checks      {summary(findings)} (`tinystories doctor` lists them)")
+        print(*verdict(findings), sep="\n")
     if errors := [finding for finding in findings if finding.status == "error"]:
         found = " ".join(f"{error.check}: {error.evidence}. {error.advice}".strip() for error in errors)
         raise UserError(f"The checks found an error: {found.rstrip('.')}. To train anyway, use --check false.")
+
+
+def _kept_weights(trainer: "StoryTrainer") -> str:
+    """Which weights a run ends with, in a sentence, and whether it has overfitted."""
+    from ..checks.log import Log
+    from ..checks.progress import check_overfitting
+
+    state, log = trainer.state, Log(trainer.state)
+    if not (trainer.args.load_best_model_at_end and state.best_model_checkpoint):
+        return f"The weights are those of the last step, {state.global_step:,}."
+    kept = checkpoint_step(state.best_model_checkpoint)
+    metric = str(trainer.args.metric_for_best_model).removeprefix("eval_").replace("_", " ")
+    evaluations = counted(len(log.evaluations), "evaluation")
+    text = f"The weights are those of step {kept:,} of {state.global_step:,}, the best of {evaluations} ({metric})."
+    for finding in check_overfitting(log, best_is_kept=True):
+        if finding.status not in ("ok", "inconclusive"):
+            text += f"\nwarning: {finding.check}: {finding.evidence}. {finding.advice}"
+    return text
 
 
 def _write_model_card(trainer: "StoryTrainer") -> None:

@@ -60,7 +60,7 @@ def load_corpus(
     text_column: str = "text",
     max_stories: int | None = None,
     max_validation_stories: int | None = None,
-    validation_fraction: float = 0.02,
+    validation_fraction: float | None = None,
     seed: int = 0,
     num_proc: int | None = None,
     streaming: bool = False,
@@ -73,6 +73,8 @@ def load_corpus(
     Args:
         validation: another source for validation: its own validation split if it has one, otherwise all of it.
         text_column, text_split, skip_bad_rows: as of [`ReadOptions`].
+        validation_fraction: of the distinct stories that are held out; by default 2%, and more of a small corpus: 50
+            stories, but at most 10%.
         seed: chooses the stories that are held out, and those of `sample`.
         streaming: read a Hub dataset during training instead of downloading it first; its validation split, or its
             first stories, are stored. For other sources, `train` is an `IterableDataset`, and nothing else changes.
@@ -80,7 +82,7 @@ def load_corpus(
     Raises:
         UserError: if the source cannot be found or read, lacks the column, or has too few stories.
     """
-    if not 0 < validation_fraction < 1:
+    if validation_fraction is not None and not 0 < validation_fraction < 1:
         raise UserError(f"`validation_fraction` must be between 0 and 1, but is {validation_fraction}.")
     _require_positive(max_stories=max_stories, max_validation_stories=max_validation_stories)
     options = SourceOptions(ReadOptions(text_column, text_split, skip_bad_rows), seed, streaming, num_proc, cache_dir)

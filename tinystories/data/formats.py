@@ -4,7 +4,7 @@ from pathlib import Path
 
 
 FORMATS = {
-    **dict.fromkeys((".txt", ".md"), "text"),
+    **dict.fromkeys((".txt", ".md", ".markdown"), "text"),
     **dict.fromkeys((".json", ".jsonl", ".ndjson"), "json"),
     **dict.fromkeys((".csv", ".tsv"), "csv"),
     ".parquet": "parquet",
@@ -12,7 +12,8 @@ FORMATS = {
 }
 COMPRESSIONS = {".gz": "gzip", ".bz2": "bz2", ".xz": "xz", ".zst": "zstd"}
 SUFFIXES = (
-    ".txt, .md, .json, .jsonl, .ndjson, .csv, .tsv, .parquet or .arrow (optionally followed by .gz, .bz2, .xz or .zst)"
+    ".txt, .md, .markdown, .json, .jsonl, .ndjson, .csv, .tsv, .parquet or .arrow (optionally followed by .gz, .bz2, "
+    ".xz or .zst)"
 )
 
 

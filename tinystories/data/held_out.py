@@ -34,14 +34,20 @@ def _hash_batch(table: pa.Table, version: int) -> pa.Table:
     return pa.table({"key": digests(table["text"].cast(pa.binary()).to_pylist()).view(np.int64)})
 
 
-def hold_out(keys: np.ndarray, fraction: float, seed: int, name: str) -> np.ndarray:
-    """Rows to hold out, at least one, each distinct story once."""
+def hold_out(keys: np.ndarray, fraction: float | None, seed: int, name: str) -> np.ndarray:
+    """Rows to hold out, at least one, each distinct story once.
+
+    Args:
+        fraction: of the distinct stories; None for 2%, and more of a small corpus: 50 stories, but at most 10%.
+    """
     distinct, rows = np.unique(keys, return_index=True)
     if len(distinct) < 2:
         raise UserError(
             f"{name} contains only one distinct story, but at least two are needed, one of them for validation: add "
             f"stories, or check --split."
         )
+    if fraction is None:
+        fraction = max(0.02, min(50 / len(distinct), 0.1))
     count = min(max(1, round(fraction * len(distinct))), len(distinct) - 1)
     # The order is that of the hashes times an odd number: a permutation that depends on the seed and the texts alone.
     odd = digests([str(seed).encode()]) | np.uint64(1)

@@ -8,6 +8,7 @@ paragraphs, so what is uncertain is refused: in 16,054 TinyStories, paragraphs h
 """
 
 import re
+from collections import Counter
 from typing import NamedTuple
 
 import numpy as np
@@ -20,6 +21,7 @@ SMALL_FILE = 20_000  # characters; the longest of the TinyStories has 4,107
 SOME_FILES, MANY_FILES = 5, 20
 STORY_LENGTH, SHORTEST_STORY = 400, 150  # characters: the median, and the first percentile
 _OPENING = re.compile(r"\W*(?:once upon a time|once,? there|there once|(?:a )?long,? (?:long )?(?:time )?ago)\b", re.I)
+_MARKER = re.compile(r"[ \t]*([^\w\s](?:[^\w\n]*[^\w\s]){2,}|<[^<>\n]{1,40}>|\[[^][\n]{1,40}\])[ \t]*")
 _SENTENCE_END = re.compile(r"[.!?…][\"'”’»)*\]]*$|\bthe end$", re.I)
 
 
@@ -55,6 +57,21 @@ def choose_split(samples: list[Sample], count: int) -> tuple[str, str] | None:
     if len(blocks) > len(samples):
         return (BLANK_LINES, "the blocks between blank lines look like stories") if _are_stories(blocks) else None
     return (LINE, "the lines look like stories") if _are_stories(lines) else None
+
+
+def possible_splits(samples: list[Sample], count: int) -> dict[str, int]:
+    """How many stories each split would give in `count` files, of which there are samples.
+
+    A line that is repeated and has no letters (`***`), or is in brackets (`</s>`), may be a marker.
+    """
+    numbers = {FILE: count, LINE: len(_parts(samples, r"\n")), BLANK_LINES: len(_parts(samples, r"\n[ \t]*\n"))}
+    lines = Counter(
+        match[1] for sample in samples for line in sample.text.split("\n") if (match := _MARKER.fullmatch(line))
+    )
+    marker, repeated = lines.most_common(1)[0] if lines else ("", 0)
+    if repeated > 1:
+        numbers[marker] = len(_parts(samples, re.escape(marker)))
+    return numbers
 
 
 def _parts(samples: list[Sample], separator: str) -> list[str]:

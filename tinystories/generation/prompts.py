@@ -4,11 +4,15 @@ A prompt starts like a document in training and never ends with EOS. Many tokeni
 (`<s> $A </s>`, `add_eos_token=True`); after it, a model does not continue the prompt.
 """
 
+import re
 from collections.abc import Callable, Collection
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from ..utils.errors import UserError
 
+
+OPENING_WORDS, OPENING_CHARACTERS = 6, 60
 
 if TYPE_CHECKING:  # `llamacpp` works without transformers
     from transformers import PreTrainedTokenizerBase
@@ -90,6 +94,17 @@ def set_prompt_prefix(tokenizer: "PreTrainedTokenizerBase", prefix: list[int] | 
         pair=[*names, "$A", *(f"{name}:1" for name in names), "$B:1"],
         special_tokens=list(dict(zip(names, prefix, strict=True)).items()),
     )
+
+
+def opening(story: str) -> str | None:
+    """The first words of a story, as a prompt; None if nothing would be left to generate."""
+    begun = ""
+    for word in islice(re.finditer(r"\s*\S+", story), OPENING_WORDS):
+        if word.end() > OPENING_CHARACTERS:
+            break
+        begun = story[: word.end()]
+    begun = begun or story[:OPENING_CHARACTERS]
+    return begun if len(begun) < len(story) else None
 
 
 def _encoder(tokenizer: "PreTrainedTokenizerBase") -> Callable[[str, bool], list[int]]:

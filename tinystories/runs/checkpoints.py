@@ -107,6 +107,14 @@ def last_complete_checkpoint(run: Path) -> tuple[Path | None, dict[Path, str]]:
     return None, incomplete
 
 
+def resume_hint(run: Path) -> str:
+    """From which checkpoint a run that has stopped can resume, for a message."""
+    last, _ = last_complete_checkpoint(run)
+    if last is None:
+        return "Nothing was saved, because no checkpoint has been written yet."
+    return f"The last complete checkpoint is {last}: resume from it with --resume_from_checkpoint."
+
+
 def delete_oldest(run: Path, limit: int | None, keep: set[Path]) -> None:
     """Delete the checkpoints that were written first until `limit` are left, but none of `keep`.
 

@@ -68,9 +68,13 @@ def build_trainer(
     tokenizer: PreTrainedTokenizerBase,
     train_rows: PackedStories | PackedStream,
     validation_rows: PackedStories,
+    prompt: str | None = None,
     write_model_card: Callable[[StoryTrainer], None] | None = None,
 ) -> StoryTrainer:
     """The trainer of a recipe, with its callbacks.
+
+    Args:
+        prompt: of the sample story at each evaluation; None for no sample stories.
 
     Raises:
         UserError: for a setting that these rows do not allow.
@@ -99,8 +103,8 @@ def build_trainer(
             write_model_card=write_model_card,
             **trainer_options(recipe),
         )
-    if recipe.prompts and not trainer.is_fsdp_enabled:
-        trainer.add_callback(SampleCallback(tokenizer, recipe.prompts[0], recipe.preset, arguments.seed))
+    if prompt is not None and not trainer.is_fsdp_enabled:
+        trainer.add_callback(SampleCallback(tokenizer, prompt, recipe.preset, arguments.seed))
     return trainer
 
 
@@ -207,15 +211,24 @@ def recipe_tokenizer(recipe: Recipe, corpus: Corpus) -> PreTrainedTokenizerBase:
         total = None if streamed else len(stories)
         return train_bpe(texts, recipe.vocab_size, model_max_length=recipe.max_length, total=total)
     tokenizer = load_tokenizer(recipe.tokenizer)
-    _complete_special_tokens(tokenizer, recipe.tokenizer)
+    for change in complete_special_tokens(tokenizer, recipe.tokenizer):
+        print(f"note: the tokenizer {recipe.tokenizer} has {change}.")
     # Prompts begin as stories do in training, whatever special tokens this tokenizer adds.
     set_prompt_prefix(tokenizer, [tokenizer.bos_token_id])
     tokenizer.model_max_length = recipe.max_length
     return tokenizer
 
 
-def _complete_special_tokens(tokenizer: PreTrainedTokenizerBase, name: str) -> None:
-    """Add the special tokens that training needs; many tokenizers, such as GPT-2's, have none for padding."""
+def complete_special_tokens(tokenizer: PreTrainedTokenizerBase, name: str) -> list[str]:
+    """Add the special tokens that training needs; many tokenizers, such as GPT-2's, have none for padding.
+
+    Returns:
+        What was missing and what was added.
+
+    Raises:
+        UserError: for a tokenizer without EOS, or with ids that do not allow another token.
+    """
+    changes = []
     if tokenizer.eos_token_id is None:
         raise UserError(
             f"The tokenizer {name} has no eos_token to end stories: set one and save the tokenizer again, or train a "
@@ -223,12 +236,12 @@ def _complete_special_tokens(tokenizer: PreTrainedTokenizerBase, name: str) -> N
         )
     if tokenizer.bos_token_id is None:
         tokenizer.bos_token = tokenizer.eos_token
-        print(f"note: the tokenizer {name} has no bos_token; stories begin with its eos_token {tokenizer.eos_token}.")
+        changes.append(f"no bos_token; stories begin with its eos_token {tokenizer.eos_token}")
     if tokenizer.pad_token_id in (None, tokenizer.eos_token_id, tokenizer.bos_token_id):
         # If padding and EOS were the same token, either padding would be trained on or EOS would not.
         missing = tokenizer.pad_token_id is None
         tokenizer.add_special_tokens({"pad_token": PAD})
-        print(f"note: the tokenizer {name} has no {'' if missing else 'separate '}pad_token; {PAD} was added.")
+        changes.append(f"no {'' if missing else 'separate '}pad_token; {PAD} was added")
     ids = tokenizer.get_vocab()
     if len(set(ids.values())) < len(ids):
         # `tokenizers` gives a new token the vocabulary size as its id, which is in use if the ids have gaps.
@@ -236,6 +249,7 @@ def _complete_special_tokens(tokenizer: PreTrainedTokenizerBase, name: str) -> N
             f"The tokenizer {name} has several tokens with the same id: add a pad_token with a unique id, or number "
             f"its tokens without gaps."
         )
+    return changes
 
 
 def _precision(arguments: TrainingArguments) -> str:

@@ -46,7 +46,8 @@ def replaced_if_possible(path: Path) -> Iterator[Path]:
 
 
 class TrainingProgressCallback(ProgressCallback):
-    """A bar with loss, learning rate, tokens per second, MFU and remaining time; a line for each evaluation.
+    """A bar with loss, learning rate, tokens per second, MFU on known GPUs, and remaining time; a line for each
+    evaluation.
 
     Args:
         limit: of a run with a time limit, whose bar counts seconds instead of steps.
@@ -87,7 +88,9 @@ class TrainingProgressCallback(ProgressCallback):
         if "loss" in logs and "learning_rate" in logs:
             figures = [f"loss {float(logs['loss']):.4f}", f"lr {float(logs['learning_rate']):.2e}"]
             if "tokens_per_second" in logs:
-                figures += [f"{logs['tokens_per_second']:,.0f} tokens/s", f"MFU {logs['mfu']:.0%}"]
+                figures.append(f"{logs['tokens_per_second']:,.0f} tokens/s")
+            if "mfu" in logs:
+                figures.append(f"MFU {logs['mfu']:.0%}")
             self.training_bar.set_postfix_str(", ".join(figures), refresh=False)
             self.training_bar.write(f"{step}  {'  '.join(figures)}")
         elif "eval_bits_per_byte" in logs:

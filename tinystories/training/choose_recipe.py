@@ -18,6 +18,7 @@ from datasets import Dataset
 from datasets.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
 
 from ..data.corpus import recipe_corpus, training_stories
+from ..generation.prompts import opening
 from ..recipe import ALIASES, Recipe, build_recipe
 from ..utils.errors import UserError
 from .arguments import training_arguments
@@ -28,7 +29,7 @@ from .speed import Measurement, measure_speed
 
 SAMPLE_STORIES = 1_000  # read for the measurement
 LONG = 0.95  # the fraction of stories that are to fit into the context
-PROMPTS, PROMPT_WORDS, PROMPT_CHARACTERS = 3, 6, 60
+PROMPTS = 3
 
 
 class ChosenRecipe(NamedTuple):
@@ -83,8 +84,7 @@ def run_folder_for(source: str, given: dict[str, str]) -> Path:
 
 def openings(stories: list[str]) -> list[str]:
     """The first words of a few stories, as prompts; each opening once."""
-    found = (" ".join(story.split()[:PROMPT_WORDS])[:PROMPT_CHARACTERS].rstrip() for story in stories)
-    return [text for text in dict.fromkeys(found) if text][:PROMPTS]
+    return list(dict.fromkeys(filter(None, map(opening, stories))))[:PROMPTS]
 
 
 def _measured_plan(text: Text, asked: Recipe, base: dict, given: dict[str, str], stories: Dataset) -> Plan:

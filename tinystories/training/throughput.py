@@ -4,7 +4,6 @@ import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
 
 import torch
 from transformers import PreTrainedModel, TrainerCallback, TrainingArguments
@@ -46,26 +45,18 @@ def training_flops_per_token(model: PreTrainedModel, mean_attended: float) -> fl
     return 6 * weights + 12 * config.num_hidden_layers * width * mean_attended
 
 
-@cache
-def peak_flops(device: torch.device, dtype: torch.dtype) -> float:
-    """Peak FLOP/s of a device: from the data sheet for known GPUs in 16 bits, otherwise measured with products."""
-    if device.type == "cuda" and dtype != torch.float32:
-        name = torch.cuda.get_device_name(device)
-        for known, flops in PEAK_FLOPS.items():
-            if re.search(rf"\b{known}\b(?! Laptop)", name):
-                return flops
-    size = 4096 if device.type == "cuda" else 1024
-    # A separate generator, so that measuring does not change the random numbers of training.
-    generator = torch.Generator(device).manual_seed(0)
-    left, right = (torch.randn(size, size, device=device, dtype=dtype, generator=generator) for _ in range(2))
-    best = float("inf")
-    for _ in range(8):
-        _synchronize(device)
-        began = time.perf_counter()
-        torch.mm(left, right)
-        _synchronize(device)
-        best = min(best, time.perf_counter() - began)
-    return 2 * size**3 / best
+def peak_flops(device: torch.device, dtype: torch.dtype) -> float | None:
+    """Peak FLOP/s of a GPU from its data sheet; None for other devices and for float32.
+
+    A peak that is measured would be too low on a machine that does other work, and MFU could exceed 100%.
+    """
+    is_16_bit_gpu = device.type == "cuda" and dtype != torch.float32
+    return data_sheet_flops(torch.cuda.get_device_name(device)) if is_16_bit_gpu else None
+
+
+def data_sheet_flops(name: str) -> float | None:
+    """The entry of `PEAK_FLOPS` for a device name such as "NVIDIA H100 80GB HBM3"; None if there is none."""
+    return next((flops for gpu, flops in PEAK_FLOPS.items() if re.search(rf"\b{gpu}\b(?! Laptop)", name)), None)
 
 
 def logged_seconds(log_history: list[dict]) -> float:
@@ -92,8 +83,11 @@ class ThroughputCallback(TrainerCallback):
     def on_train_begin(self, args, state, control, model=None, **kwargs):
         dtype = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else torch.float32
         tokens = rows_per_step(args) * self._rows.tokens_per_row
-        flops = tokens * training_flops_per_token(model, self._rows.mean_attended) / args.world_size
-        self._per_step = {"tokens_per_second": tokens, "mfu": flops / peak_flops(args.device, dtype)}
+        self._per_step = {"tokens_per_second": tokens}
+        if peak := peak_flops(args.device, dtype):
+            devices = args.world_size * max(1, args.n_gpu)
+            flops = tokens * training_flops_per_token(model, self._rows.mean_attended)
+            self._per_step["mfu"] = flops / (devices * peak)
         self._step, self._since, self._paused = state.global_step, time.perf_counter(), 0.0
         self._began = self._since - logged_seconds(state.log_history)
 
@@ -102,7 +96,7 @@ class ThroughputCallback(TrainerCallback):
         return 0.0 if self._per_step is None else round(time.perf_counter() - self._began, 1)
 
     def read(self, step: int) -> dict[str, float]:
-        """`tokens_per_second` (without padding) and `mfu` (0 to 1) since the last reading."""
+        """`tokens_per_second` (without padding) since the last reading, and `mfu` (0 to 1) on a known GPU."""
         if self._per_step is None or step <= self._step:
             return {}
         now = time.perf_counter()
@@ -118,8 +112,3 @@ class ThroughputCallback(TrainerCallback):
         finally:
             if self._per_step is not None:
                 self._paused += time.perf_counter() - began
-
-
-def _synchronize(device: torch.device) -> None:
-    if device.type != "cpu":
-        torch.accelerator.synchronize(device)

@@ -23,10 +23,10 @@ from torch.optim.lr_scheduler import LambdaLR
 from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
-    ProgressCallback,
     TrainingArguments,
     default_data_collator,
 )
+from transformers.trainer import DEFAULT_PROGRESS_CALLBACK
 
 from ..data.packing import IGNORE_INDEX, PackedStories
 from ..data.streaming import PackedStream
@@ -37,6 +37,7 @@ from ..utils.errors import UserError, first_line
 from .arguments import user_errors
 from .callbacks import EMACallback, TrainingProgressCallback
 from .hub_push import CheckpointPushTrainer
+from .interrupt import InterruptCallback
 from .kernels.head_loss import head_loss, supports_head_loss
 from .lr_schedules import lr_lambda, timed_lr_lambda
 from .metrics import PackedMetrics, token_losses
@@ -136,13 +137,19 @@ class StoryTrainer(CheckpointPushTrainer):
         self.ema = None if ema_decay is None else EMACallback(ema_decay)
         self.time_limit = None if max_minutes is None else TimeLimitCallback(max_minutes * 60)
         self.throughput = ThroughputCallback(train_dataset)
+        self.interrupt = InterruptCallback()
         progress = None if args.disable_tqdm else TrainingProgressCallback(self.time_limit)
-        self.remove_callback(ProgressCallback)
-        for callback in (self.ema, self.time_limit, self.throughput, progress):
+        self.remove_callback(DEFAULT_PROGRESS_CALLBACK)
+        for callback in (self.ema, self.time_limit, self.throughput, self.interrupt, progress):
             if callback is not None:
                 self.add_callback(callback)
 
     # Training
+
+    def train(self, *args, **kwargs):
+        """As `Trainer.train`. Ctrl-C saves a checkpoint before it raises KeyboardInterrupt."""
+        with self.interrupt.handling(self.args.world_size):
+            return super().train(*args, **kwargs)
 
     def attention_context(self) -> AbstractContextManager[None]:
         """A context in which the model attends document by document, where [`packed_attention`] supports it."""
@@ -211,6 +218,14 @@ class StoryTrainer(CheckpointPushTrainer):
             # With several processes, and when it skips batches to resume, accelerate informs only the sampler.
             self.train_dataset.set_epoch(kwargs["epoch"])
         super()._run_epoch(*args, **kwargs)
+
+    def _finalize_training(self, *args, **kwargs):
+        if self.interrupt.requested:
+            # `Trainer` would load the best checkpoint, and delete the last one if `save_total_limit` is 1.
+            self.control = self.callback_handler.on_train_end(self.args, self.state, self.control)
+            self._finish_current_push()
+            raise KeyboardInterrupt
+        return super()._finalize_training(*args, **kwargs)
 
     def training_step(self, model, inputs, num_items_in_batch=None) -> torch.Tensor:
         # Also for the backward pass, in which gradient checkpointing runs the layers again.
@@ -301,7 +316,8 @@ class StoryTrainer(CheckpointPushTrainer):
                     raise
                 shutil.rmtree(folder, ignore_errors=True)
                 raise UserError(
-                    f"The disk is full: {folder} could not be written ({first_line(error)}). {self._last_checkpoint()}"
+                    f"The disk is full: {folder} could not be written ({first_line(error)}). "
+                    f"{checkpoints.resume_hint(folder.parent)}"
                 ) from None
             if self.args.should_save:
                 best = self.state.best_model_checkpoint
@@ -380,14 +396,8 @@ class StoryTrainer(CheckpointPushTrainer):
         raise UserError(
             f"The loss is not finite at step {self.state.global_step:,} (learning rate "
             f"{self._get_learning_rate():.1e}): lower --learning_rate, lengthen --warmup_steps or set "
-            f"--max_grad_norm. {self._last_checkpoint()}"
+            f"--max_grad_norm. {checkpoints.resume_hint(Path(self._get_output_dir(trial=None)))}"
         )
-
-    def _last_checkpoint(self) -> str:
-        last, _ = checkpoints.last_complete_checkpoint(Path(self._get_output_dir(trial=None)))
-        if last is None:
-            return "No checkpoint has been written yet."
-        return f"The last complete checkpoint is {last}: resume from it with --resume_from_checkpoint."
 
 
 @contextmanager

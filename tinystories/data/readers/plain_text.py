@@ -6,6 +6,7 @@ from functools import partial
 
 import pyarrow as pa
 
+from ...utils.console import counted
 from ...utils.errors import UserError
 from ..text_split import (
     AUTO,
@@ -18,6 +19,7 @@ from ..text_split import (
     Sample,
     choose_split,
     normalize_split,
+    possible_splits,
 )
 from .contents import READ_ERRORS, open_text, read_error
 from .reading import Reading, ReadOptions, StoryFile
@@ -45,11 +47,18 @@ def resolve_split(files: list[StoryFile], source: str, options: ReadOptions) -> 
             raise read_error(file, error) from error
     chosen = choose_split(samples, len(files))
     if chosen is None:
+        numbers = possible_splits(samples, len(files)).items()
+        choices = ", ".join(f"{_quoted(name)} ({counted(number, 'story')})" for name, number in numbers)
+        is_sample = len(samples) < len(files) or not all(sample.is_complete for sample in samples)
         raise UserError(
             f"{source} has no {END_OF_TEXT} between its stories, and where a story ends is ambiguous: set --split to "
-            "file, line, blank-lines or the separator."
+            f"{choices} or another separator{'; the numbers are those of a sample' if is_sample else ''}."
         )
     return chosen
+
+
+def _quoted(split: str) -> str:
+    return split if split in (FILE, LINE, BLANK_LINES) else f"'{split}'"
 
 
 def read_text(reading: Reading) -> Iterator[pa.Array]:

@@ -31,6 +31,7 @@ DESCRIPTIONS = {  # files that describe the data
 _PANDOC = "pandoc -t plain --wrap=none {file} -o {name}.txt"
 CONVERTERS = {
     **dict.fromkeys((".docx", ".odt", ".rtf", ".epub", ".html", ".htm"), _PANDOC),
+    **dict.fromkeys((".mobi", ".azw3"), "ebook-convert {file} {name}.txt"),
     ".pdf": "pdftotext {file} {name}.txt",
     ".doc": "libreoffice --headless --convert-to txt:Text {file}",
     ".xlsx": "libreoffice --headless --convert-to csv {file}",
