@@ -154,7 +154,11 @@ BAD = {
     "empty folder": ({"in/.keep": b""}, "in", r"in contains no files that end in .txt, .md, .markdown, .json"),
     "nothing readable": ({"in/a.xyz": b"x"}, "in", r"contains no files that end in .txt, .md, .markdown, .json"),
     "glob of nothing": ({"in/a.pdf": b"x"}, "in/*.txt", r"in/\*.txt contains no files"),
-    "unknown suffix": ({"a.xyz": b"x"}, "a.xyz", r"a.xyz does not end in .txt, .md, .markdown, .json.* correct its suffix"),
+    "unknown suffix": (
+        {"a.xyz": b"x"},
+        "a.xyz",
+        r"a.xyz does not end in .txt, .md, .markdown.* correct its suffix",
+    ),
     "Git LFS pointer": (
         {"a.jsonl": b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"},
         "a.jsonl",
