@@ -1,6 +1,7 @@
 """`tinystories train`: build the trainer of a recipe, check it, train, and generate samples from the result."""
 
 import argparse
+import dataclasses
 import glob
 import shutil
 import textwrap
