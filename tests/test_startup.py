@@ -1,5 +1,6 @@
 """The modules that each command or import loads, each in a separate process."""
 
+import os
 import subprocess
 import sys
 
@@ -104,3 +105,17 @@ sys.exit(status)"""
     done = run(code, *arguments.format(**places).split(), cwd=tmp_path)
     assert done.returncode == (2 if told else 0) and told in done.stderr, done.stderr
     assert not {"torch", "transformers", "datasets", "numpy"} & set(done.stdout.split())
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"), [({}, "1000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "None")]
+)
+def test_waiting_threads_release_their_cores(given, expected):
+    """GNU's OpenMP reads the setting once, when torch loads it."""
+    code = """
+import os, sys
+from tinystories.cli import main
+main(["recipes"])
+print(os.environ.get("GOMP_SPINCOUNT"), "torch" in sys.modules)"""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("GOMP_", "OMP_"))}
+    assert run(code, env=environment | given).stdout.splitlines()[-1] == f"{expected} False"

@@ -16,6 +16,11 @@ from .utils.console import is_text, one_line, print_any_character
 from .utils.errors import UserError, is_user_error
 
 
+# Without a limit, the threads of PyTorch that wait for each other occupy their cores (GNU's OpenMP spins for about a
+# millisecond or more). With another process on the machine, training then stops almost completely; see
+# docs/performance.md.
+SPIN_COUNT = "1000"
+
 VERBS = {
     "train": "train a model from a recipe",
     "recipes": "list the installed recipes, or print one",
@@ -40,6 +45,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Run a verb and return the exit status: 0, 1 if `doctor` or `push` finds an error, 2 for a user error, 130 after
     an interrupt."""
     print_any_character()
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)  # has an effect only before torch is imported
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
         with _log_to_stderr():

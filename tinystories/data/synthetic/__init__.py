@@ -1,7 +1,7 @@
 """A built-in corpus of short stories for children, to train a first model without a network.
 
-Rules generate the stories from 59 plots (`plots`). They vary much less than TinyStories, but their English is plain
-and correct, articles included.
+Rules generate the stories from 25 plots and a few games (`plots`). They vary much less than TinyStories, but their
+English is plain and correct, articles included.
 
 - A plot first chooses a row of a table of events that fit together (what is lost, where it was last used, where it is
   found), and then sentences that are true for any choice.
@@ -15,7 +15,7 @@ and correct, articles included.
 from collections.abc import Iterator
 from random import Random
 
-from .plots import PLOTS
+from .plots import GAMES, PLOTS
 from .story import Story
 
 
@@ -25,6 +25,7 @@ NOTICE = (
 )
 
 _MIN_WORDS, _MAX_WORDS = 60, 220
+SHARE_OF_GAMES = 0.25
 
 
 def sample_stories(n: int = 20_000, seed: int = 0) -> Iterator[str]:
@@ -45,6 +46,6 @@ def _distinct_stories(n: int, random: Random) -> Iterator[str]:
 
 def _generate(random: Random) -> str:
     story = Story(random)
-    plot = story.pick(PLOTS)
+    plot = story.pick(GAMES if story.chance(SHARE_OF_GAMES) else PLOTS)
     plot(story)
     return story.text()

@@ -73,6 +73,7 @@ _OPENINGS_FOR_TWO = (
 )
 _OPENINGS_FOR_TWO_NAMES = (
     "{Hero} and {friend} were [good|best] friends. {When}, they {there}.",
+    *("{Hero} and {his} friend {friend.who} {there}.",) * 3,
     "{Hero} and {friend} were friends who [did everything|played|always had fun] together. {When}, they {there}.",
 )
 

@@ -1,25 +1,21 @@
 """Word lists of the stories: names, animals, looks, colors, habits, times of the day and the year.
 
+All names are equally frequent: a model that knows which names are frequent learns more slowly to copy those of its
+story (benchmarks/RACE.md).
+
 A list that only one plot uses is in the module of that plot. Every list is a tuple, in an order that is part of the
 corpus: adding a word changes which stories a seed gives.
 """
 
 from typing import NamedTuple
 
+from .. import names
 
-# The first names are more frequent than the others, as in every children's book.
-GIRLS = tuple(
-    """Lily Lily Lily Lily Lily Mia Mia Anna Anna Sara Sara Lucy Lucy Emma Ella Rosie Ruby Molly Amy Zoe Nina
-    Clara Daisy Maya Nora Poppy Tess Jane Kate Lola Hana Leila Priya Rosa Sofia Eva Ada Mei Amina Hazel Jill
-    Penny Wendy Alice Maria Yuki Fatima Elsie""".split()
-)
-BOYS = tuple(
-    """Tom Tom Tom Tim Tim Tim Ben Ben Max Max Sam Sam Leo Jack Finn Noah Omar Theo Jake Adam Billy Danny Eddie
-    Fred George Harry Henry Hugo Ivan Jamal Joe Kai Kevin Liam Milo Nick Oliver Oscar Owen Paul Peter Ravi Simon
-    Toby Zack Diego Mateo""".split()
-)
-HE_ANIMALS = tuple("Pip Bruno Buddy Rusty Spot Bobo Ziggy Barnaby Tucker Monty Otto Rocky Sparky Digby Percy".split())
-SHE_ANIMALS = tuple("Coco Bella Luna Dot Fern Willow Mimi Kiki Lulu Misty Tilly Trixie Bonnie Flora Clover".split())
+
+GIRLS = names.GIRLS[:48] + names.GIRLS[48::3]
+BOYS = names.BOYS[:48] + names.BOYS[48::3]
+HE_ANIMALS = names.ANIMALS[:15]
+SHE_ANIMALS = names.ANIMALS[15:]
 SURNAMES = tuple("Green Hill Brown Bell Lane Stone Wood Baker Potter Moon Reed Fisher Young Marsh Rose".split())
 
 CHILD_LOOKS = (
@@ -189,21 +185,6 @@ RAIN = Time(
         "Dark clouds covered the sky, and the wind was cold.",
     ),
 )
-WIND = Time(
-    ("One windy day", "One windy morning", "One day", "On a windy afternoon", "One day in autumn"),
-    (
-        "It was a windy day, and the clouds were racing across the sky.",
-        "The wind was blowing, and the leaves were dancing in the street.",
-    ),
-)
-SNOW = Time(
-    ("One winter morning", "One cold morning", "One snowy day", "One day in winter", "One morning"),
-    (
-        "It was a cold winter morning.",
-        "It was winter, and snow was falling.",
-        "In winter, the days are short and the nights are cold.",
-    ),
-)
 SPRING = Time(
     ("One spring day", "One day in spring", "One day", "One warm morning", "One spring morning"),
     ("It was spring, and the garden was waking up.", "The snow was gone, and the air was warm."),
@@ -211,8 +192,4 @@ SPRING = Time(
 SUMMER = Time(
     ("One hot day", "One day in summer", "One day", "One summer morning", "One sunny day"),
     ("It was summer, and the days were long and hot.", "It was a hot day in summer."),
-)
-AUTUMN = Time(
-    ("One autumn day", "One day in autumn", "One day", "One cool morning"),
-    ("It was autumn, and the leaves were red and gold.", "The days were getting shorter and cooler."),
 )

@@ -1,7 +1,7 @@
 """Plots about making friends and keeping them."""
 
 from ..story import Story
-from ..words import ANY_DAY
+from ..words import PLAIN_LOOKS
 
 
 _PARK = ("at the park", "in the park", "at the playground")
@@ -284,132 +284,69 @@ def sick_friend(s: Story) -> None:
     )
 
 
-_HICCUP_CURES = (
-    ("Hold your breath", "held {his} breath until {his} face was red"),
-    ("Drink some water", "drank a big glass of water without stopping"),
-    ("Stand on your head", "stood on {his} head and waved {his} feet in the air"),
-    ("Eat a spoonful of sugar", "ate a spoonful of sugar and licked the spoon"),
-    ("Jump up and down", "jumped up and down ten times"),
-    ("Sing a song", "sang a song, but there was a hiccup in every line"),
-    ("Count backward from ten", "counted backward from ten to zero"),
-)
-_HICCUP_CAUSES = (
-    "ate an apple much too fast",
-    "drank a whole glass of lemonade at once",
-    "laughed so hard that {he} could not stop",
-    "gulped down a bowl of soup",
-    "swallowed a big piece of bread",
+_BIG_ONES = (
+    (("dog", "dog", "dog", "horse", "cow"), ("in the garden", "in the meadow", "in the park")),
+    (("bear", "elephant", "lion", "tiger", "hippo"), ("in the forest", "near the river", "at the waterhole")),
 )
 
 
-def hiccups(s: Story) -> None:
-    s.anyone()
-    s.friend(family=True)
-    s.parent()
-    (one, try1), (two, try2) = s.pick_some(_HICCUP_CURES, 2)
-    s.props(one=one, try1=try1, two=two, try2=try2)
-    s.open(*_HICCUP_CAUSES, when=ANY_DAY)
-    s.say(
-        "“Hic!” said {hero}. “Oh! Hic!”",
-        "Then something funny happened. “Hic!” said {hero}.",
-        "All at once, {he} made a strange sound. “Hic!”",
-    )
-    s.say(
-        "{He} had the hiccups[, and they would not go away|].",
-        "{He} tried to say something, but only a hiccup came out.",
-    )
-    s.say("“{one},” said {parent}.", "“{one}, and they will go away,” said {parent}.")
-    s.say(
-        "{Hero} {try1}. {He} waited. One, two, three. “Hic!”",
-        "So {hero} {try1}. For a moment, all was quiet. Then came a “Hic!”",
-    )
-    s.par()
-    s.say(
-        "“{two},” said {friend.intro}. “That always helps me.”", "Then {friend.intro} came by. “{two},” said {friend}."
-    )
-    s.say(
-        "{Hero} {try2}. “Are they gone?” asked {friend}. “I think so,” said {hero}. “Hic!”",
-        "{Hero} {try2}. It did not help. “Hic! Hic!”",
-    )
-    s.maybe(
-        "“[I will have the hiccups forever|They will never stop],” said {hero}. "
-        "{He} did not know if {he} should laugh or cry.",
-        "By now, {hero} was tired and a little worried.",
-    )
-    s.maybe("Nobody saw that {friend} had left the room.", "{Friend} thought about it and walked away quietly.")
-    s.par()
-    s.say(
-        "Suddenly, {friend} jumped out from behind the door. “Boo!”",
-        "Then {friend} jumped up behind the sofa and shouted, “Boo!”",
-    )
-    s.say("{Hero} was so scared that {he} jumped into the air.", "“Aaah!” screamed {hero}.")
-    s.say(
-        "Then {he} listened. There was no hic. The hiccups were gone!",
-        "They waited and waited, but there was not one more hiccup.",
-    )
-    s.maybe(
-        "“You did it!” said {hero}. “[Thank you for scaring me!|You're a good doctor!]”", "They all began to laugh."
-    )
-    s.say(
-        "{Friend} laughed so hard that {friend.he} could not stop. And then {friend} said, “Hic!”",
-        "The next day, {parent} had the hiccups. {Hero} hid behind the door and smiled.",
-        "After that, {hero} always ate and drank slowly.",
-    )
-
-
-_SWAPS = ("yo-yo", "toy car", "toy plane", "rubber duck", "whistle", "marble", "puzzle", "toy boat", "kaleidoscope")
-
-
-def trade(s: Story) -> None:
-    s.anyone()
-    s.friend()
-    mine, yours = s.pick_some(_SWAPS, 2)
-    s.props(mine=s.toy(mine), yours=s.toy(yours), giver=s.pick(("grandpa", "grandma", "uncle", "aunt")))
+def big_and_small(s: Story) -> None:
+    kinds, places = s.pick(_BIG_ONES)
+    s.animal(kinds, looks=("big", "big", "big", "big {color}", "huge", "large {color}"), named=0.3)
+    s.friend(role="small", kinds=("mouse", "kitten", "rabbit", "hamster", "hedgehog", "squirrel"), looks=PLAIN_LOOKS)
+    s.friend(role="other", kinds=("cat", "fox", "goat", "hen", "lamb", "monkey"), looks=("{color}", "grumpy"), named=0)
+    s.props(toy=s.toy(s.pick(("ball", "balloon", "hoop", "rope"))))
+    has_toy = s.chance(0.6)
     s.open(
-        "took {his} {mine.full} outside",
-        "was playing with {his} {mine.full}",
-    )
-    s.say("{mine.The} was a present from {his} {giver}.", "{His} {giver} had given it to {him}.")
-    s.say(
-        "But then {hero} saw the {yours} that {friend.intro} had. It was {yours.a}.",
-        "{His} friend {friend.who} had {yours.a}. {Hero} looked at it, and {he} wanted it.",
-    )
-    s.say(
-        "“Do you want to trade?” asked {hero}. “[Sure|Why not],” said {friend}.",
-        "“I'll give you my {mine} if you give me your {yours},” said {hero}. "
-        "“[All right|It's a deal],” said {friend}.",
-    )
-    s.say("So {hero} took {yours.the}, and {friend} took {mine.the}.", "They shook {hero.hand}s and traded.")
-    s.par()
-    s.say(
-        "{Hero} played with {his} new {yours} all afternoon. It was fun at first.",
-        "At first, {hero} was very happy with {yours.the}.",
+        "wanted to play with {toy.a}" if has_toy else "wanted to play with the other animals",
+        place=s.pick(places),
+        likes=(
+            "{He} was strong, but {he} was very gentle.",
+            "{He} had big feet, a big head and a big heart.",
+            "{He} would not hurt a fly.",
+            "{He} had a deep voice and kind eyes.",
+            "{He} was bigger than all the other animals, and {he} was often alone.",
+        ),
     )
     s.say(
-        "But at bedtime, {he} [could not sleep|began to feel sad]. {He} missed {mine.the}.",
-        "But in the evening, {he} looked at the empty place on {his} shelf and felt a lump in {his} throat.",
+        "But when the other animals saw {him}, they ran away.",
+        "“Go away!” shouted {other.a}. “You're too big!”",
+        "The other animals were afraid, because {he} was so big.",
     )
     s.maybe(
-        "“My {giver} gave it to me,” {he} thought. “I should have kept it.”",
-        "“What will my {giver} say?” {he} thought. “Oh, why did I give it away?”",
+        "“I don't want to hurt anyone,” said {hero}, but nobody listened.",
+        "{He} tried to make {himself} small, but that is hard for somebody so big.",
+        "“Why is everyone afraid of me?” {he} asked. Nobody answered.",
+    )
+    s.sad()
+    s.par()
+    s.say(
+        "Then {he} heard a tiny voice. “Help!” {small.A} had fallen into a deep hole.",
+        "Suddenly, someone cried for help. {small.A} was stuck under a fallen branch.",
+        "Just then, {small.a} got caught in a thorny bush and could not get out.",
+    )
+    s.maybe("All the others stood around, but they were too small to help.", "Nobody else was strong enough.")
+    s.say(
+        "“Don't be afraid,” said {hero}. {He} reached out carefully and lifted {small} to safety.",
+        "{Hero} came slowly and spoke softly. In no time, {small} was free and safe.",
+    )
+    s.say(
+        "“Thank you!” said {small}. “You're big, but you're very gentle.”",
+        "“Oh!” said {small}. “You have a big heart, too. Thank you!”",
     )
     s.par()
     s.say(
-        "The next morning, {he} went to see {friend}. “I'm sorry,” said {hero}. “I made a mistake. "
-        "Could we trade back?”",
-        "Early the next day, there was a knock at the door. It was {friend}. “I miss my {yours},” {friend.he} said. "
-        "“Do you miss your {mine}?”",
+        "“Would you like to play with me?” asked {hero}. “I would love to,” said {small}.",
+        "“Now I have a friend,” said {hero}. “And what a friend!” said {small}.",
     )
     s.say(
-        "They traded back, and both of them were [happy|glad].",
-        "So {hero} got {his} {mine} back, and {friend} got {friend.his} {yours} back.",
+        "{Small} climbed on {hero}'s back, and together they played with {toy.the}."
+        if has_toy
+        else "{Small} climbed on {hero}'s back, and together they [ran through the grass|played tag].",
+        "They played until the sun went down, and {hero} was careful with every step.",
     )
     s.say(
-        "“We can still play with both of them together,” said {friend}.",
-        "“Let's share,” said {hero}. “You can borrow my {mine} any time.”",
-    )
-    s.say(
-        "{Hero} put {mine.the} back on the shelf. It looked just right there.",
-        "From then on, {hero} thought twice before {he} gave something away.",
-        "And that is what they did, all day long.",
+        "When the others saw that, they came out one by one. “May we play, too?” they asked.",
+        "After that, nobody was afraid of {hero} anymore.",
+        "It doesn't matter how big your feet are. It matters how big your heart is.",
     )

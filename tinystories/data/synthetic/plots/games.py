@@ -1,7 +1,7 @@
 """Games of two friends who take turns and call each other by name.
 
 In these short stories, a quarter of the words are names. A small model learns from them to copy names from the
-context, also in stories of other plots (benchmarks/RACE.md). They are not among `PLOTS` yet.
+context, also in stories of other plots (benchmarks/RACE.md).
 """
 
 from typing import NamedTuple
@@ -91,16 +91,27 @@ _GOODBYES = (
     "“That was fun, {friend},” said {hero}. “Let's do it again, {hero},” said {friend}.",
     "“You're my best friend, {friend},” said {hero}. “And you're mine, {hero},” said {friend}.",
 )
+_WITH_A_NEIGHBOR = (
+    "Once upon a time, {hero.a} and {neighbor.intro}, {deed}.",
+    "One day, {hero.a} and {neighbor.intro}, {deed}.",
+    "{hero.A} and {neighbor.intro}, {deed}.",
+)
 
 
 def taking_turns(s: Story) -> None:
-    if s.chance(0.8):
-        s.child()
-    else:
-        s.animal(named=1)
-    s.friend(named=1)
     game = s.pick(_GAMES)
-    s.open_for_two(*game.deeds)
+    if s.chance(0.2):
+        s.child()
+        s.cast("friend", s.neighbor())
+        s.props(deed=s.pick(game.deeds))
+        s.say(*_WITH_A_NEIGHBOR)
+    else:
+        if s.chance(0.75):
+            s.child()
+        else:
+            s.animal(named=1)
+        s.friend(named=1)
+        s.open_for_two(*game.deeds)
     turn = [s.who("hero"), s.who("friend")]
     for sentence in s.pick_some(game.turns + _ANY_TURN, s.pick((5, 6, 7, 8))):
         s.cast("one", turn[0])
