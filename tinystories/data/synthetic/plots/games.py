@@ -55,7 +55,7 @@ _GAMES = (
         ("The tower fell down, and they built it again.", "The tower was as tall as a chair."),
     ),
     Game(
-        ("wanted to draw a picture together", "sat down with paper and crayons"),
+        ("wanted to draw a picture together", "sat down with some paper and a box of crayons"),
         (
             "{One} drew a [tree|flower|cloud] next to {other}'s [house|boat|cat].",
             "{One} gave {other} the [green|red|blue] crayon.",
@@ -75,7 +75,7 @@ _GAMES = (
         ("Soon the plate was empty.", "A little bird got the last crumbs."),
     ),
     Game(
-        ("played tag", "played tag in the garden"),
+        ("played a game of tag", "played tag in the garden", "played tag behind the house"),
         (
             "{One} ran after {other}.",
             "“I will catch you, {other}!” said {one}.",
