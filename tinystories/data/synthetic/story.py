@@ -132,8 +132,7 @@ class Story:
 
     def child(self, looks=CHILD_LOOKS) -> Character:
         gender = self.pick(("he", "she"))
-        name = self.pick(BOYS if gender == "he" else GIRLS)
-        return self.hero(self._make_child(gender, name, self.pick(looks)))
+        return self.hero(self._make_child(gender, self._first_name(gender), self.pick(looks)))
 
     def animal(self, kinds=HOUSE_ANIMALS, *, looks=ANIMAL_LOOKS, named=0.7) -> Character:
         return self.hero(self._make_animal(self.pick(kinds), self.pick(("he", "she")), looks, named))
@@ -152,8 +151,7 @@ class Story:
         hero = self._slots["hero"]
         gender = "she" if hero.he == "he" else "he"
         if self.hero_is_child():
-            names = GIRLS if gender == "she" else BOYS
-            friend = self._make_child(gender, self.pick(names), self.pick(FRIEND_LOOKS))
+            friend = self._make_child(gender, self._first_name(gender), self.pick(FRIEND_LOOKS))
             relatives = ("cousin", "big sister" if gender == "she" else "big brother")
             relation = self.pick(("friend", "friend", *relatives)) if family else "friend"
         else:
@@ -162,6 +160,18 @@ class Story:
             relation = "friend"
         friend.introduce_as(f"{hero.his} {relation} {friend.who}")
         return self.cast(role, friend)
+
+    def playmate(self, *, role="friend") -> Character:
+        """A named child or animal of any gender, with another name than the hero: for stories without pronouns."""
+        hero = self._slots["hero"]
+        while True:
+            gender = self.pick(("he", "she"))
+            if self.chance(0.7):
+                playmate = self._make_child(gender, self._first_name(gender), self.pick(FRIEND_LOOKS))
+            else:
+                playmate = self._make_animal(self.pick(HOUSE_ANIMALS), gender, ANIMAL_LOOKS, named=1)
+            if playmate.name != hero.name and (playmate.kind != hero.kind or self.hero_is_child()):
+                return self.cast(role, playmate)
 
     def parent(self, role="parent", kinds=_PARENTS) -> Character:
         kind, gender, call = self.pick(kinds)
@@ -177,6 +187,9 @@ class Story:
         character = Character("neighbor", gender, name, name=name)
         character.introduce_as(f"{self._slots['hero'].his} neighbor, {name}")
         return self.cast("neighbor", character)
+
+    def _first_name(self, gender: str) -> str:
+        return self.pick(GIRLS if gender == "she" else BOYS)
 
     def _make_child(self, gender: str, name: str, looks: str) -> Character:
         kind = "boy" if gender == "he" else "girl"

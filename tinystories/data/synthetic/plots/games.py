@@ -110,7 +110,7 @@ def taking_turns(s: Story) -> None:
             s.child()
         else:
             s.animal(named=1)
-        s.friend(named=1)
+        s.playmate()
         s.open_for_two(*game.deeds)
     turn = [s.who("hero"), s.who("friend")]
     for sentence in s.pick_some(game.turns + _ANY_TURN, s.pick((5, 6, 7, 8))):

@@ -161,7 +161,6 @@ _FINDS = (
     ("ribbon", "a snake", "a river", "a belt"),
     ("spoon", "a shovel", "a mirror", "an oar"),
     ("basket", "a cage", "a cradle", "a car"),
-    ("ladle", "a helmet", "a bell", "a bathtub"),
 )
 
 
