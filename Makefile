@@ -1,4 +1,4 @@
-# Each target does all its own set-up: a virtual environment in .venv with the exact versions of constraints.txt.
+# Each target first creates .venv with the exact versions of constraints.txt.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -6,10 +6,10 @@ READY := $(VENV)/.ready
 
 .PHONY: quickstart test test-all lint docs bench clean
 
-# What `make bench` trains and measures on; a corpus of your own: make bench CORPUS=my_stories/
+# The stories of `make bench`. To use your own: make bench CORPUS=my_stories/
 CORPUS ?= sample
 
-# A file of tests stays in one process, which has trained for it; the order is that of tests/conftest.py.
+# The tests of a file share trained models, so each file runs in one process; tests/conftest.py sets the order.
 AT_ONCE := -n auto --dist loadfile --no-loadscope-reorder
 
 quickstart: $(READY)

@@ -1,9 +1,9 @@
-"""What makes a small model repeat the names of a story: a race recipe with and without settings for names.
+"""Effect of `copy_init` and `rename_characters` on how well a small model repeats the names of a story.
 
     python benchmarks/names.py --corpus FOLDER/train.parquet --recipe race/5 --steps 1368
 
-All variants make the same number of steps, so the figures do not depend on the machine. They are evaluated on stories
-held out from the training file:
+All variants are trained for the same number of steps, so the figures do not depend on the machine. They are evaluated
+on stories held out from the training file:
 
 - bits per byte;
 - nats per name that the story has mentioned before, and per name at its first mention (summed over the name's tokens);
@@ -46,11 +46,13 @@ MAX_NEW_TOKENS = 400
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--corpus", required=True, help="training stories; some of them are held out")
-    parser.add_argument("--recipe", default="race/5")
-    parser.add_argument("--steps", type=int, default=1368, help="of each variant")
-    parser.add_argument("--variants", default=",".join(VARIANTS), help=f"comma-separated: {', '.join(VARIANTS)}")
-    parser.add_argument("--held-out", type=int, default=300, help="stories that are held out")
-    parser.add_argument("--keep", help="folder to save the models in")
+    parser.add_argument("--recipe", default="race/5", help="name or file (default: race/5)")
+    parser.add_argument("--steps", type=int, default=1368, help="training steps of each variant (default: 1368)")
+    parser.add_argument(
+        "--variants", default=",".join(VARIANTS), help=f"comma-separated (default: {','.join(VARIANTS)})"
+    )
+    parser.add_argument("--held-out", type=int, default=300, help="number of held-out stories (default: 300)")
+    parser.add_argument("--keep", help="folder to save the models in (default: they are deleted)")
     parser.add_argument("--json", help="also write the figures to this JSON file")
     options = parser.parse_args()
     variants = options.variants.split(",")

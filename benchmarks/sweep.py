@@ -1,4 +1,4 @@
-"""Sweeps behind `tinystories train TEXT --minutes M`: bits per byte by text size, minutes and settings.
+"""Sweeps for `tinystories train TEXT --minutes M`: bits per byte for sizes of text, minutes and settings.
 
     python benchmarks/sweep.py --corpus FOLDER --queue queue.txt
 
@@ -10,8 +10,8 @@ Each line of the queue is one run: size of the text in KB, minutes, and settings
 `plan` stands for the settings that `tinystories/training/plan.py` chooses for two AVX2 cores. `--table` compares them
 with the best of the others.
 
-- 300 stories of the training file are held out for scoring, always the same; the texts are the first stories of the
-  others, in a fixed order. The validation file is not read.
+- The same 300 stories of the training file are always held out for scoring. A text consists of the first other
+  stories, in a fixed order. The validation file is not used.
 - Minutes are converted to steps by the speed of two idle AVX2 cores (`plan.Speed()`), so that results do not
   depend on the machine or its load.
 - Each run appends a line to `sweep.jsonl`. A line of the queue that is recorded there is skipped, and the queue is
