@@ -278,6 +278,19 @@ def test_a_saved_recipe_reads_back_the_same(tmp_path):
     assert load_recipe(tmp_path / "recipe.yaml") == recipe
 
 
+def test_the_number_of_stories_for_the_tokenizer():
+    assert build_recipe({}).tokenizer_stories == 100_000
+    for given, expected in (("all", "all"), (5, 5), ("7000", 7_000), ("1e4", 10_000)):
+        assert build_recipe({"tokenizer_stories": given}).tokenizer_stories == expected
+        assert build_recipe({}, {"tokenizer_stories": str(given)}).tokenizer_stories == expected
+    for wrong in (0, -5):
+        with pytest.raises(UserError, match="`tokenizer_stories` must be at least 1"):
+            build_recipe({"tokenizer_stories": wrong})
+    for wrong in ("most", 0.5, None):
+        with pytest.raises(UserError, match="`tokenizer_stories`.* (must be|needs a value).*int or all"):
+            build_recipe({"tokenizer_stories": wrong})
+
+
 def test_every_key_has_a_type_a_default_and_a_help_text():
     reference = {key.name: key for key in recipe_reference()}
     assert reference["max_minutes"][1:3] == ("float or null", None) and "elapsed time" in reference["max_minutes"].help

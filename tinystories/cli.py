@@ -14,6 +14,7 @@ from . import __version__
 from .commands.arguments import add_examples
 from .utils.console import is_text, one_line, print_any_character
 from .utils.errors import UserError, is_user_error
+from .utils.progress import spare_log_files
 
 
 # Without a limit, the threads of PyTorch that wait for each other occupy their cores (GNU's OpenMP spins for about a
@@ -47,6 +48,7 @@ def main(arguments: list[str] | None = None) -> int:
     print_any_character()
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)  # has an effect only before torch is imported
+    spare_log_files()
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
         with _log_to_stderr():

@@ -101,6 +101,11 @@ class Recipe:
     )
     tokenizer: str | None = _setting(None, "Folder or Hub id of a tokenizer; null trains one on the corpus.")
     vocab_size: int = _setting(10_000, "Vocabulary size of the tokenizer, if one is trained.")
+    tokenizer_stories: int | Literal["all"] = _setting(
+        100_000,
+        "Number of training stories that a new tokenizer is trained on, evenly spaced in the corpus (of a stream, the "
+        "first ones), or `all`.",
+    )
     max_length: int = _setting(
         512, "Context length of the model in tokens; longer stories are split into overlapping chunks."
     )
@@ -112,7 +117,9 @@ class Recipe:
         "Replace the first names of each training story by others of the same gender and number of tokens, in each "
         "epoch by different ones, so that only copying from the context predicts them.",
     )
-    num_proc: int | None = _setting(None, "Number of processes for tokenization.")
+    num_proc: int | None = _setting(
+        None, "Number of CPU cores for tokenization; null for all. The rows do not depend on it."
+    )
     size: str | None = _setting(
         None,
         f"Preset for model shape and vocabulary size: {', '.join(SIZES)}. Individual settings override it, and a "
@@ -425,9 +432,9 @@ def _check(recipe: Recipe) -> None:
         recipe.validation_fraction is None or 0 < recipe.validation_fraction < 1,
         f"`validation_fraction` must be between 0 and 1, but is {recipe.validation_fraction}.",
     )
-    for name in ("num_proc", "early_stopping_patience"):
+    for name in ("num_proc", "early_stopping_patience", "tokenizer_stories"):
         value = getattr(recipe, name)
-        _require(value is None or value >= 1, f"`{name}` must be at least 1, but is {value}.")
+        _require(value in (None, "all") or value >= 1, f"`{name}` must be at least 1, but is {value}.")
     _require(
         decay is None or 0 < decay < 1, f"`ema_decay` must be between 0 and 1, for example 0.999, but is {decay}."
     )

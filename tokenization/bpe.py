@@ -22,7 +22,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from tqdm.auto import tqdm
 
 from .errors import TokenizerError
-from .pretokenizer import byte_level_words, slices, text_encoder, word_encoder
+from .pretokenizer import byte_level_words, slices, split_words, text_encoder, word_encoder
 
 
 logger = logging.getLogger(__name__)
@@ -49,6 +49,7 @@ CHAT_TEMPLATE = """\
 {%- endif -%}
 """
 BASE_SIZE = len(SPECIAL_TOKENS) + len(BYTE_ALPHABET)
+MAX_WORDS = 500_000  # distinct words that merges are learned from, about 400 MB; all TinyStories have fewer
 
 _SPECIAL_PATTERN = re.compile("|".join(map(re.escape, SPECIAL_TOKENS)))
 
@@ -82,7 +83,8 @@ def train_bpe(
     """Train a byte-level BPE of `vocab_size` entries, special tokens and bytes included.
 
     The tokenizer is smaller, with a warning, if no more pairs of tokens occur twice in the corpus. Memory grows with
-    the number of distinct words, not with the corpus.
+    the number of distinct words, not with the corpus; after `MAX_WORDS` of them, new words are left out, with a
+    warning.
 
     Args:
         texts: an iterable of strings or lists of strings, read once.
@@ -110,7 +112,13 @@ def train_bpe(
 
     def corpus() -> Iterator[str]:
         stream = read_texts(texts, total=total, progress=progress, label="Counting words")
-        yield from _byte_level(stream)
+        first_words = FirstWords(MAX_WORDS)
+        yield from _byte_level(stream, first_words)
+        if first_words.left_out:
+            logger.warning(
+                f"The corpus has more than {MAX_WORDS:,} distinct words: merges are learned from the first ones; "
+                f"{first_words.left_out:,} occurrences of others are left out."
+            )
         if progress:
             print(f"Learning {vocab_size - BASE_SIZE:,} merges", file=sys.stderr, flush=True)
 
@@ -125,11 +133,30 @@ def train_bpe(
     return build_tokenizer(backend, model_max_length)
 
 
-def _byte_level(texts: Iterator[str]) -> Iterator[str]:
+class FirstWords:
+    """Keeps the occurrences of the first distinct words, up to a limit, and counts those that are left out."""
+
+    def __init__(self, limit: int):
+        self._limit, self._known, self.left_out = limit, set[bytes](), 0
+
+    def __call__(self, words: pa.Array) -> pa.Array:
+        coded = words.dictionary_encode()
+        distinct = coded.dictionary.to_pylist()  # in the order of their first occurrence
+        new = [word for word in distinct if word not in self._known]
+        room = self._limit - len(self._known)
+        self._known.update(new[:room])
+        if len(new) <= room:
+            return words
+        is_known = np.array([word in self._known for word in distinct])[coded.indices.to_numpy()]
+        self.left_out += int(np.count_nonzero(~is_known))
+        return words.filter(pa.array(is_known))
+
+
+def _byte_level(texts: Iterator[str], first_words: FirstWords) -> Iterator[str]:
     """The pre-tokenized words of `texts` in strings of about 4,000 characters; the library buffers hundreds."""
     while batch := list(islice(texts, 50)):
         for part in slices(pa.chunked_array([batch])):
-            words, begin = byte_level_words(part), 0
+            words, begin = byte_level_words(first_words(split_words(part)[0])), 0
             while begin < len(words):
                 end = words.find(" ", begin + 4_000)
                 end = len(words) if end < 0 else end

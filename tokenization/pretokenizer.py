@@ -7,6 +7,7 @@
 """
 
 import json
+import threading
 from collections.abc import Callable, Iterator
 from itertools import chain
 
@@ -73,15 +74,15 @@ def split_words(texts: pa.Array) -> tuple[pa.Array, np.ndarray]:
     return words, np.searchsorted(begins, starts)
 
 
-def byte_level_words(texts: pa.Array) -> str:
-    """All words of `texts` in the byte-level alphabet (a space is "Ġ"), each preceded by a space."""
-    words, _ = split_words(texts)
+def byte_level_words(words: pa.Array) -> str:
+    """The words of `split_words` in the byte-level alphabet (a space is "Ġ"), each preceded by a space."""
     if not len(words):
         return ""
-    text = np.frombuffer(words.buffers()[2], np.uint8)
+    offsets = _offsets(words)
+    text = np.frombuffer(words.buffers()[2], np.uint8)[: offsets[-1]]
     width = _LETTER_WIDTH[text]
     two = np.flatnonzero(width == 2)
-    width[_offsets(words)[:-1]] += 1
+    width[offsets[:-1]] += 1
     last = np.cumsum(width, dtype=np.int64) - 1
     letters = np.full(last[-1] + 1, ord(" "), dtype=np.uint8)
     letters[last] = _LETTER_LAST[text]
@@ -151,7 +152,10 @@ def _word_begins(lead: np.ndarray, kind: np.ndarray, starts: np.ndarray) -> np.n
 
 
 class WordEncoder:
-    """Encodes texts without special tokens; the name of one in a text is ordinary text. See `word_encoder`."""
+    """Encodes texts without special tokens; the name of one in a text is ordinary text. See `word_encoder`.
+
+    Threads may share one: most of the work does not hold Python's global lock.
+    """
 
     def __init__(self, backend: Tokenizer):
         self._backend = backend
@@ -181,24 +185,27 @@ class WordEncoder:
 
     def _look_up(self, words: list[bytes]) -> list[list[int]]:
         if len(self._known) > MAX_WORDS:
-            self._known.clear()
-        if new := [word for word in words if word not in self._known]:
+            self._known = {}  # another thread may still read the old one
+        known = self._known
+        if new := [word for word in words if word not in known]:
             encoded = self._backend.encode_batch_fast([word.decode() for word in new], add_special_tokens=False)
-            self._known.update(zip(new, (encoding.ids for encoding in encoded), strict=True))
-        return [self._known[word] for word in words]
+            known.update(zip(new, (encoding.ids for encoding in encoded), strict=True))
+        return [known[word] for word in words]
 
 
 def text_encoder(tokenizer: PreTrainedTokenizerBase) -> Callable[[pa.ChunkedArray], tuple[np.ndarray, np.ndarray]]:
-    """Like a `WordEncoder`, for any tokenizer."""
+    """Like a `WordEncoder`, for any tokenizer. Threads take turns: a call sets options of the tokenizer."""
+    lock = threading.Lock()
 
     def encode(texts: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
-        ids = tokenizer(
-            texts.to_pylist(),
-            add_special_tokens=False,
-            split_special_tokens=True,
-            return_attention_mask=False,
-            verbose=False,
-        )["input_ids"]
+        with lock:
+            ids = tokenizer(
+                texts.to_pylist(),
+                add_special_tokens=False,
+                split_special_tokens=True,
+                return_attention_mask=False,
+                verbose=False,
+            )["input_ids"]
         counts = np.fromiter(map(len, ids), dtype=np.int64, count=len(ids))
         return np.fromiter(chain.from_iterable(ids), dtype=np.int32, count=int(counts.sum())), counts
 

@@ -23,7 +23,15 @@ from typing import Any
 import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from .bpe import BASE_SIZE, BYTE_ALPHABET, SPECIAL_TOKENS, PreTrainedTokenizerFast, build_tokenizer, read_texts
+from .bpe import (
+    BASE_SIZE,
+    BYTE_ALPHABET,
+    MAX_WORDS,
+    SPECIAL_TOKENS,
+    PreTrainedTokenizerFast,
+    build_tokenizer,
+    read_texts,
+)
 from .errors import TokenizerError
 
 
@@ -69,7 +77,8 @@ def prune_to_top_k(
 
     words: Counter[str] = Counter()
     for text in read_texts(texts, total=total, progress=progress, label="Counting words"):
-        words.update(word for word, _ in pre_tokenizer.pre_tokenize_str(text))
+        found = (word for word, _ in pre_tokenizer.pre_tokenize_str(text))
+        words.update(word for word in found if len(words) < MAX_WORDS or word in words)
 
     kept = _prune(halves, _usage(_model(halves, merges), words), k - BASE_SIZE)
     used = _usage(_model(kept, merges), words)

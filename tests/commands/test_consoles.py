@@ -144,3 +144,21 @@ def test_a_checkpoint_is_flushed_through_handles_that_are_open_for_writing(tmp_p
 def test_a_number_in_a_message_has_its_noun_in_the_singular_or_plural():
     counts = [counted(1, "training story"), counted(1500, "story"), counted(0, "row"), counted(1, "row")]
     assert counts == ["1 training story", "1,500 stories", "0 rows", "1 row"]
+
+
+def test_bars_of_libraries_spare_log_files(tmp_path):
+    code = """
+import time
+from tinystories.cli import main
+try:
+    main(["--version"])
+except SystemExit:
+    pass
+from datasets.utils import tqdm
+for _ in tqdm(range(300)):
+    time.sleep(0.002)
+"""
+    for setting, updates in ({}, range(1, 4)), ({"TQDM_MININTERVAL": "0.01"}, range(10, 300)):
+        environment = {**os.environ, **setting}
+        done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, cwd=ROOT, check=True)
+        assert done.stderr.count(b"300 [") in updates, done.stderr

@@ -20,6 +20,7 @@ from tinystories.data.packing import (
 )
 from tinystories.evaluation.token_classes import TokenClassifier
 from tinystories.tokenization import train_bpe
+from tinystories.tokenization.pretokenizer import word_encoder
 from tinystories.training.metrics import PackedMetrics, token_losses
 
 
@@ -242,6 +243,64 @@ def test_tokens_are_cached_under_corpus_and_tokenizer(tmp_path, texts, tokenizer
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").rglob("cache-*.arrow")} == written
     assert files(tokenizer, "two") != first
     assert files(train_bpe(texts, 280, progress=False), "one") != first
+
+
+@pytest.fixture
+def small_batches(monkeypatch):
+    monkeypatch.setattr("tinystories.data.packing.THREAD_STORIES", 7)
+    monkeypatch.setattr("tinystories.data.packing.MAX_BATCH", 50)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 5, 64])
+def test_tokens_and_rows_do_not_depend_on_the_number_of_threads(
+    texts, tokenized, tokenizer, threads, small_batches, tmp_path
+):
+    datasets.Dataset.from_dict({"text": texts}).to_parquet(tmp_path / "stories.parquet")
+    stories = datasets.Dataset.from_parquet(str(tmp_path / "stories.parquet"), cache_dir=str(tmp_path / "cache"))
+    in_threads = tokenize_stories(stories, tokenizer, "threads", threads)
+    assert in_threads.to_dict() == tokenized.to_dict()
+    for row, other in zip(pack(in_threads, tokenizer), pack(tokenized, tokenizer), strict=True):
+        assert all(torch.equal(row[name], other[name]) for name in row)
+
+
+def test_threads_share_a_tokenizer_that_is_not_encoded_word_by_word(texts, tokenizer, small_batches):
+    from tokenizers import normalizers
+
+    other = copy.deepcopy(tokenizer)
+    other.backend_tokenizer.normalizer = normalizers.Lowercase()
+    assert word_encoder(other) is None
+    tokens = tokenize_stories(datasets.Dataset.from_dict({"text": texts}), other, "not by words", 4)["input_ids"]
+    assert [ids[1:-1] for ids in tokens] == other(texts, add_special_tokens=False)["input_ids"]
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [number for number in range(3, 290) if number % 50],  # as without held-out stories
+        [5],
+        [7, 299, 3, 3],
+        list(range(0, 300, 29)),
+        list(range(299, -1, -1)),
+    ],
+)
+def test_selected_stories_are_tokenized_in_their_order(texts, tokenized, tokenizer, rows, small_batches, tmp_path):
+    datasets.Dataset.from_dict({"text": texts}).to_parquet(tmp_path / "stories.parquet")
+    stories = datasets.Dataset.from_parquet(str(tmp_path / "stories.parquet"), cache_dir=str(tmp_path / "cache"))
+    selected = tokenize_stories(stories.select(rows), tokenizer, "selected", 3)
+    assert selected.to_dict() == tokenized.select(rows).to_dict()
+    first = tokenize_stories(stories.select(rows).select(range(1)), tokenizer, "first of the selected", 3)
+    assert first.to_dict() == tokenized.select(rows[:1]).to_dict()
+
+
+def test_words_that_occur_once_do_not_fill_the_memory(texts, tokenizer, small_batches, monkeypatch):
+    """A distinct number in each story; threads share the words that are remembered."""
+    monkeypatch.setattr("tinystories.tokenization.pretokenizer.MAX_WORDS", 40)
+    stories = datasets.Dataset.from_dict({"text": [f"{text} {7_919 * n}" for n, text in enumerate(texts)]})
+    encoder = word_encoder(tokenizer)
+    monkeypatch.setattr("tinystories.data.packing.word_encoder", lambda _: encoder)
+    tokens = tokenize_stories(stories, tokenizer, "numbers", 4)["input_ids"]
+    assert [ids[1:-1] for ids in tokens] == tokenizer(stories["text"][:], add_special_tokens=False)["input_ids"]
+    assert 0 < len(encoder._known) <= 40 + 4 * (len(WORDS) * 2 + 2 * 7)
 
 
 def test_a_row_shorter_than_the_context_is_an_error(tokenized, tokenizer):

@@ -42,13 +42,16 @@ def test_text_is_split_at_every_marker(write, texts):
     assert texts(write("a.txt", content)) == ["A\n\nstory.", *big, "<|endoftext|last"]
 
 
-def test_text_is_not_read_into_memory_as_a_whole(write, texts, tmp_path):
-    source = write("a.txt", txt("x" * 5_000 + str(i) for i in range(5_000)))
+@pytest.mark.parametrize("name", ["a.txt", "a.parquet"])
+def test_a_file_is_not_read_into_memory_as_a_whole(name, write, tmp_path):
+    stories = [os.urandom(2_500).hex() + str(number) for number in range(6_000)]
+    source = write(name, txt(stories) if name == "a.txt" else parquet(stories))
+    assert name == "a.txt" or pq.ParquetFile(source).num_row_groups == 1
     tracemalloc.start()
     corpus.load_texts(source, cache_dir=str(tmp_path / "cache"))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert peak < 12_000_000 < os.path.getsize(source) / 2
+    assert peak < 0.4 * 30_000_000 < os.path.getsize(source) / 1.2
 
 
 def test_empty_rows_are_dropped_and_counted(write, texts, caplog):
@@ -414,3 +417,21 @@ def test_given_splits(write, texts, tmp_path):
     write("in/a.txt", b"A\n\nB")
     write("in/b.txt", b"C")
     assert texts(tmp_path / "in", text_split="file") == ["A\n\nB", "C"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.txt", txt(STORIES)),
+        ("a.jsonl.gz", gzip.compress(jsonl(STORIES))),
+        ("a.csv", csv_table(STORIES)),
+        ("a.parquet", parquet(STORIES)),
+    ],
+)
+def test_progress_of_reading_is_that_of_the_files(write, load, capsys, name, content):
+    write(f"in/b{name}", content)
+    load(write(f"in/{name}", content).rpartition("/")[0])
+    bar = re.split("[\r\n]", capsys.readouterr().err)
+    (last,) = [line for line in bar if line.startswith("Reading stories: 100%")]
+    size = re.search(r"([\d.]+)(k?)/\1\2 \[\d\d:\d\d<\d\d:\d\d", last)
+    assert float(size[1]) * (1_000 if size[2] else 1) == pytest.approx(2 * len(content), rel=0.01)

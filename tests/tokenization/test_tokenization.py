@@ -410,6 +410,59 @@ def test_memory_does_not_grow_with_the_corpus():
     assert float(done.stdout) < 12, f"the peak rose by {done.stdout.strip()} MiB"
 
 
+def test_merges_are_learned_from_the_first_distinct_words(monkeypatch, caplog):
+    numbers = [f"{CORPUS[n % len(CORPUS)]} {n}" for n in range(600)]
+    expected = train_bpe(numbers, 400, progress=False).get_vocab()
+    known = len(
+        {
+            word
+            for text in numbers
+            for word, _ in pre_tokenizers.ByteLevel(add_prefix_space=False).pre_tokenize_str(text)
+        }
+    )
+    monkeypatch.setattr("tinystories.tokenization.bpe.MAX_WORDS", known)
+    assert train_bpe(numbers, 400, progress=False).get_vocab() == expected and not caplog.messages
+    monkeypatch.setattr("tinystories.tokenization.bpe.MAX_WORDS", known - 5)
+    train_bpe(numbers, 400, progress=False)
+    assert f"more than {known - 5:,} distinct words" in caplog.text
+    assert "5 occurrences of others are left out" in caplog.text
+    monkeypatch.setattr("tinystories.tokenization.bpe.MAX_WORDS", 2)
+    few = train_bpe([["zz zz", "yy zz"], "yy yy zz yy"], 262, progress=False)
+    assert {token for token in few.get_vocab() if len(token) > 1 and token not in SPECIAL_TOKENS} == {"zz", "Ġzz"}
+
+
+MEASURE_WORDS = (
+    MEASURE.partition("def texts")[0]
+    + """
+from tinystories.tokenization import bpe
+
+def texts(count):
+    for begin in range(0, count, 100):
+        yield " ".join(map(str, range(10_000_000 + begin, 10_000_000 + begin + 100)))
+
+def peak():
+    return int(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1]) / 1024
+
+bpe.MAX_WORDS = int(sys.argv[1])
+train_bpe(texts(20_000), 300, progress=False)
+before = peak()
+train_bpe(texts(300_000), 300, progress=False)
+print(peak() - before)
+"""
+)
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the peak of a process from Linux's /proc")
+def test_memory_does_not_grow_with_the_number_of_distinct_words():
+    root = Path(__file__).resolve().parents[2]
+    growth = []
+    for words in (20_000, 300_000):
+        command = [sys.executable, "-c", MEASURE_WORDS, str(words)]
+        done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)
+        growth.append(float(done.stdout))
+    assert growth[0] < 15 < 100 < growth[1], f"the peak rose by {growth} MiB"
+
+
 # --- pruning ---------------------------------------------------------------------------------------------------
 
 

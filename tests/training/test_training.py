@@ -275,3 +275,23 @@ def test_a_tokenizer_folder_is_used_unchanged(tiny_recipe, tiny_run):
     run = train(tiny_recipe(tokenizer=tiny_run, max_steps=2, eval_steps=2, **FEW))
     assert (run / "tokenizer.json").read_text() == (tiny_run / "tokenizer.json").read_text()
     assert json.loads((run / "tokenizer_config.json").read_text())["tokenizer_class"] == "PreTrainedTokenizerFast"
+
+
+def test_a_second_start_reads_counts_and_tokenizes_nothing_again(tiny_recipe, tmp_path, capsys):
+    stories = load_corpus("sample", max_stories=120, cache_dir=str(tmp_path / "sample")).train["text"]
+    (tmp_path / "stories.txt").write_text("\n<|endoftext|>\n".join(stories), "utf-8")
+    settings = {"corpus": tmp_path / "stories.txt", "max_stories": 100, "tokenizer_stories": 50}
+    settings |= {"max_steps": 1, "vocab_size": 400, "prompts": "[]", "overwrite_output_dir": "true"}
+    phases = ("Reading stories: ", "Looking for duplicates: ", "Counting words: ", "Learning ", "Tokenizing: ")
+    results = []
+    for is_first in (True, False):
+        run = train(tiny_recipe(**settings))
+        out, err = capsys.readouterr()
+        assert [phase for phase in phases if phase in err] == list(phases if is_first else [])
+        assert "the tokenizer is trained on 50 of 100 stories, evenly spaced; --tokenizer_stories all" in out
+        results.append([(run / name).read_bytes() for name in ("tokenizer.json", "model.safetensors")])
+    assert results[0] == results[1]
+    train(tiny_recipe(**{**settings, "tokenizer_stories": "all"}))
+    out, err = capsys.readouterr()
+    assert "Counting words: " in err and "trained on" not in out
+    assert (run / "tokenizer.json").read_bytes() != results[0][0]

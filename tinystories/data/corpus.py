@@ -96,14 +96,14 @@ def load_corpus(
         settings = [VERSION, found.revision, source, validation, options.read, max_stories]
         return _stream(train, held_out, found.name, settings, max_stories, max_validation_stories, cache_dir)
 
-    keys = story_keys(train, num_proc)
+    keys = story_keys(train)
     origin = "from a separate split" if validation is None else f"from {validation}"
     if held_out is None:
         origin = "held out from the training stories"
         rows = hold_out(keys, validation_fraction, seed, found.name)
         held_out, held_out_keys = train.select(rows), keys[rows]
     else:
-        held_out_keys = story_keys(held_out, num_proc)
+        held_out_keys = story_keys(held_out)
         if shared := int(np.isin(keys, held_out_keys).sum()):
             number = counted(shared, "training story")
             logger.warning("%s: removed %s contained in the validation split", found.name, number)

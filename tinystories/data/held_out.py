@@ -16,7 +16,7 @@ def digests(texts: Iterable[bytes]) -> np.ndarray:
     return np.frombuffer(b"".join(blake2b(text, digest_size=8).digest() for text in texts), dtype="<u8")
 
 
-def story_keys(stories: Dataset, num_proc: int | None = None) -> np.ndarray:
+def story_keys(stories: Dataset) -> np.ndarray:
     """The digests of the stories, as int64."""
     keys = stories.with_format("arrow").map(
         _hash_batch,
@@ -24,7 +24,6 @@ def story_keys(stories: Dataset, num_proc: int | None = None) -> np.ndarray:
         remove_columns=["text"],
         features=Features({"key": Value("int64")}),
         fn_kwargs={"version": VERSION},
-        num_proc=num_proc,
         desc="Looking for duplicates",
     )
     return keys.with_format("numpy")[:]["key"]

@@ -15,7 +15,9 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 import datasets
 import numpy as np
@@ -28,10 +30,13 @@ from transformers import PreTrainedTokenizerBase
 from tinystories.tokenization import vocabulary_size
 from tinystories.tokenization.pretokenizer import text_encoder, word_encoder
 
+from ..utils.hardware import usable_cores
 from .renaming import REPORTED_STORIES, NameTokens, Renaming, RenamingReport
 
 
 IGNORE_INDEX = -100
+THREAD_STORIES = 1_000  # that a thread encodes at a time
+MAX_BATCH = 32_000  # stories that are encoded before they are written, about 30 MB of text
 _CACHE_VERSION = 3
 
 
@@ -85,9 +90,12 @@ def tokenize_stories(
 ) -> datasets.Dataset:
     """Tokenize the column `text`, cached by `datasets` under a key of corpus and tokenizer.
 
+    Threads need less memory than processes, and less time on few cores.
+
     Args:
         tokenizer: has a `bos_token` and an `eos_token`.
         fingerprint: of the corpus; changes if a story does.
+        num_proc: number of threads; by default one per core.
 
     Returns:
         `input_ids` (integers, BOS and EOS included) and `bytes` (UTF-8 length of the story).
@@ -95,18 +103,53 @@ def tokenize_stories(
     bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
     key = Hasher.hash((_CACHE_VERSION, fingerprint, len(stories), _tokenizer_fingerprint(tokenizer), bos, eos))
     id_type = _id_type(tokenizer).name
-    tokenized = stories.with_format("arrow").map(
-        encode_stories(tokenizer),
-        batched=True,
-        num_proc=num_proc,
-        remove_columns=stories.column_names,
-        features=datasets.Features(
-            {"input_ids": datasets.List(datasets.Value(id_type)), "bytes": datasets.Value("int32")}
-        ),
-        new_fingerprint=key,
-        desc="Tokenizing",
-    )
+    threads = min(num_proc or usable_cores(), MAX_BATCH // THREAD_STORIES, len(stories) // THREAD_STORIES + 1)
+    stored, selected = _stored_rows(stories)
+    with ThreadPoolExecutor(threads) as pool:
+        tokenized = stored.with_format("arrow").map(
+            partial(_encode_in_threads, encode=encode_stories(tokenizer), pool=pool, selected=selected),
+            batched=True,
+            batch_size=max(THREAD_STORIES, MAX_BATCH // THREAD_STORIES // threads * threads * THREAD_STORIES),
+            with_indices=selected is not None,
+            remove_columns=stories.column_names,
+            features=datasets.Features(
+                {"input_ids": datasets.List(datasets.Value(id_type)), "bytes": datasets.Value("int32")}
+            ),
+            new_fingerprint=key,
+            desc="Tokenizing",
+        )
     return tokenized.with_format(None)
+
+
+def _stored_rows(stories: datasets.Dataset) -> tuple[datasets.Dataset, np.ndarray | None]:
+    """The stories as they are on disk, and which of those to keep; None for all.
+
+    `datasets` reads selected rows one by one, which takes longer than to tokenize them.
+    """
+    if stories._indices is None:
+        return stories, None
+    rows = stories._indices.column(0).to_numpy().astype(np.int64)
+    if len(rows) < 2 or (np.diff(rows) <= 0).any() or rows[-1] - rows[0] > 2 * len(rows):
+        return stories, None
+    stored = datasets.Dataset(stories.data, info=stories.info, fingerprint=stories._fingerprint)
+    selected = np.zeros(rows[-1] - rows[0] + 1, dtype=bool)
+    selected[rows - rows[0]] = True
+    return stored.select(range(rows[0], rows[-1] + 1)), selected
+
+
+def _encode_in_threads(
+    table: pa.Table,
+    indices: list[int] | None = None,
+    *,
+    encode: Callable[[pa.Table], pa.Table],
+    pool: ThreadPoolExecutor,
+    selected: np.ndarray | None,
+) -> pa.Table:
+    """Encode parts of a table in the threads of a pool; the parts stay in order."""
+    if selected is not None:
+        table = table.filter(pa.array(selected[indices]))
+    parts = [table.slice(begin, THREAD_STORIES) for begin in range(0, max(1, len(table)), THREAD_STORIES)]
+    return pa.concat_tables(pool.map(encode, parts))
 
 
 def encode_stories(tokenizer: PreTrainedTokenizerBase) -> Callable[[pa.Table], pa.Table]:

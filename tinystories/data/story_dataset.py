@@ -12,6 +12,7 @@ from datasets.builder import Key
 
 from ..utils.console import counted
 from ..utils.errors import UserError
+from ..utils.progress import hidden_datasets_bars
 from .formats import file_format
 from .readers import ReadOptions, RowCounts, StoryFile, read_stories, resolve_split
 from .text_split import BLANK_LINES, FILE, LINE
@@ -35,6 +36,7 @@ class Stories(datasets.ArrowBasedBuilder):
     """Rows of the one column `text`, never empty. `info.description` has the `RowCounts` and the split as JSON."""
 
     BUILDER_CONFIG_CLASS = StoriesConfig
+    _progress = False
 
     def _info(self) -> datasets.DatasetInfo:
         return datasets.DatasetInfo(features=TEXT)
@@ -51,9 +53,14 @@ class Stories(datasets.ArrowBasedBuilder):
         self._is_streamed = dl_manager.is_streaming
         return [datasets.SplitGenerator(name=datasets.Split.TRAIN, gen_kwargs={"files": files})]
 
+    def _prepare_split(self, *arguments, **options) -> None:
+        with hidden_datasets_bars() as self._progress:  # theirs does not know how much is left
+            super()._prepare_split(*arguments, **options)
+
     def _generate_tables(self, files: list[StoryFile]) -> Iterator[tuple[Key, pa.Table]]:
         counts = RowCounts()
-        for number, (shard, table) in enumerate(read_stories(files, self._options, counts)):
+        stories = read_stories(files, self._options, counts, progress=self._progress)
+        for number, (shard, table) in enumerate(stories):
             yield Key(shard, number), table
         notes = {**asdict(counts), **self._split}
         if self._is_streamed:

@@ -11,12 +11,13 @@ from torch import nn
 from transformers import EarlyStoppingCallback, PreTrainedTokenizerBase, TrainerCallback, TrainingArguments
 
 from modeling_tinyllama import TinyLlamaConfig, TinyLlamaForCausalLM
-from tinystories.tokenization import PAD, train_bpe, vocabulary_size
+from tinystories.tokenization import PAD, vocabulary_size
 
 from ..data.corpus import Corpus
 from ..data.packing import PackedStories, tokenize_stories
 from ..data.renaming import NameTokens
 from ..data.streaming import PackedStream
+from ..data.tokenizer import corpus_tokenizer, describe_sample
 from ..evaluation.token_classes import TokenClassifier
 from ..generation.prompts import set_prompt_prefix
 from ..recipe import Recipe
@@ -29,9 +30,6 @@ from .callbacks import CSVLogCallback, LossPlotCallback, SampleCallback
 from .metrics import scored_classes
 from .throughput import logged_seconds, rows_per_step
 from .trainer import StoryTrainer
-
-
-STREAM_TOKENIZER_STORIES = 100_000  # about 90 MB of text; more hardly changes a vocabulary of 10,000
 
 
 def save_run_metadata(trainer: StoryTrainer, corpus: Corpus, output_dir: Path) -> None:
@@ -205,11 +203,10 @@ def recipe_tokenizer(recipe: Recipe, corpus: Corpus) -> PreTrainedTokenizerBase:
         UserError: for a tokenizer that training cannot use.
     """
     if recipe.tokenizer is None:
-        streamed = isinstance(corpus.train, IterableDataset)
-        stories = corpus.train.take(STREAM_TOKENIZER_STORIES) if streamed else corpus.train
-        texts = (batch["text"] for batch in stories.iter(batch_size=1_000))
-        total = None if streamed else len(stories)
-        return train_bpe(texts, recipe.vocab_size, model_max_length=recipe.max_length, total=total)
+        sample = recipe.tokenizer_stories
+        if described := describe_sample(corpus.train, sample):
+            print(f"note: the tokenizer is trained on {described}; --tokenizer_stories all uses all stories.")
+        return corpus_tokenizer(corpus, recipe.vocab_size, sample, model_max_length=recipe.max_length)
     tokenizer = load_tokenizer(recipe.tokenizer)
     for change in complete_special_tokens(tokenizer, recipe.tokenizer):
         print(f"note: the tokenizer {recipe.tokenizer} has {change}.")

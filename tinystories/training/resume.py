@@ -15,8 +15,8 @@ from ..utils.errors import UserError
 # `Trainer` restores these from the checkpoint and ignores the recipe, or the best metric depends on them.
 FIXED = {
     *("learning_rate", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon", "optimizer", "optim", "ema_decay"),
-    *("vocab_size", "tokenizer", "corpus", "validation_corpus", "text_column", "split", "skip_bad_rows"),
-    *("max_stories", "max_validation_stories", "validation_fraction"),
+    *("vocab_size", "tokenizer", "tokenizer_stories", "corpus", "validation_corpus", "text_column", "split"),
+    *("skip_bad_rows", "max_stories", "max_validation_stories", "validation_fraction"),
 }
 WITHOUT_EFFECT = {
     *("overwrite_output_dir", "num_proc", "prompts", "preset", "check"),

@@ -13,6 +13,11 @@ def computes_in_bf16(use_cpu: bool) -> bool:
     return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
 
 
+def usable_cores() -> int:
+    """Number of CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def describe_hardware() -> str:
     """The devices of this process in words, such as `1 x NVIDIA H100` or `x86_64 CPU, 2 cores (AMX)`."""
     if torch.cuda.is_available():

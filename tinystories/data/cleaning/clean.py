@@ -5,9 +5,9 @@ import json
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable
+from contextlib import nullcontext
 from pathlib import Path
 
-import datasets
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -17,6 +17,7 @@ from datasets.fingerprint import Hasher
 from ...utils.console import counted
 from ...utils.errors import UserError
 from ...utils.paths import output_folder, staged
+from ...utils.progress import hidden_datasets_bars
 from ..corpus import TEXT, Corpus
 from ..text_split import END_OF_TEXT
 from .duplicates import DuplicateFinder, words_of
@@ -79,10 +80,7 @@ def clean_stories(
         kept = [text for texts in batches(stories, "Cleaning stories", progress) for text in cleaner(texts)]
         return Dataset.from_dict({"text": kept}, features=TEXT), cleaner.counts()
     require_text_column(stories)
-    show_bars = not datasets.are_progress_bars_disabled()
-    if not progress:
-        datasets.disable_progress_bars()
-    try:
+    with nullcontext() if progress else hidden_datasets_bars():
         kept = stories.with_format(None).map(
             lambda batch: {"text": cleaner(batch["text"])},
             batched=True,
@@ -93,9 +91,6 @@ def clean_stories(
             new_fingerprint=Hasher.hash([VERSION, stories._fingerprint, sorted(special_tokens), sorted(drop)]),
             desc="Cleaning stories",
         )
-    finally:
-        if show_bars:
-            datasets.enable_progress_bars()
     return kept, cleaner.counts()
 
 

@@ -12,14 +12,17 @@ from .texts import ROWS, text_array
 
 
 def read_parquet(reading: Reading) -> Iterator[pa.Array]:
-    with open_seekable(reading.file) as content, pq.ParquetFile(content) as table:
+    # Otherwise the column of a row group is read into memory at once, often a million stories; from the network, that
+    # is faster.
+    in_parts = {} if "://" in reading.file.path else {"buffer_size": 1 << 20, "pre_buffer": False}
+    with open_seekable(reading) as content, pq.ParquetFile(content, **in_parts) as table:
         column = _text_column(table.schema_arrow, reading)
         batches = table.iter_batches(ROWS, columns=[column])
         yield from _text_arrays((batch.column(batch.schema.names.index(column)) for batch in batches), reading)
 
 
 def read_arrow(reading: Reading) -> Iterator[pa.Array]:
-    with open_seekable(reading.file) as content:
+    with open_seekable(reading) as content:
         is_file = content.read(6) == b"ARROW1"
         content.seek(0)
         open_reader = pa.ipc.open_file if is_file else pa.ipc.open_stream

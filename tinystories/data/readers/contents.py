@@ -11,7 +11,7 @@ from datasets.utils.file_utils import xopen
 
 from ...utils.errors import UserError, first_line
 from ..formats import compression, name_suffixes
-from .reading import StoryFile
+from .reading import Reading, StoryFile
 
 
 READ_ERRORS = (OSError, EOFError, lzma.LZMAError, pa.ArrowException, UnicodeDecodeError)
@@ -30,11 +30,11 @@ def read_error(file: StoryFile, error: Exception) -> UserError:
 
 
 @contextmanager
-def open_bytes(file: StoryFile) -> Iterator[io.BufferedIOBase]:
+def open_bytes(reading: Reading) -> Iterator[io.BufferedIOBase]:
     """The content of a file, decompressed."""
-    kind = compression(file.name)
+    kind = compression(reading.file.name)
     with ExitStack() as stack:
-        content = stack.enter_context(xopen(file.path, "rb"))
+        content = reading.content = stack.enter_context(xopen(reading.file.path, "rb"))
         if kind == "xz":
             content = stack.enter_context(lzma.open(content))
         elif kind is not None:
@@ -52,22 +52,22 @@ _BYTE_ORDER_MARKS = {  # that of UTF-32 begins with that of UTF-16
 
 
 @contextmanager
-def open_text(file: StoryFile, newline: str | None = None) -> Iterator[io.TextIOWrapper]:
+def open_text(reading: Reading, newline: str | None = None) -> Iterator[io.TextIOWrapper]:
     """The content of a file as characters; bytes that are not UTF-8 become lone surrogates, whose row `text_arrays`
     can name."""
-    with open_bytes(file) as unbuffered:
+    with open_bytes(reading) as unbuffered:
         content = io.BufferedReader(unbuffered, 1 << 20)
         head = content.peek(4096)[:4096]
         encoding = next((name for mark, name in _BYTE_ORDER_MARKS.items() if head.startswith(mark)), "utf-8")
         low, high = sorted((head[::2].count(0), head[1::2].count(0)))
         if encoding == "utf-8" and high > len(head) / 5 and low < len(head) / 50:
             raise UserError(
-                f"{file.name} looks like UTF-16 without a byte order mark: write it as UTF-8, "
+                f"{reading.file.name} looks like UTF-16 without a byte order mark: write it as UTF-8, "
                 f"for example with `iconv -f UTF-16LE -t UTF-8`."
             )
         if encoding == "utf-8" and len(head.decode(errors="ignore").encode()) < (1 - NOT_UTF8) * len(head):
             raise UserError(
-                f"{file.name} is not UTF-8 text: convert text in another encoding, for example with "
+                f"{reading.file.name} is not UTF-8 text: convert text in another encoding, for example with "
                 f"`iconv -f WINDOWS-1252 -t UTF-8`."
             )
         errors = "surrogateescape" if encoding.startswith("utf-8") else "strict"
@@ -75,7 +75,7 @@ def open_text(file: StoryFile, newline: str | None = None) -> Iterator[io.TextIO
 
 
 @contextmanager
-def open_seekable(file: StoryFile) -> Iterator[io.BufferedIOBase]:
+def open_seekable(reading: Reading) -> Iterator[io.BufferedIOBase]:
     """The content of a file; one that is compressed as a whole is read into memory."""
-    with open_bytes(file) as content:
-        yield content if compression(file.name) is None else pa.BufferReader(content.read())
+    with open_bytes(reading) as content:
+        yield content if compression(reading.file.name) is None else pa.BufferReader(content.read())

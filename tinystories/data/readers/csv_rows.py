@@ -23,7 +23,7 @@ _CSV_PLACE = "row {0[0]:,} (line {0[1]:,})"
 def _csv_rows(reading: Reading) -> Iterator[tuple[tuple[int, int], str]]:
     file = reading.file
     csv.field_size_limit(max(csv.field_size_limit(), MAX_ROW))
-    with open_text(file, "") as lines:
+    with open_text(reading, "") as lines:
         head, before = lines.readline(MAX_ROW), 1
         while head and not head.strip():
             head, before = lines.readline(MAX_ROW), before + 1

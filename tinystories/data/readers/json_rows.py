@@ -24,7 +24,7 @@ _WHITESPACE = re.compile(r"\s*")
 def read_json(reading: Reading) -> Iterator[pa.Array]:
     """One value per line, a single value, or a list of values; a list is read into memory as a whole."""
     name = reading.file.name
-    with open_text(reading.file) as text:
+    with open_text(reading) as text:
         lines = enumerate(iter(partial(text.readline, MAX_ROW), ""), 1)
         number, line = next((numbered for numbered in lines if numbered[1].strip()), (1, ""))
         if line.lstrip().startswith("["):

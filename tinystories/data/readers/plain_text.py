@@ -22,7 +22,7 @@ from ..text_split import (
     possible_splits,
 )
 from .contents import READ_ERRORS, open_text, read_error
-from .reading import Reading, ReadOptions, StoryFile
+from .reading import Reading, ReadOptions, RowCounts, StoryFile
 from .texts import contains, text_arrays
 
 
@@ -41,7 +41,7 @@ def resolve_split(files: list[StoryFile], source: str, options: ReadOptions) -> 
     samples = []
     for file in files[:: -(-len(files) // SAMPLED_FILES)]:  # spread evenly
         try:
-            with open_text(file) as text:
+            with open_text(Reading(file, options, RowCounts())) as text:
                 samples.append(Sample(text.read(SAMPLED_CHARACTERS), is_complete=not text.read(1)))
         except READ_ERRORS as error:
             raise read_error(file, error) from error
@@ -64,9 +64,9 @@ def _quoted(split: str) -> str:
 def read_text(reading: Reading) -> Iterator[pa.Array]:
     split = normalize_split(reading.options.text_split)
     if split not in (FILE, LINE, BLANK_LINES):
-        yield from text_arrays(reading, "story {:,}", _marked_stories(reading.file, split))
+        yield from text_arrays(reading, "story {:,}", _marked_stories(reading, split))
         return
-    for texts in text_arrays(reading, "line {:,}", _stories_in_lines(reading.file, split)):
+    for texts in text_arrays(reading, "line {:,}", _stories_in_lines(reading, split)):
         if contains(texts, re.escape(END_OF_TEXT)):
             raise UserError(
                 f"{reading.file.name} contains {END_OF_TEXT}, which ends a story, but --split is {split}: "
@@ -75,8 +75,8 @@ def read_text(reading: Reading) -> Iterator[pa.Array]:
         yield texts
 
 
-def _stories_in_lines(file: StoryFile, split: str) -> Iterator[tuple[int, str]]:
-    with open_text(file) as text:
+def _stories_in_lines(reading: Reading, split: str) -> Iterator[tuple[int, str]]:
+    with open_text(reading) as text:
         story: list[str] = []
         size, begin = 0, 1
         for number, line in enumerate(iter(partial(text.readline, MAX_STORY + 1), ""), 1):
@@ -87,14 +87,14 @@ def _stories_in_lines(file: StoryFile, split: str) -> Iterator[tuple[int, str]]:
             size += len(line)
             if size > MAX_STORY:
                 raise UserError(
-                    f"{file.name}, line {begin:,}: with --split {split}, the story that begins here has more than "
-                    f"{MAX_STORY:,} characters: choose another --split."
+                    f"{reading.file.name}, line {begin:,}: with --split {split}, the story that begins here has more "
+                    f"than {MAX_STORY:,} characters: choose another --split."
                 )
         yield begin, "".join(story)
 
 
-def _marked_stories(file: StoryFile, marker: str) -> Iterator[tuple[int, str]]:
-    with open_text(file, "") as text:
+def _marked_stories(reading: Reading, marker: str) -> Iterator[tuple[int, str]]:
+    with open_text(reading, "") as text:
         rest, number = "", 1
         while chunk := text.read(1 << 18):
             *stories, rest = (rest + chunk).split(marker)
@@ -105,7 +105,7 @@ def _marked_stories(file: StoryFile, marker: str) -> Iterator[tuple[int, str]]:
                 break
         if len(rest) > MAX_STORY or number == 1:
             raise UserError(
-                f"{file.name} has no {marker} in the {len(rest):,} characters after the beginning of story "
+                f"{reading.file.name} has no {marker} in the {len(rest):,} characters after the beginning of story "
                 f"{number:,}: put {marker} on a line between stories, choose another --split, or use .jsonl."
             )
         yield number, rest

@@ -1,5 +1,6 @@
 """What is read and how: a file, the options for reading, and counts of rows."""
 
+import io
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -45,11 +46,16 @@ class RowCounts:
 
 @dataclass
 class Reading:
-    """One file being read."""
+    """One file being read; `content` is the open file, not decompressed."""
 
     file: StoryFile
     options: ReadOptions
     counts: RowCounts
+    content: io.IOBase | None = None
+
+    def position(self) -> int:
+        """How far the file has been read, in bytes."""
+        return 0 if self.content is None or self.content.closed else self.content.tell()
 
     def bad_row(self, place: str, problem: str) -> None:
         """Count a row that cannot be read, or raise an error."""

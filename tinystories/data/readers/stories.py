@@ -1,9 +1,11 @@
 """Read the stories of files, each by the reader of its format."""
 
+import os
 from collections.abc import Callable, Iterator
 
 import pyarrow as pa
 
+from ...utils.progress import progress_bar
 from ..formats import file_format
 from .arrow_tables import read_arrow, read_parquet
 from .contents import READ_ERRORS, read_error
@@ -23,19 +25,31 @@ _READERS: dict[str | None, Callable[[Reading], Iterator[pa.Array]]] = {
 }
 
 
-def read_stories(files: list[StoryFile], options: ReadOptions, counts: RowCounts) -> Iterator[tuple[int, pa.Table]]:
+def read_stories(
+    files: list[StoryFile], options: ReadOptions, counts: RowCounts, *, progress: bool = False
+) -> Iterator[tuple[int, pa.Table]]:
     """Yield the index of each file with tables of its stories, and update `counts`.
+
+    Args:
+        progress: show a bar; for files on this machine.
 
     Raises:
         UserError: for what cannot be read, with file and row.
     """
-    for index, file in enumerate(files):
-        try:
-            for texts in _READERS[file_format(file.name)](Reading(file, options, counts)):
-                counts.rows += len(texts)
-                texts = normalize_texts(texts)
-                counts.has_letters |= not counts.has_letters and contains(texts, r"\p{L}")
-                counts.empty += texts.null_count
-                yield index, pa.table({"text": texts.drop_null()})
-        except READ_ERRORS as error:
-            raise read_error(file, error) from error
+    sizes = [os.path.getsize(file.path) for file in files] if progress else []
+    with progress_bar(total=sum(sizes), desc="Reading stories", unit="B", unit_scale=True, show=progress) as bar:
+        for index, file in enumerate(files):
+            reading, before = Reading(file, options, counts), bar.n
+            try:
+                for texts in _READERS[file_format(file.name)](reading):
+                    counts.rows += len(texts)
+                    texts = normalize_texts(texts)
+                    counts.has_letters |= not counts.has_letters and contains(texts, r"\p{L}")
+                    counts.empty += texts.null_count
+                    yield index, pa.table({"text": texts.drop_null()})
+                    if progress:
+                        bar.update(max(0, before + reading.position() - bar.n))
+                if progress:
+                    bar.update(before + sizes[index] - bar.n)
+            except READ_ERRORS as error:
+                raise read_error(file, error) from error
