@@ -1,11 +1,12 @@
-"""Names and made-up words in sampled stories: how often a model changes the name of a character.
+"""Rates of generated stories in which a model changes the name of a character or makes up words.
 
     python benchmarks/consistency.py runs/quickstart
     python benchmarks/consistency.py runs/quickstart --show 12
 
-Samples 25 stories for each of four prompts, with the model's own preset and a fixed seed, up to the end of the
-context. A story is consistent if it mentions no first name that it has not introduced
-(`tinystories.evaluation.characters`). A word is made up if neither the training stories nor the prompts have it.
+25 stories are generated for each of four prompts, with the preset of the model and a fixed seed, until EOS or until
+the context is full. A story is consistent if it mentions no first name that it has not introduced
+(`tinystories.evaluation.characters`). A word is made up if it occurs neither in the training stories nor in the
+prompts.
 """
 
 import argparse
@@ -29,12 +30,11 @@ PROMPTS = (
 
 
 def main() -> None:
-    print_any_character()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", help="run folder")
     parser.add_argument("--samples", type=int, default=25, help="stories per prompt (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="(default: %(default)s)")
-    parser.add_argument("--show", type=int, default=0, metavar="N", help="print the first N stories of a fixed order")
+    parser.add_argument("--seed", type=int, default=0, help="random seed (default: %(default)s)")
+    parser.add_argument("--show", type=int, default=0, metavar="N", help="print the first N stories (default: none)")
     options = parser.parse_args()
 
     model, tokenizer = load_model(options.run)
@@ -59,4 +59,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    print_any_character()
     main()

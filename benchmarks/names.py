@@ -7,6 +7,8 @@ on stories held out from the training file:
 
 - bits per byte;
 - nats per name that the story has mentioned before, and per name at its first mention (summed over the name's tokens);
+- nats per repeated name in the same stories after their names were replaced, each by any of the same gender with equal
+  probability, so that the frequency of names helps little;
 - the fraction of sampled stories that mention a name without having introduced it
   (`tinystories.evaluation.characters`).
 """
@@ -25,7 +27,7 @@ from torch.nn.functional import cross_entropy
 
 from tinystories import load_model, load_recipe, train
 from tinystories.data.corpus import load_texts
-from tinystories.data.renaming import NameTokens
+from tinystories.data.renaming import NameTokens, Renaming
 from tinystories.evaluation.characters import unintroduced_name_rate
 from tinystories.evaluation.likelihood import bits_per_byte, encode, score_sequences, score_stories, start_tokens
 from tinystories.generation.batch import PROMPTS, generate_stories
@@ -78,12 +80,12 @@ def main() -> None:
             print(json.dumps(results[-1]), flush=True)
 
     print(f"\n{describe_machine()}; {options.recipe}, {options.held_out:,} stories held out from {options.corpus}\n")
-    print("variant     steps   bits per byte         nats per repeated name  first mention  not introduced")
+    print("variant     steps   bits per byte         nats per repeated name  replaced  first mention  not introduced")
     for result in results:
         print(
             f"{result['variant']:10} {result['steps']:6,}   {result['bits_per_byte']:.4f} ({result['low']:.4f}-"
-            f"{result['high']:.4f})  {result['repeated']:22.3f}  {result['first']:13.3f}  "
-            f"{result['unintroduced']:14.0%}"
+            f"{result['high']:.4f})  {result['repeated']:22.3f}  {result['repeated_replaced']:8.3f}  "
+            f"{result['first']:13.3f}  {result['unintroduced']:14.0%}"
         )
     save_json(options.json, recipe=options.recipe, results=results)
 
@@ -116,9 +118,21 @@ def score(run: Path, stories: list[str]) -> dict:
         "low": figure.low,
         "high": figure.high,
         **name_losses(model, tokenizer, stories),
+        "repeated_replaced": name_losses(model, tokenizer, replace_names(tokenizer, stories))["repeated"],
         "unintroduced": unintroduced_name_rate([sample.text for sample in samples]).value,
         "parameters": model.num_parameters(),
     }
+
+
+def replace_names(tokenizer, stories: list[str]) -> list[str]:
+    """The stories with the names that `rename_characters` would give them."""
+    names = NameTokens(tokenizer)
+    renamed = []
+    for story, ids in enumerate(encode(tokenizer, stories)):
+        tokens = np.array(ids)
+        new = Renaming([tokens], names, seed=0).rename(tokens, chunk=0, begin=0, story=story, epoch=0)
+        renamed.append(tokenizer.decode(new))
+    return renamed
 
 
 def name_losses(model, tokenizer, stories: list[str]) -> dict[str, float]:

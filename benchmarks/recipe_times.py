@@ -4,12 +4,12 @@
 
     seconds = tokens x FLOPs per token / (peak FLOP/s x utilisation)
 
-- FLOPs per token are those of `tinystories.training.throughput`, the peaks those of data sheets.
-- A GPU is assumed to reach the utilisation that the 24.5M model reached on an H200 (27.5%, docs/performance.md), and
-  half a minute is added for compilation. A GPU without bfloat16 trains in float32 and without variable-length
-  attention; 40% is assumed for it.
-- Eight cores are assumed to be 2.4 times as fast as the two measured ones: 60% of linear scaling.
-- Evaluations and reading the text are not included.
+- FLOPs per token are those of `tinystories.training.throughput`; the peaks are those of data sheets.
+- GPUs with bfloat16 are assumed to reach the utilisation of the 24.5M model on an H200 (27.5%, docs/performance.md),
+  and 30 s are added for compilation. A GPU without bfloat16 trains in float32 and without variable-length attention;
+  40% utilisation is assumed for it.
+- Eight cores are assumed to be 2.4 times as fast as the two measured cores, which is 60% of linear scaling.
+- The times of evaluations and of reading the text are not included.
 """
 
 import argparse

@@ -54,6 +54,7 @@ def test_what_is_not_installed_is_left_out(monkeypatch, capsys, tmp_path):
     assert not (tmp_path / "RESULTS.md").exists()
 
 
+@pytest.mark.slow
 def test_a_step_alone_is_timed_beside_stock(tmp_path):
     figures = tmp_path / "step.json"
     done = benchmark(
@@ -135,7 +136,7 @@ def test_the_estimates_in_the_documentation_are_those_of_the_script():
     import recipe_times
 
     times = recipe_times.estimates()
-    table = (ROOT / "docs" / "training.md").read_text("utf-8").partition("## Which recipe for me\n")[2]
+    table = (ROOT / "docs" / "training.md").read_text("utf-8").partition("## Choosing a recipe\n")[2]
     rows, device = [], ""
     for line in table.partition("\n\nMeasured")[0].splitlines()[3:]:
         hardware, recipe, _, time, *_ = (cell.strip() for cell in line.strip("|").split("|"))

@@ -44,6 +44,7 @@ def test_it_has_no_outputs_and_installs_this_package(notebook):
     assert name == setup["metadata"]["name"] and extra in setup["options.extras_require"]
 
 
+@pytest.mark.slow
 def test_it_runs_from_the_first_cell_to_the_last(notebook, tmp_path):
     cells = {cell.id: cell for cell in notebook.cells}
     cells["parameters"].source += f'\nOVERRIDES = {SMALLEST}\nREPO_ID = "ada/notebook"'

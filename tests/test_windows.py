@@ -47,7 +47,11 @@ def test_the_rules_are_those_of_windows(tmp_path):
     assert hasattr(os, "getuid")
 
 
-@pytest.mark.parametrize("overrides", [{}, {"ema_decay": 0.9}, {"streaming": "true"}], ids=str)
+@pytest.mark.parametrize(
+    "overrides",
+    [{}, *(pytest.param(each, marks=pytest.mark.slow) for each in ({"ema_decay": 0.9}, {"streaming": "true"}))],
+    ids=str,
+)
 def test_training_and_starting_over(tmp_path, overrides):
     with like_windows(tmp_path):
         run = train(recipe_for(tmp_path / "run", **overrides))
@@ -73,7 +77,9 @@ EXPORTS = {
 }
 
 
-@pytest.mark.parametrize("kind", EXPORTS)
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=[pytest.mark.slow] if "onnx" in kind else []) for kind in EXPORTS]
+)
 def test_exports(tiny_run, tmp_path, kind):
     for package in {"gguf": ["gguf"], "onnx": ["onnx_ir", "onnxruntime", "onnxscript"]}.get(kind.split()[0], []):
         pytest.importorskip(package)
@@ -132,6 +138,7 @@ def test_a_log_that_another_program_has_open_does_not_end_training(tmp_path, cap
     assert (run / "model.safetensors").is_file()
 
 
+@pytest.mark.slow
 def test_files_are_read_and_written_as_utf8_whatever_the_system_prefers(tmp_path):
     """Python warns if a file is opened without an encoding, which on Windows would be that of the locale."""
     (tmp_path / "stories.txt").write_text(

@@ -275,7 +275,14 @@ def load_recipe(path: str | Path, overrides: dict[str, Any] | list[str] | None =
 
 
 def build_recipe(content: dict | None, overrides: dict[str, Any] | None = None, source: str = "the recipe") -> Recipe:
-    """A recipe from the content of a YAML file and the values of a command line by key (`model.` may precede it)."""
+    """A recipe from the content of a YAML file and the values of a command line by key (`model.` may precede it).
+
+    Args:
+        source: name of the file, for messages.
+
+    Raises:
+        UserError: for an unknown key, a value of the wrong type, or values that contradict each other.
+    """
     if not isinstance(content, dict | None):
         raise UserError(f"{source} must contain `key: value` lines, but contains one {type(content).__name__}.")
     hints = known_keys()
@@ -308,7 +315,11 @@ def build_recipe(content: dict | None, overrides: dict[str, Any] | None = None, 
 
 
 def parse_overrides(arguments: list[str]) -> dict[str, str]:
-    """`--key value`, `--key=value` and `--flag` to a dict of strings; dashes and underscores are the same in a key."""
+    """`--key value`, `--key=value` and `--flag` to a dict of strings; dashes and underscores are the same in a key.
+
+    Raises:
+        UserError: for an argument that is not an option.
+    """
     values: dict[str, str] = {}
     rest = list(arguments)
     while rest:

@@ -43,7 +43,7 @@ def test_a_run_that_fits_its_text_is_ok(tmp_path):
         ("24m", 2.4e6, "--size 15m, or 1 times as much"),
         ("24m", 5e5, "--size 3m, or 4.9 times as much"),
         ("3m", 2e5, "--size 1m, or 1.7 times as much"),
-        ("1m", 5e4, "Use 2.2 times as much text; the smallest size, 1m"),
+        ("1m", 5e4, "Use 2.2 times as much text: also the smallest size, 1m"),
     ],
 )
 def test_too_little_text_for_a_size_and_a_vocabulary(tmp_path, size, tokens, advice):

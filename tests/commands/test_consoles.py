@@ -94,6 +94,7 @@ def test_train_prints_any_character_in_its_samples(tmp_path):
     assert "story 2" in written and "The model is in" in written
 
 
+@pytest.mark.slow
 def test_push_prints_any_character_of_a_run_name(tiny_run, tmp_path):
     run = shutil.copytree(tiny_run, tmp_path / "\N{CAT}")
     options = ("--repo-id", "ada/x", "--dry-run", "--out", tmp_path / "\N{DOG}")

@@ -18,6 +18,7 @@ def story_file(tmp_path_factory):
     return file
 
 
+@pytest.mark.slow
 def test_stories_and_minutes_choose_a_recipe(story_file, tmp_path):
     # So short a run has no evaluations, and thus no checkpoint to resume from, unless they are asked for.
     evaluated = ("--eval_strategy", "steps", "--eval_steps", 20)
@@ -60,8 +61,8 @@ def test_settings_of_the_user_replace_those_of_the_plan(story_file, tmp_path):
     done = tinystories("train", story_file, "--minutes", 0.05, "--output_dir", run, "--lr", "0.004", "--size", "1m",
                        "--max_length", 128, "--prompts", "[]", "--check", "false")  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
-    yours = next(line for line in done.stdout.splitlines() if line.startswith("yours  "))
-    assert "learning_rate 0.004 (planned: 0.01)" in yours and "max_length 128" in yours
+    replaced = next(line for line in done.stdout.splitlines() if line.startswith("replaced  "))
+    assert "learning_rate 0.004 (planned: 0.01)" in replaced and "max_length 128" in replaced
     recipe = yaml.safe_load((run / "recipe.yaml").read_text())
     assert recipe["trainer"]["learning_rate"] == 0.004 and recipe["model"]["hidden_size"] == 128
     assert recipe["vocab_size"] == 2048 and recipe["max_length"] == 128 and recipe["prompts"] == []
@@ -96,4 +97,4 @@ def test_mistakes_are_one_line(story_file, tmp_path):
 
 def test_minutes_limit_the_time_of_a_recipe(tmp_path):
     recipe = load_recipe("quickstart", ["--minutes", "5"])
-    assert recipe.max_minutes == 5 and recipe.trainer["max_steps"] == 950, "the minutes take precedence"
+    assert recipe.max_minutes == 5 and recipe.trainer["max_steps"] == 1700, "the minutes take precedence"

@@ -220,7 +220,7 @@ def test_the_report_counts_stories_and_names(tokenizer):
     rows = pack(tokenizer, ["Lily saw a tree. Lily was happy.", "Lily saw a lily.", "A tree.", "Spot saw Tom."])
     report = rows.renaming_report()
     assert report.stories == 0.5 and report.mentions == pytest.approx(3 / 5)
-    assert str(report).startswith("50% of stories and 60% of names, by ")
+    assert str(report).startswith("60% of the mentions, in 50% of the stories, are replaced by ")
     assert 10 < report.names < len(GENDER)
     assert pack(tokenizer, TALES[:2], rename=False).renaming_report() is None
 

@@ -202,8 +202,8 @@ def test_stories_are_graded(server, make):
 
 
 def test_generated_stories_are_split_into_beginning_and_completion(server, make):
-    told = GeneratedStory(prompt="One day, a", text="One day, a fox ran.", ended=True, new_tokens=4)
-    report = judge_stories(make(), [told], progress=False)
+    generated = GeneratedStory(prompt="One day, a", text="One day, a fox ran.", ended=True, new_tokens=4)
+    report = judge_stories(make(), [generated], progress=False)
     (message,) = server.requests[0][2]["messages"]
     assert re.search(r"<beginning \w+>\nOne day, a\n</beginning \w+>\n<student \w+>\n fox ran\.\n", message["content"])
     assert report.criteria["grammar"] == (8, 8, 8)

@@ -603,15 +603,15 @@ def test_llama_cpp_samples_as_generate_does(run, tiny_run, tmp_path):
         generation_config=preset, input_ids_seq_length=len(ids), encoder_input_ids=None, prefix_allowed_tokens_fn=None,
         logits_processor=LogitsProcessorList(),
     )  # fmt: skip
-    told = list(ids)
+    generated = list(ids)
     for step, token in zip(answer["completion_probabilities"], answer["tokens"], strict=True):
         with torch.no_grad():
-            scores = steps(torch.tensor([told]), model(torch.tensor([told])).logits[:, -1])
+            scores = steps(torch.tensor([generated]), model(torch.tensor([generated])).logits[:, -1])
         expected = {i: p for i, p in enumerate(scores.softmax(-1)[0].tolist()) if p > 0}
         found = {one["id"]: one["prob"] for one in step["top_probs"] if one["prob"] > 0}
         assert found == pytest.approx(expected, abs=1e-3)
-        told.append(token)
-    assert len(told) > len(ids) + 5
+        generated.append(token)
+    assert len(generated) > len(ids) + 5
 
 
 def test_model_name_does_not_trigger_llama_cpp_special_cases(run, tmp_path):

@@ -306,7 +306,7 @@ def test_missing_or_unusable_tokenizer_is_one_line(source, trained, tmp_path, ca
     "kind, settings, words",
     [
         ("bpe", {"user_defined_symbols": ["[NAME]", "[PLACE]"]}, r"user-defined symbols \('\[NAME\]', '\[PLACE\]'\)"),
-        ("word", {"model_type": "word", "vocab_size": 300}, "it is a word model"),
+        ("word", {"model_type": "word", "vocab_size": 300}, "it is a word-level model"),
         ("bpe", {"treat_whitespace_as_suffix": True}, "after words"),
         ("bpe", {"bos_id": -1}, "no BOS token"),
         ("bpe", {"normalization_rule_name": "nmt_nfkc_cf"}, "custom normalisation rules .nmt_nfkc_cf"),

@@ -291,11 +291,11 @@ def test_prompts_are_diverse_and_do_not_end_with_an_article():
 def test_the_command_prints_a_post_processed_story(tiny_run, trained, capsys):
     options = ["generate", str(tiny_run), "once upon a time , there was", "--seed", "1", "--max-new-tokens", "30"]
     assert main([*options, "--post-process"]) == 0
-    mended = capsys.readouterr().out
+    processed = capsys.readouterr().out
     assert main(options) == 0
     streamed = capsys.readouterr().out
     assert streamed.startswith("once upon a time , there was")
-    assert mended == post_process(streamed) + "\n" and mended.startswith("Once upon a time, there was")
+    assert processed == post_process(streamed) + "\n" and processed.startswith("Once upon a time, there was")
 
 
 def test_every_eos_token_of_the_model_ends_a_story(tiny_run):

@@ -511,6 +511,7 @@ def test_undo_advice_for_a_new_repository():
     assert "`hf repos delete ada/x` removes the repository" in advice
 
 
+@pytest.mark.slow
 def test_gguf_and_onnx_are_included(run, tmp_path):
     pytest.importorskip("gguf")
     pytest.importorskip("onnxruntime")

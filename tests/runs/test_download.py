@@ -116,10 +116,10 @@ def publish(hub, repo_id, files):
     "command",
     [
         ("generate", "owner/name", "Once upon a time"),
-        ("evaluate", "owner/name"),
+        pytest.param(("evaluate", "owner/name"), marks=pytest.mark.slow),
         ("serve", "owner/name", "--port", "0"),
-        ("export", "owner/name", "out"),
-        ("import", "owner/name", "out"),
+        pytest.param(("export", "owner/name", "out"), marks=pytest.mark.slow),
+        pytest.param(("import", "owner/name", "out"), marks=pytest.mark.slow),
         ("doctor", "owner/name"),
         ("doctor", "sample", "--tokenizer", "owner/name"),
     ],

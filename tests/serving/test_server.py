@@ -781,7 +781,7 @@ sys.exit(main(["serve", sys.argv[1], "--port", "0"]))
 
 
 @pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
-@pytest.mark.parametrize("after", [0.3, 1.5])
+@pytest.mark.parametrize("after", [pytest.param(0.3, marks=pytest.mark.slow), 1.5])
 def test_a_signal_while_the_model_loads_ends_the_server(sent, after, tiny_run):
     process = subprocess.Popen(
         [sys.executable, "-u", "-c", SLOW_LOAD, str(tiny_run)],

@@ -146,6 +146,7 @@ def test_a_request_sent_byte_by_byte_times_out(server):
         assert 0.7 < time.monotonic() - began < 5
 
 
+@pytest.mark.slow
 def test_the_client_timeout_does_not_end_a_story_or_a_second_request(tiny_run):
     """Waiting for the server does not count towards `client_timeout`."""
     with running(tiny_run, slow=0.03, client_timeout=0.4) as client:

@@ -40,7 +40,7 @@ def recipe_for(folder, **overrides):
 
 @pytest.fixture(autouse=True)
 def default_handler():
-    """Python's own, also where the tests run in the background of a shell, which ignores Ctrl-C."""
+    """Python's own handler, also if the tests run in the background of a shell, where Ctrl-C is ignored."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
@@ -48,7 +48,7 @@ def default_handler():
 
 @pytest.fixture
 def interrupt_at(monkeypatch):
-    """A function that presses Ctrl-C in the forward pass after `step` complete steps, so many times."""
+    """A function that sends SIGINT in the forward pass after `step` complete steps, a number of times."""
     training_step = StoryTrainer.training_step
 
     def interrupt(step, times=1):

@@ -174,6 +174,19 @@ def test_resuming_with_ema_and_early_stopping(tmp_path, stop_at):
     assert "EarlyStoppingCallback" in state["stateful_callbacks"]
 
 
+def test_names_are_those_of_the_epoch_after_resuming(tmp_path, stop_at):
+    """17 steps are an epoch, and the last checkpoint is that of step 18. accelerate, when it skips batches, leaves out
+    the epoch of the dataset."""
+    options = {"rename_characters": True, "max_steps": 26}
+    whole = train(recipe_for(tmp_path / "whole", **options))
+    stop_at(20)
+    with pytest.raises(Stopped):
+        train(recipe_for(tmp_path / "run", **options))
+    stop_at(None)
+    train(recipe_for(tmp_path / "run", resume_from_checkpoint="true", **options))
+    assert differing(tmp_path / "run", whole) == []
+
+
 def test_another_seed_gives_other_weights(uninterrupted, tmp_path, stop_at):
     """Control: otherwise the comparisons above would prove nothing."""
     stop_at(9)

@@ -13,7 +13,7 @@ from tinystories.commands.train import train
 from tinystories.data.corpus import load_corpus
 from tinystories.recipe import load_recipe
 from tinystories.training.arguments import training_arguments
-from tinystories.training.build import copy_init, model_config, pack_corpus
+from tinystories.training.build import copy_init, model_config, pack_corpus, require_names
 from tinystories.training.trainer import StoryTrainer
 from tinystories.utils.errors import UserError
 
@@ -180,6 +180,27 @@ def test_muon_moves_the_matrices_inside_the_layers_and_adamw_the_rest(tiny_run):
             assert 0.4 * 1e-3 < update.square().mean().sqrt() < 1.3 * 1e-3, name
         elif weight.ndim == 1:
             assert update.abs() == pytest.approx(5e-3, rel=0.05), name
+
+
+def test_only_the_names_of_training_stories_are_replaced(tiny_run, tiny_recipe):
+    tokenizer = AutoTokenizer.from_pretrained(tiny_run)
+    corpus = load_corpus("sample", max_stories=60, max_validation_stories=20)
+    plain, renamed = (
+        pack_corpus(corpus, tokenizer, tiny_recipe(rename_characters=rename), seed=0) for rename in (False, True)
+    )
+    assert len(plain[0]) == len(renamed[0])
+    assert sum(not torch.equal(a["input_ids"], b["input_ids"]) for a, b in zip(plain[0], renamed[0], strict=True)) > 9
+    assert all(torch.equal(a["input_ids"], b["input_ids"]) for a, b in zip(plain[1], renamed[1], strict=True))
+
+
+def test_rename_characters_needs_names(tiny_run, tiny_recipe, tmp_path):
+    for name, story in (("none", "The bird saw a tree."), ("some", "Lily saw a tree.")):
+        (tmp_path / f"{name}.txt").write_text("\n".join(f"{story} {number}" for number in range(40)))
+    tokenizer, recipe = AutoTokenizer.from_pretrained(tiny_run), tiny_recipe(rename_characters=True)
+    load = lambda name: load_corpus(str(tmp_path / f"{name}.txt"), text_split="line")  # noqa: E731
+    require_names(pack_corpus(load("some"), tokenizer, recipe, seed=0)[0])
+    with pytest.raises(UserError, match="`rename_characters` has no effect"):
+        require_names(pack_corpus(load("none"), tokenizer, recipe, seed=0)[0])
 
 
 def test_zero_init_residual(tiny_recipe):

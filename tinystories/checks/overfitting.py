@@ -1,4 +1,4 @@
-"""A warning during training while validation rises."""
+"""Warn during training if validation rises."""
 
 from transformers import TrainerCallback
 

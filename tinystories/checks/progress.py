@@ -42,7 +42,7 @@ def check_end(
     if not log.ended:
         return note(
             f"{evidence}: the run is unfinished, and the learning rate has not reached its final value",
-            "Continue it with --resume_from_checkpoint.",
+            "Resume it with --resume_from_checkpoint.",
         )
     reason = "training was stopped by a callback"
     if patience is not None and log.evaluations:

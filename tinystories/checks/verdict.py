@@ -1,4 +1,4 @@
-"""Whether a run can go well: enough text for its model, and a warm-up and evaluations that fit its length.
+"""Check before a run whether there is enough text for the model, and whether warm-up and evaluations fit its length.
 
 These findings are notes, since a short run may be a trial. `tinystories train` prints them before the first step.
 """
@@ -19,7 +19,7 @@ from .hyperparameters import RunLength
 # entry, a vocabulary of 8,192 was still better than one of 4,096 (benchmarks/RACE.md).
 TOKENS_PER_PARAMETER, TOKENS_PER_ENTRY = 0.1, 50
 MOST_EPOCHS = 20
-FEW_STORIES, FEW_FRACTION = 50, 0.1  # for validation: too few if both are not reached
+FEW_STORIES, FEW_FRACTION = 50, 0.1  # of validation stories: too few if below both
 CHECKS = ("training text", "warm-up", "evaluations", "validation stories")
 
 
@@ -66,7 +66,7 @@ def _check_text(run: RunLength, model: PreTrainedModel) -> Finding | list[Findin
 
 
 def _smaller(tokens: float, needed: float) -> str:
-    """What to change where there are fewer tokens than needed."""
+    """What to change if there are fewer tokens than needed."""
     more = f"{needed / tokens:.2g} times as much text"
     fitting = [
         name
@@ -75,7 +75,7 @@ def _smaller(tokens: float, needed: float) -> str:
     ]
     if fitting:
         return f"Use --size {fitting[-1]}, or {more}."
-    return f"Use {more}; the smallest size, {next(iter(SIZES))}, needs less, but more than there is."
+    return f"Use {more}: also the smallest size, {next(iter(SIZES))}, needs more text than there is."
 
 
 @as_check("warm-up")

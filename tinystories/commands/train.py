@@ -120,7 +120,8 @@ def names_stories(target: str, given: dict[str, str]) -> bool:
 
 
 def _may_be_on_hub(target: str) -> bool:
-    """Whether a name is neither a file nor similar to that of a recipe in a folder, such as race/7."""
+    """Whether a name may be a dataset on the Hub: owner/name, unless the path exists, or the owner is a folder of
+    recipes, as in race/7."""
     folders = {name.partition("/")[0] for name in recipe_names() if "/" in name}
     return "/" in target and target.partition("/")[0] not in folders and not Path(target).exists()
 
@@ -143,7 +144,7 @@ def _recipe_for_stories(source: str, given: dict[str, str]) -> tuple[Recipe, str
     recipe, plan, replaced = choose_recipe(source, given)
     reasons = plan.reasons()
     if replaced:
-        reasons.append(f"yours       {', '.join(replaced)}")
+        reasons.append(f"replaced    {', '.join(replaced)}")
     advice = plan.advice()
     print("\n".join([*reasons, *advice, f"The recipe is in {folder / RECIPE}.", ""]), flush=True)
     command = f"tinystories train {source} --minutes {given['max_minutes']}"
@@ -216,6 +217,7 @@ def _train(recipe: Recipe, arguments: "TrainingArguments", output_dir: Path, com
                 for folder in find_checkpoints(output_dir):
                     shutil.rmtree(folder)
             tokenizer.save_pretrained(output_dir)
+            # Without the checkpoint, so that the recipe of a resumed run can be used for a new run.
             settings = {name: value for name, value in recipe.trainer.items() if name != "resume_from_checkpoint"}
             save_recipe(dataclasses.replace(recipe, trainer=settings), output_dir / RECIPE, comment)
     with arguments.main_process_first(desc="tokenising"):
@@ -323,7 +325,7 @@ def _check(trainer: "StoryTrainer", corpus: "Corpus") -> None:
 
 
 def _kept_weights(trainer: "StoryTrainer") -> str:
-    """Which weights a run ends with, in a sentence, and whether it has overfitted."""
+    """A sentence on the weights that the run has kept, and a warning if it has overfitted."""
     from ..checks.log import Log
     from ..checks.progress import check_overfitting
 

@@ -37,7 +37,12 @@ def hold_out(keys: np.ndarray, fraction: float | None, seed: int, name: str) -> 
     """Rows to hold out, at least one, each distinct story once.
 
     Args:
+        keys: from [`story_keys`].
         fraction: of the distinct stories; None for 2%, and more of a small corpus: 50 stories, but at most 10%.
+        name: of the corpus, for messages.
+
+    Raises:
+        UserError: if there are fewer than two distinct stories.
     """
     distinct, rows = np.unique(keys, return_index=True)
     if len(distinct) < 2:

@@ -204,7 +204,11 @@ class Segments:
 
 def split_long_stories(lengths: np.ndarray, context: int, overlap: int) -> Segments:
     """Split stories of `lengths` `[stories]` tokens into segments of at most `context`; each but the first repeats the
-    `overlap` tokens before it."""
+    `overlap` tokens before it.
+
+    Raises:
+        ValueError: if `overlap` is not from 1 to `context - 1`.
+    """
     if not 1 <= overlap < context:
         raise ValueError(f"`overlap` ({overlap}) must be from 1 to {context - 1}, the context length minus one.")
     stride = context - overlap

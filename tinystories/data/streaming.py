@@ -121,7 +121,11 @@ class PackedStream(torch.utils.data.IterableDataset):
         (folder / STATE_NAME).write_text(json.dumps({**block, "skip": rows_seen - block["rows_before"]}), "utf-8")
 
     def load_state(self, folder: Path) -> None:
-        """Resume where the checkpoint in `folder` was saved."""
+        """Resume where the checkpoint in `folder` was saved.
+
+        Raises:
+            UserError: if it was not saved by a streamed run.
+        """
         try:
             state = json.loads((folder / STATE_NAME).read_text("utf-8"))
         except (OSError, ValueError):

@@ -28,6 +28,9 @@ def ratio_interval(
     Stories are resampled, not words, because words of one story depend on each other (B. Efron and R. Tibshirani, An
     Introduction to the Bootstrap, 1993, chapter 13). A single story, or an event that never occurs, gives an interval
     of zero width. All three values are NaN if the denominators sum to 0.
+
+    Raises:
+        ValueError: for vectors of different lengths, or an invalid `confidence` or `resamples`.
     """
     _check_confidence(confidence)
     if resamples < 1:
@@ -63,6 +66,9 @@ def wilson_interval(successes: float, trials: int, *, confidence: float = 0.95) 
     """Fraction of `successes` with Wilson's score interval (1927, doi.org/10.1080/01621459.1927.10502953).
 
     Its coverage holds for few trials, and for fractions of 0 and 1. A tie may count as half a success.
+
+    Raises:
+        ValueError: if there are more successes than trials, or for an invalid `confidence`.
     """
     _check_confidence(confidence)
     if not 0 <= successes <= trials:

@@ -121,7 +121,11 @@ def total_loss(logits: torch.Tensor, tokens: Sequence[int]) -> float:
 
 
 def model_vocab_size(model: PreTrainedModel) -> int:
-    """Number of logits of a causal language model."""
+    """Number of logits of a causal language model.
+
+    Raises:
+        UserError: for an encoder-decoder.
+    """
     if getattr(model.config, "is_encoder_decoder", False):
         raise UserError(f"{type(model).__name__} is an encoder-decoder; only a causal language model can be scored.")
     head = model.get_output_embeddings()

@@ -57,6 +57,9 @@ def lengths_and_endings(
     Returns:
         `mean_words`, `mean_bytes` (UTF-8), `final_punctuation` (fraction of texts that end in . ! ? or …, perhaps with
         closing quotes or brackets), and with `finished` also `finished` (EOS rate). Intervals are Wilson's.
+
+    Raises:
+        ValueError: for a single string, or if `finished` has another length.
     """
     check_texts(texts)
     count = len(texts)

@@ -23,6 +23,9 @@ def find_piece_tokenizer(folder: Path, vocab_size: int) -> tuple[Path | None, li
     Returns:
         The file, or None and the names that were searched for. A single candidate is returned even if it does not fit,
         so that loading it reports the reason.
+
+    Raises:
+        UserError: if there are several candidates and none fits, or one of them is damaged.
     """
     names = [f"tok{vocab_size}.bin", f"tok{vocab_size}.model", "tokenizer.bin", "tokenizer.model"]
     others = sorted(file for file in folder.glob("*.model") if file.is_file() and file.name not in names)

@@ -110,7 +110,7 @@ def load_sentencepiece(path: str | Path, vocab_size: int, model_max_length: int)
             vocab=ids, merges=merges, byte_fallback=special.byte_fallback, unk_token=special.unk, fuse_unk=True
         )
     else:
-        raise _unsupported(path, "it is a word model")
+        raise _unsupported(path, "it is a word-level model")
 
     backend = Tokenizer(model)
     split = _split_pattern([piece for piece in ids if piece not in ordinary], ordinary)

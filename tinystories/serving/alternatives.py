@@ -26,6 +26,8 @@ INCOMPLETE = "\N{REPLACEMENT CHARACTER}"  # at the end of a text: part of a char
 
 
 class AlternativesRequest(BaseModel):
+    """The body of `/alternatives`."""
+
     model_config = ConfigDict(extra="forbid", strict=True)
 
     prompt: str = Field(min_length=1, max_length=MAX_PROMPT, description="the text before the word")

@@ -191,8 +191,8 @@ def require_names(rows: PackedStories | PackedStream) -> None:
     report = rows.renaming_report()
     if report is not None and not report.stories:
         raise UserError(
-            "`rename_characters` has no effect: the training stories mention no English first name that can be "
-            "replaced. Remove it."
+            "`rename_characters` has no effect, because the training stories mention no English first name that can "
+            "be replaced: remove it."
         )
 
 

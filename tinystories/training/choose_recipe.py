@@ -28,7 +28,7 @@ from .speed import Measurement, measure_speed
 
 
 SAMPLE_STORIES = 1_000  # read for the measurement
-LONG = 0.95  # the fraction of stories that are to fit into the context
+LONG = 0.95  # fraction of the stories that should fit into the context
 PROMPTS = 3
 
 
@@ -56,7 +56,7 @@ def choose_recipe(source: str, given: dict[str, str]) -> ChosenRecipe:
         raise UserError(f"--minutes sets the length of training: remove --{length}.")
     if asked.streaming:
         raise UserError(
-            "--streaming does not work with --minutes alone, which needs the size of the text: use a recipe."
+            "--streaming needs a recipe: without one, the settings are chosen from the size of the whole text."
         )
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UserError(
@@ -65,7 +65,7 @@ def choose_recipe(source: str, given: dict[str, str]) -> ChosenRecipe:
         )
     base = {"corpus": source, "trainer": {"output_dir": str(run_folder_for(source, given))}}
     first = build_recipe(base, given)
-    checkpoint_to_resume(training_arguments(first), first)  # before the work, whether the output folder is free
+    checkpoint_to_resume(training_arguments(first), first)  # checks the output folder before any work
     with _quiet():
         stories, has_validation = training_stories(asked)
         text = _describe(stories, has_validation)
@@ -88,7 +88,7 @@ def openings(stories: list[str]) -> list[str]:
 
 
 def _measured_plan(text: Text, asked: Recipe, base: dict, given: dict[str, str], stories: Dataset) -> Plan:
-    """A plan by the speed of its own shape, or of the last shape that was measured."""
+    """A plan with the measured speed of its own shape, or of the last shape that was measured."""
     sample = stories.select(range(min(len(stories), SAMPLE_STORIES)))
     gpu = training_arguments(asked).device.type == "cuda"
     assert asked.max_minutes is not None

@@ -20,7 +20,7 @@ from .optimizers import ITERATIONS
 
 
 class Text(NamedTuple):
-    """What a plan needs to know of the stories.
+    """The properties of the stories that a plan depends on.
 
     Attributes:
         size: UTF-8 bytes, the stories to be held out included.
@@ -63,7 +63,7 @@ class Shape(NamedTuple):
         return self.num_hidden_layers * self.hidden_size * (4 * self.hidden_size + 3 * self.intermediate_size)
 
     def flops_per_step(self, vocab_size: int, tokens: float) -> float:
-        """Operations of a step on so many tokens: forward and backward pass of stories of typical length, and Muon."""
+        """Operations of a step on `tokens` tokens: both passes over stories of typical length, and Muon."""
         hidden, inner, layers = self.hidden_size, self.intermediate_size, self.num_hidden_layers
         per_token = 6 * self.parameters + 12 * layers * hidden * MEAN_ATTENDED + HEAD_COST * 6 * vocab_size * hidden
         square, wide = 6 * hidden**3, 2 * hidden**2 * (2 * inner + hidden)
@@ -73,7 +73,7 @@ class Shape(NamedTuple):
 ROWS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)
 FEW_ROWS = 100  # of a text; with more of them, steps of one row were worse than steps of two
 VOCABULARIES = (512, 1_024, 2_048, 4_096, 10_000)
-HEAD_COST = 1.6  # the time of an operation of the head, with its softmax, by that of one of the layers
+HEAD_COST = 1.6  # time of an operation of the head, with its softmax, relative to one of the layers
 MEAN_ATTENDED = 120  # positions that a token of TinyStories attends to
 SHAPES = (
     Shape(64, 192, 3, 1),
@@ -84,7 +84,7 @@ SHAPES = (
 IRREDUCIBLE = 0.077
 DATA, DATA_POWER = 1.288, 0.216  # for a million bytes
 MODEL, MODEL_POWER = 0.525, 0.257  # for a million parameters
-SHARPNESS = 4  # 1 would add the two terms; with 4, little more than the larger one counts
+SHARPNESS = 4  # order of the norm that combines the two terms: 1 is their sum, infinity their maximum
 REPETITIONS = 3.1  # epochs after which repeated text has lost most of its value
 VOCABULARY_POWER = 0.349  # a vocabulary twice as large is worth 27% more text
 # A batch of this many times the square root of all tokens needs twice the text of a small one (arXiv 1812.06162).
@@ -99,7 +99,7 @@ ROW_FRACTION = 1.5  # row length by context length, with which rows of stories h
 MAX_HELD_OUT = 400  # their bits per byte are known to about 2%
 FEW_HELD_OUT = 20
 FULL_TIME = 0.9  # of the minutes: a run that needs less of them is shortened
-ENOUGH_STORIES = 2  # by those that are seen in training
+ENOUGH_STORIES = 2  # stories that are read, as a multiple of those seen in training
 EVALUATIONS = 8
 EVALUATION_TIME = 0.03  # of the minutes
 SECONDS_PER_EVALUATION = 1.5  # its checkpoint and its sample story
@@ -113,7 +113,7 @@ class Plan:
     """The settings of a run, and what to expect of it.
 
     Attributes:
-        minutes: of training; fewer than were asked for where the text is too small to use them.
+        minutes: of training; fewer than requested if the text is too small to use them.
         batch_rows: packed rows per step.
         tokens: seen in training, repetitions included.
         held_out: number of validation stories.
@@ -190,7 +190,7 @@ class Plan:
         }
 
     def max_stories(self) -> int | None:
-        """Stories that are read; None for all. Of a text much larger than what is seen in training, twice as many."""
+        """Number of stories to read: twice those seen in training, or None for all if the text is not much larger."""
         needed = math.ceil(ENOUGH_STORIES * self.epochs * self.text.stories)
         return needed if ENOUGH_STORIES * needed < self.text.stories else None
 
@@ -211,14 +211,15 @@ class Plan:
             else f"weight decay {self.weight_decay:g}, no dropout, because the text repeats too rarely to be memorised"
         )
         held_out = (
-            f"up to {MAX_HELD_OUT} stories of the corpus' own validation split"
+            f"up to {MAX_HELD_OUT} stories of the corpus's own validation split"
             if text.has_validation
             else f"{counted(self.held_out, 'story')} of {text.stories:,}, enough for bits per byte "
             f"within about {self._precision():.0%}"
         )
         return [
-            f"model       {shape.hidden_size} wide, {shape.num_hidden_layers} layers, {_millions(self.parameters)} "
-            f"parameters: the lowest expected loss of {len(SHAPES)} shapes after {_millions(self.tokens)} tokens",
+            f"model       hidden size {shape.hidden_size}, {shape.num_hidden_layers} layers, "
+            f"{_millions(self.parameters)} parameters: the lowest expected loss of {len(SHAPES)} shapes after "
+            f"{_millions(self.tokens)} tokens",
             f"vocabulary  {self.vocab_size:,} for {_megabytes(text.size)} of text; context {self.max_length}, rows of "
             f"{self.row_length} tokens, for stories of up to {text.long_story:,} bytes",
             f"batch       {counted(self.batch_rows, 'row')}, {self.batch_rows * self.row_length:,} tokens, so that "
@@ -250,7 +251,7 @@ class Plan:
                 f"Only {counted(self.held_out, 'story')} could be held out: bits per byte will be uncertain by about "
                 f"{self._precision():.0%}. Use more stories, or --validation_corpus."
             )
-        # The place to say that fine-tuning a pretrained model would serve better, once the package has one.
+        # Once the package has a pretrained model, advise here to fine-tune it.
         return lines
 
 
@@ -292,14 +293,14 @@ def expected_bits_per_byte(
 ) -> float:
     """The scaling law: bits per byte on held-out stories like those of TinyStories.
 
-    Each further epoch is worth less than the one before (the form of arXiv 2305.16264). At the same text, a larger
-    vocabulary is better, because a token then stands for more text that the model need not learn to spell.
+    Each further epoch is worth less than the one before (the form of arXiv 2305.16264). With the same text, a larger
+    vocabulary is better, because a token then represents more text, which the model need not learn to spell.
 
     Args:
         parameters: of the layers.
         seen: bytes of training, repetitions included.
         unique: bytes of the training text.
-        batch, tokens: tokens per step and of the run; a large batch makes less of the same text.
+        batch, tokens: tokens per step and of the run; a larger batch learns less from the same text.
     """
     repeated = max(0.0, seen / unique - 1)
     worth = min(seen, unique) + unique * REPETITIONS * -math.expm1(-repeated / REPETITIONS)
@@ -324,7 +325,7 @@ def bytes_per_token_for(vocab_size: int) -> float:
 
 
 def held_out_stories(stories: int) -> int:
-    """A tenth of few stories, a smaller fraction of many."""
+    """The number of stories to hold out: a tenth of a small corpus, a smaller fraction of a large one."""
     return max(1, min(MAX_HELD_OUT, round(stories / 10), round(2 * math.sqrt(stories))))
 
 
@@ -344,7 +345,7 @@ def _plan(
         return speed.seconds_per_step(flops, shape.num_hidden_layers)
 
     def run_of(minutes: float, rows: int) -> tuple[float, int, float]:
-        """Expected loss, steps and tokens of a run of at most so many minutes."""
+        """Expected loss, steps and tokens of a run of at most `minutes`."""
         seconds = minutes * 60 * (1 - EVALUATION_TIME)
         steps = max(1, int(min(seconds / seconds_per_step(rows), math.ceil(useful / row / rows))))
         tokens = steps * rows * row
@@ -352,7 +353,7 @@ def _plan(
         return expected_bits_per_byte(shape.parameters, seen, unique, vocab_size, batch, tokens), steps, tokens
 
     def best_rows(minutes: float) -> int:
-        """The best batch; where the text is the limit and not the time, the largest that is about as good."""
+        """Rows of the best batch; if the text and not the time is the limit, of the largest that is about as good."""
         least = ROWS[0] if rows_of_text < FEW_ROWS else ROWS[1]
         runs = {rows: run_of(minutes, rows) for rows in ROWS if least <= rows <= max(least, rows_of_text)}
         losses = {rows: loss for rows, (loss, steps, _) in runs.items() if rows == least or steps >= MIN_STEPS}

@@ -27,7 +27,7 @@ MAX_ROWS, MAX_ROWS_GPU = 8, 32
 
 
 class Measurement(NamedTuple):
-    """The speed of a machine, and what the tokenizer makes of the text."""
+    """The speed of a machine, and the bytes per token of the text."""
 
     speed: Speed
     bytes_per_token: float
@@ -80,7 +80,7 @@ def measure_speed(recipe: Recipe, stories: Dataset) -> Measurement:
 
 
 def _seconds_per_step(trainer: StoryTrainer, rows: PackedStories, count: int) -> float:
-    """The median of several steps with `count` rows: training shares the machine with whatever else runs now."""
+    """Median seconds of several steps with `count` rows, under the load that the machine has now."""
     model, arguments = trainer.model, trainer.args
     model.train()
     optimizer = trainer.create_optimizer()

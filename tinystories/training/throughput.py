@@ -48,7 +48,7 @@ def training_flops_per_token(model: PreTrainedModel, mean_attended: float) -> fl
 def peak_flops(device: torch.device, dtype: torch.dtype) -> float | None:
     """Peak FLOP/s of a GPU from its data sheet; None for other devices and for float32.
 
-    A peak that is measured would be too low on a machine that does other work, and MFU could exceed 100%.
+    A measured peak would be too low under load, and MFU could exceed 100%.
     """
     is_16_bit_gpu = device.type == "cuda" and dtype != torch.float32
     return data_sheet_flops(torch.cuda.get_device_name(device)) if is_16_bit_gpu else None

@@ -34,6 +34,8 @@ OTHER_TOKENS = (
 
 
 class Kind(NamedTuple):
+    """A kind of problem: its severity ("error", "warning" or "info"), a description, and what to do about it."""
+
     severity: str
     what: str
     remedy: str
@@ -103,7 +105,11 @@ DROPPED = tuple(kind for kind in WARNINGS if kind not in ("very_long", "not_engl
 
 
 def token_pattern(names: Collection[str], removable: bool = False) -> re.Pattern:
-    """Matches names of special tokens; if `removable`, only those that did not replace a word."""
+    """A pattern for the names of special tokens; if `removable`, only of those that did not replace a word.
+
+    Raises:
+        UserError: if `names` is a single string.
+    """
     if isinstance(names, str):
         raise UserError("`special_tokens` is a single string: pass a list of names.")
     fixed = {*OTHER_TOKENS, *LOST_WORDS, *filter(None, names)} - set(LOST_WORDS if removable else ())

@@ -17,7 +17,11 @@ BATCH = 1_000
 
 
 def batches(stories: Stories, label: str, progress: bool, limit: int | None = None) -> Iterator[list[str]]:
-    """Batches of strings, with a progress bar; None is read as an empty story."""
+    """Batches of strings, with a progress bar; None is read as an empty story.
+
+    Raises:
+        UserError: for a single string, a dataset without the column "text", or a story that is not a string.
+    """
     if isinstance(stories, (str, bytes)):
         raise UserError("`stories` is a single string: pass a list (or any iterable) of stories.")
     texts: Iterable[str | None]
@@ -39,12 +43,14 @@ def number_of(stories: Stories) -> int | None:
 
 
 def require_string(text: str | None) -> str:
+    """The story itself, "" for None; raises a `UserError` if it is not a string."""
     if text is not None and not isinstance(text, str):
         raise UserError(f"A story is of type {type(text).__name__}, not str: check the text column.")
     return text or ""
 
 
 def require_text_column(stories: Dataset | IterableDataset) -> None:
+    """Raise a `UserError` if a dataset has no column "text"."""
     if stories.column_names is not None and "text" not in stories.column_names:
         raise UserError(
             f'The dataset has no column "text" (columns: {", ".join(stories.column_names)}): rename the column of the '

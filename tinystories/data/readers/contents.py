@@ -54,7 +54,11 @@ _BYTE_ORDER_MARKS = {  # that of UTF-32 begins with that of UTF-16
 @contextmanager
 def open_text(reading: Reading, newline: str | None = None) -> Iterator[io.TextIOWrapper]:
     """The content of a file as characters; bytes that are not UTF-8 become lone surrogates, whose row `text_arrays`
-    can name."""
+    can name.
+
+    Raises:
+        UserError: if the content is UTF-16 without a byte order mark, or mostly not UTF-8.
+    """
     with open_bytes(reading) as unbuffered:
         content = io.BufferedReader(unbuffered, 1 << 20)
         head = content.peek(4096)[:4096]

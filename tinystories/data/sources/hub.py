@@ -25,6 +25,11 @@ logger = logging.getLogger(__name__)
 
 
 def open_hub(name: str, repo: str, config: str | None, revision: str | None, options: SourceOptions) -> Source:
+    """Find the splits of a dataset on the Hub; without a connection, the files downloaded earlier are used.
+
+    Raises:
+        UserError: if there is no such dataset, or it cannot be loaded.
+    """
     record = Path(options.cache_dir or datasets.config.HF_DATASETS_CACHE) / "tinystories" / f"{Hasher.hash(name)}.json"
     files: dict[str, list[StoryFile]] | None
     with hub_errors(repo):
@@ -105,6 +110,7 @@ def _only_texts_of_batch(table: pa.Table, column: str, version: int) -> pa.Table
 
 @contextmanager
 def hub_errors(repo: str) -> Iterator[None]:
+    """Turn errors of loading a dataset from the Hub into a `UserError`."""
     try:
         yield
     except DatasetNotFoundError as error:

@@ -32,7 +32,11 @@ class Source(NamedTuple):
     revision: str = ""
 
     def read(self, split: str) -> Dataset | IterableDataset:
-        """The stories of a split; "test" stands in for a missing "validation"."""
+        """The stories of a split; "test" stands in for a missing "validation".
+
+        Raises:
+            UserError: if there is no such split, or its files cannot be read.
+        """
         if split == "validation" and split not in self.splits:
             split = "test"
         if split not in self.splits:
