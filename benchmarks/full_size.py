@@ -53,7 +53,7 @@ PHASES = {
     "tokenizer": ["tinystories.training.build:recipe_tokenizer"],
     "tokenizing": ["tinystories.training.build:tokenize_stories"],
     "packing": ["tinystories.data.packing:PackedStories.__init__"],
-    "checks": ["tinystories.commands.train:_report_text_quality", "tinystories.commands.train:_refuse_errors"],
+    "checks": ["tinystories.commands.train:_report_text_quality", "tinystories.commands.train:_check"],
     STEP: ["transformers:Trainer.training_step"],
 }
 OTHER = "imports, settings, model"
@@ -216,18 +216,23 @@ def field(pid: int, file: str, name: str) -> int:
 def child(log: str, *arguments: str) -> int:
     """Train until the first step has been made, and write the beginning and end of each phase.
 
-    The rehearsal before the corpus is read also packs rows and makes a step; that is not counted.
+    The dry run before the corpus is read also packs rows and makes a step; that is not counted.
     """
     from tinystories.cli import main as tinystories
 
     events: list[tuple[str, float, float]] = []
     for phase, functions in PHASES.items():
         for function in functions:
-            module, _, path = function.partition(":")
-            *owners, name = path.split(".")
-            owner = functools.reduce(getattr, owners, import_module(module))
+            owner, name = find_function(function)
             setattr(owner, name, timed(getattr(owner, name), phase, events, log))
     return tinystories(["train", *arguments])
+
+
+def find_function(path: str) -> tuple[object, str]:
+    """The module or class that has a function such as `module:Class.name`, and the name of the function."""
+    module, _, names = path.partition(":")
+    *owners, name = names.split(".")
+    return functools.reduce(getattr, owners, import_module(module)), name
 
 
 def timed(function: Callable, phase: str, events: list, log: str) -> Callable:

@@ -54,6 +54,25 @@ def test_what_is_not_installed_is_left_out(monkeypatch, capsys, tmp_path):
     assert not (tmp_path / "RESULTS.md").exists()
 
 
+def test_the_phases_of_a_start_are_functions_of_the_package():
+    import full_size
+
+    for functions in full_size.PHASES.values():
+        for function in functions:
+            owner, name = full_size.find_function(function)
+            assert callable(getattr(owner, name)), function
+
+
+@pytest.mark.slow
+def test_a_start_is_measured_by_phase(tmp_path):
+    arguments = ("--stories", 200, "--starts", 1, "--folder", tmp_path, "--json", tmp_path / "figures.json")
+    done = benchmark("full_size.py", *map(str, arguments), "--set", "--vocab_size", "400")
+    assert done.returncode == 0, done.stderr[-2000:]
+    start = json.loads((tmp_path / "figures.json").read_text())["starts"][0]
+    assert {"tokenizer", "tokenizing", "packing", "checks", "first step"} <= start["phases"].keys()
+    assert 0 < sum(seconds for seconds, *_ in start["phases"].values()) <= 1.01 * start["seconds"]
+
+
 @pytest.mark.slow
 def test_a_step_alone_is_timed_beside_stock(tmp_path):
     figures = tmp_path / "step.json"
