@@ -53,7 +53,7 @@ def main() -> None:
     for label, lists in (("a name that was not introduced", names), ("a made-up word", made_up)):
         found = [each for each in lists if each]
         low, high = wilson_interval(len(found), count)[1:]
-        print(f"{len(found)} of {count} stories with {label} (95 % interval {low:.1%} to {high:.1%}): {found[:20]}")
+        print(f"{len(found)} of {count} stories with {label} (95% interval {low:.1%} to {high:.1%}): {found[:20]}")
     ended = sum(story.ended for story in stories)
     print(f"{ended} of {count} stories end with EOS; preset {preset}, seed {options.seed}")
 

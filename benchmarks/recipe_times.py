@@ -28,7 +28,7 @@ CORPUS, ALL = 13.1e6, 1.9e9  # bytes of the subset in docs/performance.md, and o
 BYTES_PER_TOKEN = {4_096: 3.96, 10_000: 4.10}  # of TinyStories, by size of vocabulary
 RUNS = {"tinystories-3m": CORPUS, "small-corpus": CORPUS, "tinystories-24m": ALL}
 GPU_UTILISATION, FP32_UTILISATION, COMPILATION = 0.275, 0.4, 30.0
-# FLOP/s that training reached on two cores of an AMD EPYC (Zen 3): 10.4M tokens of the 3.4M model in 60 minutes
+# Speed of training on two cores of an AMD EPYC (Zen 3): 10.4M tokens of the 3.4M model in 60 minutes
 # (benchmarks/RACE.md), 653 tokens/s of the 24.5M model (benchmarks/RESULTS.md).
 TWO_CORES = {"tinystories-3m": 10.4e6 / 3_600, "small-corpus": 653.0, "tinystories-24m": 653.0}  # tokens/s
 EIGHT_CORES = 2.4  # times as fast as two

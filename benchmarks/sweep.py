@@ -24,6 +24,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import numpy as np
 import torch
 from datasets import Dataset
 from datasets.utils.logging import disable_progress_bar
@@ -143,9 +144,8 @@ def run(line: str, rest: list[str], held_out: list[str]) -> dict:
     text = first_kilobytes(rest, float(kilobytes))
     content, settings, steps = BASE, parse_overrides([] if options == ["plan"] else options), None
     if options == ["plan"]:
-        sizes = sorted(len(story.encode()) for story in text)
-        about = Text(sum(sizes), len(sizes), sizes[int(0.95 * len(sizes))], has_validation=True)
-        plan = make_plan(about, float(minutes))
+        lengths = np.array([len(story.encode()) for story in text])
+        plan = make_plan(Text.of(lengths, has_validation=True), float(minutes))
         content, settings, steps = planned(plan), described(plan), plan.steps
     with tempfile.TemporaryDirectory() as folder:
         recipe = build_recipe(content, {**({} if steps else settings), "output_dir": folder})
@@ -153,10 +153,10 @@ def run(line: str, rest: list[str], held_out: list[str]) -> dict:
 
 
 def planned(plan: Plan) -> dict:
-    """The recipe of a plan, without its time limit and with the precision and the silence of `BASE`."""
+    """The recipe of a plan without its time limit, with the precision, evaluation and output of `BASE`."""
     content = {name: value for name, value in plan.recipe().items() if name != "max_minutes"}
-    quiet = ("bf16", "eval_strategy", "save_strategy", "report_to", "disable_tqdm", "logging_steps")
-    trainer = {**content["trainer"], **{name: BASE["trainer"][name] for name in quiet}}
+    shared = ("bf16", "eval_strategy", "save_strategy", "report_to", "disable_tqdm", "logging_steps")
+    trainer = {**content["trainer"], **{name: BASE["trainer"][name] for name in shared}}
     return {**content, "check": False, "prompts": [], "trainer": trainer}
 
 

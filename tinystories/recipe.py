@@ -244,6 +244,12 @@ def similar_recipes(name: str) -> list[str]:
     return difflib.get_close_matches(asked, recipe_names(), cutoff=MIN_SIMILARITY)
 
 
+def is_in_recipe_folder(name: str) -> bool:
+    """Whether a name begins like that of an installed recipe in a folder, as `race/7` does."""
+    folders = {recipe.partition("/")[0] for recipe in recipe_names() if "/" in recipe}
+    return name.partition("/")[0] in folders
+
+
 def recipe_summary(name: str) -> str:
     """One line on a recipe: the first comment of its file."""
     return recipe_path(name).read_text(encoding="utf-8").partition("\n")[0].removeprefix("#").strip()

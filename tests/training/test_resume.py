@@ -74,6 +74,20 @@ def stop_at(monkeypatch):
 
 
 @pytest.fixture
+def resumed(stop_at):
+    """A function that trains until it is stopped after `step` steps, resumes, and returns the run folder."""
+
+    def train_in_two_parts(folder, step, **options) -> Path:
+        stop_at(step)
+        with pytest.raises(Stopped):
+            train(recipe_for(folder, **options))
+        stop_at(None)
+        return train(recipe_for(folder, resume_from_checkpoint="true", **options))
+
+    return train_in_two_parts
+
+
+@pytest.fixture
 def rows_read(monkeypatch):
     """The numbers of the rows that are fetched for training, in their order."""
     from tinystories.data.packing import PackedStories
@@ -121,13 +135,8 @@ def test_resuming_from_each_checkpoint_gives_the_same_weights(uninterrupted, tmp
     assert log_without_times(run) == log_without_times(uninterrupted)
 
 
-def test_a_stopped_and_resumed_run_equals_an_uninterrupted_one(uninterrupted, tmp_path, stop_at):
-    run = tmp_path / "run"
-    stop_at(20)
-    with pytest.raises(Stopped):
-        train(recipe_for(run))
-    stop_at(None)
-    train(recipe_for(run, resume_from_checkpoint="true"))
+def test_a_stopped_and_resumed_run_equals_an_uninterrupted_one(uninterrupted, tmp_path, resumed):
+    run = resumed(tmp_path / "run", 20)
     assert differing(run, uninterrupted) == []
     assert log_without_times(run) == log_without_times(uninterrupted)
 
@@ -149,42 +158,30 @@ def log_without_times(run) -> list:
     return [(entry["step"], entry["eval_bits_per_byte"]) for entry in steps]
 
 
-def test_a_checkpoint_at_the_very_end_of_an_epoch(tmp_path, stop_at):
+def test_a_checkpoint_at_the_very_end_of_an_epoch(tmp_path, resumed):
     one_epoch = {"save_strategy": "epoch", "eval_strategy": "epoch", "max_steps": -1, "num_train_epochs": 2}
     whole = train(recipe_for(tmp_path / "whole", **one_epoch))
     first = min(int(folder.name.split("-")[1]) for folder in whole.glob("checkpoint-*"))
-    stop_at(first + 2)
-    with pytest.raises(Stopped):
-        train(recipe_for(tmp_path / "run", **one_epoch))
-    stop_at(None)
-    train(recipe_for(tmp_path / "run", resume_from_checkpoint="true", **one_epoch))
-    assert differing(tmp_path / "run", whole) == []
+    run = resumed(tmp_path / "run", first + 2, **one_epoch)
+    assert differing(run, whole) == []
 
 
-def test_resuming_with_ema_and_early_stopping(tmp_path, stop_at):
+def test_resuming_with_ema_and_early_stopping(tmp_path, resumed):
     options = {"ema_decay": 0.9, "early_stopping_patience": 3, "optimizer": "adamw", "max_steps": 22}
     whole = train(recipe_for(tmp_path / "whole", **options))
-    stop_at(20)
-    with pytest.raises(Stopped):
-        train(recipe_for(tmp_path / "run", **options))
-    stop_at(None)
-    train(recipe_for(tmp_path / "run", resume_from_checkpoint="true", **options))
-    assert differing(tmp_path / "run", whole) == []
-    state = json.loads((tmp_path / "run" / "trainer_state.json").read_text())
+    run = resumed(tmp_path / "run", 20, **options)
+    assert differing(run, whole) == []
+    state = json.loads((run / "trainer_state.json").read_text())
     assert "EarlyStoppingCallback" in state["stateful_callbacks"]
 
 
-def test_names_are_those_of_the_epoch_after_resuming(tmp_path, stop_at):
+def test_names_are_those_of_the_epoch_after_resuming(tmp_path, resumed):
     """17 steps are an epoch, and the last checkpoint is that of step 18. accelerate, when it skips batches, leaves out
     the epoch of the dataset."""
     options = {"rename_characters": True, "max_steps": 26}
     whole = train(recipe_for(tmp_path / "whole", **options))
-    stop_at(20)
-    with pytest.raises(Stopped):
-        train(recipe_for(tmp_path / "run", **options))
-    stop_at(None)
-    train(recipe_for(tmp_path / "run", resume_from_checkpoint="true", **options))
-    assert differing(tmp_path / "run", whole) == []
+    run = resumed(tmp_path / "run", 20, **options)
+    assert differing(run, whole) == []
 
 
 def test_another_seed_gives_other_weights(uninterrupted, tmp_path, stop_at):

@@ -28,7 +28,7 @@ from modeling_tinyllama import TinyLlamaConfig, TinyLlamaForCausalLM
 from tinystories.tokenization import train_bpe
 
 from ..data.packing import PackedStories, encode_stories
-from ..generation.prompts import added_tokens, encode_prompt, opening
+from ..generation.prompts import added_tokens, encode_prompt, openings
 from ..recipe import Recipe
 from ..runs.run_folder import find_checkpoints
 from ..training.arguments import user_errors
@@ -172,9 +172,9 @@ def fitting_prompts(recipe: Recipe, validation: Dataset, tokenizer: PreTrainedTo
         UserError: for a prompt of the recipe that the model cannot continue.
     """
     if recipe.prompts is None:
-        openings = filter(None, map(opening, evenly(validation, CANDIDATES)["text"][:]))
-        fitting = (prompt for prompt in openings if _unsupported_reason(prompt, recipe, tokenizer) is None)
-        return list(islice(dict.fromkeys(fitting), OPENINGS))
+        candidates = openings(evenly(validation, CANDIDATES)["text"][:])
+        fitting = (prompt for prompt in candidates if _unsupported_reason(prompt, recipe, tokenizer) is None)
+        return list(islice(fitting, OPENINGS))
     for prompt in recipe.prompts:
         if (reason := _unsupported_reason(prompt, recipe, tokenizer)) is not None:
             name = repr(prompt if len(prompt) <= 40 else f"{prompt[:37]}...")

@@ -9,7 +9,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..data.corpus import Corpus, recipe_corpus
 from ..data.sources.files import may_hold_stories
-from ..recipe import Recipe, load_recipe, recipe_names, similar_recipes
+from ..recipe import Recipe, is_in_recipe_folder, load_recipe, recipe_names, similar_recipes
 from ..runs.download import may_be_hub_id
 from ..runs.loading import load_model, load_tokenizer
 from ..runs.run_folder import RECIPE, TRAINER_STATE, find_checkpoints, run_recipe
@@ -30,8 +30,7 @@ def require_target(target: str) -> None:
     if is_recipe(target) or is_corpus(target) or Path(target).exists():
         return
     similar = similar_recipes(target)
-    folders = {name.partition("/")[0] for name in recipe_names() if "/" in name}
-    if may_be_hub_id(target) and not (similar and target.partition("/")[0] in folders):
+    if may_be_hub_id(target) and not (similar and is_in_recipe_folder(target)):
         return
     hint = (
         f"did you mean the recipe {' or '.join(similar)}?"

@@ -14,6 +14,7 @@ from ..data.sources.files import hub_dataset
 from ..recipe import (
     SHORT_NAMES,
     Recipe,
+    is_in_recipe_folder,
     load_recipe,
     parse_overrides,
     recipe_names,
@@ -120,10 +121,8 @@ def names_stories(target: str, given: dict[str, str]) -> bool:
 
 
 def _may_be_on_hub(target: str) -> bool:
-    """Whether a name may be a dataset on the Hub: owner/name, unless the path exists, or the owner is a folder of
-    recipes, as in race/7."""
-    folders = {name.partition("/")[0] for name in recipe_names() if "/" in name}
-    return "/" in target and target.partition("/")[0] not in folders and not Path(target).exists()
+    """Whether a name may be a dataset on the Hub: owner/name, and neither a path nor a mistyped recipe."""
+    return "/" in target and not is_in_recipe_folder(target) and not Path(target).exists()
 
 
 def _recipe_for_stories(source: str, given: dict[str, str]) -> tuple[Recipe, str]:

@@ -358,10 +358,10 @@ class PackedStories(torch.utils.data.Dataset):
         return self._renaming.report(map(self._tokens.span, range(0, len(self.stories), step)))
 
     def _story(self, story: int) -> np.ndarray:
-        tokens = self._tokens[story]
         if self._renaming is None:
-            return tokens
-        chunk, begin, _ = self._tokens.span(story)
+            return self._tokens[story]
+        chunk, begin, end = self._tokens.span(story)
+        tokens = self._tokens.values[chunk][begin:end]
         return self._renaming.rename(tokens, chunk, begin, story, int(self._epoch))
 
     def __getitem__(self, row: int) -> dict[str, torch.Tensor]:

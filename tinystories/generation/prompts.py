@@ -5,7 +5,7 @@ A prompt starts like a document in training and never ends with EOS. Many tokeni
 """
 
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable, Iterator
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -96,8 +96,12 @@ def set_prompt_prefix(tokenizer: "PreTrainedTokenizerBase", prefix: list[int] | 
     )
 
 
-def opening(story: str) -> str | None:
-    """The first words of a story, as a prompt; None if nothing would be left to generate."""
+def openings(stories: Iterable[str]) -> Iterator[str]:
+    """The first words of stories, as prompts, each once; none of a story that would leave nothing to generate."""
+    return iter(dict.fromkeys(filter(None, map(_opening, stories))))
+
+
+def _opening(story: str) -> str | None:
     begun = ""
     for word in islice(re.finditer(r"\s*\S+", story), OPENING_WORDS):
         if word.end() > OPENING_CHARACTERS:

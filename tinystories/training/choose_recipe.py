@@ -9,6 +9,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +19,7 @@ from datasets import Dataset
 from datasets.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
 
 from ..data.corpus import recipe_corpus, training_stories
-from ..generation.prompts import opening
+from ..generation.prompts import openings
 from ..recipe import ALIASES, Recipe, build_recipe
 from ..utils.errors import UserError
 from .arguments import training_arguments
@@ -28,7 +29,6 @@ from .speed import Measurement, measure_speed
 
 
 SAMPLE_STORIES = 1_000  # read for the measurement
-LONG = 0.95  # fraction of the stories that should fit into the context
 PROMPTS = 3
 
 
@@ -73,18 +73,14 @@ def choose_recipe(source: str, given: dict[str, str]) -> ChosenRecipe:
         recipe = build_recipe(_content(plan, base, given), given)
         corpus = recipe_corpus(recipe)
         if "prompts" not in given:
-            recipe = dataclasses.replace(recipe, prompts=openings(corpus.validation[: 10 * PROMPTS]["text"]))
+            prompts = list(islice(openings(corpus.validation[: 10 * PROMPTS]["text"]), PROMPTS))
+            recipe = dataclasses.replace(recipe, prompts=prompts)
     return ChosenRecipe(recipe, plan, _replaced(plan, given, recipe))
 
 
 def run_folder_for(source: str, given: dict[str, str]) -> Path:
     """The run folder: that of the user, or one in `runs` with the name of the stories."""
     return Path(given.get("output_dir", f"runs/{_run_name(source)}"))
-
-
-def openings(stories: list[str]) -> list[str]:
-    """The first words of a few stories, as prompts; each opening once."""
-    return list(dict.fromkeys(filter(None, map(opening, stories))))[:PROMPTS]
 
 
 def _measured_plan(text: Text, asked: Recipe, base: dict, given: dict[str, str], stories: Dataset) -> Plan:
@@ -132,7 +128,7 @@ def _fixed_vocabulary(asked: Recipe, given: dict[str, str]) -> int | None:
 def _describe(stories: Dataset, has_validation: bool) -> Text:
     table = stories.with_format("arrow")
     lengths = np.concatenate([pc.binary_length(batch["text"]).to_numpy() for batch in table.iter(batch_size=10_000)])
-    return Text(int(lengths.sum()), len(lengths), int(np.quantile(lengths, LONG)), has_validation)
+    return Text.of(lengths, has_validation)
 
 
 def _run_name(source: str) -> str:

@@ -3,7 +3,8 @@
 - The cost of a step is that of its floating point operations plus a fixed time per layer. Both are measured on the
   machine (`training/speed.py`), so that the number of tokens that a shape can be trained on in the minutes is known.
 - `expected_bits_per_byte` is a scaling law in parameters, bytes seen and bytes of text. Its constants were fitted to
-  the runs on TinyStories in benchmarks/sweep.jsonl; on other text, the values differ.
+  runs on TinyStories, those in benchmarks/sweep.jsonl, benchmarks/RACE.md and published ones; on other text, the
+  values differ.
 - The plan has the shape, the vocabulary and the batch with the lowest expected loss. Learning rate, weight decay and
   dropout are smooth functions of the width and the epochs. `docs/training.md` has the measurements.
 
@@ -13,6 +14,8 @@ Nothing is read or measured here: the same arguments give the same plan.
 import math
 from dataclasses import dataclass
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from ..sizes import SIZES
 from ..utils.console import counted
@@ -25,7 +28,7 @@ class Text(NamedTuple):
     Attributes:
         size: UTF-8 bytes, the stories to be held out included.
         stories: their number.
-        long_story: bytes of a long one, such as the 95th percentile.
+        long_story: bytes of a long one, the 95th percentile.
         has_validation: whether the source has validation stories of its own, so that none are held out.
     """
 
@@ -33,6 +36,11 @@ class Text(NamedTuple):
     stories: int
     long_story: int = 1_700
     has_validation: bool = False
+
+    @classmethod
+    def of(cls, lengths: np.ndarray, has_validation: bool) -> "Text":
+        """The properties of stories of `lengths` `[stories]` UTF-8 bytes."""
+        return cls(int(lengths.sum()), len(lengths), int(np.quantile(lengths, LONG)), has_validation)
 
 
 class Speed(NamedTuple):
@@ -70,6 +78,7 @@ class Shape(NamedTuple):
         return tokens * per_token + layers * ITERATIONS * (4 * square + 3 * wide)
 
 
+LONG = 0.95  # fraction of the stories that should fit into the context
 ROWS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)
 FEW_ROWS = 100  # of a text; with more of them, steps of one row were worse than steps of two
 VOCABULARIES = (512, 1_024, 2_048, 4_096, 10_000)

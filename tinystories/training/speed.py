@@ -15,7 +15,7 @@ from ..data.corpus import Corpus
 from ..data.packing import PackedStories
 from ..recipe import Recipe
 from .arguments import training_arguments
-from .build import model_config, pack_corpus, recipe_tokenizer
+from .build import model_config, pack_corpus, recipe_tokenizer, trainer_options
 from .plan import Shape, Speed
 from .trainer import StoryTrainer
 
@@ -61,7 +61,7 @@ def measure_speed(recipe: Recipe, stories: Dataset) -> Measurement:
         train_dataset=rows,
         eval_dataset=few,
         processing_class=tokenizer,
-        use_muon=recipe.optimizer == "muon",
+        **trainer_options(recipe),
     )
     torch.set_rng_state(state)
     config = model.config
@@ -84,9 +84,7 @@ def _seconds_per_step(trainer: StoryTrainer, rows: PackedStories, count: int) ->
     model, arguments = trainer.model, trainer.args
     model.train()
     optimizer = trainer.create_optimizer()
-    picked = [rows[number % len(rows)] for number in range(count)]
-    batch = {name: torch.stack([row[name] for row in picked]) for name in picked[0]}
-    inputs = trainer._prepare_inputs(batch)
+    inputs = trainer._prepare_inputs(trainer.data_collator([rows[number % len(rows)] for number in range(count)]))
     times: list[float] = []
     began = time.perf_counter()
     while len(times) <= MIN_STEPS or (len(times) < MAX_STEPS and time.perf_counter() - began < SECONDS):

@@ -81,6 +81,13 @@ def staged(out: Path) -> Iterator[Path]:
         raise UserError(f"{out} cannot be written: {first_line(error)}.") from None
 
 
+def write_atomically(path: Path, content: str) -> None:
+    """Write a text file in UTF-8 that is complete whenever it exists; unpaired surrogates become `?`."""
+    partial = path.with_name(f".{path.name}-{os.getpid()}.part")
+    partial.write_bytes(content.encode("utf-8", "replace"))
+    os.replace(partial, path)
+
+
 def refuse_special_file(path: str | Path) -> None:
     """Refuse a device, pipe or socket where a file or folder is expected: reading it may never end.
 

@@ -1,13 +1,12 @@
 """The files of a report. Files that this package did not write are never replaced; this is checked before any work."""
 
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from ...runs.run_folder import is_run_folder
 from ...utils.errors import UserError
-from ...utils.paths import output_folder
+from ...utils.paths import output_folder, write_atomically
 from .names import GENERATOR, HTML, JSON
 
 
@@ -51,6 +50,4 @@ def write_report(report: dict, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(report, ensure_ascii=False, indent=2, allow_nan=False) + "\n"
     for name, content in ((JSON, text), (HTML, html_report(report))):
-        partial = folder / f".{name}.part"
-        partial.write_bytes(content.encode("utf-8", "replace"))
-        os.replace(partial, folder / name)
+        write_atomically(folder / name, content)
