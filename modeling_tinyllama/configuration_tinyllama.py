@@ -207,7 +207,9 @@ class TinyLlamaConfig(PreTrainedConfig):
 
         if not isinstance(self.hidden_act, str) or self.hidden_act not in ACT2FN:
             nearest = difflib.get_close_matches(str(self.hidden_act), ACT2FN, n=1) or ["silu"]
-            raise ValueError(f"`hidden_act` {self.hidden_act!r} is unknown: did you mean {nearest[0]!r}?")
+            raise ValueError(
+                f"`hidden_act` {self.hidden_act!r} is unknown: set it to a known activation, such as {nearest[0]!r}."
+            )
 
     def _check_heads(self):
         heads, key_value_heads = self.num_attention_heads, self.num_key_value_heads

@@ -94,7 +94,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     )
     parser.add_argument("--version", action="version", version=f"tinystories {__version__}")
     add_examples(parser, EXAMPLES)
-    verbs = parser.add_subparsers(title="verbs", required=True, metavar="<verb>", dest="verb")
+    verbs = parser.add_subparsers(title="commands", required=True, metavar="<command>", dest="verb")
     for name, summary in VERBS.items():
         verb = verbs.add_parser(name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.")
         if arguments[:1] == [name]:

@@ -87,7 +87,7 @@ class Recipe:
         "`<|endoftext|>`; `auto` detects it, and stops with an error if the text is ambiguous.",
     )
     skip_bad_rows: bool = _setting(
-        False, "Skip and count unreadable rows of .jsonl and .csv files instead of stopping."
+        False, "Skip and count unreadable rows instead of stopping with an error."
     )
     streaming: bool = _setting(
         False, "Stream the training stories instead of storing them on disk; needs `max_steps` or `max_minutes`."
@@ -96,8 +96,8 @@ class Recipe:
     max_validation_stories: int | None = _setting(None, "Maximum number of validation stories; null for all.")
     validation_fraction: float | None = _setting(
         None,
-        "Fraction of the stories that is held out if the corpus has no validation stories; null for 2%, and more of a "
-        "small corpus: 50 stories, but at most 10%.",
+        "Fraction of the stories that is held out if the corpus has no validation stories; null for 2%, but at least "
+        "50 stories or 10%, whichever is less.",
     )
     tokenizer: str | None = _setting(None, "Folder or Hub id of a tokenizer; null trains one on the corpus.")
     vocab_size: int = _setting(10_000, "Vocabulary size of the tokenizer, if one is trained.")
@@ -114,8 +114,8 @@ class Recipe:
     )
     rename_characters: bool = _setting(
         False,
-        "Replace the first names of each training story by others of the same gender and number of tokens, in each "
-        "epoch by different ones, so that only copying from the context predicts them.",
+        "Replace the first names in each training story by others of the same gender and number of tokens, different "
+        "in each epoch, so that they can be predicted only from the context.",
     )
     num_proc: int | None = _setting(
         None, "Number of CPU cores for tokenization; null for all. The rows do not depend on it."
@@ -158,8 +158,8 @@ class Recipe:
     overwrite_output_dir: bool = _setting(False, "Start over in a folder with checkpoints of an earlier run.")
     prompts: list[str] | None = _setting(
         None,
-        "Prompts for sample stories, the first of which is used at each evaluation, too; null for the openings of "
-        "three validation stories, '[]' for no sample stories.",
+        "Prompts for the sample stories at the end of training; the first is also used at each evaluation. null for "
+        "the openings of three validation stories, '[]' for no sample stories.",
     )
     preset: str = _setting("balanced", "Sampling preset for the sample stories and `generation_config.json`.")
     model: dict[str, Any] = _setting(

@@ -238,7 +238,7 @@ BAD = {
     "lists": (
         {"a.jsonl": b'{"text": ["a"]}\n{"text": ["b"]}\n'},
         "a.jsonl",
-        "a.jsonl, line 1: text is a list, not text",
+        "a.jsonl, line 1: `text` is a list, not a string",
     ),
 }
 

@@ -130,7 +130,7 @@ def test_every_verb_reports_that_the_hub_cannot_be_reached(command, run):
     result, seconds = run(url, "-m", "tinystories.cli", *command)
     assert result.returncode == 2 and result.stdout == ""
     (line,) = result.stderr.splitlines()
-    assert f"There is no folder owner/name, it has not been downloaded completely, and the Hub ({url}) cannot" in line
+    assert f"There is no folder owner/name, a model owner/name has not been downloaded completely, and the Hub ({url}) cannot" in line
     assert "refused" in line and seconds < RETRIES
 
 

@@ -119,4 +119,6 @@ def load_target(path: str, tokenizer: str | None) -> tuple[PreTrainedModel, PreT
     if folder.is_dir() and not (folder / "config.json").exists():
         if checkpoints := find_checkpoints(folder):
             raise UserError(f"{folder} has no finished model, only checkpoints: specify {checkpoints[0]}.")
+        if not any((folder / name).exists() for name in MODEL_FILES):
+            raise UserError(f"{folder} contains neither stories nor a model: specify another folder, or a file.")
     return load_model(path, tokenizer=tokenizer, as_saved=True)

@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--tokenizer", metavar="PATH", type=expand_user, help="tokenizer to use (default: the target's)"
     )
     parser.add_argument(
-        "--limit", type=number(int, 1), help="number of stories to check, spread over the corpus (default: 2000)"
+        "--limit", type=number(int, 1), help="maximum number of stories to check, evenly spaced (default: 2000)"
     )
     parser.add_argument("--quick", action="store_true", help="do not time training steps, and score fewer stories")
     parser.add_argument(

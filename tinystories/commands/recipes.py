@@ -9,7 +9,7 @@ from .arguments import add_examples
 EXAMPLES = """
 tinystories recipes                               # list them
 tinystories recipes show quickstart               # print one, comments included
-tinystories recipes show race/5 > my-recipe.yaml  # write one to change
+tinystories recipes show race/5 > my-recipe.yaml  # copy one, to edit it
 """
 SHOW_EXAMPLES = """
 tinystories recipes show quickstart

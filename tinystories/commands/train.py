@@ -50,7 +50,7 @@ def describe_keys() -> str:
 
 
 EXAMPLES = """
-tinystories train my_stories.txt --minutes 20          # the recipe is chosen for text, machine and time
+tinystories train my_stories.txt --minutes 20          # chooses the settings for text, machine and time
 tinystories train quickstart                           # the built-in stories, on a CPU
 tinystories train quickstart --resume_from_checkpoint  # continue a run that was stopped
 """
@@ -58,12 +58,13 @@ tinystories train quickstart --resume_from_checkpoint  # continue a run that was
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
-        "Train a model from a recipe, or for a number of minutes on stories. For stories and --minutes, shape, "
-        "vocabulary, batch, learning rate and the other settings are chosen from the amount of text, the speed of "
-        "this machine and the minutes, and written to recipe.yaml in the run folder. For a recipe, --minutes is a "
-        "time limit. Any key of the recipe, of TinyLlamaConfig or of TrainingArguments can follow as --key value, for "
-        "example --learning_rate 1e-3 --corpus my_stories.jsonl."
+        "Train a model with a recipe, or on stories for a given time. If stories and --minutes are given, the command "
+        "chooses the model shape, the vocabulary size, the batch size, the learning rate and the other settings for "
+        "the amount of text, the speed of this machine and the time, and writes them to recipe.yaml in the run "
+        "folder. With a recipe, --minutes limits the training time. Every key of the recipe, of TinyLlamaConfig and "
+        "of TrainingArguments is also an option, for example --learning_rate 1e-3 --corpus my_stories.jsonl."
     )
+    parser.usage = "%(prog)s [-h] <recipe or stories> [--key value ...]"
     parser.epilog = describe_keys()
     parser.add_argument(
         "recipe",

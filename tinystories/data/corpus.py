@@ -73,8 +73,8 @@ def load_corpus(
     Args:
         validation: another source for validation: its own validation split if it has one, otherwise all of it.
         text_column, text_split, skip_bad_rows: as of [`ReadOptions`].
-        validation_fraction: of the distinct stories that are held out; by default 2%, and more of a small corpus: 50
-            stories, but at most 10%.
+        validation_fraction: of the distinct stories that are held out; by default 2%, but at least 50 stories or 10%,
+            whichever is less.
         seed: chooses the stories that are held out, and those of `sample`.
         streaming: read a Hub dataset during training instead of downloading it first; its validation split, or its
             first stories, are stored. For other sources, `train` is an `IterableDataset`, and nothing else changes.

@@ -38,7 +38,7 @@ def hold_out(keys: np.ndarray, fraction: float | None, seed: int, name: str) -> 
 
     Args:
         keys: from [`story_keys`].
-        fraction: of the distinct stories; None for 2%, and more of a small corpus: 50 stories, but at most 10%.
+        fraction: of the distinct stories; None for 2%, but at least 50 stories or 10%, whichever is less.
         name: of the corpus, for messages.
 
     Raises:

@@ -55,7 +55,7 @@ def pack_stories(
         stories: texts, or a dataset with the column `text`, one story each.
         tokenizer: of the model; it has a `bos_token`, an `eos_token` and a `pad_token`.
         max_length: the model's context length in tokens; a longer story continues in a second document.
-        row_length: tokens per row, at least `max_length`; by default the shortest with less than 1 % padding.
+        row_length: tokens per row, at least `max_length`; by default the shortest with less than 1% padding.
         overlap: tokens of context that the next part of a long story repeats; by default `max_length // 8`.
         seed: sets the order of stories of equal length.
 
@@ -295,7 +295,7 @@ class PackedStories(torch.utils.data.Dataset):
         pad_token_id: fills the end of a row.
         length: tokens per row; by default the shortest with less than 1% padding.
         seed: sets the order of stories of equal length, and the names of characters.
-        rename: replace the names of characters, in each epoch by others ([`renaming`][tinystories.data.renaming]).
+        rename: replace the names of characters, differently in each epoch ([`renaming`][tinystories.data.renaming]).
 
     Attributes:
         tokens: all tokens that are not padding.

@@ -110,13 +110,13 @@ def _json_rows(
 
 def _row_problem(row: Any, column: str, source: str) -> str | None:
     if not isinstance(row, dict):
-        return f"{_json_type(row)} instead of an object with the key {column}"
+        return f"{_json_type(row)} instead of an object with the key `{column}`"
     if column not in row:
-        return f"no {column}, only {', '.join(row)[:200]}"
+        return f"no `{column}`, only {', '.join(row)[:200]}"
     if not isinstance(row[column], str | None):
-        return f"{column} is {_json_type(row[column])}, not text"
+        return f"`{column}` is {_json_type(row[column])}, not a string"
     if source.count(f'"{column}"') > 1 and _is_repeated(column, source):
-        return f"{column} occurs twice"
+        return f"`{column}` occurs twice"
     return None
 
 
