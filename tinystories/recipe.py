@@ -86,9 +86,7 @@ class Recipe:
         "How .txt and .md files are split into stories: `file`, `line`, `blank-lines`, or a separator such as "
         "`<|endoftext|>`; `auto` detects it, and stops with an error if the text is ambiguous.",
     )
-    skip_bad_rows: bool = _setting(
-        False, "Skip and count unreadable rows instead of stopping with an error."
-    )
+    skip_bad_rows: bool = _setting(False, "Skip and count unreadable rows instead of stopping with an error.")
     streaming: bool = _setting(
         False, "Stream the training stories instead of storing them on disk; needs `max_steps` or `max_minutes`."
     )

@@ -96,7 +96,10 @@ LOSSES = {
     "column twice but for case": ({"a.csv": b"Text,TEXT\nA,B\n"}, "a.csv has 2 columns named text"),
     "key twice": ({"a.jsonl": b'{"text": "A"}\n{"text": "B", "text": "C"}\n'}, "a.jsonl, line 2: `text` occurs twice"),
     "key missing": ({"a.jsonl": b'{"text": "A"}\n{"body": "B"}\n'}, "a.jsonl, line 2: no `text`, only body"),
-    "text is a number": ({"a.jsonl": b'{"text": "A"}\n{"text": 5}\n'}, "a.jsonl, line 2: `text` is a number, not a string"),
+    "text is a number": (
+        {"a.jsonl": b'{"text": "A"}\n{"text": 5}\n'},
+        "a.jsonl, line 2: `text` is a number, not a string",
+    ),
     "line cut": ({"a.jsonl": jsonl(STORIES)[:-5]}, "a.jsonl, line 100: not valid JSON"),
     "broken line inside": ({"a.jsonl": b'{"text": "A"}\n{"text": "B"\n{"text": "C"}\n'}, "line 2: not valid JSON"),
     "zeros at the end": ({"a.jsonl": b'{"text": "A"}\n' + bytes(64)}, "a.jsonl, line 2: not valid JSON"),

@@ -130,7 +130,8 @@ def test_every_verb_reports_that_the_hub_cannot_be_reached(command, run):
     result, seconds = run(url, "-m", "tinystories.cli", *command)
     assert result.returncode == 2 and result.stdout == ""
     (line,) = result.stderr.splitlines()
-    assert f"There is no folder owner/name, a model owner/name has not been downloaded completely, and the Hub ({url}) cannot" in line
+    missing = "There is no folder owner/name and no complete download of the model owner/name"
+    assert f"{missing}, and the Hub ({url}) cannot" in line
     assert "refused" in line and seconds < RETRIES
 
 
@@ -198,7 +199,7 @@ def test_only_what_is_needed_is_downloaded(hub, download):
 def test_an_incomplete_download_is_not_used(hub, download):
     publish(hub, "owner/name", {"config.json": b"{}", "model.safetensors": b"{}"})
     assert download(hub.url, "owner/name") == ["config.json"]
-    assert "has not been downloaded completely" in download(closed(), "owner/name", "*.safetensors")
+    assert "no complete download of the model" in download(closed(), "owner/name", "*.safetensors")
 
 
 HUB_IDS = ["owner/name", "openai-community/gpt2", "a/b", "some.one/a-model_1.0"]

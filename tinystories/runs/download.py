@@ -110,6 +110,6 @@ def require_available(name: str | Path) -> None:
 
 def _not_available(name: str | Path, reason: ConnectionError) -> UserError:
     return UserError(
-        f"There is no folder {name}, a model {name} has not been downloaded completely, and the Hub "
-        f"({constants.ENDPOINT}) cannot be reached: {reason}."
+        f"There is no folder {name} and no complete download of the model {name}, and the Hub ({constants.ENDPOINT}) "
+        f"cannot be reached: {reason}."
     )
