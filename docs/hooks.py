@@ -25,6 +25,7 @@ class ConfigurationFields(Extension):
 
 
 def on_files(files, config):
+    files.remove(files.get_file_from_path("recipes.md"))  # says where the reference is to readers of the source
     files.append(File.generated(config, "recipes.md", content=recipe_reference()))
     files.append(File.generated(config, "changelog.md", content=(ROOT / "CHANGELOG.md").read_text("utf-8")))
     return files

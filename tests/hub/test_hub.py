@@ -21,10 +21,12 @@ from tinystories.cli import main
 from tinystories.export.verify import load_run
 from tinystories.generation.presets import PRESETS
 from tinystories.hub.client import Target
+from tinystories.hub.model_card import model_card
 from tinystories.hub.release import build_release
 from tinystories.hub.upload import undo_advice
 from tinystories.hub.verification import check_releases
 from tinystories.runs.loading import load_model
+from tinystories.runs.metadata import read_run_metadata
 from tinystories.runs.run_folder import find_checkpoints
 from tinystories.utils.errors import UserError
 
@@ -318,6 +320,14 @@ def test_the_card_states_the_measured_values(pushed, hub):
     assert results["roneneldan/TinyStories", "bits_per_byte"].metric_value == 0.8254
     assert results["minimal-pairs", "accuracy"].metric_name == "Article deleted"
     assert card.data.datasets == ["roneneldan/TinyStories"] and card.data.license is None
+
+
+def test_the_card_of_a_run_on_the_built_in_stories_says_that_they_are_synthetic(tiny_run):
+    metadata = read_run_metadata(tiny_run, load_model(tiny_run)[0])
+    text = str(model_card(metadata, "ada/tiny", formats={}))
+    assert "trained from scratch on the synthetic stories of the package" in text
+    assert "trained and evaluated on synthetic stories that were generated from templates" in " ".join(text.split())
+    assert "tinystories evaluate ada/tiny --corpus sample" in text
 
 
 def test_unknown_values_are_omitted_from_the_card(run, tmp_path):

@@ -25,7 +25,7 @@ class OverfittingCallback(TrainerCallback):
         (step, best), last = log.best, log.evaluations[state.global_step]
         if last <= best * (1 + RISING):
             return
-        kept = "are kept" if args.load_best_model_at_end else "are lost at the end, without --load_best_model_at_end"
+        kept = "are kept" if args.load_best_model_at_end else "are lost unless --load_best_model_at_end is set"
         print(
             f"warning: validation has risen from {best:.4f} (step {step:,}) to {last:.4f} {log.unit} (step "
             f"{state.global_step:,}). If this continues, stop the run: the weights of step {step:,} {kept}. More "

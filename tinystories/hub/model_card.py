@@ -14,7 +14,8 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from ..runs.metadata import SAMPLE, TINYSTORIES, RunMetadata
+from ..data.synthetic import NAME as SAMPLE
+from ..runs.metadata import TINYSTORIES, RunMetadata
 
 
 TEMPLATE = Path(__file__).with_name("model_card.md.jinja")

@@ -14,11 +14,11 @@ from typing import Any
 
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from ..data.synthetic import NAME as SAMPLE
 from ..utils.errors import UserError, first_line
 from .run_folder import EVAL_RESULTS, RUN_METADATA, TRAINER_STATE, checkpoint_step, run_of, run_recipe
 
 
-SAMPLE = "sample (synthetic stories)"  # its name in a `Corpus`
 TINYSTORIES = "roneneldan/TinyStories"
 SAMPLES = 3
 

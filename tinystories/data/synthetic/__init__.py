@@ -19,6 +19,7 @@ from .plots import GAMES, PLOTS
 from .story import Story
 
 
+NAME = "sample (synthetic stories)"  # of the corpus, in reports and on model cards
 NOTICE = (
     "These stories are synthetic: they were made by the rule-based generator of this project "
     "and are not the TinyStories dataset."
