@@ -582,9 +582,9 @@ def test_the_report_of_one_run_is_written_to_its_folder(tiny_run, tmp_path, caps
     assert (run / "report.html").read_text("utf-8") == html_report(report)
 
     header, *rows = pairs.read_text("utf-8").splitlines()
-    assert header == "kind\tstory\tchange\tgood\tbad\tcontext"
+    assert header == "kind\tstory\tdistance\tchange\tgood\tbad\tcontext"
     assert len(rows) == sum(kind["pairs"] for kind in report["models"][0]["minimal_pairs"].values())
-    assert all(re.search(r"\[.* -> .*\]", row.split("\t")[2]) for row in rows)
+    assert all(re.search(r"\[.* -> .*\]", row.split("\t")[3]) for row in rows)
 
     # A report of ours is replaced, nothing else is.
     assert evaluate_verb(run, "--quick", "--limit", 4, "--dump-pairs", pairs) == 0

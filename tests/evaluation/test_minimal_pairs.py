@@ -38,7 +38,7 @@ from tinystories.tokenization import train_bpe
 from tinystories.utils.errors import UserError
 
 
-SWAPPED = ("article_swapped", "subject_verb_agreement", "tense", "pronoun_gender")
+SWAPPED = ("article_swapped", "subject_verb_agreement", "tense")
 
 
 @pytest.fixture(scope="module")
@@ -85,12 +85,6 @@ def changes(kind: str, story: str) -> list[str]:
         ("tense", "Mom had eaten the cake.", ["Mom had [eaten -> ate] the cake."]),
         ("tense", "She took her hat.", ["She [took -> take] her hat.", "She [took -> taken] her hat."]),
         ("tense", "They took their hats.", []),
-        ("pronoun_gender", "A girl named Zuzu came. Then she saw a cat.", ["Then [she -> he] saw a cat."]),
-        ("pronoun_gender", "A boy came. Mom saw him there.", []),
-        ("pronoun_gender", "Ben had a hat. It made him happy.", ["It made [him -> her] happy."]),
-        ("pronoun_gender", "Lily had a hat. It kept her warm.", []),
-        ("pronoun_gender", "Lily had a hat. It was on her head.", ["It was on [her -> his] head."]),
-        ("pronoun_gender", "A car named Tom came. Then he drove home.", []),
         ("word_order", "They ran to the shop with a bag.", ["They ran to the shop [with a -> a with] bag."]),
         ("word_order", "Tim did not like his hat.", ["Tim [did not -> not did] like his hat.",
                                                      "Tim did not like [his hat. -> hat his.]"]),
@@ -134,11 +128,7 @@ def test_good_sentences_are_from_their_story_and_bad_ones_from_none(pairs, stori
     for pair in pairs:
         assert pair.good in stories[pair.story] and normalized(pair.good) in known
         assert normalized(pair.bad) not in known
-        assert (pair.context != "") == KINDS[pair.kind].needs_context
-        if pair.context:
-            assert stories[pair.story].startswith(pair.context + pair.good)
-        else:
-            assert pair.good.split()[0] == pair.bad.split()[0]
+        assert pair.context == "" and pair.good.split()[0] == pair.bad.split()[0]
 
 
 def test_each_pair_has_the_error_of_its_kind(pairs):
@@ -218,13 +208,13 @@ def test_bad_input_gets_one_clear_line(arguments, message):
 def test_pairs_are_written_as_tsv_and_jsonl(tmp_path):
     written = [
         Pair("article_swapped", "She had an egg.", "She had a egg.", 7),
-        Pair("pronoun_gender", "She ran.", "He ran.", 8, "Mia\thad a hat.\n\n"),
+        Pair("pronoun", "She ran.", "He ran.", 8, "Mia\thad a hat.\n\n", 4),
     ]
     write_pairs(written, tmp_path / "new" / "pairs.tsv")
     header, first, second = (tmp_path / "new" / "pairs.tsv").read_text().splitlines()
-    assert header.split("\t") == ["kind", "story", "change", "good", "bad", "context"]
-    assert first.split("\t")[:3] == ["article_swapped", "7", "She had [an -> a] egg."]
-    assert second.split("\t")[2:] == ["[She -> He] ran.", "She ran.", "He ran.", "Mia had a hat."]
+    assert header.split("\t") == ["kind", "story", "distance", "change", "good", "bad", "context"]
+    assert first.split("\t")[:4] == ["article_swapped", "7", "", "She had [an -> a] egg."]
+    assert second.split("\t")[2:] == ["4", "[She -> He] ran.", "She ran.", "He ran.", "Mia had a hat."]
 
     write_pairs(written, tmp_path / "pairs.jsonl")
     rows = [json.loads(line) for line in (tmp_path / "pairs.jsonl").read_text().splitlines()]
@@ -315,8 +305,9 @@ def test_padding_changes_nothing(model, tokenizer):
     alone, together = (
         text_log_likelihoods(model, tokenizer, TEXTS, contexts, batch_size=size, progress=False) for size in (1, 16)
     )
-    for one, other in zip(alone, together, strict=True):
+    for one, other in zip(alone[:3], together[:3], strict=True):
         assert one == pytest.approx(other, abs=1e-4)
+    assert np.concatenate(alone.by_token) == pytest.approx(np.concatenate(together.by_token), abs=1e-4)
 
     # A model without a causal mask would be detected.
     def look_ahead(module, arguments, output):
@@ -365,7 +356,7 @@ def test_each_text_is_scored_once_and_the_model_is_unchanged(stories):
 def test_texts_that_cannot_be_scored_are_refused(stories):
     tokenizer, without = byte_level(stories, start=True), byte_level(stories, start=False)
     model = tiny_model(vocab_size=len(tokenizer))
-    initial = Pair("pronoun_gender", "She ran.", "He ran.", 0)
+    initial = Pair("pronoun", "She ran.", "He ran.", 0)
     assert len(score_pairs(model, tokenizer, [initial], progress=False)) == 1
     for message, call in {
         "must share their first word": lambda: score_pairs(model, without, [initial], progress=False),

@@ -1,14 +1,12 @@
 """One rule per kind of error: it yields every way to make that error in a sentence.
 
-- A rule changes one place. It keeps the first word, so that good and bad sentence begin alike; only `pronoun_gender`,
-  which depends on the story before the sentence, may change it.
+- A rule changes one place. It keeps the first word, so that good and bad sentence begin alike.
 - A rule applies only if the word lists determine what the words are, and skips changes after which the sentence could
   still be English.
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping
-from types import MappingProxyType
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from . import word_lists as lists
@@ -246,84 +244,6 @@ def _wrong_forms(sentence: Sentence, place: int) -> Iterator[tuple[str, str]]:
             yield "past and participle", verb.participle
 
 
-# Pronouns
-
-LONGEST_CONTEXT = 60  # words; with the sentence it fits even 128 positions
-_NAMED = re.compile(
-    r"\b(girl|woman|lady|princess|queen|boy|man|prince|king)(?: who was)? (?:named|called) ([A-Z][a-z]+)\b"
-)
-# Personified things: "a car named Bob", "the taxi wanted"
-_PERSONIFIED = re.compile(
-    r"\b([a-z]+) (?:(?:who was )?(?:named|called) [A-Z]|(?:liked|loved|wanted|wished|hoped|thought|knew|felt|decided|"
-    r"said|asked|smiled|laughed|tried|likes|loves|wants|thinks|says|could talk|was (?:very |so )?(?:happy|sad))\b)"
-)
-_TOKEN = re.compile(r"[A-Za-z]+(?:[’'-][A-Za-z]+)*|[^\w\s]")
-_PRONOUNS = set("she her hers herself he him his himself".split())
-_NO_NAMES: Mapping[str, str] = MappingProxyType({})
-
-
-def pronoun_gender(sentence: Sentence) -> Iterator[BadSentence]:
-    """The only pronoun of a sentence, where all people so far have one gender and one of them has a name or a noun."""
-    before = sentence.before
-    if not before or len(before.split()) > LONGEST_CONTEXT:
-        return
-    pronouns = [place for place, word in enumerate(sentence.lower) if word in _PRONOUNS]
-    if len(pronouns) != 1:
-        return
-    place = pronouns[0]
-    introduced = {name: noun for noun, name in _NAMED.findall(before)}
-    gender = _only_gender(before + " ".join(sentence.words[: place + 1]), introduced)
-    named = any(_gender(word, introduced) and word.lower() not in _PRONOUNS for word in _TOKEN.findall(before))
-    if gender and named and (other := _other_gender(sentence, place)):
-        bad = sentence.replace(place, other)
-        item = f"{sentence.lower[place]} {sentence.next(place) or sentence.previous(place)}"
-        # Words have other tokens at the beginning of a sentence and of a line.
-        line = "\n" if place == 0 and before.endswith("\n") else ""
-        yield BadSentence(bad, "he and she", item, (line + sentence.words[place], line + bad.words[place]))
-
-
-def _other_gender(sentence: Sentence, place: int) -> str | None:
-    word, follower = sentence.lower[place], sentence.next(place)
-    if word == "his":
-        return "her" if follower else None  # else "hers"
-    if word == "her":
-        if not follower or follower in lists.FUNCTION_WORDS - {"home"}:
-            return "him"
-        noun = place + 1
-        while sentence.lower[noun] in lists.ADJECTIVES and sentence.next(noun):
-            noun += 1
-        return "his" if sentence.lower[noun] in SUBJECTS else None
-    return {"he": "she", "she": "he", "him": "her", "himself": "herself", "herself": "himself"}.get(word)
-
-
-def _gender(word: str, introduced: Mapping[str, str] = _NO_NAMES) -> str | None:
-    word = re.sub("['’]s$", "", word)
-    word = introduced.get(word, word)
-    if word in lists.WOMENS_NAMES or word.lower() in lists.WOMEN:
-        return "she"
-    if word in lists.MENS_NAMES or word.lower() in lists.MEN:
-        return "he"
-    return None
-
-
-def _only_gender(text: str, introduced: Mapping[str, str]) -> str | None:
-    """The gender of everyone in `text`; None for both genders, speech, unknown names, and others whom either pronoun
-    could mean."""
-    genders, opens = set(), True
-    if any(not _gender(word) and word not in lists.FUNCTION_WORDS | {"also"} for word in _PERSONIFIED.findall(text)):
-        return None
-    for word in _TOKEN.findall(text):
-        if word in '"“”':
-            return None
-        known_opener = opens and word.lower() in lists.OPENERS
-        if gender := _gender(word, introduced):
-            genders.add(gender)
-        elif re.sub("['’]s$", "", word.lower()) in lists.OTHERS or (word[0].isupper() and not known_opener):
-            return None
-        opens = word in (".", "!", "?")
-    return genders.pop() if len(genders) == 1 else None
-
-
 # Order
 
 # Without "inside", "near", "over" and others that can follow an article ("the inside wall")
@@ -370,7 +290,6 @@ class ErrorKind(NamedTuple):
 
     rule: Callable[[Sentence], Iterator[BadSentence]]
     description: str
-    needs_context: bool = False
 
 
 KINDS: dict[str, ErrorKind] = {
@@ -380,8 +299,5 @@ KINDS: dict[str, ErrorKind] = {
     "article_moved": ErrorKind(article_moved, "an article is placed after its adjective or noun"),
     "subject_verb_agreement": ErrorKind(subject_verb_agreement, "a verb does not agree with its subject in number"),
     "tense": ErrorKind(tense, 'a verb has a form that its auxiliary, its "to" or its subject does not allow'),
-    "pronoun_gender": ErrorKind(
-        pronoun_gender, "a pronoun has a different gender from everyone mentioned before", needs_context=True
-    ),
     "word_order": ErrorKind(word_order, "two adjacent words whose order is fixed are swapped"),
 }

@@ -6,7 +6,7 @@ import logging
 import os
 import random
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -14,13 +14,13 @@ from typing import NamedTuple
 from ...utils.errors import UserError
 from ...utils.progress import progress_bar
 from ..likelihood import check_stories
-from .errors import KINDS, BadSentence
-from .sentences import Sentence, all_sentences, normalized, plain_sentences
+from .errors import KINDS
+from .sentences import all_sentences, normalized, plain_sentences
 
 
 logger = logging.getLogger(__name__)
 
-COLUMNS = ("kind", "story", "change", "good", "bad", "context")
+COLUMNS = ("kind", "story", "distance", "change", "good", "bad", "context")
 _CANDIDATES = 20  # kept for each pair that is wanted: enough to choose from, and a bound on the memory
 # Pairs of a kind per story, and the fraction of them with the same words; tried in this order
 _LIMITS = ((1, 0.03), (2, 0.03), (3, 0.03), (3, 1.0))
@@ -28,11 +28,12 @@ _LIMITS = ((1, 0.03), (2, 0.03), (3, 0.03), (3, 1.0))
 
 @dataclass(frozen=True)
 class Pair:
-    """A sentence of a story and the same sentence with one error.
+    """A text of a story and the same text with one error.
 
     Attributes:
         story: index of the story.
-        context: the story up to the sentence where only that shows the error (`pronoun_gender`), else "".
+        context: the story up to the text where only that shows the error, as in the probes of `coherence`, else "".
+        distance: number of words between what the error contradicts and the error, if that is one place.
     """
 
     kind: str
@@ -40,6 +41,7 @@ class Pair:
     bad: str
     story: int
     context: str = ""
+    distance: int | None = None
 
     @property
     def change(self) -> str:
@@ -68,18 +70,9 @@ def make_pairs(
     Raises:
         UserError: for an unknown kind, or stories that are not a list of texts.
     """
-    kinds = list(KINDS) if kinds is None else list(dict.fromkeys(kinds))
-    for kind in kinds:
-        if kind not in KINDS:
-            near = difflib.get_close_matches(kind, KINDS, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"the kinds are {', '.join(KINDS)}."
-            raise UserError(f"There is no kind of pair called {kind!r}; {hint}")
-    if per_kind < 1:
-        raise UserError(f"`per_kind` must be at least 1, but is {per_kind}.")
-    stories = stories if isinstance(stories, str) else list(stories)
-    check_stories(stories)
+    stories, kinds = check_request(stories, per_kind, kinds, KINDS)
     sentences = {sentence for story in stories for sentence in all_sentences(story)}
-    found: dict[str, dict[str, _BySwap]] = {kind: {} for kind in kinds}
+    found: dict[str, Candidates] = {kind: {} for kind in kinds}
     order = random.Random(seed).sample(range(len(stories)), len(stories))
     for story in progress_bar(order, desc="Making pairs", unit=" stories", show=progress):
         for sentence in plain_sentences(stories[story]):
@@ -87,46 +80,77 @@ def make_pairs(
                 for bad in KINDS[kind].rule(sentence):
                     candidates = found[kind].setdefault(bad.group, {}).setdefault(bad.swap, [])
                     if len(candidates) < _CANDIDATES * per_kind:
-                        candidates.append(_Candidate(story, sentence, bad))
+                        pair = Pair(kind, str(sentence), str(bad.sentence), story)
+                        candidates.append(Candidate(pair, sentence.start, bad.item))
 
-    pairs: list[Pair] = []
-    few: list[str] = []
+    pairs = {
+        kind: choose_pairs(found[kind], per_kind, random.Random(f"{seed} {kind}"), exclude=sentences) for kind in kinds
+    }
+    warn_about_few({kind: len(chosen) for kind, chosen in pairs.items()}, per_kind)
+    return [pair for chosen in pairs.values() for pair in chosen]
+
+
+def check_request(
+    stories: Iterable[str], per_kind: int, kinds: Sequence[str] | None, known: Collection[str]
+) -> tuple[list[str], list[str]]:
+    """The stories and the distinct kinds (by default all of `known`) to make pairs of.
+
+    Raises:
+        UserError: for an unknown kind, `per_kind` below 1, or stories that are not a list of texts.
+    """
+    kinds = list(known) if kinds is None else list(dict.fromkeys(kinds))
     for kind in kinds:
-        chosen = _choose(found[kind], per_kind, sentences, random.Random(f"{seed} {kind}"))
-        if len(chosen) < per_kind:
-            few.append(f"{kind} {len(chosen)}")
-        for story, good, bad in sorted(chosen, key=lambda candidate: (candidate.story, candidate.good.start)):
-            context = good.before if KINDS[kind].needs_context else ""
-            pairs.append(Pair(kind, str(good), str(bad.sentence), story, context))
+        if kind not in known:
+            near = difflib.get_close_matches(kind, known, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"the kinds are {', '.join(known)}."
+            raise UserError(f"There is no kind of pair called {kind!r}; {hint}")
+    if per_kind < 1:
+        raise UserError(f"`per_kind` must be at least 1, but is {per_kind}.")
+    stories = stories if isinstance(stories, str) else list(stories)
+    check_stories(stories)
+    return list(stories), kinds
+
+
+def warn_about_few(counts: Mapping[str, int], per_kind: int) -> None:
+    """Log a warning that names the kinds with fewer than `per_kind` pairs."""
+    few = [f"{kind} {count}" for kind, count in counts.items() if count < per_kind]
     if few:
         logger.warning("Some kinds have fewer than %d pairs: %s", per_kind, ", ".join(few))
-    return pairs
 
 
-class _Candidate(NamedTuple):
-    story: int
-    good: Sentence
-    bad: BadSentence
+class Candidate(NamedTuple):
+    """A pair that may be chosen, where its text starts in the story, and the words concerned."""
+
+    pair: Pair
+    start: int
+    item: str
 
 
-_BySwap = dict[tuple[str, str] | None, list[_Candidate]]
+_BySwap = dict[tuple[str, str] | None, list[Candidate]]
+Candidates = dict[str, _BySwap]  # by group, then by swap, as in `BadSentence`
 
 
-def _choose(groups: dict[str, _BySwap], wanted: int, sentences: set[str], rng: random.Random) -> list[_Candidate]:
-    """Up to `wanted` candidates, spread over groups, stories and words."""
-    chosen: list[_Candidate] = []
+def choose_pairs(
+    groups: Candidates, wanted: int, rng: random.Random, *, exclude: Collection[str] = frozenset()
+) -> list[Pair]:
+    """Up to `wanted` pairs in the order of the stories, spread over groups, stories and words.
+
+    Args:
+        exclude: [`normalized`] texts that cannot be `bad`.
+    """
+    chosen: list[Candidate] = []
     used: set[str] = set()
     per_story: Counter[int] = Counter()
     per_item: Counter[str] = Counter()
     per_group: Counter[str] = Counter()
     units = {name: _units(groups[name], rng) for name in sorted(groups)}
 
-    def fits(candidate: _Candidate, most_of_story: int, most_of_item: float) -> bool:
+    def fits(candidate: Candidate, most_of_story: int, most_of_item: float) -> bool:
         return (
-            str(candidate.good) not in used
-            and per_story[candidate.story] < most_of_story
-            and per_item[candidate.bad.item] < max(1, most_of_item * wanted)
-            and normalized(str(candidate.bad.sentence)) not in sentences
+            candidate.pair.good not in used
+            and per_story[candidate.pair.story] < most_of_story
+            and per_item[candidate.item] < max(1, most_of_item * wanted)
+            and normalized(candidate.pair.bad) not in exclude
         )
 
     # First an equal number for each group, then whatever is left.
@@ -143,16 +167,17 @@ def _choose(groups: dict[str, _BySwap], wanted: int, sentences: set[str], rng: r
                     chosen += unit
                     per_group[name] += len(unit)
                     for candidate in unit:
-                        used.add(str(candidate.good))
-                        per_story[candidate.story] += 1
-                        per_item[candidate.bad.item] += 1
-    return chosen
+                        used.add(candidate.pair.good)
+                        per_story[candidate.pair.story] += 1
+                        per_item[candidate.item] += 1
+    chosen.sort(key=lambda candidate: (candidate.pair.story, candidate.start))
+    return [candidate.pair for candidate in chosen]
 
 
-def _units(by_swap: _BySwap, rng: random.Random) -> list[tuple[_Candidate, ...]]:
+def _units(by_swap: _BySwap, rng: random.Random) -> list[tuple[Candidate, ...]]:
     """What is chosen together, in random order: single candidates, or two that swap the same words in reverse."""
     by_swap = {swap: rng.sample(candidates, len(candidates)) for swap, candidates in by_swap.items()}
-    units: list[tuple[_Candidate, ...]] = []
+    units: list[tuple[Candidate, ...]] = []
     for swap, candidates in by_swap.items():
         if swap is None:
             units += [(candidate,) for candidate in candidates]
@@ -160,7 +185,7 @@ def _units(by_swap: _BySwap, rng: random.Random) -> list[tuple[_Candidate, ...]]
             units += [
                 (one, other)
                 for one, other in zip(candidates, by_swap.get(reverse, []), strict=False)
-                if one.story != other.story and str(one.good) != str(other.good)
+                if one.pair.story != other.pair.story and one.pair.good != other.pair.good
             ]
     rng.shuffle(units)
     return units
@@ -194,5 +219,6 @@ def write_pairs(pairs: Iterable[Pair], path: str | Path) -> None:
         if path.suffix == ".jsonl":
             file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         else:
-            table = [COLUMNS, *([" ".join(str(value).split()) for value in row.values()] for row in rows)]
+            cells = ([" ".join(str("" if value is None else value).split()) for value in row.values()] for row in rows)
+            table = [COLUMNS, *cells]
             file.writelines("\t".join(row) + "\n" for row in table)

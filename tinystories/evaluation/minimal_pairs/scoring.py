@@ -33,11 +33,13 @@ class TextScores(NamedTuple):
         log_likelihood: of the text after its context, in nats.
         unigram: the same under the mean of all distributions that the model predicted for these texts.
         tokens: number of scored tokens.
+        by_token: the log-likelihoods of the scored tokens of each text, arrays `[tokens]`.
     """
 
     log_likelihood: np.ndarray
     unigram: np.ndarray
     tokens: np.ndarray
+    by_token: list[np.ndarray]
 
 
 class PairScore(NamedTuple):
@@ -86,21 +88,22 @@ def text_log_likelihoods(
     sequences, first = _encode_after_context(model, tokenizer, unique)
     summed = torch.zeros(model_vocab_size(model), dtype=torch.float64)
 
-    def score(index: int, logits: torch.Tensor) -> float:
+    def score(index: int, logits: torch.Tensor) -> np.ndarray:
         log_probs = torch.log_softmax(logits[first[index] - 1 :].float(), dim=-1)
         targets = torch.tensor(sequences[index][first[index] :], device=logits.device)
-        log_likelihood = log_probs.gather(1, targets[:, None]).cpu().double().sum().item()
+        by_token = log_probs.gather(1, targets[:, None])[:, 0].cpu().double().numpy()
         summed.add_(log_probs.exp_().sum(0).cpu().double())
-        return log_likelihood
+        return by_token
 
     inputs = [ids[:-1] for ids in sequences]
-    log_likelihood = np.array(score_sequences(model, inputs, score, batch_size=batch_size, progress=progress))
+    by_token = score_sequences(model, inputs, score, batch_size=batch_size, progress=progress)
+    log_likelihood = np.array([values.sum() for values in by_token])
     check_finite(model, log_likelihood)
     tokens = np.array([len(ids) - begin for ids, begin in zip(sequences, first, strict=True)])
     # float32 can round a probability to 0.
     log_mean = np.log(np.maximum(summed.numpy() / tokens.sum(), np.finfo(np.float32).tiny))
     unigram = np.array([log_mean[ids[begin:]].sum() for ids, begin in zip(sequences, first, strict=True)])
-    return TextScores(log_likelihood[rows], unigram[rows], tokens[rows])
+    return TextScores(log_likelihood[rows], unigram[rows], tokens[rows], [by_token[row] for row in rows])
 
 
 def _encode_after_context(
@@ -113,7 +116,7 @@ def _encode_after_context(
     heads = encode(tokenizer, [context.rstrip() for context, _ in pairs])
     sequences, first = [], []
     for (_, text), head, ids in zip(pairs, heads, encode(tokenizer, ["".join(both) for both in pairs]), strict=True):
-        shared = len(os.path.commonprefix([head, ids]))
+        shared = common_tokens(head, ids)
         excess = max(0, len(start) + len(ids) - limit) if limit else 0
         if excess and shared - excess < (0 if start else 1):
             raise UserError(f"A text is longer than the model's context of {limit} tokens: {text[:60]!r}")
@@ -122,6 +125,11 @@ def _encode_after_context(
         if first[-1] >= len(sequences[-1]):
             raise UserError(f"The text {text[:60]!r} has no tokens to score.")
     return sequences, first
+
+
+def common_tokens(one: Sequence[int], other: Sequence[int]) -> int:
+    """Number of tokens with which both begin."""
+    return len(os.path.commonprefix([list(one), list(other)]))
 
 
 def score_pairs(
@@ -168,9 +176,11 @@ def accuracy(results: Sequence[PairScore], *, correct_length: bool = True) -> di
     for result in results:
         margin = result.margin if correct_length else result.good - result.bad
         margins.setdefault(result.kind, []).append(margin)
-    table = {}
-    for kind, values in margins.items():
-        won = sum(0.5 if abs(value) < TIE else float(value > 0) for value in values)
-        rate, low, high = wilson_interval(won, len(values))
-        table[kind] = {"accuracy": rate, "low": low, "high": high, "pairs": len(values)}
-    return table
+    return {kind: win_rate(values) for kind, values in margins.items()}
+
+
+def win_rate(margins: Sequence[float]) -> dict[str, float]:
+    """The fraction of positive margins: its "accuracy", "low" and "high", and the number of "pairs"."""
+    won = sum(0.5 if abs(value) < TIE else float(value > 0) for value in margins)
+    rate, low, high = wilson_interval(won, len(margins))
+    return {"accuracy": rate, "low": low, "high": high, "pairs": len(margins)}

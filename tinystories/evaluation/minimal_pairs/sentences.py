@@ -39,6 +39,11 @@ class Sentence:
     def lower(self) -> tuple[str, ...]:
         return tuple(word.lower() for word in self.words)
 
+    def offset(self, place: int) -> int:
+        """Where the word at `place` starts in the story."""
+        before = zip(self.words[:place], self.marks[:place], strict=True)
+        return self.start + sum(len(word) + len(mark) + 1 for word, mark in before)
+
     def next(self, place: int) -> str:
         """The lower-case word right after `place`, or "" if there is none or a mark stands between."""
         return self.lower[place + 1] if not self.marks[place] else ""
@@ -103,6 +108,15 @@ def _parse(text: str, story: str, start: int) -> Sentence | None:
     if any(len(word) > 1 and word.isupper() for word in words):
         return None
     return Sentence(words, marks, story, start)
+
+
+def sentence_spans(story: str) -> list[tuple[int, int]]:
+    """Start and end of every sentence of a story, quoted ones too; text without a final mark is left out."""
+    return [
+        (line.start() + match.start(), line.start() + match.end())
+        for line in re.finditer(r"[^\n]+", story)
+        for match in _SENTENCE.finditer(line[0])
+    ]
 
 
 def all_sentences(story: str) -> Iterator[str]:

@@ -21,7 +21,7 @@ _IRREGULAR_PLURALS = {"mouse": "mice", "wolf": "wolves", "leaf": "leaves", "shel
 _IRREGULAR_PLURALS |= {"bookshelf": "bookshelves", "scarf": "scarves", "child": "children"}
 
 
-def _plural(noun: str) -> str:
+def plural(noun: str) -> str:
     if noun.endswith("man"):
         return noun[:-3] + "men"
     return _IRREGULAR_PLURALS.get(noun) or _with_s(noun)
@@ -67,7 +67,7 @@ SINGULAR_SUBJECTS = COUNT_NOUNS | _ALSO_SINGULAR
 _NO_PLURAL_SUBJECT = _words("""sheepdog tooth rain water wind sun sky moon""")
 _ALSO_PLURAL = _words("""children people kids parents animals adults grown-ups toys teeth leaves colors clothes
     shoes""")
-PLURAL_SUBJECTS = _ALSO_PLURAL | frozenset(map(_plural, SINGULAR_SUBJECTS - _NO_PLURAL_SUBJECT))
+PLURAL_SUBJECTS = _ALSO_PLURAL | frozenset(map(plural, SINGULAR_SUBJECTS - _NO_PLURAL_SUBJECT))
 
 # Adjectives that stand before a noun
 

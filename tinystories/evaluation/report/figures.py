@@ -124,7 +124,7 @@ RATES = {
     "distinct_2", "distinct_3", "repeated_4grams", "capitals", "outside_vocabulary", "changed",
     "unintroduced_names",
 }  # fmt: skip
-KIND_NAMES = {"article_swapped": "a/an", "subject_verb_agreement": "agreement", "pronoun_gender": "he/she"}
+KIND_NAMES = {"article_swapped": "a/an", "subject_verb_agreement": "agreement"}
 
 
 def kind_name(kind: str) -> str:

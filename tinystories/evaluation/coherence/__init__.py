@@ -1,0 +1,23 @@
+"""Coherence probes: places in held-out stories where a small model loses the thread, each with a false continuation.
+
+probes = make_probes(stories)                    # Probe(kind, good, bad, story, context, distance, ...)
+scores = score_probes(model, tokenizer, probes)  # log-likelihoods of good and bad after the context
+accuracy(scores)                                 # {kind: {"accuracy", "low", "high", "pairs", ...}}
+accuracy_by_distance(scores)                     # {kind: {"1-10": {"accuracy", ...}, "11-20": ...}}
+"""
+
+from .kinds import KINDS, ProbeKind
+from .probes import Probe, make_probes
+from .scoring import ProbeScore, accuracy, accuracy_by_distance, score_probes
+
+
+__all__ = [
+    "KINDS",
+    "Probe",
+    "ProbeKind",
+    "ProbeScore",
+    "accuracy",
+    "accuracy_by_distance",
+    "make_probes",
+    "score_probes",
+]
