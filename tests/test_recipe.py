@@ -76,6 +76,14 @@ def test_an_unknown_name_gets_the_nearest_ones(name, message, tmp_path, monkeypa
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("content", ["", "# a comment\n", "{}", "model:\ntrainer: {}\n"])
+def test_a_recipe_without_settings_is_refused(content, tmp_path):
+    (tmp_path / "my.yaml").write_text(content)
+    with pytest.raises(UserError, match="my.yaml has no settings: `tinystories recipes show NAME > my.yaml`") as error:
+        load_recipe(tmp_path / "my.yaml", {"max_steps": "3"})
+    assert "\n" not in str(error.value)
+
+
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
 def test_a_recipe_may_have_a_byte_order_mark(encoding, tmp_path):
     """`tinystories recipes show quickstart > my.yaml` writes UTF-16 in Windows PowerShell."""

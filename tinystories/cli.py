@@ -23,7 +23,7 @@ from .utils.progress import spare_log_files
 SPIN_COUNT = "1000"
 
 VERBS = {
-    "train": "train a model from a recipe",
+    "train": "train a model with a recipe, or on stories for a given time",
     "recipes": "list the installed recipes, or print one",
     "tokenizer": "train a tokenizer, or prune one to its most frequent tokens",
     "generate": "complete a prompt",

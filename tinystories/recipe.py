@@ -262,7 +262,7 @@ def load_recipe(path: str | Path, overrides: dict[str, Any] | list[str] | None =
             `TrainingArguments`; or the arguments of a command line (`["--max_steps", "100"]`).
 
     Raises:
-        UserError: for a file that cannot be read, an unknown name or key, or a value of the wrong type.
+        UserError: for a file that cannot be read or has no settings, an unknown name or key, or a value of the wrong type.
     """
     file = recipe_path(path)
     try:
@@ -274,6 +274,8 @@ def load_recipe(path: str | Path, overrides: dict[str, Any] | list[str] | None =
         mark = getattr(error, "problem_mark", None)
         place = f", line {mark.line + 1}" if mark else ""
         raise UserError(f"{path}{place} is not valid YAML: {getattr(error, 'problem', None) or error}.") from None
+    if content is None or (isinstance(content, dict) and all(key in SECTIONS and not content[key] for key in content)):
+        raise UserError(f"{path} has no settings: `tinystories recipes show NAME > my.yaml` writes a recipe to change.")
     given = overrides if isinstance(overrides, dict) else parse_overrides(overrides or [])
     return build_recipe(content, given, source=str(path))
 

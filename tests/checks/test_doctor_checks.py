@@ -10,7 +10,7 @@ from helpers import by_check
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, TrainingArguments
 
-from tinystories.checks import Finding, report_lines, vocabulary
+from tinystories.checks import Finding, examine, report_lines, vocabulary
 from tinystories.checks.batches import find_stories
 from tinystories.checks.findings import as_check
 from tinystories.checks.held_out import check_held_out
@@ -378,3 +378,11 @@ def test_which_targets_are_stories(tmp_path):
     assert is_corpus(str(tmp_path)) and is_corpus(str(tmp_path / "stories.txt"))
     (tmp_path / "config.json").write_text("{}")
     assert not is_corpus(str(tmp_path))
+
+
+def test_a_file_of_unknown_format_may_be_meant_as_stories_or_as_a_model(tmp_path):
+    file = tmp_path / "foo.xyz"
+    file.write_text("Once upon a time there was a fox.")
+    with pytest.raises(UserError, match=r"neither a file of stories nor a model: .*\.txt, .*\.pth") as error:
+        examine(str(file))
+    assert "\n" not in str(error.value)

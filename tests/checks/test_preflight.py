@@ -204,12 +204,20 @@ def test_the_best_model_is_kept_if_evaluations_have_checkpoints():
         assert training_arguments(build_recipe(SHORT, overrides)).load_best_model_at_end, overrides
 
 
-def test_greater_is_better_follows_the_metric():
+def test_lower_is_better_for_every_metric():
     for metric in METRICS:
         arguments = training_arguments(build_recipe(SHORT, {"metric_for_best_model": metric}))
-        assert arguments.greater_is_better == metric.endswith("_per_second")
+        assert not arguments.greater_is_better
     asked = {"metric_for_best_model": "loss", "greater_is_better": "true"}
     assert training_arguments(build_recipe(SHORT, asked)).greater_is_better
+
+
+@pytest.mark.parametrize("name", ["runtime", "samples_per_second", "eval_steps_per_second"])
+def test_speed_is_no_metric_of_the_best_model(name):
+    with pytest.raises(UserError, match=f"cannot be {name}: the metrics are loss, bits_per_byte") as error:
+        training_arguments(build_recipe(SHORT, {"metric_for_best_model": name}))
+    metrics = str(error.value).partition("the metrics are")[2]
+    assert "runtime" not in metrics and "per_second" not in metrics
 
 
 # The dry run

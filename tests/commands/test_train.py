@@ -85,7 +85,9 @@ def test_mistakes_are_one_line(story_file, tmp_path):
     fails_with_one_line(tinystories("train", story_file, "--minutes", 0), "must be above 0")
     fails_with_one_line(tinystories("train", story_file, "--minutes", 1, "--streaming"), "--streaming")
     fails_with_one_line(tinystories("train", story_file, "--minutes", 1, "--learning_rat", 1), "learning_rate")
-    fails_with_one_line(tinystories("train", story_file, "--minutes", 1, "--steps", 5), "remove --max_steps")
+    contradicted = tinystories("train", story_file, "--minutes", 1, "--steps", 5)
+    fails_with_one_line(contradicted, "remove --max_steps")
+    assert not contradicted.stdout, "settings are checked before the stories are read"
     one = tmp_path / "one.txt"
     one.write_text("Once upon a time there was a fox.", encoding="utf-8")
     fails_with_one_line(

@@ -576,6 +576,7 @@ def test_each_mistake_is_one_line(run, hub, tmp_path):
         (ADA, [str(tmp_path / "none"), "--repo-id", "ada/x"], "no run folder", "quickstart"),
         (ADA, [str(tmp_path), "--repo-id", "ada/x"], "not a run folder", "config.json"),
         (ADA, [here, "--repo-id", "ada/x", "--include", "llama,ggml"], "'ggml'", "llama, gguf, onnx"),
+        (None, [here, "--repo-id", "ada/x", "--include", "foo"], "'foo'", "llama, gguf, onnx"),
     ]
     task = tmp_path / "task.json"
     task.write_text(json.dumps([case[:2] for case in cases]))

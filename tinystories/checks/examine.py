@@ -23,8 +23,9 @@ from modeling_tinyllama import TinyLlamaForCausalLM
 from tinystories.tokenization import train_bpe
 
 from ..data.corpus import load_corpus, recipe_corpus
+from ..data.formats import SUFFIXES
 from ..data.packing import PackedStories
-from ..export.import_model import read_source
+from ..export.import_model import UnknownFormatError, read_source
 from ..export.wikimini import load_wikimini
 from ..recipe import Recipe, load_recipe
 from ..runs.loading import load_tokenizer
@@ -281,7 +282,13 @@ def _examine_file(path: Path, options: _Options) -> list[Finding]:
         tokenizer = load_tokenizer(named, as_saved=True)
         model, kind = load_wikimini(path), "WikiMini checkpoint"
     else:
-        source = read_source(path, named)
+        try:
+            source = read_source(path, named)
+        except UnknownFormatError:
+            raise UserError(
+                f"{path} is neither a file of stories nor a model: a file of stories ends in {SUFFIXES}; a model is a "
+                f"folder, a Hub id, a WikiMini checkpoint (.pth) or a llama2.c model (.bin)."
+            ) from None
         model, tokenizer, kind = source.model, source.tokenizer, source.kind
     advice = "`tinystories import` converts it to a model folder."
     return [

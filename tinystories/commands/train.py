@@ -133,15 +133,16 @@ def _recipe_for_stories(source: str, given: dict[str, str]) -> tuple[Recipe, str
         UserError: for settings or stories that training cannot use.
     """
     hub_dataset(source)
-    from ..training.choose_recipe import choose_recipe, run_folder_for
+    from ..training.choose_recipe import check_settings, choose_recipe, run_folder_for
 
     folder = run_folder_for(source, given)
     if given.get("resume_from_checkpoint", "false") not in ("false", "no") and (folder / RECIPE).is_file():
         lines = (folder / RECIPE).read_text("utf-8").splitlines()
         comment = "\n".join(line.removeprefix("# ") for line in lines if line.startswith("#"))
         return load_recipe(folder / RECIPE, {"output_dir": str(folder), **given}), comment
+    asked = check_settings(source, given)
     print(f"Reading {source} and measuring the speed of training on this machine ...", flush=True)
-    recipe, plan, replaced = choose_recipe(source, given)
+    recipe, plan, replaced = choose_recipe(source, given, asked)
     reasons = plan.reasons()
     if replaced:
         reasons.append(f"replaced    {', '.join(replaced)}")

@@ -125,6 +125,10 @@ def import_model(source: str | Path, out: str | Path, tokenizer: str | Path | No
     )
 
 
+class UnknownFormatError(UserError):
+    """A file that no reader of this module recognises."""
+
+
 def read_source(source: str | Path, tokenizer: str | Path | None = None) -> Source:
     """Read the model and the tokenizer of [`import_model`]'s arguments.
 
@@ -166,7 +170,7 @@ def _reader(source: Path) -> Callable[[str | Path, str | Path | None], Source]:
     if source.name.startswith("pytorch_model"):
         raise UserError(f"{source} contains weights without a configuration: specify the folder of the model.")
     if source.suffix.lower() != ".bin" and not is_llama2c(source):
-        raise UserError(
+        raise UnknownFormatError(
             f"{source} cannot be imported: specify a WikiMini checkpoint (.pth), a llama2.c model (.bin), or the "
             f"folder or Hub id of a Llama or Phi-3."
         )

@@ -63,6 +63,10 @@ def push(
     check_repo_id(repo_id, "--repo-id")
     run = Path(run)
     branch = revision or "main"
+    if include:
+        from .release import check_formats
+
+        check_formats(include)
     if not dry_run:
         api, _ = authenticate("use --dry-run")
         target = find_target(api, repo_id, branch, private)

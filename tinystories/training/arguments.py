@@ -54,10 +54,7 @@ TRAINER_DEFAULTS = {
     "remove_unused_columns": False,
     "ddp_find_unused_parameters": False,
 }
-METRICS = (
-    *("loss", "bits_per_byte", "nats_per_token", *(f"nats_per_token_{name}" for name in WORD_CLASSES)),
-    *("runtime", "samples_per_second", "steps_per_second"),
-)
+METRICS = ("loss", "bits_per_byte", "nats_per_token", *(f"nats_per_token_{name}" for name in WORD_CLASSES))
 
 Rule = tuple[Callable[[Any], bool], str]
 _POSITIVE: Rule = (lambda value: 0 < value < math.inf, "a number above 0")
@@ -107,8 +104,7 @@ def training_arguments(recipe: Recipe) -> TrainingArguments:
     settings["report_to"] = [name for name in reports(recipe) if name != "csv"] or "none"
     settings.setdefault("save_strategy", settings["eval_strategy"])
     settings.setdefault("save_steps", settings["eval_steps"])
-    metric = str(settings["metric_for_best_model"] or "").removeprefix("eval_")
-    settings.setdefault("greater_is_better", metric.endswith("_per_second"))
+    settings.setdefault("greater_is_better", False)
     if recipe.max_minutes is not None:
         settings["max_steps"] = STEPS_WITHOUT_END
         if fractions := [name for name in ("eval_steps", "save_steps", "logging_steps") if 0 < settings[name] < 1]:

@@ -40,15 +40,15 @@ class ChosenRecipe(NamedTuple):
     replaced: list[str]
 
 
-def choose_recipe(source: str, given: dict[str, str]) -> ChosenRecipe:
-    """Choose the recipe for stories and a number of minutes.
+def check_settings(source: str, given: dict[str, str]) -> Recipe:
+    """The settings of the user as a recipe, checked before the stories are read.
 
     Args:
         source: file, folder, glob or Hub id of the stories, or `sample`.
-        given: settings of the command line by key, `max_minutes` among them; they replace those of the plan.
+        given: settings of the command line by key, `max_minutes` among them.
 
     Raises:
-        UserError: for settings or stories that training cannot use.
+        UserError: for settings that training cannot use, or an output folder with a run.
     """
     asked = build_recipe({"corpus": source}, given)
     assert asked.max_minutes is not None
@@ -63,9 +63,23 @@ def choose_recipe(source: str, given: dict[str, str]) -> ChosenRecipe:
             "With several processes, use a recipe. A run in one process writes one to its run folder: "
             "`tinystories train RUN/recipe.yaml`."
         )
-    base = {"corpus": source, "trainer": {"output_dir": str(run_folder_for(source, given))}}
-    first = build_recipe(base, given)
+    first = build_recipe(_base(source, given), given)
     checkpoint_to_resume(training_arguments(first), first)  # checks the output folder before any work
+    return asked
+
+
+def choose_recipe(source: str, given: dict[str, str], asked: Recipe) -> ChosenRecipe:
+    """Choose the recipe for stories and a number of minutes.
+
+    Args:
+        source: file, folder, glob or Hub id of the stories, or `sample`.
+        given: settings of the command line by key, `max_minutes` among them; they replace those of the plan.
+        asked: the same settings, from `check_settings`.
+
+    Raises:
+        UserError: for settings or stories that training cannot use.
+    """
+    base = _base(source, given)
     with _quiet():
         stories, has_validation = training_stories(asked)
         text = _describe(stories, has_validation)
@@ -76,6 +90,10 @@ def choose_recipe(source: str, given: dict[str, str]) -> ChosenRecipe:
             prompts = list(islice(openings(corpus.validation[: 10 * PROMPTS]["text"]), PROMPTS))
             recipe = dataclasses.replace(recipe, prompts=prompts)
     return ChosenRecipe(recipe, plan, _replaced(plan, given, recipe))
+
+
+def _base(source: str, given: dict[str, str]) -> dict[str, Any]:
+    return {"corpus": source, "trainer": {"output_dir": str(run_folder_for(source, given))}}
 
 
 def run_folder_for(source: str, given: dict[str, str]) -> Path:
