@@ -274,8 +274,10 @@ def load_recipe(path: str | Path, overrides: dict[str, Any] | list[str] | None =
         mark = getattr(error, "problem_mark", None)
         place = f", line {mark.line + 1}" if mark else ""
         raise UserError(f"{path}{place} is not valid YAML: {getattr(error, 'problem', None) or error}.") from None
-    if content is None or (isinstance(content, dict) and all(key in SECTIONS and not content[key] for key in content)):
-        raise UserError(f"{path} has no settings: `tinystories recipes show NAME > my.yaml` writes a recipe to change.")
+    if content is None or isinstance(content, dict) and all(key in SECTIONS and not content[key] for key in content):
+        raise UserError(
+            f"{path} has no settings: `tinystories recipes show NAME > my.yaml` copies a recipe that you can edit."
+        )
     given = overrides if isinstance(overrides, dict) else parse_overrides(overrides or [])
     return build_recipe(content, given, source=str(path))
 

@@ -42,7 +42,7 @@ def add_reading_arguments(parser: argparse.ArgumentParser, default: str | None =
     parser.add_argument(
         "--text-column",
         default=None if default else "text",
-        help=f"column with the stories (default: {default or 'text'})",
+        help=f"column with the stories (default: {default or 'text, or story if there is none'})",
     )
     parser.add_argument(
         "--split",
