@@ -262,7 +262,8 @@ def load_recipe(path: str | Path, overrides: dict[str, Any] | list[str] | None =
             `TrainingArguments`; or the arguments of a command line (`["--max_steps", "100"]`).
 
     Raises:
-        UserError: for a file that cannot be read or has no settings, an unknown name or key, or a value of the wrong type.
+        UserError: for a file that cannot be read or has no settings, an unknown name or key, or a value of the wrong
+            type.
     """
     file = recipe_path(path)
     try:
