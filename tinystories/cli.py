@@ -36,8 +36,8 @@ VERBS = {
 }
 
 EXAMPLES = """
+tinystories generate "Once upon a time"
 tinystories train quickstart
-tinystories generate runs/quickstart "Once upon a time"
 tinystories doctor my_stories/
 """
 
@@ -81,7 +81,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
-    """The options, with the verb's `run`; for `train`, `overrides` holds every `--key value` of the recipe.
+    """The options, with the verb's `run`.
 
     Raises:
         UserError: for an unknown or invalid argument.
@@ -101,11 +101,13 @@ def parse(arguments: list[str]) -> argparse.Namespace:
             module = import_module(f".commands.{name}{'_' if iskeyword(name) else ''}", __package__)
             module.add_arguments(verb)
             add_examples(verb, module.EXAMPLES)
-            verb.set_defaults(run=module.run)
+            verb.set_defaults(run=module.run, take_rest=getattr(module, "take_rest", None))
     options, extra = parser.parse_known_args([_with_dashes(argument) for argument in arguments])
-    if extra and options.verb != "train":
+    if extra and options.take_rest is not None:
+        extra = options.take_rest(options, extra)
+    if extra:
         raise UserError(f"unrecognized arguments: {' '.join(extra)} (see {parser.prog} {options.verb} --help)")
-    options.arguments, options.overrides = arguments, extra
+    options.arguments = arguments
     return options
 
 

@@ -5,6 +5,7 @@ import dataclasses
 import json
 import sys
 
+from ..runs.builtin_model import model_path
 from ..utils.console import counted
 from ..utils.paths import expand_user
 from .arguments import add_reading_arguments, number, reading_options
@@ -24,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "target",
-        type=expand_user,
+        type=model_path,
         help="recipe (file or name), run folder or checkpoint, any causal language model, file that `import` can read "
         "(.pth, .bin), tokenizer folder, or stories",
     )

@@ -3,6 +3,7 @@
 import argparse
 import shlex
 
+from ..runs.builtin_model import model_path
 from ..utils.errors import UserError
 from ..utils.paths import expand_user
 from .arguments import add_reading_arguments, comma_separated, number, reading_options, seed
@@ -24,8 +25,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "models",
         nargs="+",
         metavar="model",
-        type=expand_user,
-        help="run folder, checkpoint folder, or model id on the Hub",
+        type=model_path,
+        help="run folder, checkpoint folder, model id on the Hub, or builtin",
     )
     parser.add_argument(
         "--corpus", type=expand_user, help="held-out stories (default: the run's validation split, or `sample`)"

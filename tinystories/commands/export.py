@@ -2,6 +2,7 @@
 
 import argparse
 
+from ..runs.builtin_model import model_path
 from ..runs.run_folder import require_run
 from ..utils.console import counted
 from ..utils.errors import UserError
@@ -21,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "for llama.cpp, or as ONNX for transformers.js. The export is loaded again and its logits are compared with "
         "the model's; if they differ, nothing is written."
     )
-    parser.add_argument("model", type=expand_user, help="run folder, or model id on the Hub")
+    parser.add_argument("model", type=model_path, help="run folder, model id on the Hub, or builtin")
     parser.add_argument("out", type=expand_user, help="new or empty folder to write to; for gguf, a file name")
     parser.add_argument(
         "--to", help="llama, phi3, gguf or onnx (default: llama if whole heads are rotated, phi3 otherwise)"

@@ -3,11 +3,13 @@
 import argparse
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
+from ..runs.builtin_model import BUILTIN, model_path
+from ..runs.download import RUNS, may_be_hub_id
 from ..runs.run_folder import require_run
 from ..utils.errors import UserError
-from ..utils.paths import expand_user
 from .arguments import LARGEST_SEED, number, seed
 
 
@@ -16,7 +18,7 @@ MOST_STORIES = 1_000
 
 
 EXAMPLES = """
-tinystories generate runs/quickstart "Once upon a time"
+tinystories generate "Once upon a time"
 tinystories generate runs/quickstart "The happy cat" -n 3 --preset creative --seed 1
 tinystories generate you/your-model "One day," --temperature 0.7 --top-p 0.9 --max-new-tokens 100
 """
@@ -24,7 +26,12 @@ tinystories generate you/your-model "One day," --temperature 0.7 --top-p 0.9 --m
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     preset = "default: the preset's"
-    parser.add_argument("model", type=expand_user, help="run folder, or model id on the Hub")
+    parser.add_argument(
+        "model",
+        nargs="?",
+        type=model_path,
+        help="run folder, or model id on the Hub (default: the model that is installed with the package)",
+    )
     parser.add_argument("prompt", help='text to complete, such as "Once upon a time"')
     parser.add_argument(
         "--preset",
@@ -65,7 +72,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def take_rest(options: argparse.Namespace, rest: list[str]) -> list[str]:
+    """Take the prompt of `generate RUN --seed 1 PROMPT`, where argparse assigns RUN to the prompt.
+
+    Args:
+        rest: arguments that were not recognised.
+
+    Returns:
+        Those that still are not.
+    """
+    if options.model is None and len(rest) == 1 and not rest[0].startswith("-"):
+        options.model, options.prompt = model_path(options.prompt), rest[0]
+        return []
+    return rest
+
+
 def run(options: argparse.Namespace) -> None:
+    if options.model is None:
+        _require_prompt(options.prompt)
+        options.model = model_path(BUILTIN)
     from ..generation.presets import GREEDY, MIN_TEMPERATURE, SAMPLING, check_preset, check_sampling
 
     if options.preset is not None:
@@ -95,6 +120,12 @@ def run(options: argparse.Namespace) -> None:
             from ..generation.postprocess import post_process
 
             print(post_process(text))
+
+
+def _require_prompt(text: str) -> None:
+    """Raise `UserError` for the name of a model where only a prompt is given."""
+    if Path(text).is_dir() or may_be_hub_id(text) or text.startswith(f"{RUNS}/"):
+        raise UserError(f'Specify a prompt, too: tinystories generate {text} "Once upon a time".')
 
 
 def _with_transformers(options: argparse.Namespace, settings: dict[str, Any]) -> Callable[..., str]:

@@ -3,6 +3,7 @@
 import argparse
 import sys
 
+from ..runs.builtin_model import model_path
 from ..utils.paths import expand_user
 from .arguments import comma_separated
 
@@ -19,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "Build a release from a run, upload it in one commit, download it in a clean environment, and compare the "
         "download with the run. The exit status is 1 if they differ."
     )
-    parser.add_argument("model", type=expand_user, help="run folder or checkpoint folder")
+    parser.add_argument("model", type=model_path, help="run folder or checkpoint folder")
     parser.add_argument(
         "--repo-id", required=True, metavar="USER/NAME", help="repository to push to; created if it does not exist"
     )

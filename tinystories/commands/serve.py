@@ -2,6 +2,7 @@
 
 import argparse
 
+from ..runs.builtin_model import model_path
 from ..utils.errors import UserError, install_command
 from ..utils.paths import expand_user
 from .arguments import LARGEST_INT, number
@@ -13,7 +14,7 @@ PACKAGES = ("fastapi", "h11", "limits", "pydantic", "starlette", "uvicorn")
 
 
 EXAMPLES = """
-tinystories serve runs/quickstart
+tinystories serve
 tinystories serve runs/quickstart --port 8000 --dtype int8
 tinystories serve you/your-model --host 0.0.0.0 --rate-limit 10/minute
 """
@@ -28,8 +29,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "checkpoint",
         nargs="?",
         metavar="RUN",
-        type=expand_user,
-        help="run folder, or model id on the Hub (default: CHECKPOINT_PATH)",
+        type=model_path,
+        help="run folder, or model id on the Hub (default: CHECKPOINT_PATH, or the built-in model)",
     )
     parser.add_argument(
         "--tokenizer", metavar="PATH", type=expand_user, help="tokenizer to use (default: the model's)"

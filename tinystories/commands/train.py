@@ -73,6 +73,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="an installed recipe, such as quickstart (`tinystories recipes` lists them), or a YAML file; or, with "
         "--minutes, a file or folder of stories, a dataset id on the Hub, or sample",
     )
+    parser.set_defaults(overrides=[])
+
+
+def take_rest(options: argparse.Namespace, rest: list[str]) -> list[str]:
+    """Take every `--key value` of the recipe, which `run` checks."""
+    options.overrides = rest
+    return []
 
 
 def run(options: argparse.Namespace) -> None:

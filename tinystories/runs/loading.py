@@ -17,6 +17,7 @@ from ..generation.native import require_native_decoding
 from ..generation.presets import check_dtype
 from ..generation.prompts import set_prompt_prefix
 from ..utils.errors import UserError, first_line
+from .builtin_model import BUILTIN, model_path
 from .download import PICKLES, SAFETENSORS, local_folder
 from .run_folder import require_run
 
@@ -25,12 +26,13 @@ logger = logging.getLogger(__name__)
 
 
 def load_model(
-    path: str | Path, dtype: str | None = None, *, tokenizer: str | None = None, as_saved: bool = False
+    path: str | Path = BUILTIN, dtype: str | None = None, *, tokenizer: str | None = None, as_saved: bool = False
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A causal language model and its tokenizer from a run folder or the Hub, ready for generation.
 
     Args:
-        path: run folder, checkpoint folder, folder of any causal model of transformers, or model id on the Hub.
+        path: run folder, checkpoint folder, folder of any causal model of transformers, model id on the Hub, or
+            `builtin`, the model that is installed with this package.
         dtype: of the weights: None for the saved dtype, or "int8" for faster decoding on a CPU.
         tokenizer: folder or Hub id of another tokenizer; by default the model's own.
         as_saved: keep the EOS token that some tokenizers append to every text, also to a prompt.
@@ -44,6 +46,7 @@ def load_model(
     import modeling_tinyllama  # noqa: F401  registers the architecture
 
     check_dtype(dtype)
+    path = model_path(str(path))
     require_run(path)
     folder = local_folder(path, SAFETENSORS, PICKLES)
     loaded_tokenizer = load_tokenizer(tokenizer or folder, as_saved=as_saved)

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
 from ..generation.presets import check_dtype
+from ..runs.builtin_model import BUILTIN, model_path
 from ..utils.errors import UserError
 from ..utils.paths import expand_user
 
@@ -58,24 +59,22 @@ class ServerSettings:
 
 
 def read_settings(options: Mapping, environment: Mapping[str, str] = os.environ) -> ServerSettings:
-    """The `options` that are not None, then the environment, then the defaults.
+    """The `options` that are not None, then the environment, then the defaults; the default model is the built-in one.
 
     Args:
         options: by the names of `ServerSettings`; other keys are ignored.
 
     Raises:
-        UserError: if no checkpoint is given, or a value is invalid.
+        UserError: if a value is invalid.
     """
     names = [field.name for field in fields(ServerSettings)]
     values = {name: options[name] for name in names if options.get(name) is not None}
     for name, variable in ENVIRONMENT.items():
         if name not in values and environment.get(variable):
             values[name] = environment[variable]
-    for name in ("checkpoint", "tokenizer"):
-        if values.get(name):
-            values[name] = expand_user(values[name])
-    if "checkpoint" not in values:
-        raise UserError("No model was specified: pass its run folder (tinystories serve RUN), or set CHECKPOINT_PATH.")
+    values["checkpoint"] = model_path(values.get("checkpoint", BUILTIN))
+    if values.get("tokenizer"):
+        values["tokenizer"] = expand_user(values["tokenizer"])
     try:
         values["port"] = int(values.get("port", ServerSettings.port))
     except ValueError:
