@@ -1,10 +1,10 @@
 """Make the built-in model (`tinystories/runs/builtin`) from a run: 16-bit weights, tokenizer, recipe, and a card.
 
-    tinystories train race/60 --corpus TRAIN --output_dir runs/builtin
+    tinystories train race/60 --corpus TRAIN --validation_fraction 0.005 --output_dir runs/builtin
     python benchmarks/builtin_model.py runs/builtin --train-corpus TRAIN --corpus VALIDATION
 
-The figures in the card are those of the 16-bit weights: `tinystories evaluate` on all stories of `--corpus`, and copies
-of stories in `--train-corpus`. `--data` describes the two to the readers of the card.
+The figures in the card are those of the 16-bit weights: `tinystories evaluate` on all stories of `--corpus`, and
+copies of stories in `--train-corpus`. `--data` describes the two to the readers of the card.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from tinystories.runs.run_folder import RECIPE
 
 
 LARGEST = 8_000_000  # bytes, of all files
-DATA = "16,054 training stories of TinyStories (13.1 MB), evaluated on 3,613 of its validation stories (2.9 MB)"
+DATA = "15,974 training stories of TinyStories (13.1 MB); 3,613 of its validation stories (2.9 MB) for the evaluation"
 PRESET = "plain"
 
 CARD = """\
@@ -46,8 +46,9 @@ given, and every other verb accepts it as `builtin`.
 
 ## Training
 
-- Stories: {data}. TinyStories is by Ronen Eldan and Yuanzhi Li (arXiv 2305.07759), under CDLA-Sharing-1.0, which does
-  not restrict models trained on it.
+- Stories: {data}.
+  TinyStories is by Ronen Eldan and Yuanzhi Li (arXiv 2305.07759), under CDLA-Sharing-1.0, which does not restrict
+  models trained on it.
 - Recipe: `recipe.yaml`, from scratch, {tokens:,} tokens ({epochs:.1f} epochs, {steps:,} steps) in {minutes:.0f}
   minutes on {hardware}, {precision}.
 - Vocabulary {vocabulary:,}, context length {context} tokens. The weights are stored in 16 bits and loaded as float32.
@@ -63,7 +64,9 @@ By `tinystories evaluate builtin`, with the 16-bit weights:
 {rows}
 
 The last {figures} rows are those of {stories} stories generated with the preset `{preset}`. The longest sequence of
-words that one of them shares with a training story has {longest} words: "{copied}".
+words that one of them shares with a training story has {longest} words:
+
+> {copied}
 
 ## Limits
 
@@ -92,10 +95,10 @@ def main() -> None:
     options = parser.parse_args()
 
     write_model(options.run, options.out)
-    report = evaluate(
-        [str(options.out)], corpus=options.corpus, train_corpus=options.train_corpus, presets=[PRESET]
-    )
+    report = evaluate([str(options.out)], corpus=options.corpus, train_corpus=options.train_corpus, presets=[PRESET])
     (options.out / "README.md").write_text(card(options.run, report, options.data), "utf-8")
+    for file in options.out.iterdir():
+        file.chmod(0o644)  # safetensors writes files that only their owner can read
     size = sum(file.stat().st_size for file in options.out.iterdir())
     print(f"{options.out}: {size:,} bytes")
     if size > LARGEST:

@@ -157,6 +157,7 @@ def test_recipes_are_found_by_name(installed):
 
 def test_the_first_page_of_the_readme(installed, run_folder):
     commands = [
+        ["generate", "Once upon a time", "--max-new-tokens", "10"],
         ["generate", "runs/quickstart", "Once upon a time", "--max-new-tokens", "10"],
         ["doctor", "runs/quickstart", "--quick"],
         ["doctor", "race/5", "--corpus", "sample", "--limit", "50", "--quick"],
@@ -168,8 +169,9 @@ def test_the_first_page_of_the_readme(installed, run_folder):
     place, results, story, metrics = json.loads(printed.splitlines()[-1])
     assert Path(place).is_relative_to(installed.site_packages)
     assert story.startswith("The cat") and metrics == METRICS
-    generated, doctor, recipe, evaluated, exported, pushed = results
-    assert generated[0] == 0 and generated[1].startswith("Once upon a time")
+    builtin, generated, doctor, recipe, evaluated, exported, pushed = results
+    for status, text, _ in (builtin, generated):
+        assert status == 0 and text.startswith("Once upon a time")
     assert doctor[0] in (0, 1) and "objective:" in doctor[1], doctor
     assert recipe[0] in (0, 1) and "training arguments" in recipe[1], recipe
     assert evaluated[0] == 0 and "bits per byte" in evaluated[1], evaluated

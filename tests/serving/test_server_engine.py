@@ -16,6 +16,7 @@ from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, Mistra
 from tinystories.generation.generate import generate_story
 from tinystories.generation.native import use_native_decoding
 from tinystories.generation.presets import GREEDY, PRESETS, SamplingSettings
+from tinystories.runs.builtin_model import FOLDER
 from tinystories.runs.loading import load_model
 from tinystories.serving import batch as batches
 from tinystories.serving.batch import ContinuousBatch
@@ -565,6 +566,7 @@ def test_options_take_precedence_over_the_environment():
     assert read_settings({}, environment) == ServerSettings("runs/a", "tok", "cuda:1", port=8000)
     given = {"checkpoint": "runs/b", "device": "cpu", "port": 9000, "tokenizer": None, "verb": "serve"}
     assert read_settings(given, environment) == ServerSettings("runs/b", "tok", "cpu", port=9000)
+    assert read_settings({}, {}) == ServerSettings(str(FOLDER))
     assert (
         read_settings({"checkpoint": "runs/b"}, {}) == ServerSettings("runs/b") == ServerSettings("runs/b", port=7779)
     )
@@ -573,7 +575,6 @@ def test_options_take_precedence_over_the_environment():
 @pytest.mark.parametrize(
     ("given", "word"),
     [
-        ({}, "CHECKPOINT_PATH"),
         ({"checkpoint": "a", "port": 70_000}, "port"),
         ({"checkpoint": "a", "max_batch": 0}, "--max-batch"),
         ({"checkpoint": "a", "time_limit": float("nan")}, "--time-limit"),
