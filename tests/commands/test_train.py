@@ -99,4 +99,4 @@ def test_mistakes_are_one_line(story_file, tmp_path):
 
 def test_minutes_limit_the_time_of_a_recipe(tmp_path):
     recipe = load_recipe("quickstart", ["--minutes", "5"])
-    assert recipe.max_minutes == 5 and recipe.trainer["max_steps"] == 1700, "the minutes take precedence"
+    assert recipe.max_minutes == 5 and recipe.trainer["max_steps"] == 2300, "the minutes take precedence"
