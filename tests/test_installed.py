@@ -180,9 +180,10 @@ def test_the_first_page_of_the_readme(installed, run_folder):
     assert sorted(path.name for path in installed.folder.iterdir()) == ["exported", "my.yaml", "runs"]
 
 
-def test_serve_answers(installed, run_folder):
+@pytest.mark.parametrize("model", [["runs/quickstart"], []], ids=["run", "built-in model"])
+def test_serve_answers(model, installed, run_folder):
     server = subprocess.Popen(
-        [installed.bin / "tinystories", "serve", "runs/quickstart", "--port", "0"],
+        [installed.bin / "tinystories", "serve", *model, "--port", "0"],
         cwd=installed.folder, env=installed.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
     try:

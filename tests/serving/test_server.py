@@ -837,7 +837,6 @@ def test_mistakes_are_one_line(tiny_run, tmp_path, monkeypatch, capsys):
         assert not (silent and out), out
         return err.strip().splitlines()[-1]
 
-    assert "CHECKPOINT_PATH" in one_line()
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs").mkdir()
     assert "tinystories train quickstart" in one_line("runs/none")
