@@ -22,6 +22,7 @@ from tinystories.runs.builtin_model import FOLDER
 from tinystories.runs.loading import load_model
 from tinystories.runs.metadata import TINYSTORIES, read_run_metadata
 from tinystories.runs.run_folder import RECIPE
+from tinystories.utils.console import print_any_character
 
 
 LARGEST = 8_000_000  # bytes, of all files
@@ -94,6 +95,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=FOLDER, help="folder to write to (default: %(default)s)")
     options = parser.parse_args()
 
+    print_any_character()
     write_model(options.run, options.out)
     report = evaluate([str(options.out)], corpus=options.corpus, train_corpus=options.train_corpus, presets=[PRESET])
     (options.out / "README.md").write_text(card(options.run, report, options.data), "utf-8")
