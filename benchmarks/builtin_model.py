@@ -95,7 +95,6 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=FOLDER, help="folder to write to (default: %(default)s)")
     options = parser.parse_args()
 
-    print_any_character()
     write_model(options.run, options.out)
     report = evaluate([str(options.out)], corpus=options.corpus, train_corpus=options.train_corpus, presets=[PRESET])
     (options.out / "README.md").write_text(card(options.run, report, options.data), "utf-8")
@@ -158,4 +157,5 @@ def card(run: str, report: dict, data: str) -> str:
 
 
 if __name__ == "__main__":
+    print_any_character()
     main()
