@@ -132,9 +132,12 @@ def _with_transformers(options: argparse.Namespace, settings: dict[str, Any]) ->
     from ..generation.presets import check_dtype
 
     check_dtype(options.dtype)
+    from transformers.utils.logging import disable_progress_bar
+
     from ..generation.generate import generate_story
     from ..runs.loading import load_model
 
+    disable_progress_bar()
     model, tokenizer = load_model(options.model, options.dtype)
     return partial(generate_story, model, tokenizer, options.prompt, **settings)
 
