@@ -43,7 +43,7 @@ datasets:
 
 A language model with {parameters:,} parameters that writes short children's stories. It is installed with
 `tinyllama-stories`: `tinystories generate "Once upon a time"` and `tinystories serve` use it if no other model is
-given, and every other verb accepts it as `builtin`.
+given, and every command that takes a model accepts its name, `builtin`.
 
 ## Training
 

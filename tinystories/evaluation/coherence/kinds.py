@@ -255,7 +255,7 @@ def _definite(sentence: Sentence, noun: str) -> bool:
 # Ending and middle
 
 _DEFINITE = frozenset("the his her their its this that these those".split())
-TOPIC_FRACTION = 0.05  # of the stories, at most, contain a word that tells a story from others
+TOPIC_FRACTION = 0.05  # a word in a larger fraction of the stories is not specific to a story
 LONGEST_DIFFERENCE = 2  # words, between two sentences that are exchanged
 
 
