@@ -5,19 +5,19 @@
 
 25 stories are generated for each of four prompts, with the preset of the model and a fixed seed, until EOS or until
 the context is full. A story is consistent if it mentions no first name that it has not introduced
-(`tinystories.evaluation.characters`). A word is made up if it occurs neither in the training stories nor in the
+(`tinystories.text.characters`). A word is made up if it occurs neither in the training stories nor in the
 prompts.
 """
 
 import argparse
 
-from tinystories.evaluation.characters import unintroduced_names
 from tinystories.evaluation.intervals import wilson_interval
 from tinystories.evaluation.stories import TrainingStories
 from tinystories.evaluation.text_statistics import vocabulary, words
 from tinystories.generation.batch import generate_stories
 from tinystories.generation.presets import preset_of
 from tinystories.runs.loading import load_model
+from tinystories.text.characters import unintroduced_names
 from tinystories.utils.console import print_any_character
 
 

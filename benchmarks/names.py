@@ -10,7 +10,7 @@ on stories held out from the training file:
 - nats per repeated name in the same stories after their names were replaced, each by any of the same gender with equal
   probability, so that the frequency of names helps little;
 - the fraction of sampled stories that mention a name without having introduced it
-  (`tinystories.evaluation.characters`).
+  (`tinystories.text.characters`).
 """
 
 import argparse
@@ -28,8 +28,8 @@ from torch.nn.functional import cross_entropy
 from tinystories import load_model, load_recipe, train
 from tinystories.data.corpus import load_texts
 from tinystories.data.renaming import NameTokens, Renaming
-from tinystories.evaluation.characters import unintroduced_name_rate
 from tinystories.evaluation.likelihood import bits_per_byte, encode, score_sequences, score_stories, start_tokens
+from tinystories.evaluation.story_figures import unintroduced_name_rate
 from tinystories.generation.batch import PROMPTS, generate_stories
 from tinystories.runs.run_folder import run_and_step
 from tinystories.utils.console import print_any_character

@@ -8,7 +8,6 @@ import torch
 from helpers import tiny_model
 
 from tinystories.data.synthetic import sample_stories
-from tinystories.evaluation.characters import unintroduced_names
 from tinystories.evaluation.coherence import (
     KINDS,
     Probe,
@@ -19,6 +18,7 @@ from tinystories.evaluation.coherence import (
 )
 from tinystories.evaluation.coherence.kinds import SHORTEST_DISTANCE, distance_range
 from tinystories.evaluation.minimal_pairs import text_log_likelihoods
+from tinystories.text.characters import unintroduced_names
 from tinystories.tokenization import train_bpe
 from tinystories.utils.errors import UserError
 

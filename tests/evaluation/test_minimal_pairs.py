@@ -33,7 +33,7 @@ from tinystories.evaluation.minimal_pairs import (
     text_log_likelihoods,
     write_pairs,
 )
-from tinystories.evaluation.minimal_pairs.sentences import all_sentences, normalized, plain_sentences
+from tinystories.text.sentences import all_sentences, normalized, plain_sentences
 from tinystories.tokenization import train_bpe
 from tinystories.utils.errors import UserError
 

@@ -8,9 +8,9 @@ import numpy as np
 
 from ..generation.batch import GeneratedStory
 from ..generation.postprocess import post_process
+from ..text.characters import unintroduced_names
 from .articles import article_statistics, count_articles
-from .characters import unintroduced_name_rate
-from .intervals import flatten, ratio_interval
+from .intervals import Interval, flatten, ratio_interval, wilson_interval
 from .text_statistics import lengths_and_endings, out_of_vocabulary_rate, repetition, words
 
 
@@ -64,6 +64,11 @@ def generated_figures(stories: Sequence[GeneratedStory], seed: int) -> dict:
 def character_figures(stories: Sequence[str]) -> dict[str, float]:
     """Figures of the characters of whole stories: a prompt may introduce them."""
     return flatten({"unintroduced_names": unintroduced_name_rate(stories)})
+
+
+def unintroduced_name_rate(stories: Sequence[str]) -> Interval:
+    """Fraction of stories that mention a name without having introduced it, with Wilson's interval."""
+    return wilson_interval(sum(bool(unintroduced_names(story)) for story in stories), len(stories))
 
 
 def length_figures(texts: Sequence[str], seed: int) -> dict:

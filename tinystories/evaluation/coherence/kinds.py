@@ -10,13 +10,12 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from ..characters import OPENING_SENTENCES, unintroduced_names
-from ..minimal_pairs import word_lists as lists
-from ..minimal_pairs.errors import FOLLOWERS
-from ..minimal_pairs.sentences import Sentence
-from .gender import HE, NAMES, NOUNS, PRONOUNS, SHE, STRICT, WORD, bare, genders
+from ...text import word_lists as lists
+from ...text.characters import OPENING_SENTENCES, unintroduced_names
+from ...text.gender import HE, NAMES, NOUNS, PRONOUNS, SHE, STRICT, WORD, bare, genders
+from ...text.sentences import Sentence
+from ...text.things import CATEGORY, KINDRED, PLURALS
 from .story import Corpus, Story
-from .word_lists import CATEGORY, KINDRED, PLURALS
 
 
 class Place(NamedTuple):
@@ -111,7 +110,7 @@ def objects(corpus: Corpus, index: int) -> Iterator[Place]:
         for place, noun in enumerate(sentence.lower):
             if place == 0 or noun not in CATEGORY or sentence.previous(place) != "the":
                 continue
-            if not sentence.marks[place] and sentence.next(place) not in FOLLOWERS:
+            if not sentence.marks[place] and sentence.next(place) not in lists.FOLLOWERS:
                 continue
             start = sentence.offset(place)
             mentions = [story.last_mention(form, sentence.start) for form in (noun, PLURALS[noun])]
@@ -249,7 +248,9 @@ def _introduced(story: Story, sentence: Sentence) -> Iterator[str]:
 
 def _definite(sentence: Sentence, noun: str) -> bool:
     place = sentence.lower.index(noun)
-    return sentence.previous(place) == "the" and (bool(sentence.marks[place]) or sentence.next(place) in FOLLOWERS)
+    return sentence.previous(place) == "the" and (
+        bool(sentence.marks[place]) or sentence.next(place) in lists.FOLLOWERS
+    )
 
 
 # Ending and middle

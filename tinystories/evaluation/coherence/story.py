@@ -4,8 +4,8 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 
-from ..minimal_pairs.sentences import Sentence, plain_sentences, sentence_spans
-from .gender import NAMES, WORD, bare, genders
+from ...text.gender import NAMES, WORD, bare, genders
+from ...text.sentences import Sentence, plain_sentences, sentence_spans
 
 
 _STEM = 4  # letters that forms of a word share

@@ -9,8 +9,8 @@ import re
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from . import word_lists as lists
-from .sentences import Sentence
+from ...text import word_lists as lists
+from ...text.sentences import Sentence
 
 
 class BadSentence(NamedTuple):
@@ -32,8 +32,6 @@ class BadSentence(NamedTuple):
 ARTICLES = ("a", "an", "the")
 NAMES = lists.WOMENS_NAMES | lists.MENS_NAMES
 SUBJECTS = lists.SINGULAR_SUBJECTS | lists.PLURAL_SUBJECTS
-# Words that can follow a noun but not its first half ("the bird house")
-FOLLOWERS = lists.FUNCTION_WORDS | lists.PASTS
 
 
 # Articles
@@ -54,7 +52,7 @@ def _noun_phrases(sentence: Sentence) -> Iterator[_NounPhrase]:
         while noun < len(sentence) - 1 and lower[noun] in lists.ADJECTIVES and not marks[noun]:
             noun += 1
         is_noun = sentence.words[noun] in lists.COUNT_NOUNS and not any(marks[place:noun])
-        if is_noun and (marks[noun] or lower[noun + 1] in FOLLOWERS):
+        if is_noun and (marks[noun] or lower[noun + 1] in lists.FOLLOWERS):
             yield _NounPhrase(place, noun)
 
 
@@ -268,7 +266,7 @@ def _fixed_order(first: str, second: str, before: str, after: str) -> str | None
     """What two neighbours with a fixed order are; `before` and `after` are the words around them, or ""."""
     if first in _PREPOSITIONS and second in ARTICLES:
         return "preposition and article"
-    if first in ("his", "their", "our", "my") and second in SUBJECTS and (not after or after in FOLLOWERS):
+    if first in ("his", "their", "our", "my") and second in SUBJECTS and (not after or after in lists.FOLLOWERS):
         return "possessive and noun"
     if first == "to" and second in _INFINITIVES and before not in ("go", "come", "help", "helped", ""):
         return "to and verb"
@@ -280,7 +278,7 @@ def _fixed_order(first: str, second: str, before: str, after: str) -> str | None
         return "very and adjective" if before in ("was", "were", "felt", "is", "are") else None
     if before in ("a", "an") and first in lists.LASTING_ADJECTIVES and second in lists.COUNT_NOUNS:
         keeps_article = (first[0] in "aeiou") == (second[0] in "aeiou") and second != "unicorn"
-        if keeps_article and (not after or after in FOLLOWERS - _AFTER_POSTPOSED):
+        if keeps_article and (not after or after in lists.FOLLOWERS - _AFTER_POSTPOSED):
             return "adjective and noun"
     return None
 

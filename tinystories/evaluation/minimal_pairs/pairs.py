@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from ...text.sentences import all_sentences, normalized, plain_sentences
 from ...utils.errors import UserError
 from ...utils.progress import progress_bar
 from ..likelihood import check_stories
 from .errors import KINDS
-from .sentences import all_sentences, normalized, plain_sentences
 
 
 logger = logging.getLogger(__name__)

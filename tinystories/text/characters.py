@@ -5,10 +5,8 @@ name that occurs after the opening of a story must have been introduced.
 """
 
 import re
-from collections.abc import Sequence
 
 from ..data.names import FIRST_NAMES
-from .intervals import Interval, wilson_interval
 
 
 OPENING_SENTENCES = 3  # any name may occur here first
@@ -47,11 +45,6 @@ def unintroduced_names(story: str) -> list[str]:
             ):
                 missing.append(word)
     return missing
-
-
-def unintroduced_name_rate(stories: Sequence[str]) -> Interval:
-    """Fraction of stories that mention a name without having introduced it, with Wilson's interval."""
-    return wilson_interval(sum(bool(unintroduced_names(story)) for story in stories), len(stories))
 
 
 def _introduces(before: list[str], after: list[str]) -> bool:

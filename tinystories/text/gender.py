@@ -3,8 +3,8 @@
 import re
 from collections.abc import Iterator
 
-from ...data.names import BOYS, GIRLS, MORE_BOYS, MORE_GIRLS
-from ..minimal_pairs import word_lists as lists
+from ..data.names import BOYS, GIRLS, MORE_BOYS, MORE_GIRLS
+from . import word_lists as lists
 
 
 SHE, HE = "she", "he"

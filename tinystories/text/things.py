@@ -1,6 +1,6 @@
 """Nouns for the probes of objects."""
 
-from ..minimal_pairs.word_lists import ANIMALS, PEOPLE, THINGS, plural
+from .word_lists import ANIMALS, PEOPLE, THINGS, plural
 
 
 def _words(text: str) -> frozenset[str]:

@@ -7,7 +7,8 @@ import pytest
 
 from tinystories.data.names import FIRST_NAMES
 from tinystories.data.synthetic import sample_stories
-from tinystories.evaluation.characters import unintroduced_name_rate, unintroduced_names
+from tinystories.evaluation.story_figures import unintroduced_name_rate
+from tinystories.text.characters import unintroduced_names
 
 
 STORIES = list(sample_stories(600, seed=5))

@@ -1,4 +1,4 @@
-"""The words that the rules in `errors.py` use; no pair is made with a word that is in none of these lists.
+"""The words that the rules for minimal pairs, coherence probes and faults use; none applies to any other word.
 
 They are frequent in children's stories, and in the places where the rules look for them, their part of speech is
 certain.
@@ -81,7 +81,6 @@ MOODS_AND_STATES = _words("""happy sad good bad nice great warm cold hot cool we
     sharp sweet empty broken quiet loud lonely lucky sleepy tired hungry smart shy proud poor rich busy""")
 ADJECTIVES = LASTING_ADJECTIVES | MOODS_AND_STATES
 
-# Words that can follow a noun but not its first half ("the bird house")
 FUNCTION_WORDS = _words("""about above across after again all alone along and around as at away back be because before
     behind beside between but by can could did down for from had has have her him his home if in inside into is it its
     just like my near next not of off on or our out outside over so that the their them then there through to together
@@ -140,6 +139,8 @@ VERBS = tuple(Verb(*forms.split()) for forms in _IRREGULAR.split(",")) + tuple(
     Verb(base, _past(base), _past(base)) for base in _REGULAR.split()
 )
 PASTS = frozenset(verb.past for verb in VERBS)
+# Words that can follow a noun but not its first half ("the bird house")
+FOLLOWERS = FUNCTION_WORDS | PASTS
 SINGULAR_TO_PLURAL = {"was": "were", "is": "are", "has": "have", "does": "do"}
 SINGULAR_TO_PLURAL |= {"wasn't": "weren't", "isn't": "aren't", "hasn't": "haven't", "doesn't": "don't"}
 # A past form that is a verb of its own: "to saw", "to found", "to fell", "to felt", "to left"

@@ -1,0 +1,1 @@
+"""The English of children's stories: sentences, word lists, rules that find faults. Needs neither torch nor a model."""
