@@ -1,1 +1,1 @@
-"""The English of children's stories: sentences, word lists, rules that find faults. Needs neither torch nor a model."""
+"""The English of children's stories, without a model: sentences, word lists, and rules that find faults."""
