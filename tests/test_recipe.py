@@ -34,8 +34,8 @@ def test_every_config_is_valid_and_commented(path):
 
 
 def test_every_config_is_installed_and_has_a_name_and_a_summary():
-    assert recipe_names() == ["quickstart", "race/5", "race/20", "race/60", "small-corpus", "tinystories-3m",
-                              "tinystories-24m"]  # fmt: skip
+    assert recipe_names() == ["finetune", "quickstart", "race/5", "race/20", "race/60", "small-corpus",
+                              "tinystories-3m", "tinystories-24m"]  # fmt: skip
     assert {recipe_path(name) for name in recipe_names()} == set(CONFIGS)
     for name in recipe_names():
         assert load_recipe(name) == load_recipe(recipe_path(name))
@@ -64,7 +64,7 @@ def test_a_file_comes_before_an_installed_recipe_of_the_same_name(tmp_path, monk
         ("QUICKSTRT", "did you mean quickstart?"),
         ("race/6", "did you mean race/60 or race/5 or race/20"),
         ("tinystories-33m", "did you mean tinystories-3m or tinystories-24m"),
-        ("gpt", "the installed recipes are quickstart, race/5, .* tinystories-24m"),
+        ("gpt", "the installed recipes are finetune, quickstart, race/5, .* tinystories-24m"),
         ("accelerate/ddp", "the installed recipes are"),
         ("../setup", "the installed recipes are"),
     ],

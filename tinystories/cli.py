@@ -24,6 +24,7 @@ SPIN_COUNT = "1000"
 
 VERBS = {
     "train": "train a model with a recipe, or on stories for a given time",
+    "finetune": "train a model that exists on other stories",
     "recipes": "list the installed recipes, or print one",
     "tokenizer": "train a tokenizer, or prune one to its most frequent tokens",
     "generate": "complete a prompt",

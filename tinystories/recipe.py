@@ -43,6 +43,7 @@ SHORT_NAMES = {
     "output_dir": ["out", "out_dir"],
     "resume_from_checkpoint": ["resume"],
     "corpus": ["data", "dataset"],
+    "init_from": ["model_name_or_path"],
     "max_minutes": ["minutes"],
     "max_length": ["block_size", "context_length", "max_seq_length", "seq_len"],
     "num_hidden_layers": ["layers", "n_layer"],
@@ -53,8 +54,10 @@ TOP = ""  # the section of the keys at the top level
 SECTIONS = ("model", "trainer")
 # Derived from the tokenizer and `max_length`, so that a recipe cannot contradict those.
 DERIVED = {"vocab_size", "max_position_embeddings", "pad_token_id", "bos_token_id", "eos_token_id"}
+# With `init_from`, a key that is not given has the value of the base model; until that is known, this one.
+FROM_BASE: dict[str, Any] = {"max_length": 0, "vocab_size": 0, "preset": ""}
 PATHS = (
-    *((TOP, name) for name in ("corpus", "validation_corpus", "tokenizer")),
+    *((TOP, name) for name in ("corpus", "validation_corpus", "tokenizer", "init_from")),
     *(("trainer", name) for name in ("output_dir", "resume_from_checkpoint", "deepspeed", "fsdp_config")),
 )
 MIN_SIMILARITY = 0.7  # difflib's ratio from which another name is suggested
@@ -96,6 +99,12 @@ class Recipe:
         None,
         "Fraction of the stories that is held out if the corpus has no validation stories; null for 2%, but at least "
         "50 stories or 10%, whichever is less.",
+    )
+    init_from: str | None = _setting(
+        None,
+        "Model to fine-tune: `builtin`, a run folder, a checkpoint, a Llama or Phi-3 in a folder or on the Hub, or a "
+        "file that `tinystories import` reads. Weights, shape, vocabulary and tokenizer are its own; `max_length` and "
+        "`preset` are, too, unless they are given. null trains from nothing.",
     )
     tokenizer: str | None = _setting(None, "Folder or Hub id of a tokenizer; null trains one on the corpus.")
     vocab_size: int = _setting(10_000, "Vocabulary size of the tokenizer, if one is trained.")
@@ -312,6 +321,9 @@ def build_recipe(content: dict | None, overrides: dict[str, Any] | None = None, 
     _drop_replaced(settings, given)
     settings |= given
     _apply_size(settings)
+    if settings.get((TOP, "init_from")) is not None:
+        for name, value in FROM_BASE.items():
+            settings.setdefault((TOP, name), value)
     for key in PATHS:
         if isinstance(settings.get(key), str):
             settings[key] = expand_user(settings[key])
@@ -319,7 +331,7 @@ def build_recipe(content: dict | None, overrides: dict[str, Any] | None = None, 
     for (section, name), value in settings.items():
         parts[section][name] = value
     recipe = Recipe(**parts[TOP], model=parts["model"], trainer=parts["trainer"])
-    _check(recipe)
+    check_recipe(recipe)
     return recipe
 
 
@@ -419,19 +431,28 @@ def _apply_size(settings: dict[Key, Any]) -> None:
         settings.setdefault((TOP if name == "vocab_size" else "model", name), value)
 
 
-def _check(recipe: Recipe) -> None:
-    """Refuse values that contradict each other or cannot work."""
+def check_recipe(recipe: Recipe) -> None:
+    """Refuse values that contradict each other or cannot work.
+
+    Raises:
+        UserError: with the first of them.
+    """
     length, row_length, optim = recipe.max_length, recipe.row_length, recipe.trainer.get("optim")
     minutes, decay, weight = recipe.max_minutes, recipe.ema_decay, recipe.article_loss_weight
     broken = [prompt for prompt in recipe.prompts or () if re.search("[\ud800-\udfff]", prompt)]
-    _require(length >= 16, f"`max_length` must be at least 16 tokens, but is {length}; a story has about 200 tokens.")
+    fine_tuned = recipe.init_from is not None
+    known = not (fine_tuned and length == FROM_BASE["max_length"])
     _require(
-        row_length is None or length <= row_length <= MAX_ROW_CONTEXTS * length,
+        not known or length >= 16,
+        f"`max_length` must be at least 16 tokens, but is {length}; a story has about 200 tokens.",
+    )
+    _require(
+        not known or row_length is None or length <= row_length <= MAX_ROW_CONTEXTS * length,
         f"`row_length` must be from {length} (`max_length`, so that each story fits into a row) to "
         f"{MAX_ROW_CONTEXTS * length}, but is {row_length}.",
     )
     _require(
-        recipe.tokenizer is not None or recipe.vocab_size >= MIN_VOCAB_SIZE,
+        fine_tuned or recipe.tokenizer is not None or recipe.vocab_size >= MIN_VOCAB_SIZE,
         f"`vocab_size` must be at least {MIN_VOCAB_SIZE}, but is {recipe.vocab_size}: special tokens and bytes take "
         f"{MIN_VOCAB_SIZE - 1} entries. For children's stories, use about 10000.",
     )
@@ -462,6 +483,12 @@ def _check(recipe: Recipe) -> None:
         recipe.copy_init is None or 0 < recipe.copy_init <= 10,
         f"`copy_init` must be above 0 and at most 10, for example 1, but is {recipe.copy_init}.",
     )
+    for name in ("zero_init_residual", "copy_init"):
+        _require(
+            not (fine_tuned and getattr(recipe, name)),
+            f"`{name}` initialises a model that is trained from nothing, so it does not go with `init_from`: remove "
+            f"it, or use the recipe `finetune`.",
+        )
     _require(
         0 < weight <= 2,
         f"`article_loss_weight` must be above 0 and at most 2, but is {weight}; 2 already raises the probability of "

@@ -206,7 +206,7 @@ def test_the_help_states_the_default_of_every_option(verb):
 def test_recipes_are_listed_and_shown(tmp_path):
     listed = tinystories("recipes", cwd=tmp_path).stdout.splitlines()
     assert [line.split()[0] for line in listed] == recipe_names()
-    assert listed[0].split(maxsplit=1)[1] == recipe_summary("quickstart")
+    assert listed[1].split(maxsplit=1)[1] == recipe_summary("quickstart")
     for name in ("quickstart", "race/5"):
         shown = tinystories("recipes", "show", name, cwd=tmp_path)
         assert shown.stdout == recipe_path(name).read_text() and not shown.stderr

@@ -76,7 +76,9 @@ def examine_trainer(
         run = made or _run_length(trainer, total_rows, rows)
         muon = getattr(trainer, "use_muon", False)
         findings += compare_settings(trainer.args, run, muon=muon)
-        findings += check_length(trainer.args, run, model_of(trainer))
+        findings += check_length(
+            trainer.args, run, model_of(trainer), fine_tunes=getattr(trainer, "fine_tunes", False)
+        )
         if machine:
             findings += check_precision(trainer.args)
             findings += check_disk(trainer, muon, run.steps, output_dir)

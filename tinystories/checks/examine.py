@@ -25,6 +25,7 @@ from tinystories.tokenization import train_bpe
 from ..data.corpus import load_corpus, recipe_corpus
 from ..data.formats import SUFFIXES
 from ..data.packing import PackedStories
+from ..export.base_model import load_base
 from ..export.import_model import UnknownFormatError, read_source
 from ..export.wikimini import load_wikimini
 from ..recipe import Recipe, load_recipe
@@ -32,6 +33,7 @@ from ..runs.loading import load_tokenizer
 from ..runs.run_folder import run_recipe
 from ..training import build as training
 from ..training.arguments import training_arguments
+from ..training.fine_tuning import complete_recipe
 from ..utils.errors import UserError, first_line
 from ..utils.random_state import preserved_random_state
 from . import targets, vocabulary
@@ -181,6 +183,10 @@ def _examine_tokenizer(target: str, options: _Options) -> list[Finding]:
 def _examine_recipe(target: str, options: _Options) -> list[Finding]:
     recipe = targets.with_corpus(load_recipe(target), options.corpus, options.reading)
     recipe = dataclasses.replace(recipe, tokenizer=options.tokenizer or recipe.tokenizer)
+    base = None
+    if recipe.init_from is not None:
+        base = load_base(recipe.init_from, recipe.tokenizer)
+        recipe = complete_recipe(recipe, base)
     local = targets.local_recipe(recipe)
     arguments = training_arguments(local)
     findings = [_check_arguments(recipe, local, arguments)]
@@ -189,13 +195,21 @@ def _examine_recipe(target: str, options: _Options) -> list[Finding]:
         evidence = f"{stories.evidence} {REPLACED}, only to check batches and the machine."
         findings.append(dataclasses.replace(stories, evidence=evidence))
         stories = StorySample.of(load_corpus("sample"), options.limit, is_replacement=True)
-    tokenizer = (
-        load_tokenizer(recipe.tokenizer, as_saved=True) if recipe.tokenizer else _new_tokenizer(recipe, stories)
-    )
+    if base is not None:
+        tokenizer = base.tokenizer
+    elif recipe.tokenizer:
+        tokenizer = load_tokenizer(recipe.tokenizer, as_saved=True)
+    else:
+        tokenizer = _new_tokenizer(recipe, stories)
     findings += _check_special_tokens(tokenizer, recipe)
     if not stories.is_replacement:
         findings += options.check_text(stories, tokenizer)
-    return findings + _examine_new_model(recipe, tokenizer, stories, str(arguments.output_dir), time=not options.quick)
+    folder, time = str(arguments.output_dir), not options.quick
+    if base is None:
+        return findings + _examine_new_model(recipe, tokenizer, stories, folder, time=time)
+    scored = evenly(stories.validation, SCORED_QUICKLY)
+    findings += check_objective(base.model, tokenizer, scored)
+    return findings + _examine_batches(recipe, base.new_model(recipe), tokenizer, stories, folder, time=time)
 
 
 def _check_special_tokens(tokenizer: PreTrainedTokenizerBase, recipe: Recipe) -> list[Finding]:

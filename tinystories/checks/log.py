@@ -82,7 +82,7 @@ class Log:
 
     @cached_property
     def evaluations(self) -> dict[int, float]:
-        """The validation metric by step, of the weights at that step.
+        """The validation metric by step, of the weights at that step; that of a base model, before the first, is not.
 
         After training, `Trainer` may load the best checkpoint and log its metric under the number of the last step.
         Such a repeated value is left out.
@@ -92,7 +92,11 @@ class Log:
         for entry in self.entries:
             ended = (ended or "train_runtime" in entry) and "loss" not in entry
             value = entry.get(self.metric)
-            if value is None or (ended and any(math.isclose(value, old, rel_tol=SAME) for old in found.values())):
+            if (
+                value is None
+                or not entry["step"]
+                or (ended and any(math.isclose(value, old, rel_tol=SAME) for old in found.values()))
+            ):
                 continue
             found.setdefault(entry["step"], value)
         return dict(sorted(found.items()))

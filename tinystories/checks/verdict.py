@@ -23,9 +23,19 @@ FEW_STORIES, FEW_FRACTION = 50, 0.1  # of validation stories: too few if below b
 CHECKS = ("training text", "warm-up", "evaluations", "validation stories")
 
 
-def check_length(args: TrainingArguments, run: RunLength, model: PreTrainedModel) -> list[Finding]:
-    """Findings on a run before its first step, as far as its length is known."""
-    return [*_check_text(run, model), *_check_warmup(args, run), *_check_evaluations(args, run)]
+def check_length(
+    args: TrainingArguments, run: RunLength, model: PreTrainedModel, *, fine_tunes: bool = False
+) -> list[Finding]:
+    """Findings on a run before its first step, as far as its length is known.
+
+    Args:
+        fine_tunes: whether the model is a trained one, for which little text is enough.
+    """
+    return [
+        *([] if fine_tunes else _check_text(run, model)),
+        *_check_warmup(args, run),
+        *_check_evaluations(args, run),
+    ]
 
 
 @as_check("validation stories")

@@ -31,8 +31,11 @@ if TYPE_CHECKING:
     from transformers import TrainingArguments
 
     from ..data.corpus import Corpus
+    from ..training.fine_tuning import BaseModel
     from ..training.trainer import StoryTrainer
 
+FINE_TUNING = "finetune"  # the recipe
+BASE_STORIES = 24  # on which a base model is checked
 QUALITY_STORIES = 2_000
 ENGLISH_STORIES = 500
 
@@ -114,12 +117,18 @@ def names_stories(target: str, given: dict[str, str]) -> bool:
     if path.is_dir() and (is_run_folder(path) or (path / "config.json").exists()):
         raise UserError(
             f"{target} is a model folder, not a folder of stories: to repeat a run, specify its recipe, "
-            f"{path / RECIPE}, and another --output_dir."
+            f"{path / RECIPE}, and another --output_dir; to fine-tune the model, specify stories and "
+            f"--init_from {target}."
         )
     is_local = target == "sample" or path.is_dir() or glob.has_magic(target) or file_format(path) is not None
     timed = "max_minutes" in given
     if not is_local and not (timed and _may_be_on_hub(target)):
         return False
+    if not timed and "init_from" in given:
+        raise UserError(
+            f"{target} names stories, not a recipe: add the time for training, such as --minutes 2, or use the recipe "
+            f"for fine-tuning: `tinystories train {FINE_TUNING} --corpus {target} --init_from {given['init_from']}`."
+        )
     if not timed:
         raise UserError(
             f"{target} names stories, not a recipe: add the time for training, such as --minutes 20, or choose a "
@@ -193,9 +202,11 @@ def _train(recipe: Recipe, arguments: "TrainingArguments", output_dir: Path, com
     from ..generation.generate import generate_story, preset_config
     from ..generation.presets import check_preset
     from ..runs.loading import load_model, load_tokenizer
+    from ..runs.metadata import write_base_metadata
     from ..training import build, resume
 
     checkpoint = resume.checkpoint_to_resume(arguments, recipe)
+    recipe, base = _with_base(recipe, checkpoint)
     check_preset(recipe.preset)
     check_resources(recipe, arguments)
     _check_hub(arguments)
@@ -210,11 +221,14 @@ def _train(recipe: Recipe, arguments: "TrainingArguments", output_dir: Path, com
     with arguments.main_process_first(desc="tokenizer"):
         # The first process of a machine writes the tokenizer, and the others load it.
         written = checkpoint is not None or arguments.local_process_index > 0
-        tokenizer = (
-            load_tokenizer(str(checkpoint or output_dir)) if written else build.recipe_tokenizer(recipe, corpus)
-        )
-        config = build.model_config(recipe, tokenizer)
-        if recipe.tokenizer is not None:
+        if base is not None:
+            tokenizer, config = base.tokenizer, base.config
+        else:
+            tokenizer = (
+                load_tokenizer(str(checkpoint or output_dir)) if written else build.recipe_tokenizer(recipe, corpus)
+            )
+            config = build.model_config(recipe, tokenizer)
+        if recipe.tokenizer is not None or base is not None:
             check_resources(recipe, arguments, config.vocab_size)
         prompts = fitting_prompts(recipe, corpus.validation, tokenizer)
         if checkpoint is not None:
@@ -228,16 +242,25 @@ def _train(recipe: Recipe, arguments: "TrainingArguments", output_dir: Path, com
             # Without the checkpoint, so that the recipe of a resumed run can be used for a new run.
             settings = {name: value for name, value in recipe.trainer.items() if name != "resume_from_checkpoint"}
             save_recipe(dataclasses.replace(recipe, trainer=settings), output_dir / RECIPE, comment)
+            if checkpoint is None:
+                write_base_metadata(output_dir, recipe.init_from)
     with arguments.main_process_first(desc="tokenising"):
         train_rows, validation_rows = build.pack_corpus(corpus, tokenizer, recipe, arguments.seed)
     build.require_names(train_rows)
 
-    model = TinyLlamaForCausalLM(config)
-    if recipe.zero_init_residual:
-        build.zero_init_residual(model)
-    if recipe.copy_init is not None:
-        build.copy_init(model, recipe.copy_init)
-    model.generation_config = preset_config(recipe.preset, tokenizer, max_new_tokens=recipe.max_length * 3 // 4)
+    if base is not None:
+        if checkpoint is None:
+            _report_base(base, recipe, corpus)
+            arguments.eval_on_start = arguments.eval_strategy != "no"
+        model = base.new_model(recipe)
+        model.generation_config = base.generation_config(recipe)
+    else:
+        model = TinyLlamaForCausalLM(config)
+        if recipe.zero_init_residual:
+            build.zero_init_residual(model)
+        if recipe.copy_init is not None:
+            build.copy_init(model, recipe.copy_init)
+        model.generation_config = preset_config(recipe.preset, tokenizer, max_new_tokens=recipe.max_length * 3 // 4)
     if checkpoint is not None and isinstance(train_rows, PackedStream):
         train_rows.load_state(checkpoint)
         arguments.ignore_data_skip = True
@@ -279,6 +302,43 @@ def _train(recipe: Recipe, arguments: "TrainingArguments", output_dir: Path, com
     if arguments.push_to_hub:
         _push(trainer, output_dir)
     return output_dir
+
+
+def _with_base(recipe: Recipe, checkpoint: Path | None) -> tuple[Recipe, "BaseModel | None"]:
+    """The model that a recipe fine-tunes, if it does, and the recipe with the values of that model.
+
+    A checkpoint to resume from has all that is needed of the base model, which need not exist any more.
+    """
+    if recipe.init_from is None:
+        return recipe, None
+    from ..export.base_model import load_base
+    from ..training.fine_tuning import complete_recipe
+    from ..training.resume import resumed_recipe
+
+    if checkpoint is None:
+        base = load_base(recipe.init_from, recipe.tokenizer)
+        return complete_recipe(recipe, base), base
+    base = load_base(str(checkpoint))
+    return complete_recipe(resumed_recipe(checkpoint, recipe), base, resumed=True), base
+
+
+def _report_base(base: "BaseModel", recipe: Recipe, corpus: "Corpus") -> None:
+    """Print what training starts from, and a warning if the model does not predict the next token."""
+    from ..checks.prediction_offset import check_objective
+    from ..checks.story_sample import evenly
+
+    for change in base.changes:
+        print(f"note: the tokenizer of {base.name} has {change}.")
+    print(f"base        {base.name}, {base.model.num_parameters():,} parameters")
+    if not recipe.check:
+        return
+    for finding in check_objective(base.model, base.tokenizer, evenly(corpus.validation, BASE_STORIES)["text"][:]):
+        if finding.check == "objective" and finding.status == "error":
+            print(
+                f"warning: the base model {base.name}: {finding.evidence}. Here the labels are shifted once, so "
+                f"training repairs it, but takes longer than from a correct model; `tinystories doctor` on the run "
+                f"folder shows whether it was long enough."
+            )
 
 
 def _check_hub(arguments: "TrainingArguments") -> None:

@@ -62,6 +62,7 @@ def model_card(
         pipeline_tag="text-generation",
         tags=TAGS,
         datasets=[metadata.hub_id] if metadata.hub_id else None,
+        base_model=metadata.base.get("hub_id"),
         model_name=name if eval_results else None,
         eval_results=eval_results or None,
         widget=[{"text": sample["prompt"]} for sample in metadata.samples] or None,
@@ -75,6 +76,7 @@ def model_card(
         formats=formats,
         loss_plot=loss_plot,
         metadata=metadata,
+        base=_base(metadata.base),
         corpus=f"[{metadata.hub_id}](https://huggingface.co/datasets/{metadata.hub_id})"
         if metadata.hub_id
         else metadata.corpus,
@@ -91,6 +93,15 @@ def model_card(
         synthetic=metadata.corpus == SAMPLE,
         data_license=DATA_LICENSES.get(metadata.hub_id or ""),
     )
+
+
+def _base(base: dict[str, Any]) -> str | None:
+    """The model that was fine-tuned, as a link if it is on the Hub."""
+    if not base:
+        return None
+    hub_id, name, corpus = base.get("hub_id"), base.get("name"), base.get("corpus")
+    text = f"[{hub_id}](https://huggingface.co/{hub_id})" if hub_id else f"{name}"
+    return f"{text}, which was trained on stories from {corpus}," if corpus else text
 
 
 def _known(rows: Iterable[tuple[str, ...]]) -> list[tuple[str, ...]]:

@@ -15,11 +15,15 @@ from typing import Any
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from ..data.synthetic import NAME as SAMPLE
+from ..recipe import Recipe
 from ..utils.errors import UserError, first_line
-from .run_folder import EVAL_RESULTS, RUN_METADATA, TRAINER_STATE, checkpoint_step, run_of, run_recipe
+from .builtin_model import BUILTIN, FOLDER, model_path
+from .download import may_be_hub_id
+from .run_folder import BASE_METADATA, EVAL_RESULTS, RUN_METADATA, TRAINER_STATE, checkpoint_step, run_of, run_recipe
 
 
 TINYSTORIES = "roneneldan/TinyStories"
+BUILTIN_MODEL = "the built-in model of tinyllama-stories"
 SAMPLES = 3
 
 
@@ -37,6 +41,8 @@ class RunMetadata:
         results: bits per byte and other metrics, with the corpus that they were measured on (`on`, `stories`,
             `bytes`).
         samples: `{"prompt", "text"}`, and in `samples_by` how they were generated.
+        base: of a fine-tuned model, `name` and `hub_id` of the model that training started from, and the `corpus` of
+            that model, if it is known.
         notes: which files were ignored, and why.
     """
 
@@ -51,6 +57,7 @@ class RunMetadata:
     results: dict[str, Any] = field(default_factory=dict)
     samples: list[dict[str, str]] = field(default_factory=list)
     samples_by: str = ""
+    base: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
 
@@ -84,6 +91,30 @@ def write_run_metadata(
         "versions": versions,
     }
     (run / RUN_METADATA).write_text(json.dumps(record, indent=2) + "\n", "utf-8")
+
+
+def write_base_metadata(run: Path, base: str | None) -> None:
+    """Write which model a run starts from, as it may be gone at its end; None for training from nothing."""
+    file = run / BASE_METADATA
+    if base is None:
+        file.unlink(missing_ok=True)
+        return
+    hub_id = base if may_be_hub_id(base) else None
+    path = Path(model_path(base))
+    recipe = None if hub_id is not None or not path.is_dir() else _recipe_or_none(path)
+    record = {
+        "name": BUILTIN_MODEL if base == BUILTIN and path == FOLDER else hub_id or path.resolve().name,
+        "hub_id": hub_id,
+        "corpus": None if recipe is None else _corpus_name(recipe.corpus)[0],
+    }
+    file.write_text(json.dumps(record, indent=2) + "\n", "utf-8")
+
+
+def _recipe_or_none(path: Path) -> Recipe | None:
+    try:
+        return run_recipe(path)
+    except UserError:
+        return None
 
 
 def read_run_metadata(folder: Path, model: PreTrainedModel) -> RunMetadata:
@@ -123,12 +154,17 @@ def _read_recipe(metadata: RunMetadata, run: Path) -> None:
     if recipe is None:
         return
     metadata.recipe = {**recipe.trainer, **{k: v for k, v in vars(recipe).items() if k not in ("model", "trainer")}}
-    source = recipe.corpus
+    metadata.corpus, metadata.hub_id = _corpus_name(recipe.corpus)
+    if recipe.init_from is not None:
+        metadata.base = _read_json(run / BASE_METADATA)
+
+
+def _corpus_name(source: str) -> tuple[str, str | None]:
+    """The name of a recipe's corpus and, if that is certain, its id on the Hub."""
     if re.split("[:@]", source)[0] == TINYSTORIES:
-        metadata.corpus, metadata.hub_id = source, TINYSTORIES
-    else:
-        # Only `run.json` states whether another name with a slash is a folder or an id on the Hub.
-        metadata.corpus = SAMPLE if source == "sample" else Path(source).name
+        return source, TINYSTORIES
+    # Only `run.json` states whether another name with a slash is a folder or an id on the Hub.
+    return SAMPLE if source == "sample" else Path(source).name, None
 
 
 def _read_training(metadata: RunMetadata, folder: Path, run: Path, model: PreTrainedModel) -> None:

@@ -13,6 +13,7 @@ from .download import may_be_hub_id, require_available
 
 RECIPE = "recipe.yaml"
 RUN_METADATA = "run.json"
+BASE_METADATA = "base_model.json"
 EVAL_RESULTS = "eval_results.json"
 LOSS_PLOT = "loss.png"
 # transformers' own names; importing them from there would load torch before `--help` answers.

@@ -113,6 +113,7 @@ def trainer_options(recipe: Recipe) -> dict[str, Any]:
         "ema_decay": recipe.ema_decay,
         "article_loss_weight": recipe.article_loss_weight,
         "max_minutes": recipe.max_minutes,
+        "fine_tunes": recipe.init_from is not None,
     }
 
 

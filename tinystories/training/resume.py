@@ -10,13 +10,14 @@ from ..recipe import SECTIONS, Recipe, load_recipe
 from ..runs import checkpoints
 from ..runs.run_folder import RECIPE, find_checkpoints
 from ..utils.errors import UserError
+from .fine_tuning import with_values_of
 
 
 # `Trainer` restores these from the checkpoint and ignores the recipe, or the best metric depends on them.
 FIXED = {
     *("learning_rate", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon", "optimizer", "optim", "ema_decay"),
     *("vocab_size", "tokenizer", "tokenizer_stories", "corpus", "validation_corpus", "text_column", "split"),
-    *("skip_bad_rows", "max_stories", "max_validation_stories", "validation_fraction"),
+    *("init_from", "skip_bad_rows", "max_stories", "max_validation_stories", "validation_fraction"),
 }
 WITHOUT_EFFECT = {
     *("overwrite_output_dir", "num_proc", "prompts", "preset", "check"),
@@ -57,9 +58,14 @@ def checkpoint_to_resume(arguments: TrainingArguments, recipe: Recipe) -> Path |
     else:
         checkpoint = Path(asked)
         if reason := checkpoints.incomplete_reason(checkpoint):
-            raise UserError(f"{checkpoint} is not a checkpoint to resume from: {reason}.")
+            raise UserError(
+                f"{checkpoint} is not a checkpoint to resume from: {reason}. To train its weights on other stories or "
+                f"with other settings, start a new run with --init_from {checkpoint}."
+                if (checkpoint / "config.json").is_file()
+                else f"{checkpoint} is not a checkpoint to resume from: {reason}."
+            )
     if arguments.process_index == 0:
-        _compare_recipes(checkpoint.parent / RECIPE, recipe)
+        _compare_recipes(checkpoint, recipe)
     return checkpoint
 
 
@@ -78,18 +84,27 @@ def require_same_model(checkpoint: Path, config: TinyLlamaConfig) -> None:
             )
 
 
-def _compare_recipes(path: Path, recipe: Recipe) -> None:
+def resumed_recipe(checkpoint: Path, recipe: Recipe) -> Recipe:
+    """The recipe with the values that the run of a checkpoint took from its base model."""
+    try:
+        return with_values_of(recipe, load_recipe(checkpoint.parent / RECIPE))
+    except UserError:
+        return recipe
+
+
+def _compare_recipes(checkpoint: Path, recipe: Recipe) -> None:
     """Refuse changes to settings that a resumed run keeps, and report other changes that have an effect."""
+    path = checkpoint.parent / RECIPE
     try:
         before = load_recipe(path)
     except UserError:
         return
-    old, new = _flat(before), _flat(recipe)
+    old, new = _flat(before), _flat(with_values_of(recipe, before))
     changed = [name for name in {**old, **new} if old.get(name) != new.get(name)]
     if kept := [name for name in changed if name in FIXED]:
         raise UserError(
             f"A resumed run cannot change {', '.join(kept)}: use the value in {path}, or start a new run with another "
-            f"--output_dir."
+            f"--output_dir, from the weights of this one with --init_from {checkpoint}."
         )
     if others := [name for name in changed if name not in WITHOUT_EFFECT]:
         print(

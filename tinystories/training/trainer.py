@@ -78,6 +78,7 @@ class StoryTrainer(CheckpointPushTrainer):
         article_loss_weight: weight of articles in the training loss; 1 is the standard objective.
         max_minutes: train for this many minutes, regardless of `max_steps`; the learning rate schedule follows
             elapsed time.
+        fine_tunes: whether the model was trained before; the checks before training need it.
         write_model_card: writes README.md to the run folder when the run is pushed; by default `Trainer`'s own card.
     """
 
@@ -99,9 +100,11 @@ class StoryTrainer(CheckpointPushTrainer):
         ema_decay: float | None = None,
         article_loss_weight: float = 1.0,
         max_minutes: float | None = None,
+        fine_tunes: bool = False,
         write_model_card: Callable[["StoryTrainer"], None] | None = None,
     ):
         self.use_muon = use_muon
+        self.fine_tunes = fine_tunes
         self.write_model_card = write_model_card
         classify = TokenClassifier(processing_class)
         weighted = article_loss_weight != 1
