@@ -100,3 +100,22 @@ def test_mistakes_are_one_line(story_file, tmp_path):
 def test_minutes_limit_the_time_of_a_recipe(tmp_path):
     recipe = load_recipe("quickstart", ["--minutes", "5"])
     assert recipe.max_minutes == 5 and recipe.trainer["max_steps"] == 2300, "the minutes take precedence"
+
+
+def test_minutes_and_a_base_model_choose_a_recipe(tiny_run, story_file, tmp_path):
+    options = ("--minutes", 0.1, "--prompts", "[]", "--disable_tqdm", "true")
+    done = tinystories("train", story_file, "--init_from", tiny_run, *options, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-2000:]
+    lines = done.stdout.splitlines()
+    assert [line.split("  ")[0] for line in lines[1:6]] == ["model", "rate", "batch", "epochs", "held out"]
+    run = tmp_path / "runs" / "my_stories"
+    recipe, base = load_recipe(run / "recipe.yaml"), load_recipe(tiny_run / "recipe.yaml")
+    assert recipe.model["hidden_size"] == base.model["hidden_size"] and recipe.init_from == str(tiny_run)
+    assert recipe.trainer["learning_rate"] <= 1e-3 and recipe.max_minutes <= 0.1
+    assert f"--init_from {tiny_run}" in (run / "recipe.yaml").read_text("utf-8").splitlines()[0]
+    refused = tinystories("train", story_file, "--init_from", tiny_run, "--minutes", 1, "--size", "3m", cwd=tmp_path,
+                          )  # fmt: skip
+    fails_with_one_line(refused, "already contains a run")
+    other = ("--output_dir", tmp_path / "other")
+    refused = tinystories("train", story_file, "--init_from", tiny_run, "--minutes", 1, "--size", "3m", *other)
+    fails_with_one_line(refused, "contradict the base model", "hidden_size is 192, not 64")

@@ -6,6 +6,7 @@ import pytest
 
 from tinystories.recipe import build_recipe
 from tinystories.training.arguments import training_arguments
+from tinystories.training.fine_tuning_plan import EPOCHS, make_fine_tuning_plan
 from tinystories.training.plan import (
     MAX_HELD_OUT,
     SHAPES,
@@ -116,3 +117,25 @@ def test_the_scaling_law_decreases_in_each_argument():
 def test_long_stories_get_a_longer_context():
     assert make_plan(Text(10**6, 5_000, long_story=300), 2).max_length == 256
     assert make_plan(Text(10**6, 100, long_story=20_000), 2).max_length == 512
+
+
+@pytest.mark.parametrize("speed", SPEEDS, ids=["slow", "two cores", "GPU"])
+def test_fine_tuning_plans_keep_the_shape_and_fit_the_text_and_the_time(speed):
+    shape = SHAPES[3]
+    model = {"model": "builtin", "shape": shape, "vocab_size": 4_096, "context": 512, "bytes_per_token": 3.8}
+    for size, minutes in itertools.product(SIZES, MINUTES):
+        text = text_of(size)
+        plan = make_fine_tuning_plan(text, minutes, speed, **model)
+        recipe = build_recipe(plan.recipe())
+        arguments = training_arguments(recipe)
+        case = f"{size} bytes, {minutes} minutes: {plan}"
+        assert recipe.init_from == "builtin" and not recipe.model, case
+        assert 0 < plan.minutes <= minutes and 0 < plan.epochs <= EPOCHS, case
+        flops = shape.flops_per_step(4_096, plan.batch_rows * plan.row_length)
+        needed = plan.steps * speed.seconds_per_step(flops, shape.num_hidden_layers)
+        assert plan.steps == 1 or needed < 60 * minutes * 1.01, case
+        assert plan.row_length >= plan.max_length <= 512, case
+        assert arguments.eval_strategy == "steps" and arguments.eval_steps <= plan.steps, "the best weights are kept"
+        assert arguments.learning_rate <= 1e-3 and len(plan.reasons()) == 5, case
+        assert any("could be held out" in line for line in plan.advice()) == (plan.held_out < 20), case
+    assert make_fine_tuning_plan(text_of(40_000), 60, speed, **model).minutes < 60, "little text is not memorised"

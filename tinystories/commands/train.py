@@ -158,13 +158,19 @@ def _recipe_for_stories(source: str, given: dict[str, str]) -> tuple[Recipe, str
         return load_recipe(folder / RECIPE, {"output_dir": str(folder), **given}), comment
     asked = check_settings(source, given)
     print(f"Reading {source} and measuring the speed of training on this machine ...", flush=True)
-    recipe, plan, replaced = choose_recipe(source, given, asked)
+    base = None
+    if asked.init_from is not None:
+        from ..export.base_model import load_base
+
+        base = load_base(asked.init_from, asked.tokenizer)
+    recipe, plan, replaced = choose_recipe(source, given, asked, base)
     reasons = plan.reasons()
     if replaced:
         reasons.append(f"replaced    {', '.join(replaced)}")
     advice = plan.advice()
     print("\n".join([*reasons, *advice, f"The recipe is in {folder / RECIPE}.", ""]), flush=True)
     command = f"tinystories train {source} --minutes {given['max_minutes']}"
+    command += f" --init_from {asked.init_from}" if asked.init_from else ""
     return recipe, "\n".join([f"Chosen by `{command}`:", *reasons, *advice])
 
 

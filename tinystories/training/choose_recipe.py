@@ -23,7 +23,9 @@ from ..generation.prompts import openings
 from ..recipe import ALIASES, Recipe, build_recipe
 from ..utils.errors import UserError
 from .arguments import training_arguments
-from .plan import Plan, Shape, Text, make_plan
+from .fine_tuning import BaseModel, complete_recipe
+from .fine_tuning_plan import FineTuningPlan, make_fine_tuning_plan
+from .plan import Plan, Shape, Text, bytes_per_token_for, make_plan
 from .resume import checkpoint_to_resume
 from .speed import Measurement, measure_speed
 
@@ -32,11 +34,14 @@ SAMPLE_STORIES = 1_000  # read for the measurement
 PROMPTS = 3
 
 
+AnyPlan = Plan | FineTuningPlan
+
+
 class ChosenRecipe(NamedTuple):
     """A recipe, the plan that it was made from, and which settings of the user replaced those of the plan."""
 
     recipe: Recipe
-    plan: Plan
+    plan: AnyPlan
     replaced: list[str]
 
 
@@ -68,23 +73,30 @@ def check_settings(source: str, given: dict[str, str]) -> Recipe:
     return asked
 
 
-def choose_recipe(source: str, given: dict[str, str], asked: Recipe) -> ChosenRecipe:
+def choose_recipe(source: str, given: dict[str, str], asked: Recipe, base: BaseModel | None = None) -> ChosenRecipe:
     """Choose the recipe for stories and a number of minutes.
 
     Args:
         source: file, folder, glob or Hub id of the stories, or `sample`.
         given: settings of the command line by key, `max_minutes` among them; they replace those of the plan.
         asked: the same settings, from `check_settings`.
+        base: the model to fine-tune, that of `asked.init_from`.
 
     Raises:
         UserError: for settings or stories that training cannot use.
     """
-    base = _base(source, given)
+    start = _base(source, given)
+    if base is not None:
+        complete_recipe(asked, base)  # refuses a contradiction before the stories are read
     with _quiet():
         stories, has_validation = training_stories(asked)
         text = _describe(stories, has_validation)
-        plan = _measured_plan(text, asked, base, given, stories)
-        recipe = build_recipe(_content(plan, base, given), given)
+        plan: AnyPlan
+        if base is None:
+            plan = _measured_plan(text, asked, start, given, stories)
+        else:
+            plan = _fine_tuning_plan(text, asked, base, start, given, stories)
+        recipe = build_recipe(_content(plan, start, given), given)
         corpus = recipe_corpus(recipe)
         if "prompts" not in given:
             prompts = list(islice(openings(corpus.validation[: 10 * PROMPTS]["text"]), PROMPTS))
@@ -124,7 +136,27 @@ def _measured_plan(text: Text, asked: Recipe, base: dict, given: dict[str, str],
     return plan
 
 
-def _content(plan: Plan, base: dict[str, Any], given: dict[str, str]) -> dict[str, Any]:
+def _fine_tuning_plan(
+    text: Text, asked: Recipe, base: BaseModel, start: dict, given: dict[str, str], stories: Dataset
+) -> FineTuningPlan:
+    assert asked.max_minutes is not None
+    config = base.config
+    planned = partial(
+        make_fine_tuning_plan,
+        text,
+        asked.max_minutes,
+        model=base.name,
+        shape=Shape(**{name: getattr(config, name) for name in Shape._fields}),
+        vocab_size=config.vocab_size,
+        context=asked.max_length or config.max_position_embeddings,
+    )
+    sample = stories.select(range(min(len(stories), SAMPLE_STORIES)))
+    recipe = build_recipe(_content(planned(None, bytes_per_token=bytes_per_token_for(4_096)), start, given), given)
+    measured = measure_speed(complete_recipe(recipe, base), sample, base)
+    return planned(measured.speed, bytes_per_token=measured.bytes_per_token)
+
+
+def _content(plan: AnyPlan, base: dict[str, Any], given: dict[str, str]) -> dict[str, Any]:
     content = plan.recipe()
     if "max_length" in given:
         # The row length that was planned may be too short for it.
@@ -157,7 +189,7 @@ def _run_name(source: str) -> str:
     return "".join(c if c.isalnum() or c in "-_" else "-" for c in stem).strip("-") or "stories"
 
 
-def _replaced(plan: Plan, given: dict[str, str], recipe: Recipe) -> list[str]:
+def _replaced(plan: AnyPlan, given: dict[str, str], recipe: Recipe) -> list[str]:
     """The settings of the plan that the user's settings replaced, such as `hidden_size 256 (planned: 128)`."""
     content, replaced = plan.recipe(), []
     planned = {**content, **content["model"], **content["trainer"]}

@@ -162,9 +162,9 @@ class Plan:
         """The plan as the content of a recipe, without corpus and output folder."""
         every = max(1, self.steps // (self.evaluations + 1))
         return {
-            "max_stories": self.max_stories(),
+            "max_stories": self.stories_to_read(self.text, self.epochs),
             "max_validation_stories": MAX_HELD_OUT,
-            "validation_fraction": self._validation_fraction(),
+            "validation_fraction": self.fraction_to_hold_out(self.text, self.held_out),
             "vocab_size": self.vocab_size,
             "max_length": self.max_length,
             "row_length": self.row_length,
@@ -198,20 +198,22 @@ class Plan:
             },
         }
 
-    def max_stories(self) -> int | None:
-        """Number of stories to read: twice those seen in training, or None for all if the text is not much larger."""
-        needed = math.ceil(ENOUGH_STORIES * self.epochs * self.text.stories)
-        return needed if ENOUGH_STORIES * needed < self.text.stories else None
+    @staticmethod
+    def stories_to_read(text: Text, epochs: float) -> int | None:
+        """Twice the number of stories seen in training, or None for all if the text is not much larger."""
+        needed = math.ceil(ENOUGH_STORIES * epochs * text.stories)
+        return needed if ENOUGH_STORIES * needed < text.stories else None
 
-    def _validation_fraction(self) -> float:
-        fraction = min(0.5, self.held_out / max(1, self.text.stories))
-        return float(f"{max(fraction, 1e-6):.3g}")
+    @staticmethod
+    def fraction_to_hold_out(text: Text, held_out: int) -> float:
+        """`validation_fraction` for a number of stories."""
+        return float(f"{max(min(0.5, held_out / max(1, text.stories)), 1e-6):.3g}")
 
     def reasons(self) -> list[str]:
         """What was chosen and why, in five lines."""
         shape, text = self.shape, self.text
         epochs = f"{self.epochs:.2g} epochs" if self.epochs < 100 else f"{self.epochs:.0f} epochs"
-        read = self.max_stories()
+        read = self.stories_to_read(self.text, self.epochs)
         if read is not None:
             epochs += f" of all stories, of which the first {read:,} are read,"
         regularised = (
@@ -219,28 +221,18 @@ class Plan:
             if self.dropout
             else f"weight decay {self.weight_decay:g}, no dropout, because the text repeats too rarely to be memorised"
         )
-        held_out = (
-            f"up to {MAX_HELD_OUT} stories of the corpus's own validation split"
-            if text.has_validation
-            else f"{counted(self.held_out, 'story')} of {text.stories:,}, enough for bits per byte "
-            f"within about {self._precision():.0%}"
-        )
         return [
             f"model       hidden size {shape.hidden_size}, {shape.num_hidden_layers} layers, "
             f"{_millions(self.parameters)} parameters: the lowest expected loss of {len(SHAPES)} shapes after "
             f"{_millions(self.tokens)} tokens",
-            f"vocabulary  {self.vocab_size:,} for {_megabytes(text.size)} of text; context {self.max_length}, rows of "
-            f"{self.row_length} tokens, for stories of up to {text.long_story:,} bytes",
+            f"vocabulary  {self.vocab_size:,} for {in_megabytes(text.size)} of text; context {self.max_length}, rows "
+            f"of {self.row_length} tokens, for stories of up to {text.long_story:,} bytes",
             f"batch       {counted(self.batch_rows, 'row')}, {self.batch_rows * self.row_length:,} tokens, so that "
             f"the time allows about {self.steps:,} steps; learning rate {self.learning_rate:.2g} for this width, "
             f"warm-up {WARMUP:.0%} of the time",
-            f"epochs      about {epochs} in {_minutes(self.minutes)}: {regularised}",
-            f"held out    {held_out}",
+            f"epochs      about {epochs} in {in_minutes(self.minutes)}: {regularised}",
+            f"held out    {held_out_text(text, self.held_out)}",
         ]
-
-    def _precision(self) -> float:
-        """Half the width of the 95% interval of bits per byte, relative; 0.13 for one story of TinyStories."""
-        return 0.13 * 1.96 / math.sqrt(max(1, self.held_out))
 
     def advice(self) -> list[str]:
         """What to expect, and what would help more: minutes or text."""
@@ -250,15 +242,16 @@ class Plan:
         ]
         if self.minutes < self.asked_minutes:
             lines.append(
-                f"{_minutes(self.asked_minutes)} are more than {_megabytes(self.text.size)} of text can use: training "
-                f"takes {_minutes(self.minutes)}, after which the model would only memorise. More text would help."
+                f"{in_minutes(self.asked_minutes)} are more than {in_megabytes(self.text.size)} of text can use: "
+                f"training takes {in_minutes(self.minutes)}, after which the model would only memorise. More text would "
+                f"help."
             )
         elif self.bits_per_byte - self.with_twice_the_minutes < MORE_TIME_HELPS * self.bits_per_byte:
             lines.append("More minutes would hardly help; more text would.")
         if not self.text.has_validation and self.held_out < FEW_HELD_OUT:
             lines.append(
                 f"Only {counted(self.held_out, 'story')} could be held out: bits per byte will be uncertain by about "
-                f"{self._precision():.0%}. Use more stories, or --validation_corpus."
+                f"{_precision(self.held_out):.0%}. Use more stories, or --validation_corpus."
             )
         # Once the package has a pretrained model, advise here to fine-tune it.
         return lines
@@ -410,16 +403,29 @@ def _dropout(epochs: float) -> float:
     return round(min(0.3, max(0.0, 0.1 * math.log2(max(1.0, epochs) / 4))), 2)
 
 
+def held_out_text(text: Text, held_out: int) -> str:
+    """The held-out stories, and how precise bits per byte on them are."""
+    if text.has_validation:
+        return f"up to {MAX_HELD_OUT} stories of the corpus's own validation split"
+    number = f"{counted(held_out, 'story')} of {text.stories:,}"
+    return f"{number}, enough for bits per byte within about {_precision(held_out):.0%}"
+
+
+def _precision(held_out: int) -> float:
+    """Half the width of the 95% interval of bits per byte, relative; 0.13 for one story of TinyStories."""
+    return 0.13 * 1.96 / math.sqrt(max(1, held_out))
+
+
 def _millions(number: float) -> str:
     return f"{number / 1e6:.1f}M" if number >= 1e5 else f"{number:,.0f}"
 
 
-def _megabytes(size: float) -> str:
+def in_megabytes(size: float) -> str:
     for unit, name in ((1e9, "GB"), (1e6, "MB"), (1e3, "KB")):
         if size >= unit:
             return f"{size / unit:.3g} {name}"
     return f"{size:,.0f} bytes"
 
 
-def _minutes(minutes: float) -> str:
+def in_minutes(minutes: float) -> str:
     return "1 minute" if minutes == 1 else f"{minutes:g} minutes"

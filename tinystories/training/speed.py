@@ -16,6 +16,7 @@ from ..data.packing import PackedStories
 from ..recipe import Recipe
 from .arguments import training_arguments
 from .build import model_config, pack_corpus, recipe_tokenizer, trainer_options
+from .fine_tuning import BaseModel
 from .plan import Shape, Speed
 from .trainer import StoryTrainer
 
@@ -33,17 +34,20 @@ class Measurement(NamedTuple):
     bytes_per_token: float
 
 
-def measure_speed(recipe: Recipe, stories: Dataset) -> Measurement:
+def measure_speed(recipe: Recipe, stories: Dataset, base: BaseModel | None = None) -> Measurement:
     """Time real steps of a recipe's model, with one row and with several.
 
     Args:
         recipe: its shape, vocabulary and row length are used.
         stories: a few hundred, with the column `text`.
+        base: the model to fine-tune, which is left unchanged.
     """
     arguments = training_arguments(recipe)
     arguments.torch_compile = False
     corpus = Corpus(stories, stories.select(range(1)), "a sample of the stories", stories._fingerprint)
-    if recipe.tokenizer is None:
+    if base is not None:
+        tokenizer = base.tokenizer
+    elif recipe.tokenizer is None:
         tokenizer = train_bpe(stories["text"], recipe.vocab_size, model_max_length=recipe.max_length, progress=False)
     else:
         tokenizer = recipe_tokenizer(recipe, corpus)
@@ -51,9 +55,10 @@ def measure_speed(recipe: Recipe, stories: Dataset) -> Measurement:
     assert isinstance(rows, PackedStories)
     state = torch.get_rng_state()
     set_seed(0)
-    config = model_config(recipe, tokenizer)
-    # Few stories may not fill the vocabulary.
-    config.vocab_size = max(config.vocab_size, recipe.vocab_size if recipe.tokenizer is None else 0)
+    config = model_config(recipe, tokenizer) if base is None else base.config
+    if base is None:
+        # Few stories may not fill the vocabulary.
+        config.vocab_size = max(config.vocab_size, recipe.vocab_size if recipe.tokenizer is None else 0)
     model = TinyLlamaForCausalLM(config)
     trainer = StoryTrainer(
         model=model,
