@@ -243,8 +243,8 @@ class Plan:
         if self.minutes < self.asked_minutes:
             lines.append(
                 f"{in_minutes(self.asked_minutes)} are more than {in_megabytes(self.text.size)} of text can use: "
-                f"training takes {in_minutes(self.minutes)}, after which the model would only memorise. More text would "
-                f"help."
+                f"training takes {in_minutes(self.minutes)}, after which the model would only memorise. More text "
+                f"would help."
             )
         elif self.bits_per_byte - self.with_twice_the_minutes < MORE_TIME_HELPS * self.bits_per_byte:
             lines.append("More minutes would hardly help; more text would.")
