@@ -9,6 +9,7 @@ from pathlib import Path
 from ..data.corpus import load_texts, recipe_corpus
 from ..recipe import Recipe
 from ..runs.run_folder import run_recipe
+from ..text.sentences import sentence_spans
 from ..utils.errors import UserError
 from .text_statistics import slice_words, words
 
@@ -100,6 +101,25 @@ def shuffled_words(stories: Sequence[str], seed: int = 0) -> list[str]:
     """Each story with its words in random order, their punctuation attached."""
     rng = random.Random(seed)
     return [" ".join(rng.sample(pieces, len(pieces))) for pieces in map(str.split, stories)]
+
+
+def shuffled_sentences(stories: Sequence[str], seed: int = 0) -> list[str]:
+    """Each story with its sentences in random order, their words unchanged: correct grammar without coherence.
+
+    White space stays between the places; text after the last sentence stays at the end.
+    """
+    rng = random.Random(seed)
+    shuffled = []
+    for story in stories:
+        spans = sentence_spans(story)
+        sentences = [story[start:end] for start, end in spans]
+        gaps = [
+            story[end:start]
+            for end, start in zip([0, *(end for _, end in spans)], [*(start for start, _ in spans), None], strict=True)
+        ]
+        mixed = [*rng.sample(sentences, len(sentences)), ""]
+        shuffled.append("".join(gap + sentence for gap, sentence in zip(gaps, mixed, strict=True)))
+    return shuffled
 
 
 def real_stories_of_same_length(

@@ -11,11 +11,11 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
 import numpy as np
 
+from ..text.sentences import ends_with_punctuation
 from .intervals import Interval, ratio_interval, wilson_interval
 
 
 _WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
-_COMPLETE_ENDING = re.compile(r"[.!?…][\"'”’)\]]*\s*\Z")
 
 
 def words(text: str) -> list[str]:
@@ -63,7 +63,7 @@ def lengths_and_endings(
     """
     check_texts(texts)
     count = len(texts)
-    punctuated = sum(bool(_COMPLETE_ENDING.search(text)) for text in texts)
+    punctuated = sum(map(ends_with_punctuation, texts))
     statistics: dict[str, Interval | float] = {
         "mean_words": sum(len(words(text)) for text in texts) / count if count else math.nan,
         "mean_bytes": sum(len(text.encode()) for text in texts) / count if count else math.nan,

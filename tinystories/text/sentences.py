@@ -15,6 +15,14 @@ _QUOTES = re.compile(r'["“”]')
 _SPEECH = re.compile(r"\b(?:said|say|says|asked|asks|replied|answered|shouted|cried|yelled|whispered|exclaimed)\b")
 
 
+_COMPLETE_ENDING = re.compile(r"[.!?…][\"'”’)\]]*\s*\Z")
+
+
+def ends_with_punctuation(text: str) -> bool:
+    """Whether a text ends in . ! ? or …, perhaps with closing quotes or brackets."""
+    return bool(_COMPLETE_ENDING.search(text))
+
+
 @dataclass(frozen=True)
 class Sentence:
     """A plain sentence: its words, the mark (or "") after each, and where it starts in which story."""
