@@ -55,9 +55,10 @@ SECTIONS = ("model", "trainer")
 # Derived from the tokenizer and `max_length`, so that a recipe cannot contradict those.
 DERIVED = {"vocab_size", "max_position_embeddings", "pad_token_id", "bos_token_id", "eos_token_id"}
 # With `init_from`, a key that is not given has the value of the base model; until that is known, this one.
+KEEP_AUTO = "auto"  # the value of `keep_corpus` for the corpus in the base model's recipe
 FROM_BASE: dict[str, Any] = {"max_length": 0, "vocab_size": 0, "preset": ""}
 PATHS = (
-    *((TOP, name) for name in ("corpus", "validation_corpus", "tokenizer", "init_from")),
+    *((TOP, name) for name in ("corpus", "validation_corpus", "tokenizer", "init_from", "keep_corpus")),
     *(("trainer", name) for name in ("output_dir", "resume_from_checkpoint", "deepspeed", "fsdp_config")),
 )
 MIN_SIMILARITY = 0.7  # difflib's ratio from which another name is suggested
@@ -105,6 +106,14 @@ class Recipe:
         "Model to fine-tune: `builtin`, a run folder, a checkpoint, a Llama or Phi-3 in a folder or on the Hub, or a "
         "file that `tinystories import` reads. Weights, shape, vocabulary and tokenizer are its own; `max_length` and "
         "`preset` are, too, unless they are given. null trains from nothing.",
+    )
+    keep_corpus: str | dict[str, Any] | None = _setting(
+        None,
+        "With `init_from`, stories on which each evaluation also measures bits per byte, to see what the model "
+        "forgets: validation stories of the kind that it was trained on, or `auto` for those of its own recipe.",
+    )
+    replay: float | None = _setting(
+        None, "Fraction of the training rows that are old stories, from `keep_corpus`, others in each epoch."
     )
     tokenizer: str | None = _setting(None, "Folder or Hub id of a tokenizer; null trains one on the corpus.")
     vocab_size: int = _setting(10_000, "Vocabulary size of the tokenizer, if one is trained.")
@@ -489,6 +498,20 @@ def check_recipe(recipe: Recipe) -> None:
             f"`{name}` initialises a model that is trained from nothing, so it does not go with `init_from`: remove "
             f"it, or use the recipe `finetune`.",
         )
+    _require(
+        recipe.keep_corpus is None or fine_tuned,
+        "`keep_corpus` measures what a model forgets in fine-tuning: set `init_from`, too, or remove it.",
+    )
+    _require(
+        not isinstance(recipe.keep_corpus, dict) or "corpus" in recipe.keep_corpus,
+        "`keep_corpus` needs the key `corpus`, or is the name of a corpus.",
+    )
+    replay = recipe.replay
+    _require(
+        replay is None or (0 < replay < 1 and recipe.keep_corpus is not None and not recipe.streaming),
+        f"`replay` ({replay}) is a fraction between 0 and 1, such as 0.1, of stories from `keep_corpus`, which must "
+        f"be set, and does not go with `streaming`.",
+    )
     _require(
         0 < weight <= 2,
         f"`article_loss_weight` must be above 0 and at most 2, but is {weight}; 2 already raises the probability of "

@@ -210,6 +210,7 @@ def _train(recipe: Recipe, arguments: "TrainingArguments", output_dir: Path, com
     from ..runs.loading import load_model, load_tokenizer
     from ..runs.metadata import write_base_metadata
     from ..training import build, resume
+    from ..training.forgetting import load_old_stories, with_replay
 
     checkpoint = resume.checkpoint_to_resume(arguments, recipe)
     recipe, base = _with_base(recipe, checkpoint)
@@ -252,6 +253,11 @@ def _train(recipe: Recipe, arguments: "TrainingArguments", output_dir: Path, com
                 write_base_metadata(output_dir, recipe.init_from)
     with arguments.main_process_first(desc="tokenising"):
         train_rows, validation_rows = build.pack_corpus(corpus, tokenizer, recipe, arguments.seed)
+        old = load_old_stories(recipe)
+        old_rows = None
+        if old is not None:
+            old_rows = old.rows("validation", tokenizer, recipe, train_rows.length, arguments.seed)
+        train_rows = with_replay(train_rows, old, tokenizer, recipe, arguments.seed)
     build.require_names(train_rows)
 
     if base is not None:
@@ -279,6 +285,7 @@ def _train(recipe: Recipe, arguments: "TrainingArguments", output_dir: Path, com
         validation_rows,
         prompt=prompts[0] if prompts else None,
         write_model_card=_write_model_card,
+        old_rows=old_rows,
     )
     if arguments.process_index == 0:
         print(build.summary(trainer, corpus))
@@ -296,7 +303,8 @@ def _train(recipe: Recipe, arguments: "TrainingArguments", output_dir: Path, com
         print(
             f"\nValidation: {metrics['eval_bits_per_byte']:.4f} bits per byte "
             f"({metrics['eval_nats_per_token']:.3f} nats per token) on {len(corpus.validation):,} held-out stories of "
-            f"{corpus.name}.\nTraining took {timedelta(seconds=round(trained.metrics['train_runtime']))} "
+            f"{corpus.name}.{_change(trainer)}\n"
+            f"Training took {timedelta(seconds=round(trained.metrics['train_runtime']))} "
             f"(total steps: {trainer.state.global_step:,}). {_kept_weights(trainer)}"
         )
         # A sharded model can only generate in all processes together.
@@ -396,6 +404,28 @@ def _check(trainer: "StoryTrainer", corpus: "Corpus") -> None:
     if errors := [finding for finding in findings if finding.status == "error"]:
         found = " ".join(f"{error.check}: {error.evidence}. {error.advice}".strip() for error in errors)
         raise UserError(f"The checks found an error: {found.rstrip('.')}. To train anyway, use --check false.")
+
+
+def _change(trainer: "StoryTrainer") -> str:
+    """What fine-tuning has changed, from the evaluation before the first step to the last one."""
+    history = trainer.state.log_history
+    before = next((entry for entry in history if entry["step"] == 0 and "eval_bits_per_byte" in entry), None)
+    if before is None:
+        return ""
+    after = next(entry for entry in reversed(history) if "eval_bits_per_byte" in entry)
+    names = {"eval_bits_per_byte": "new", "eval_old_bits_per_byte": "old"}
+    parts = [
+        f"{before[name]:.4f} to {after[name]:.4f} ({after[name] / before[name] - 1:+.1%}) on {kind} stories"
+        for name, kind in names.items()
+        if name in before and name in after
+    ]
+    text = f"\nFine-tuning: from {', from '.join(parts)}."
+    if after["eval_bits_per_byte"] >= before["eval_bits_per_byte"]:
+        text += (
+            " The base model is better on these stories than the fine-tuned one: they are too few, or too much like "
+            "those that it was trained on, to improve it."
+        )
+    return text
 
 
 def _kept_weights(trainer: "StoryTrainer") -> str:

@@ -77,6 +77,9 @@ def model_card(
         loss_plot=loss_plot,
         metadata=metadata,
         base=_base(metadata.base),
+        fine_tuning=[
+            (f"{kind} stories", *(f"{value:.3f}" for value in values)) for kind, values in metadata.fine_tuning.items()
+        ],
         corpus=f"[{metadata.hub_id}](https://huggingface.co/datasets/{metadata.hub_id})"
         if metadata.hub_id
         else metadata.corpus,

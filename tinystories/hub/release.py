@@ -181,7 +181,8 @@ def public_recipe(run: Path) -> dict[str, Any] | None:
     if not isinstance(recipe, dict):
         raise UserError(f"{path} is not a recipe: it must contain `key: value` lines.")
     recipe["trainer"] = recipe.get("trainer") or {}
-    for section in (recipe, recipe["trainer"]):
+    keep = recipe.get("keep_corpus")
+    for section in (recipe, recipe["trainer"], *([keep] if isinstance(keep, dict) else [])):
         for name, value in list(section.items()):
             if _PRIVATE.search(name):
                 del section[name]

@@ -43,6 +43,7 @@ class RunMetadata:
         samples: `{"prompt", "text"}`, and in `samples_by` how they were generated.
         base: of a fine-tuned model, `name` and `hub_id` of the model that training started from, and the `corpus` of
             that model, if it is known.
+        fine_tuning: bits per byte on the `new` and the `old` stories before and after fine-tuning.
         notes: which files were ignored, and why.
     """
 
@@ -58,6 +59,7 @@ class RunMetadata:
     samples: list[dict[str, str]] = field(default_factory=list)
     samples_by: str = ""
     base: dict[str, Any] = field(default_factory=dict)
+    fine_tuning: dict[str, tuple[float, float]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
 
@@ -170,6 +172,7 @@ def _corpus_name(source: str) -> tuple[str, str | None]:
 def _read_training(metadata: RunMetadata, folder: Path, run: Path, model: PreTrainedModel) -> None:
     state, record = _read_json(folder / TRAINER_STATE), _read_json(run / RUN_METADATA)
     training = metadata.training
+    metadata.fine_tuning = _before_and_after(state.get("log_history", []), metadata.step)
     training["steps"], training["epochs"] = state.get("global_step"), state.get("epoch")
     if flops := state.get("total_flos"):
         training["tokens_padded"] = round(padded_tokens(flops, model))
@@ -183,6 +186,18 @@ def _read_training(metadata: RunMetadata, folder: Path, run: Path, model: PreTra
         # Only an id on the Hub has a slash; files are named by the last part of their path.
         metadata.corpus = name
         metadata.hub_id = re.split("[:@]", name)[0] if "/" in name else None
+
+
+def _before_and_after(history: list[dict], step: int | None) -> dict[str, tuple[float, float]]:
+    """Bits per byte of the base model, which are logged at step 0, and of the model at a step or at the end."""
+    before = next((entry for entry in history if not entry.get("step") and "eval_bits_per_byte" in entry), {})
+    evaluations = [entry for entry in history if "eval_bits_per_byte" in entry and step in (None, entry.get("step"))]
+    names = {"new": "eval_bits_per_byte", "old": "eval_old_bits_per_byte"}
+    return {
+        kind: (before[name], evaluations[-1][name])
+        for kind, name in names.items()
+        if evaluations and name in before and name in evaluations[-1]
+    }
 
 
 def padded_tokens(total_flos: float, model: PreTrainedModel) -> float:

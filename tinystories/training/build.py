@@ -16,6 +16,7 @@ from tinystories.tokenization import PAD, vocabulary_size
 from ..data.corpus import Corpus
 from ..data.packing import PackedStories, tokenize_stories
 from ..data.renaming import NameTokens
+from ..data.replay import ReplayedRows
 from ..data.streaming import PackedStream
 from ..data.tokenizer import corpus_tokenizer, describe_sample
 from ..evaluation.token_classes import TokenClassifier
@@ -68,11 +69,13 @@ def build_trainer(
     validation_rows: PackedStories,
     prompt: str | None = None,
     write_model_card: Callable[[StoryTrainer], None] | None = None,
+    old_rows: PackedStories | None = None,
 ) -> StoryTrainer:
     """The trainer of a recipe, with its callbacks.
 
     Args:
         prompt: of the sample story at each evaluation; None for no sample stories.
+        old_rows: of validation stories of the base model's kind.
 
     Raises:
         UserError: for a setting that these rows do not allow.
@@ -99,6 +102,7 @@ def build_trainer(
             processing_class=tokenizer,
             callbacks=callbacks,
             write_model_card=write_model_card,
+            old_rows=old_rows,
             **trainer_options(recipe),
         )
     if prompt is not None and not trainer.is_fsdp_enabled:
@@ -266,12 +270,18 @@ def summary(trainer: StoryTrainer, corpus: Corpus) -> str:
         stories, tokens = "streamed stories", "streamed in rows"
     else:
         stories, tokens = f"{len(corpus.train):,} stories", f"{train_rows.tokens:,} in {len(train_rows):,} rows"
+    old = trainer.old_rows
+    kept = [] if old is None else [f"old         {len(old.stories):,} old stories for validation"]
+    if isinstance(train_rows, ReplayedRows):
+        fraction = train_rows.replayed / len(train_rows)
+        kept[0] += f"; {fraction:.0%} of the training rows are from {len(train_rows.old.stories):,} old ones"
     return "\n".join(
         [
             f"corpus      {corpus.name}: {stories} for training, {len(corpus.validation):,} for validation",
             f"tokens      {tokens} of {train_rows.length} ({train_rows.padding:.2%} padding), "
             f"{validation_rows.bytes / validation_rows.scored:.2f} bytes per token",
             f"vocabulary  {len(tokenizer):,}" + (f", ids up to {last:,}" if last >= len(tokenizer) else ""),
+            *kept,
             *([] if renaming is None else [f"names       rename_characters: {renaming}"]),
             f"model       {model.num_parameters():,} parameters",
             f"batch       {batch} rows, about {round(batch * train_rows.tokens_per_row):,} tokens",

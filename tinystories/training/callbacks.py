@@ -99,9 +99,11 @@ class TrainingProgressCallback(ProgressCallback):
                 for name in ("articles", "function_words", "other_words")
                 if (key := f"eval_nats_per_token_{name}") in logs
             )
+            old = logs.get("eval_old_bits_per_byte")
             self.training_bar.write(
                 f"{step}  validation: {logs['eval_bits_per_byte']:.4f} bits per byte, "
                 f"{logs['eval_nats_per_token']:.3f} nats per token ({by_class})"
+                + ("" if old is None else f"; old stories: {old:.4f} bits per byte")
             )
 
 

@@ -19,10 +19,11 @@ from tinystories.tokenization import vocabulary_size
 from ..generation.generate import eos_token_ids, preset_config
 from ..generation.presets import preset_of
 from ..generation.prompts import set_prompt_prefix
-from ..recipe import DERIVED, FROM_BASE, Recipe, check_recipe, known_keys
+from ..recipe import DERIVED, FROM_BASE, KEEP_AUTO, Recipe, check_recipe, known_keys
 from ..utils.errors import UserError
 from .arguments import user_errors
 from .build import complete_special_tokens
+from .forgetting import keep_settings
 
 
 DROPOUTS = ("attention_dropout", "resid_pdrop", "embd_pdrop")  # no property of the weights
@@ -123,6 +124,7 @@ def complete_recipe(recipe: Recipe, base: BaseModel, *, resumed: bool = False) -
         recipe,
         vocab_size=recipe.vocab_size or base.vocab_size,
         max_length=recipe.max_length or min(context, LONGEST),
+        keep_corpus=keep_settings(recipe),
         preset=recipe.preset or _preset(base.model.generation_config),
         model={**_model_section(config), **recipe.model},
     )
@@ -135,6 +137,9 @@ def with_values_of(recipe: Recipe, saved: Recipe) -> Recipe:
     if recipe.init_from is None or saved.init_from is None:
         return recipe
     taken = {name: getattr(saved, name) for name, open_ in FROM_BASE.items() if getattr(recipe, name) == open_}
+    keep, before = recipe.keep_corpus, saved.keep_corpus
+    if isinstance(before, dict) and keep in (KEEP_AUTO, before["corpus"]):
+        taken["keep_corpus"] = before
     return dataclasses.replace(recipe, model={**saved.model, **recipe.model}, **taken)
 
 

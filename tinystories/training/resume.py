@@ -17,7 +17,15 @@ from .fine_tuning import with_values_of
 FIXED = {
     *("learning_rate", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon", "optimizer", "optim", "ema_decay"),
     *("vocab_size", "tokenizer", "tokenizer_stories", "corpus", "validation_corpus", "text_column", "split"),
-    *("init_from", "skip_bad_rows", "max_stories", "max_validation_stories", "validation_fraction"),
+    *(
+        "init_from",
+        "keep_corpus",
+        "replay",
+        "skip_bad_rows",
+        "max_stories",
+        "max_validation_stories",
+        "validation_fraction",
+    ),
 }
 WITHOUT_EFFECT = {
     *("overwrite_output_dir", "num_proc", "prompts", "preset", "check"),

@@ -48,6 +48,7 @@ from .time_limit import TimeLimitCallback
 
 
 TRAINING_WEIGHTS = "training_weights.safetensors"
+OLD_METRICS = ("eval_old_bits_per_byte", "eval_old_nats_per_token")
 
 
 class ArticleWeightCollator:
@@ -79,6 +80,8 @@ class StoryTrainer(CheckpointPushTrainer):
         max_minutes: train for this many minutes, regardless of `max_steps`; the learning rate schedule follows
             elapsed time.
         fine_tunes: whether the model was trained before; the checks before training need it.
+        old_rows: of stories that the model was trained on before; each evaluation also returns
+            `eval_old_bits_per_byte` and `eval_old_nats_per_token`.
         write_model_card: writes README.md to the run folder when the run is pushed; by default `Trainer`'s own card.
     """
 
@@ -101,12 +104,16 @@ class StoryTrainer(CheckpointPushTrainer):
         article_loss_weight: float = 1.0,
         max_minutes: float | None = None,
         fine_tunes: bool = False,
+        old_rows: PackedStories | None = None,
         write_model_card: Callable[["StoryTrainer"], None] | None = None,
     ):
         self.use_muon = use_muon
         self.fine_tunes = fine_tunes
+        self.old_rows = old_rows
         self.write_model_card = write_model_card
         classify = TokenClassifier(processing_class)
+        eos = processing_class.eos_token_id
+        self._old_metrics = None if old_rows is None else PackedMetrics(old_rows, eos, classify)
         weighted = article_loss_weight != 1
         super().__init__(
             model=model,
@@ -116,7 +123,7 @@ class StoryTrainer(CheckpointPushTrainer):
             processing_class=processing_class,
             data_collator=ArticleWeightCollator(classify, article_loss_weight) if weighted else default_data_collator,
             callbacks=callbacks,
-            compute_metrics=PackedMetrics(eval_dataset, processing_class.eos_token_id, classify),
+            compute_metrics=PackedMetrics(eval_dataset, eos, classify),
             preprocess_logits_for_metrics=token_losses,
         )
         if (use_muon or ema_decay is not None) and (self.is_fsdp_enabled or self.is_deepspeed_enabled):
@@ -287,6 +294,18 @@ class StoryTrainer(CheckpointPushTrainer):
         if not all(math.isfinite(value) for key, value in metrics.items() if key.endswith(("loss", "per_byte"))):
             self._stop_on_divergence()
         return metrics
+
+    def evaluation_loop(self, dataloader, *args, **kwargs):
+        output = super().evaluation_loop(dataloader, *args, **kwargs)
+        if self.old_rows is None or dataloader.dataset is self.old_rows:
+            return output
+        # In the same entry of the log as the metrics on the new stories.
+        with _attributes(self, compute_metrics=self._old_metrics):
+            old = super().evaluation_loop(
+                self.get_eval_dataloader(self.old_rows), description="Evaluation", metric_key_prefix="eval_old"
+            )
+        output.metrics.update({name: old.metrics[name] for name in OLD_METRICS})
+        return output
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs and "learning_rate" in logs:
