@@ -18,7 +18,7 @@ RUN useradd --create-home --uid 1000 tinystories \
 USER 1000
 WORKDIR /home/tinystories
 
-# The run folder is mounted here; a model id on the Hub as an argument of `docker run` replaces it.
+# The run folder is mounted here; a model id on the Hub, or `builtin`, as an argument of `docker run` replaces it.
 ENV CHECKPOINT_PATH=/model
 EXPOSE 7779
 HEALTHCHECK --start-period=60s --interval=30s --timeout=5s CMD ["python", "-c", "import os, urllib.request; urllib.request.urlopen('http://127.0.0.1:' + os.environ.get('PORT', '7779') + '/health')"]

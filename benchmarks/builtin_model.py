@@ -50,8 +50,8 @@ given, and every command that takes a model accepts its name, `builtin`.
 - Stories: {data}.
   TinyStories is by Ronen Eldan and Yuanzhi Li (arXiv 2305.07759), under CDLA-Sharing-1.0, which does not restrict
   models trained on it.
-- Recipe: `recipe.yaml`, from scratch, {tokens:,} tokens ({epochs:.1f} epochs, {steps:,} steps) in {minutes:.0f}
-  minutes on {hardware}, {precision}.
+- Recipe: `recipe.yaml` on these stories, from scratch, {tokens:,} tokens ({epochs:.1f} epochs, {steps:,} steps) in
+  {minutes:.0f} minutes on {hardware}, {precision}.
 - Vocabulary {vocabulary:,}, context length {context} tokens. The weights are stored in 16 bits and loaded as float32.
 
 ## Evaluation
@@ -82,7 +82,7 @@ ROWS = {
     "article_omission": ("omitted articles", "{:.1%}"),
     "unintroduced_names": ("stories with a name never introduced", "{:.0%}"),
     "outside_vocabulary": ("words that occur in no training story", "{:.2%}"),
-    "longest_copied_run": ("longest copy from a training story, mean, in words", "{:.1f}"),
+    "longest_copied_run": ("mean length of the longest copy from a training story, in words", "{:.1f}"),
 }
 
 

@@ -105,7 +105,8 @@ class Recipe:
         None,
         "Model to fine-tune: `builtin`, a run folder, a checkpoint, a Llama or Phi-3 in a folder or on the Hub, or a "
         "file that `tinystories import` reads. Weights, shape, vocabulary and tokenizer are its own; `max_length` and "
-        "`preset` are, too, unless they are given. null trains from nothing.",
+        "`preset` are, too, unless they are given. null "
+        "initialises the weights at random.",
     )
     keep_corpus: str | dict[str, Any] | None = _setting(
         None,
@@ -169,7 +170,7 @@ class Recipe:
         1.0, "Weight of `a`, `an` and `the` in the loss, up to 2; 1 (recommended) is standard cross-entropy."
     )
     check: bool = _setting(
-        True, "Run the checks of `tinystories doctor` before the first step; an error stops the run."
+        True, "Run the quick checks of `tinystories doctor` before the first step; an error stops the run."
     )
     overwrite_output_dir: bool = _setting(False, "Start over in a folder with checkpoints of an earlier run.")
     prompts: list[str] | None = _setting(

@@ -1,4 +1,4 @@
-"""Derive the word lists of `tinystories/evaluation/articles.py` from stories, by rules.
+"""Print the word lists of `tinystories/evaluation/articles.py`, computed from stories.
 
     python metrics/article_statistics/word_lists.py roneneldan/TinyStories --max-stories 12000
 

@@ -68,7 +68,7 @@ def test_a_vocabulary_may_be_too_large_for_the_text(tmp_path):
 
 def test_many_epochs_are_named(tmp_path):
     found = plan(tmp_path, RunLength(4_000, 20.5, 1_000, corpus_tokens=2e5))["training text"]
-    assert found.status == "note" and "trained on 20 times" in found.evidence and "--num_train_epochs" in found.advice
+    assert found.status == "note" and "in 20 epochs" in found.evidence and "--num_train_epochs" in found.advice
 
 
 @pytest.mark.parametrize(

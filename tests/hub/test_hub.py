@@ -728,7 +728,7 @@ def test_a_failed_push_publishes_nothing_and_can_be_resumed(hub, small_release, 
 
 
 def test_permanent_errors_are_one_line(hub, small_release, tmp_path):
-    refusals = {403: "may not write", 401: "rejected your token", 412: "has changed during the push"}
+    refusals = {403: "may not write", 401: "rejected your token", 412: "was changed during the push"}
     folder, bad_card = small_release("rights"), small_release("card")
     (bad_card / "README.md").write_text("---\ntags: [1]\n---\n\n# A\n")
     arguments = [bad_card, "ada/card", folder, "bob/not-mine"]

@@ -420,9 +420,7 @@ def test_an_address_gives_the_same_story(server, visit):
 
 def test_an_address_of_another_model_says_so(server, visit):
     page = visit(server, address="#prompt=Once&seed=1&max_tokens=50&model=huge")
-    expect(page.locator("#status")).to_contain_text(
-        "the address was created with the model huge: the story may differ"
-    )
+    expect(page.locator("#status")).to_contain_text("the link was created with the model huge: the story may differ")
 
 
 @pytest.mark.parametrize(

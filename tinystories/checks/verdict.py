@@ -52,7 +52,7 @@ def check_validation_stories(training: int | None, held_out: int) -> Finding:
     if held_out < FEW_STORIES and few:
         return note(
             f"{evidence}: too few to see small differences, or overfitting",
-            f"Use {FEW_STORIES} or a tenth of the stories: set --validation_fraction or --validation_corpus.",
+            f"Hold out {FEW_STORIES} stories, or a tenth of all: set --validation_fraction or --validation_corpus.",
         )
     return ok(evidence)
 
@@ -71,7 +71,7 @@ def _check_text(run: RunLength, model: PreTrainedModel) -> Finding | list[Findin
         return note(f"{evidence}: too little text for this model, which will memorise it", _smaller(tokens, needed))
     if run.epochs is not None and run.epochs > MOST_EPOCHS:
         advice = "The model will memorise the stories: set fewer steps, or --num_train_epochs 5."
-        return note(f"{evidence}, trained on {run.epochs:,.0f} times", advice)
+        return note(f"{evidence}, in {run.epochs:,.0f} epochs", advice)
     return ok(evidence)
 
 

@@ -30,7 +30,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "model",
         nargs="?",
         type=model_path,
-        help="run folder, or model id on the Hub (default: the model that is installed with the package)",
+        help="run folder, model id on the Hub, or builtin, the model that is installed with the package (default: "
+        "builtin)",
     )
     parser.add_argument("prompt", help='text to complete, such as "Once upon a time"')
     parser.add_argument(
@@ -103,7 +104,10 @@ def run(options: argparse.Namespace) -> None:
     require_run(options.model)
     is_greedy = options.preset == GREEDY or sampling.get("temperature", 1) < MIN_TEMPERATURE
     if options.number > 1 and is_greedy:
-        raise UserError("Greedy decoding gives the same story each time: remove -n, or sample with --temperature 0.8.")
+        raise UserError(
+            "Greedy decoding gives the same story each time: remove -n, or choose another --preset or a "
+            "higher --temperature."
+        )
     settings = {
         "preset": options.preset,
         "sampling": sampling,

@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="?",
         metavar="RUN",
         type=model_path,
-        help="run folder, or model id on the Hub (default: CHECKPOINT_PATH, or the built-in model)",
+        help="run folder, model id on the Hub, or builtin (default: CHECKPOINT_PATH, or builtin)",
     )
     parser.add_argument(
         "--tokenizer", metavar="PATH", type=expand_user, help="tokenizer to use (default: the model's)"

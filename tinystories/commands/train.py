@@ -220,7 +220,10 @@ def _train(recipe: Recipe, arguments: "TrainingArguments", output_dir: Path, com
     dry_run(recipe, arguments)
     keeps_last = arguments.eval_strategy != "no" and not arguments.load_best_model_at_end
     if keeps_last and "load_best_model_at_end" not in recipe.trainer and arguments.process_index == 0:
-        print("note: the final weights are kept, not the best ones, because not every evaluation saves a checkpoint.")
+        print(
+            "note: the final weights are kept, not the best ones. To keep the best, remove save_strategy and "
+            "save_steps; checkpoints are then saved at the evaluations."
+        )
     set_seed(arguments.seed)
 
     with arguments.main_process_first(desc="reading the corpus"):

@@ -203,7 +203,7 @@ def _stream(
         first = next(iter(train), None)
     if first is None:
         raise UserError(
-            f"{name} has only its {len(held_out):,} validation stories and no others: load it without streaming."
+            f"{name} has no stories besides the {len(held_out):,} validation stories: load it without streaming."
         )
     train = train if max_stories is None else train.take(max_stories)
     fingerprint = Hasher.hash([settings, keys[:max_validation_stories].tobytes()])

@@ -12,8 +12,8 @@ FORMATS = {
 }
 COMPRESSIONS = {".gz": "gzip", ".bz2": "bz2", ".xz": "xz", ".zst": "zstd"}
 SUFFIXES = (
-    ".txt, .md, .markdown, .json, .jsonl, .ndjson, .csv, .tsv, .parquet or .arrow (optionally followed by .gz, .bz2, "
-    ".xz or .zst)"
+    ".txt, .md, .markdown, .json, .jsonl, .ndjson, .csv, .tsv, .parquet, .arrow or .feather (optionally followed by "
+    ".gz, .bz2, .xz or .zst)"
 )
 
 

@@ -54,9 +54,9 @@ def pack_stories(
     Args:
         stories: texts, or a dataset with the column `text`, one story each.
         tokenizer: of the model; it has a `bos_token`, an `eos_token` and a `pad_token`.
-        max_length: the model's context length in tokens; a longer story continues in a second document.
+        max_length: the model's context length in tokens; a longer story is split into overlapping chunks.
         row_length: tokens per row, at least `max_length`; by default the shortest with less than 1% padding.
-        overlap: tokens of context that the next part of a long story repeats; by default `max_length // 8`.
+        overlap: tokens that consecutive chunks of a long story share; by default `max_length // 8`.
         seed: sets the order of stories of equal length.
 
     Returns:
@@ -64,8 +64,8 @@ def pack_stories(
         `transformers.default_data_collator`.
 
     Raises:
-        ValueError: if there are no stories, the tokenizer has no such token, or `row_length` or `overlap` does not fit
-            `max_length`.
+        ValueError: if there are no stories, the tokenizer lacks one of these tokens, or `row_length` or `overlap` does
+            not fit `max_length`.
     """
     if missing := [name for name in ("bos_token", "eos_token", "pad_token") if getattr(tokenizer, name) is None]:
         raise ValueError(f"The tokenizer has no {' and no '.join(missing)}, which packing needs: set it first.")

@@ -1,9 +1,9 @@
 """Articles ("a", "an", "the") in English stories: how many occur, how many are missing, and how many are wrong.
 
 A countable noun in the singular needs a determiner. Two word lists contain these nouns, and the words that may occur
-between determiner and noun; `metrics/article_statistics/word_lists.py` derived them by rule from real stories. On
-other real stories, 1.4% of the nouns count as omissions, and 84% if every article is deleted (the remaining nouns have
-"my", "this", "two" or the like).
+between determiner and noun: the output of `metrics/article_statistics/word_lists.py` for 12,000 training stories of
+TinyStories. On other real stories, 1.4% of the nouns count as omissions, and 84% if every article is deleted (the
+remaining nouns have "my", "this", "two" or the like).
 """
 
 import re

@@ -91,8 +91,8 @@ def evaluate(
     The same arguments give the same figures on the same machine, except `seconds` and `stories_per_second`.
 
     Args:
-        paths: one or more run folders, `checkpoint-*` folders, folders of any causal model of transformers, or ids on
-            the Hub.
+        paths: one or more run folders, `checkpoint-*` folders, folders of any causal model of transformers, ids on
+            the Hub, or `builtin`.
         corpus: held-out stories, in any form that [`load_texts`] reads: the validation split, or all if there are no
             splits. By default the validation split of the models' recipes, or `sample` if no model has a recipe.
         text_column: column with the stories of `corpus` and `train_corpus`.

@@ -3,7 +3,7 @@
 - The architecture is TinyLlama's under other names, so weights are only renamed.
 - No code of the file is run: it is loaded with `weights_only=True`. Only numpy numbers are also allowed, because the
   training loop of that project saves its validation loss as one; they are decoded here and not by numpy.
-- Shapes come from the weights; the configuration must match them, except for `d_ffn`, which that project rounds up.
+- Shapes come from the weights; the configuration must match them, except for `d_ffn`, which WikiMini rounds up.
 - The archive and the claimed sizes are checked before memory is allocated.
 """
 
@@ -291,7 +291,7 @@ def _config(path: Path, settings: dict, weights: dict[str, torch.Tensor], state:
     configured = _number(path, settings, "d_ffn", int, intermediate_size)
     if configured != intermediate_size:
         logger.info(
-            "d_ffn is %d, as in the weights; the configuration has %s, which that project rounds up",
+            "d_ffn is %d, as in the weights; the configuration has %s, which WikiMini rounds up",
             intermediate_size,
             configured,
         )

@@ -84,10 +84,8 @@ def preset_of(config: Mapping[str, Any]) -> str | None:
 def check_dtype(dtype: str | None) -> None:
     """Raises `UserError` for weights other than "int8", or None for those of the checkpoint."""
     if dtype not in (None, "int8"):
-        raise UserError(
-            f"--dtype {dtype} is not supported: use int8 or leave it out. {', '.join(GGUF_DTYPES)} need `tinystories "
-            f"generate --engine llama.cpp`."
-        )
+        hint = f" {dtype} needs `tinystories generate --engine llama.cpp`." if dtype in GGUF_DTYPES else ""
+        raise UserError(f"--dtype {dtype} is not supported: use int8, or remove --dtype.{hint}")
 
 
 def resolve_max_new_tokens(context: int | None, prompt_tokens: int, max_new_tokens: int | None) -> int:

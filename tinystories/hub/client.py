@@ -206,6 +206,6 @@ def _error_message(cause: BaseException, status: int | None, repo_id: str) -> st
         401: REJECTED_TOKEN,
         402: f"The Hub requires a paid account for this push to {repo_id}: {message}.",
         403: f"Your token may not write to {repo_id}: {message}. Choose a repository of your own, or another token.",
-        412: f"{repo_id} has changed during the push. {RESUME}",
+        412: f"{repo_id} was changed during the push. {RESUME}",
     }
     return messages.get(status, f"The Hub rejected the push to {repo_id} ({status}): {message}.")

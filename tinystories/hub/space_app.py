@@ -49,7 +49,7 @@ def generate(
             f"{model.config.max_position_embeddings}: shorten the prompt."
         )
     if seed and not (seed.isascii() and seed.isdigit() and int(seed) < 2**32):
-        raise gr.Error("The seed must be an integer below 4294967296, or empty.")
+        raise gr.Error("The seed must be an integer from 0 to 4294967295, or empty.")
     number = int(seed) if seed else secrets.randbits(32)
     sampling = {"do_sample": False, "repetition_penalty": 1.0}
     if preset != GREEDY:

@@ -59,7 +59,7 @@ def _refuse_file(path: Path) -> None:
     if kind == ".gguf":
         what = (
             f"is a GGUF file: run it with llama.cpp (`llama-cli -m {path}`), or specify the run folder that it was "
-            f"exported from (with --engine llama.cpp to generate with llama.cpp)"
+            f"exported from (`tinystories generate --engine llama.cpp` uses llama.cpp)"
         )
     elif kind == ".onnx":
         what = "is an ONNX file for ONNX Runtime: specify the run folder that it was exported from"

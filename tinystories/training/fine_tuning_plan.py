@@ -116,7 +116,7 @@ class FineTuningPlan:
         lines = []
         if self.minutes < self.asked_minutes:
             lines.append(
-                f"{in_minutes(self.asked_minutes)} are more than {in_megabytes(self.text.size)} of text can use: "
+                f"{in_minutes(self.asked_minutes)} are too long for {in_megabytes(self.text.size)} of text: "
                 f"training takes {in_minutes(self.minutes)}, after which the model would only memorise."
             )
         if not self.text.has_validation and self.held_out < FEW_HELD_OUT:

@@ -242,7 +242,7 @@ class Plan:
         ]
         if self.minutes < self.asked_minutes:
             lines.append(
-                f"{in_minutes(self.asked_minutes)} are more than {in_megabytes(self.text.size)} of text can use: "
+                f"{in_minutes(self.asked_minutes)} are too long for {in_megabytes(self.text.size)} of text: "
                 f"training takes {in_minutes(self.minutes)}, after which the model would only memorise. More text "
                 f"would help."
             )
@@ -253,7 +253,6 @@ class Plan:
                 f"Only {counted(self.held_out, 'story')} could be held out: bits per byte will be uncertain by about "
                 f"{_precision(self.held_out):.0%}. Use more stories, or --validation_corpus."
             )
-        # Once the package has a pretrained model, advise here to fine-tune it.
         return lines
 
 

@@ -1,4 +1,4 @@
-"""Coherence probes: places in held-out stories where a small model loses the thread, each with a false continuation.
+"""Coherence probes: continuations of held-out stories, each with a continuation that contradicts the story.
 
 probes = make_probes(stories)                    # Probe(kind, good, bad, story, context, distance, ...)
 scores = score_probes(model, tokenizer, probes)  # log-likelihoods of good and bad after the context

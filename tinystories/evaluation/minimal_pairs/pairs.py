@@ -64,8 +64,8 @@ def make_pairs(
     """Up to `per_kind` pairs of each of `kinds` (all by default), by kind and in the order of the stories.
 
     The same stories and seed give the same pairs, regardless of the other kinds. A sentence makes at most one
-    pair of a kind, a story at most three, and no `bad` occurs in the stories. Where one word replaces another, as many
-    pairs have the two reversed. A warning names the kinds with fewer than `per_kind` pairs.
+    pair of a kind, a story at most three, and no `bad` occurs in the stories. Where one word replaces another, the
+    reverse replacement occurs in equally many pairs. A warning names the kinds with fewer than `per_kind` pairs.
 
     Raises:
         UserError: for an unknown kind, or stories that are not a list of texts.

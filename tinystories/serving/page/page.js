@@ -141,7 +141,7 @@ function describe(story) {
   return [
     `seed ${seed}`,
     full ? `the context of ${model.context} tokens is full: the story cannot be continued` : ENDINGS[story.reason],
-    name && name !== model.model ? `the address was created with the model ${name}: the story may differ` : null,
+    name && name !== model.model ? `the link was created with the model ${name}: the story may differ` : null,
   ];
 }
 
