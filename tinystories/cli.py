@@ -30,6 +30,7 @@ VERBS = {
     "generate": "complete a prompt",
     "export": "convert a model to a stock Llama or Phi-3, GGUF or ONNX",
     "import": "convert a model trained with other code",
+    "merge": "merge a LoRA adapter into its base model",
     "doctor": "check stories, a recipe, a run or a model, and explain what is wrong",
     "push": "publish a run on the Hub, with a model card",
     "evaluate": "measure models and write a report",

@@ -113,6 +113,12 @@ class Recipe:
         "With `init_from`, stories on which each evaluation also measures bits per byte, to see what the model "
         "forgets: validation stories of the kind that it was trained on, or `auto` for those of its own recipe.",
     )
+    lora: dict[str, Any] | None = _setting(
+        None,
+        "With `init_from`, train a LoRA adapter and not the weights themselves: fields of `LoraConfig` of peft, such "
+        "as `{r: 8}`; {} for the defaults, which are `r: 8`, twice that as `lora_alpha`, and all matrices of the "
+        "layers as `target_modules`.",
+    )
     replay: float | None = _setting(
         None, "Fraction of the training rows that are old stories, from `keep_corpus`, others in each epoch."
     )
@@ -507,6 +513,12 @@ def check_recipe(recipe: Recipe) -> None:
         not isinstance(recipe.keep_corpus, dict) or "corpus" in recipe.keep_corpus,
         "`keep_corpus` needs the key `corpus`, or is the name of a corpus.",
     )
+    _require(recipe.lora is None or fine_tuned, "`lora` adapts a trained model: set `init_from`, too.")
+    _require(
+        recipe.lora is None or recipe.optimizer == "adamw",
+        "`lora` trains narrow matrices, for which `optimizer: muon` is not suited: use `optimizer: adamw`.",
+    )
+    _require(recipe.lora is None or decay is None, "`lora` and `ema_decay` cannot be combined: remove one of them.")
     replay = recipe.replay
     _require(
         replay is None or (0 < replay < 1 and recipe.keep_corpus is not None and not recipe.streaming),

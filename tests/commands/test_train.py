@@ -111,7 +111,7 @@ def test_minutes_and_a_base_model_choose_a_recipe(tiny_run, story_file, tmp_path
     run = tmp_path / "runs" / "my_stories"
     recipe, base = load_recipe(run / "recipe.yaml"), load_recipe(tiny_run / "recipe.yaml")
     assert recipe.model["hidden_size"] == base.model["hidden_size"] and recipe.init_from == str(tiny_run)
-    assert recipe.trainer["learning_rate"] <= 1e-3 and recipe.max_minutes <= 0.1
+    assert recipe.trainer["learning_rate"] <= 3e-3 and recipe.max_minutes <= 0.1
     assert f"--init_from {tiny_run}" in (run / "recipe.yaml").read_text("utf-8").splitlines()[0]
     refused = tinystories("train", story_file, "--init_from", tiny_run, "--minutes", 1, "--size", "3m", cwd=tmp_path,
                           )  # fmt: skip

@@ -12,7 +12,7 @@ from ..data.sources.files import may_hold_stories
 from ..recipe import Recipe, is_in_recipe_folder, load_recipe, recipe_names, similar_recipes
 from ..runs.download import may_be_hub_id
 from ..runs.loading import load_model, load_tokenizer
-from ..runs.run_folder import RECIPE, TRAINER_STATE, find_checkpoints, run_recipe
+from ..runs.run_folder import RECIPE, TRAINER_STATE, find_checkpoints, is_adapter, run_recipe
 from ..utils.errors import UserError
 
 
@@ -116,7 +116,7 @@ def load_target(path: str, tokenizer: str | None) -> tuple[PreTrainedModel, PreT
         UserError: if it cannot be loaded.
     """
     folder = Path(path)
-    if folder.is_dir() and not (folder / "config.json").exists():
+    if folder.is_dir() and not (folder / "config.json").exists() and not is_adapter(folder):
         if checkpoints := find_checkpoints(folder):
             raise UserError(f"{folder} has no finished model, only checkpoints: specify {checkpoints[0]}.")
         if not any((folder / name).exists() for name in MODEL_FILES):

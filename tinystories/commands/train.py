@@ -211,6 +211,7 @@ def _train(recipe: Recipe, arguments: "TrainingArguments", output_dir: Path, com
     from ..runs.metadata import write_base_metadata
     from ..training import build, resume
     from ..training.forgetting import load_old_stories, with_replay
+    from ..training.lora import with_lora
 
     checkpoint = resume.checkpoint_to_resume(arguments, recipe)
     recipe, base = _with_base(recipe, checkpoint)
@@ -241,7 +242,7 @@ def _train(recipe: Recipe, arguments: "TrainingArguments", output_dir: Path, com
         if recipe.tokenizer is not None or base is not None:
             check_resources(recipe, arguments, config.vocab_size)
         prompts = fitting_prompts(recipe, corpus.validation, tokenizer)
-        if checkpoint is not None:
+        if checkpoint is not None and base is None:
             resume.require_same_model(checkpoint, config)
         if arguments.local_process_index == 0:
             if checkpoint is None:
@@ -269,6 +270,8 @@ def _train(recipe: Recipe, arguments: "TrainingArguments", output_dir: Path, com
             arguments.eval_on_start = arguments.eval_strategy != "no"
         model = base.new_model(recipe)
         model.generation_config = base.generation_config(recipe)
+        if recipe.lora is not None:
+            model = with_lora(model, base, recipe)
     else:
         model = TinyLlamaForCausalLM(config)
         if recipe.zero_init_residual:
@@ -330,12 +333,16 @@ def _with_base(recipe: Recipe, checkpoint: Path | None) -> tuple[Recipe, "BaseMo
         return recipe, None
     from ..export.base_model import load_base
     from ..training.fine_tuning import complete_recipe
+    from ..training.lora import lora_settings
     from ..training.resume import resumed_recipe
 
+    if recipe.lora is not None:
+        lora_settings(recipe)
     if checkpoint is None:
         base = load_base(recipe.init_from, recipe.tokenizer)
         return complete_recipe(recipe, base), base
-    base = load_base(str(checkpoint))
+    # A checkpoint of LoRA has only the adapter.
+    base = load_base(str(checkpoint) if recipe.lora is None else recipe.init_from)
     return complete_recipe(resumed_recipe(checkpoint, recipe), base, resumed=True), base
 
 

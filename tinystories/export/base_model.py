@@ -9,7 +9,7 @@ from modeling_tinyllama import TinyLlamaConfig, TinyLlamaForCausalLM
 from ..runs.builtin_model import model_path
 from ..runs.download import local_folder
 from ..runs.loading import load_tokenizer
-from ..runs.run_folder import find_checkpoints, require_run
+from ..runs.run_folder import find_checkpoints, is_adapter, require_run
 from ..training.fine_tuning import BaseModel
 from ..utils.errors import UserError
 from .import_model import read_source
@@ -31,29 +31,34 @@ def load_base(name: str, tokenizer: str | None = None) -> BaseModel:
     path = model_path(name)
     if Path(path).is_file():
         source = read_source(path, tokenizer)
-        model, loaded = source.model, source.tokenizer
+        model, loaded, architecture = source.model, source.tokenizer, "file"
     else:
-        model, loaded = _read_folder(path, tokenizer)
+        model, loaded, architecture = _read_folder(path, tokenizer)
         if tokenizer is not None:
             _check_tokenizer(loaded, tokenizer, path)
     check_vocabulary(loaded, model.config.vocab_size, name)
-    return BaseModel.of(name, model, loaded)
+    return BaseModel.of(name, model, loaded, architecture)
 
 
-def _read_folder(path: str, tokenizer: str | None) -> tuple[TinyLlamaForCausalLM, PreTrainedTokenizerBase]:
+def _read_folder(path: str, tokenizer: str | None) -> tuple[TinyLlamaForCausalLM, PreTrainedTokenizerBase, str]:
     folder = Path(path)
     checkpoints = find_checkpoints(folder)
-    if checkpoints and not (folder / "config.json").exists():
+    if checkpoints and not (folder / "config.json").exists() and not is_adapter(folder):
         raise UserError(f"{folder} has no finished model, only checkpoints: specify {checkpoints[0]}.")
     require_run(path)
+    if is_adapter(folder):
+        raise UserError(
+            f"{folder} is a LoRA adapter: write an ordinary run folder with `tinystories merge {folder} OUT`, and use "
+            f"--init_from OUT."
+        )
     own = TinyLlamaConfig.model_type
     config = read_config(path, (own, *SOURCES), "only TinyLlama, Llama and Phi-3 can be fine-tuned")
     if config.model_type != own:
         source = read_source(path, tokenizer)
-        return source.model, source.tokenizer
+        return source.model, source.tokenizer, config.model_type
     model = load_complete(path)
     assert isinstance(model, TinyLlamaForCausalLM)
-    return model, load_tokenizer(tokenizer or path)
+    return model, load_tokenizer(tokenizer or path), own
 
 
 def _check_tokenizer(loaded: PreTrainedTokenizerBase, tokenizer: str, path: str) -> None:

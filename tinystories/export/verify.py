@@ -19,7 +19,7 @@ from tinystories.tokenization import vocabulary_size
 
 from ..runs.download import local_folder
 from ..runs.loading import errors_only, load_tokenizer, load_weights
-from ..runs.run_folder import require_run
+from ..runs.run_folder import is_adapter, require_run
 from ..utils.errors import UserError, first_line
 
 
@@ -97,6 +97,10 @@ def load_run(run: str | Path) -> tuple[TinyLlamaForCausalLM, PreTrainedTokenizer
         UserError: if there is none, its weights are incomplete or not finite, or the tokenizer has more tokens.
     """
     require_run(str(run))
+    if is_adapter(Path(run)):
+        raise UserError(
+            f"{run} is a LoRA adapter: write an ordinary run folder with `tinystories merge {run} OUT`, and use OUT."
+        )
     read_config(run, (TinyLlamaConfig.model_type,), "only tinyllama models can be exported or released")
     tokenizer = load_tokenizer(str(run))
     model = load_complete(run)

@@ -3,12 +3,15 @@
 - It contains nothing private: folders, run names and tokens are removed from the recipe, and `training_args.bin`, a
   pickle of all arguments, is not copied.
 - Weights must be complete: transformers initialises missing ones at random and only warns.
+- Of a run with LoRA, the merged model is released, and the adapter in a subfolder.
 - Additional formats are exported from the release, so that all of them share its `generation_config.json`.
 """
 
 import hashlib
+import json
 import re
 import shutil
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -17,11 +20,20 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from ..export.merge import merge
 from ..export.stock import export_stock, target_of
 from ..export.verify import load_run
 from ..generation.generate import generate_story, preset_config
 from ..runs.metadata import RunMetadata, read_run_metadata
-from ..runs.run_folder import LOSS_PLOT, RECIPE, find_recipe, require_run_folder
+from ..runs.run_folder import (
+    ADAPTER_CONFIG,
+    ADAPTER_WEIGHTS,
+    LOSS_PLOT,
+    RECIPE,
+    find_recipe,
+    is_adapter,
+    require_run_folder,
+)
 from ..utils.errors import UserError, first_line
 from .model_card import model_card
 from .verification import PROMPT, expected_output
@@ -29,6 +41,7 @@ from .verification import PROMPT, expected_output
 
 SEED = 1
 FORMATS = ("llama", "gguf", "onnx")
+ADAPTER = "adapter"  # subfolder of a LoRA adapter; the model itself is the merged one
 # Settings of a recipe that concern only the publisher's machine or accounts.
 _PRIVATE = re.compile(r"output_dir|logging_dir|run_name|project|resume|report_to|hub_|push_to_hub|token$|disable_tqdm")
 
@@ -120,6 +133,12 @@ def build_release(
     """
     run = check_run(run)
     check_formats(include)
+    if is_adapter(run):
+        with tempfile.TemporaryDirectory(prefix="tinystories-merged-") as scratch:
+            merged = merge(run, Path(scratch) / run.resolve().name).folder
+            release = build_release(merged, folder, repo_id, include=include, revision=revision, license=license)
+        _copy_adapter(run, folder / ADAPTER, release.metadata.base.get("hub_id"))
+        return release
     model, tokenizer = load_run(run)
     metadata, recipe = read_run_metadata(run, model), public_recipe(run)
     if not model.generation_config.do_sample:
@@ -149,6 +168,15 @@ def build_release(
     card = model_card(metadata, repo_id, subfolders, loss_plot=loss_plot, revision=revision, license=license)
     card.save(folder / "README.md")
     return Release(folder, run.resolve().name, metadata, formats, expected_output(model, tokenizer))
+
+
+def _copy_adapter(run: Path, out: Path, base: str | None) -> None:
+    """Copy the adapter of a run, without the path of its base model on this machine."""
+    out.mkdir()
+    shutil.copyfile(run / ADAPTER_WEIGHTS, out / ADAPTER_WEIGHTS)
+    config = json.loads((run / ADAPTER_CONFIG).read_text("utf-8"))
+    config["base_model_name_or_path"] = base
+    (out / ADAPTER_CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", "utf-8")
 
 
 def _export(name: str, run: Path, release: Path, out: Path) -> None:

@@ -9,7 +9,13 @@ from typing import Any
 
 import torch
 import transformers
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from tinystories.tokenization import PreTrainedTokenizerFast
 
@@ -17,9 +23,10 @@ from ..generation.native import require_native_decoding
 from ..generation.presets import check_dtype
 from ..generation.prompts import set_prompt_prefix
 from ..utils.errors import UserError, first_line
+from .adapter import adapter_base, merge_adapter_into
 from .builtin_model import BUILTIN, model_path
 from .download import PICKLES, SAFETENSORS, local_folder
-from .run_folder import require_run
+from .run_folder import is_adapter, require_run
 
 
 logger = logging.getLogger(__name__)
@@ -31,8 +38,8 @@ def load_model(
     """A causal language model and its tokenizer from a run folder or the Hub, ready for generation.
 
     Args:
-        path: run folder, checkpoint folder, folder of any causal model of transformers, model id on the Hub, or
-            `builtin`, the model that is installed with this package.
+        path: run folder, checkpoint folder, LoRA adapter, folder of any causal model of transformers, model id on the
+            Hub, or `builtin`, the model that is installed with this package.
         dtype: of the weights: None for the saved dtype, or "int8" for faster decoding on a CPU.
         tokenizer: folder or Hub id of another tokenizer; by default the model's own.
         as_saved: keep the EOS token that some tokenizers append to every text, also to a prompt.
@@ -50,13 +57,23 @@ def load_model(
     require_run(path)
     folder = local_folder(path, SAFETENSORS, PICKLES)
     loaded_tokenizer = load_tokenizer(tokenizer or folder, as_saved=as_saved)
-    model = load_weights(folder)
+    if is_adapter(folder):
+        model = merge_adapter_into(load_weights(model_path(adapter_base(folder)), dtype=torch.float32), folder)
+        set_generation_config(model, folder)
+    else:
+        model = load_weights(folder)
     if dtype == "int8":
         try:
             return require_native_decoding(model, dtype), loaded_tokenizer
         except UserError as reason:
             raise UserError(f"--dtype int8 is not available: {reason}.") from None
     return model.to(_device()), loaded_tokenizer  # type: ignore[arg-type]
+
+
+def set_generation_config(model: PreTrainedModel, folder: Path) -> None:
+    """Generate as the run of an adapter says, and not as its base model does."""
+    if (folder / "generation_config.json").is_file():
+        model.generation_config = GenerationConfig.from_pretrained(folder)
 
 
 def load_weights(path: str | Path, *, exact: bool = False, **options: Any) -> PreTrainedModel:

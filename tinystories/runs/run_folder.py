@@ -16,6 +16,7 @@ RUN_METADATA = "run.json"
 BASE_METADATA = "base_model.json"
 EVAL_RESULTS = "eval_results.json"
 LOSS_PLOT = "loss.png"
+ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"  # of peft
 # transformers' own names; importing them from there would load torch before `--help` answers.
 TRAINER_STATE = "trainer_state.json"
 _CHECKPOINT = "checkpoint-"
@@ -42,10 +43,15 @@ def require_run_folder(folder: Path) -> None:
     _refuse_file(folder)
     if not folder.is_dir():
         raise UserError(f"There is no run folder {folder}; `tinystories train quickstart` creates runs/quickstart.")
-    if not (folder / "config.json").is_file():
+    if not (folder / "config.json").is_file() and not is_adapter(folder):
         raise UserError(
             f"{folder} is not a run folder: it has no config.json. Specify the folder that training wrote."
         )
+
+
+def is_adapter(folder: Path) -> bool:
+    """Whether a folder holds a LoRA adapter and no model of its own."""
+    return (folder / ADAPTER_CONFIG).is_file() and not (folder / "config.json").is_file()
 
 
 def _refuse_file(path: Path) -> None:

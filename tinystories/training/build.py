@@ -260,6 +260,13 @@ def _precision(arguments: TrainingArguments) -> str:
     return "bf16 autocast, fp32 weights" if arguments.bf16 else "fp32"
 
 
+def _trained_only(model: nn.Module) -> str:
+    """How many parameters LoRA trains; empty if all are trained."""
+    frozen = any(not weight.requires_grad for weight in model.parameters())
+    trained = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
+    return f", of which {trained:,} are trained" if frozen else ""
+
+
 def summary(trainer: StoryTrainer, corpus: Corpus) -> str:
     """A summary of corpus, model and batch, to be printed before the first step."""
     arguments, model, tokenizer = trainer.args, trainer.model, trainer.processing_class
@@ -283,7 +290,7 @@ def summary(trainer: StoryTrainer, corpus: Corpus) -> str:
             f"vocabulary  {len(tokenizer):,}" + (f", ids up to {last:,}" if last >= len(tokenizer) else ""),
             *kept,
             *([] if renaming is None else [f"names       rename_characters: {renaming}"]),
-            f"model       {model.num_parameters():,} parameters",
+            f"model       {model.num_parameters():,} parameters" + _trained_only(model),
             f"batch       {batch} rows, about {round(batch * train_rows.tokens_per_row):,} tokens",
             f"precision   {_precision(arguments)} on {arguments.device}",
         ]

@@ -27,6 +27,7 @@ from .forgetting import keep_settings
 
 
 DROPOUTS = ("attention_dropout", "resid_pdrop", "embd_pdrop")  # no property of the weights
+ROW_FRACTION = 1.5  # row length by context length
 LONGEST = 2_048  # tokens of a story, unless the recipe gives another `max_length`
 
 
@@ -40,6 +41,7 @@ class BaseModel:
         tokenizer: with the special tokens that training needs.
         vocab_size: entries of the embedding as it was loaded.
         changes: special tokens that the tokenizer did not have, in words.
+        architecture: `tinyllama`, `llama` or `phi3`, as it was saved; `file` for a single file.
     """
 
     name: str
@@ -47,9 +49,12 @@ class BaseModel:
     tokenizer: PreTrainedTokenizerBase
     vocab_size: int
     changes: list[str]
+    architecture: str
 
     @classmethod
-    def of(cls, name: str, model: TinyLlamaForCausalLM, tokenizer: PreTrainedTokenizerBase) -> "BaseModel":
+    def of(
+        cls, name: str, model: TinyLlamaForCausalLM, tokenizer: PreTrainedTokenizerBase, architecture: str
+    ) -> "BaseModel":
         """A loaded model, prepared for training: special tokens are completed, and the embedding has a row for each.
 
         Raises:
@@ -66,7 +71,7 @@ class BaseModel:
         grow_embeddings(model, vocabulary_size(tokenizer))
         for key in ("bos_token_id", "eos_token_id", "pad_token_id"):
             setattr(model.config, key, getattr(tokenizer, key))
-        return cls(name, model, tokenizer, vocab_size, changes)
+        return cls(name, model, tokenizer, vocab_size, changes, architecture)
 
     @property
     def config(self) -> TinyLlamaConfig:
@@ -120,10 +125,13 @@ def complete_recipe(recipe: Recipe, base: BaseModel, *, resumed: bool = False) -
         raise UserError(
             f"`max_length` is {recipe.max_length:,}, but the context of {base.name} is {context:,} tokens: remove it."
         )
+    length = recipe.max_length or min(context, LONGEST)
     completed = dataclasses.replace(
         recipe,
         vocab_size=recipe.vocab_size or base.vocab_size,
-        max_length=recipe.max_length or min(context, LONGEST),
+        max_length=length,
+        # The shortest row without padding would hold all of a few stories, and leave a step per epoch.
+        row_length=recipe.row_length or round(ROW_FRACTION * length),
         keep_corpus=keep_settings(recipe),
         preset=recipe.preset or _preset(base.model.generation_config),
         model={**_model_section(config), **recipe.model},
@@ -137,6 +145,7 @@ def with_values_of(recipe: Recipe, saved: Recipe) -> Recipe:
     if recipe.init_from is None or saved.init_from is None:
         return recipe
     taken = {name: getattr(saved, name) for name, open_ in FROM_BASE.items() if getattr(recipe, name) == open_}
+    taken["row_length"] = recipe.row_length or saved.row_length
     keep, before = recipe.keep_corpus, saved.keep_corpus
     if isinstance(before, dict) and keep in (KEEP_AUTO, before["corpus"]):
         taken["keep_corpus"] = before

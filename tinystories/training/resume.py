@@ -8,7 +8,7 @@ from modeling_tinyllama import TinyLlamaConfig
 
 from ..recipe import SECTIONS, Recipe, load_recipe
 from ..runs import checkpoints
-from ..runs.run_folder import RECIPE, find_checkpoints
+from ..runs.run_folder import ADAPTER_WEIGHTS, RECIPE, find_checkpoints
 from ..utils.errors import UserError
 from .fine_tuning import with_values_of
 
@@ -19,6 +19,7 @@ FIXED = {
     *("vocab_size", "tokenizer", "tokenizer_stories", "corpus", "validation_corpus", "text_column", "split"),
     *(
         "init_from",
+        "lora",
         "keep_corpus",
         "replay",
         "skip_bad_rows",
@@ -46,7 +47,9 @@ def checkpoint_to_resume(arguments: TrainingArguments, recipe: Recipe) -> Path |
     """
     output_dir, asked = Path(str(arguments.output_dir)), arguments.resume_from_checkpoint
     if asked in (None, "false", "no"):
-        exists = find_checkpoints(output_dir) or (output_dir / "model.safetensors").exists()
+        exists = find_checkpoints(output_dir) or any(
+            (output_dir / name).exists() for name in ("model.safetensors", ADAPTER_WEIGHTS)
+        )
         if exists and not recipe.overwrite_output_dir:
             raise UserError(
                 f"{output_dir} already contains a run: resume it with --resume_from_checkpoint, start over with "

@@ -131,7 +131,7 @@ class StoryTrainer(CheckpointPushTrainer):
             raise UserError(f"`{name}` needs unsharded weights: remove it, or train without FSDP and DeepSpeed.")
         # Outside of the forward pass, FSDP and DeepSpeed keep only a shard of the head's weight in each process.
         self._uses_head_loss = (
-            supports_head_loss(model)
+            supports_head_loss(_inner_model(model))
             and self.label_smoother is None
             and args.n_gpu <= 1
             and not (self.is_fsdp_enabled or self.is_deepspeed_enabled)
@@ -393,9 +393,14 @@ class StoryTrainer(CheckpointPushTrainer):
 
     def _save(self, output_dir: str | None = None, state_dict=None) -> None:
         # `Trainer` disables the cache during training, but a saved model is for generation.
-        config = self.accelerator.unwrap_model(self.model).config
-        with _attributes(config, use_cache=True), self._averaged_weights():
+        model = self.accelerator.unwrap_model(self.model)
+        with _attributes(model.config, use_cache=True), self._averaged_weights():
             super()._save(output_dir, state_dict)
+        if _inner_model(model) is not model and self.args.should_save:
+            # peft saves only the adapter, and a model card of its own.
+            folder = Path(output_dir or str(self.args.output_dir))
+            (folder / "README.md").unlink(missing_ok=True)
+            _inner_model(model).generation_config.save_pretrained(folder)
 
     def create_model_card(self, *args, **kwargs) -> None:
         if self.write_model_card is None:
@@ -420,6 +425,11 @@ class StoryTrainer(CheckpointPushTrainer):
             f"{self._get_learning_rate():.1e}): lower --learning_rate, lengthen --warmup_steps or set "
             f"--max_grad_norm. {checkpoints.resume_hint(Path(self._get_output_dir(trial=None)))}"
         )
+
+
+def _inner_model(model: Any) -> PreTrainedModel:
+    """The model in which `peft` trains an adapter; any other model is returned unchanged."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 @contextmanager

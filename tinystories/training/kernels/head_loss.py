@@ -79,7 +79,8 @@ class HeadLoss(torch.autograd.Function):
         low_hidden, low_weight = hidden_states.to(dtype), weight.to(dtype)
         total = torch.zeros((), dtype=torch.float, device=hidden_states.device)
         hidden_gradients = []
-        weight_gradient = torch.zeros_like(weight, dtype=torch.float)
+        trains_weight = ctx.needs_input_grad[1]
+        weight_gradient = torch.zeros_like(weight, dtype=torch.float) if trains_weight else None
         size = max(64, LOGITS_AT_A_TIME.get(device, LOGITS_AT_A_TIME_ELSEWHERE) // len(weight))
         with torch.autocast(device, enabled=False):
             for begin in range(0, len(targets), size):
@@ -92,16 +93,21 @@ class HeadLoss(torch.autograd.Function):
                 gradient = torch.exp(logprobs, out=logprobs if dtype == torch.float else logits)
                 gradient.scatter_(-1, index[chunk], torch.expm1(target_logprobs).to(dtype))
                 hidden_gradients.append(gradient @ low_weight)
+                if weight_gradient is None:
+                    continue
                 scaled = low_hidden[chunk] * target_weights[chunk, None].to(dtype)
                 if dtype == torch.float:
                     weight_gradient.addmm_(gradient.T, scaled)
                 else:
                     weight_gradient += gradient.T @ scaled
         hidden_gradient = torch.cat(hidden_gradients) * target_weights[:, None]
-        ctx.save_for_backward(hidden_gradient.to(hidden_states.dtype), weight_gradient.to(weight.dtype))
+        if weight_gradient is not None:
+            weight_gradient = weight_gradient.to(weight.dtype)
+        ctx.save_for_backward(hidden_gradient.to(hidden_states.dtype), weight_gradient)
         return total
 
     @staticmethod
     def backward(ctx, gradient):
         hidden_gradient, weight_gradient = ctx.saved_tensors
-        return hidden_gradient * gradient, weight_gradient * gradient, None, None, None
+        weight_gradient = None if weight_gradient is None else weight_gradient * gradient
+        return hidden_gradient * gradient, weight_gradient, None, None, None
