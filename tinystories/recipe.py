@@ -122,6 +122,11 @@ class Recipe:
     replay: float | None = _setting(
         None, "Fraction of the training rows that are old stories, from `keep_corpus`, others in each epoch."
     )
+    add_tokens: list[str] | None = _setting(
+        None,
+        "With `init_from`, names or markers that become tokens of the vocabulary; their embeddings begin as the mean "
+        "of those of their pieces. A token is matched wherever its characters occur.",
+    )
     tokenizer: str | None = _setting(None, "Folder or Hub id of a tokenizer; null trains one on the corpus.")
     vocab_size: int = _setting(10_000, "Vocabulary size of the tokenizer, if one is trained.")
     tokenizer_stories: int | Literal["all"] = _setting(
@@ -512,6 +517,10 @@ def check_recipe(recipe: Recipe) -> None:
     _require(
         not isinstance(recipe.keep_corpus, dict) or "corpus" in recipe.keep_corpus,
         "`keep_corpus` needs the key `corpus`, or is the name of a corpus.",
+    )
+    _require(
+        not recipe.add_tokens or (fine_tuned and recipe.lora is None),
+        "`add_tokens` gives a trained model new embeddings, which must be trained: set `init_from`, and no `lora`.",
     )
     _require(recipe.lora is None or fine_tuned, "`lora` adapts a trained model: set `init_from`, too.")
     _require(

@@ -186,6 +186,7 @@ def _examine_recipe(target: str, options: _Options) -> list[Finding]:
     base = None
     if recipe.init_from is not None:
         base = load_base(recipe.init_from, recipe.tokenizer)
+        base.add_tokens(recipe.add_tokens or [])
         recipe = complete_recipe(recipe, base)
     local = targets.local_recipe(recipe)
     arguments = training_arguments(local)

@@ -340,6 +340,7 @@ def _with_base(recipe: Recipe, checkpoint: Path | None) -> tuple[Recipe, "BaseMo
         lora_settings(recipe)
     if checkpoint is None:
         base = load_base(recipe.init_from, recipe.tokenizer)
+        base.add_tokens(recipe.add_tokens or [])
         return complete_recipe(recipe, base), base
     # A checkpoint of LoRA has only the adapter.
     base = load_base(str(checkpoint) if recipe.lora is None else recipe.init_from)

@@ -11,14 +11,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import GenerationConfig, PreTrainedTokenizerBase
+from transformers import AddedToken, GenerationConfig, PreTrainedTokenizerBase
 
 from modeling_tinyllama import TinyLlamaConfig, TinyLlamaForCausalLM
 from tinystories.tokenization import vocabulary_size
 
 from ..generation.generate import eos_token_ids, preset_config
 from ..generation.presets import preset_of
-from ..generation.prompts import set_prompt_prefix
+from ..generation.prompts import decode, set_prompt_prefix
 from ..recipe import DERIVED, FROM_BASE, KEEP_AUTO, Recipe, check_recipe, known_keys
 from ..utils.errors import UserError
 from .arguments import user_errors
@@ -96,6 +96,39 @@ class BaseModel:
         if len(ends) > 1:
             config.eos_token_id = ends
         return config
+
+    @torch.no_grad()
+    def add_tokens(self, tokens: list[str]) -> None:
+        """Add names or markers to the vocabulary; their embeddings are the mean of those of their pieces.
+
+        Raises:
+            UserError: for a token that is empty, exists, or would change how other text is encoded.
+        """
+        pieces = {token: self._pieces(token) for token in dict.fromkeys(tokens)}
+        sample = [f"One day {token} said: {token}, go.\n{token}" for token in pieces]
+        before = self._round_trip(sample)
+        new = [AddedToken(token, normalized=False) for token in pieces]
+        first = vocabulary_size(self.tokenizer)
+        self.tokenizer.add_tokens(new)
+        if vocabulary_size(self.tokenizer) != first + len(new) or self._round_trip(sample) != before:
+            raise UserError(
+                f"`add_tokens` ({', '.join(pieces)}): the tokenizer of {self.name} then changes the text around them. "
+                f"Models with byte-level BPE, such as those that this package trains, can have new tokens."
+            )
+        grow_embeddings(self.model, first + len(new))
+        for embedding in {self.model.get_input_embeddings().weight, self.model.get_output_embeddings().weight}:
+            for number, ids in enumerate(pieces.values()):
+                embedding[first + number] = embedding[ids].mean(0)
+
+    def _pieces(self, token: str) -> list[int]:
+        ids = self.tokenizer(token, add_special_tokens=False)["input_ids"]
+        if not token.strip() or token != token.strip() or len(ids) < 2:
+            reason = "is a token already" if len(ids) == 1 else "is empty, or begins or ends with a space"
+            raise UserError(f"`add_tokens`: {token!r} {reason}: remove it.")
+        return ids
+
+    def _round_trip(self, texts: list[str]) -> list[str]:
+        return [decode(self.tokenizer, self.tokenizer(text)["input_ids"]) for text in texts]
 
 
 @torch.no_grad()

@@ -20,6 +20,7 @@ FIXED = {
     *(
         "init_from",
         "lora",
+        "add_tokens",
         "keep_corpus",
         "replay",
         "skip_bad_rows",
