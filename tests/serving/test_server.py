@@ -93,7 +93,8 @@ def test_health_answers_while_the_model_loads(tiny_run):
 def test_the_openapi_schema(server, recwarn):
     schema = server.ask("/openapi.json").json()
     assert set(schema["paths"]) == {
-        "/health", "/generate", "/alternatives", "/v1/completions", "/v1/models", "/v1/models/{name}"
+        "/health", "/generate", "/alternatives", "/v1/completions", "/v1/chat/completions", "/v1/models",
+        "/v1/models/{name}",
     }  # fmt: skip
     assert not recwarn.list
 

@@ -7,7 +7,7 @@ A prompt starts like a document in training and never ends with EOS. Many tokeni
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..utils.errors import UserError
 
@@ -27,6 +27,40 @@ def encode_prompt(tokenizer: "PreTrainedTokenizerBase", prompt: str) -> list[int
     return encode_prompt_with(
         _encoder(tokenizer), prompt, bos_token_id=tokenizer.bos_token_id, eos_token_ids={tokenizer.eos_token_id}
     )
+
+
+def encode_chat(tokenizer: "PreTrainedTokenizerBase", messages: list[dict[str, str]]) -> list[int]:
+    """Token ids of a prompt for the answer to `messages`, by the tokenizer's chat template, as in `pipeline`.
+
+    For a tokenizer without one, the last user message is the beginning of a story, as in the template of this project.
+    If the last message is the assistant's, the prompt ends with it, and the answer continues it.
+
+    Args:
+        messages: each with `role` and `content`.
+
+    Raises:
+        UserError: if the template refuses the messages, or the prompt is empty.
+    """
+    from jinja2 import TemplateError
+
+    from tinystories.tokenization.bpe import CHAT_TEMPLATE
+
+    continued = messages[-1]["role"] == "assistant"
+    try:
+        encoded: Any = tokenizer.apply_chat_template(
+            messages,
+            chat_template=None if tokenizer.chat_template else CHAT_TEMPLATE,
+            add_generation_prompt=not continued,
+            continue_final_message=continued,
+            tokenize=True,
+            return_dict=True,
+        )
+    except (TemplateError, ValueError) as error:
+        raise UserError(f"The chat template of the model refuses these messages: {error}") from None
+    ids = list(encoded["input_ids"])
+    if not ids:
+        raise UserError("With this tokenizer, an empty message has no tokens: it needs at least one word.")
+    return ids
 
 
 def decode(tokenizer: "PreTrainedTokenizerBase", ids: list[int], *, skip_special_tokens: bool = True) -> str:

@@ -1,4 +1,5 @@
-"""The app: `/health`, `/generate`, the page at `/`, `/alternatives`, and OpenAI's `/v1` (`completions.py`).
+"""The app: `/health`, `/generate`, the page at `/`, `/alternatives`, and OpenAI's `/v1` (`completions.py`,
+`chat.py`).
 
 - The status of a response is sent with its first event, so a request that is never started gets 503 instead of an
   empty stream. If a client disconnects, its completions are cancelled.
@@ -21,6 +22,7 @@ from pydantic import Field, field_validator
 from ..generation.postprocess import post_process
 from ..generation.presets import GREEDY, PRESETS, SamplingSettings, check_preset
 from .alternatives import alternatives_router
+from .chat import chat_router
 from .completions import completions_router
 from .engine import Engine, Finished, GenerationRequest
 from .errors import InvalidInput, add_error_handlers
@@ -73,6 +75,7 @@ def create_app(engine: Engine, settings: ServerSettings, name: str) -> FastAPI:
     model = ServedModel(engine, settings, name)
     app = FastAPI(title="tinystories", lifespan=lifespan, max_body_size=MAX_BODY, docs_url=None, redoc_url=None)
     app.include_router(completions_router(model))
+    app.include_router(chat_router(model))
     app.include_router(alternatives_router(model))
     page, policy = _page()
 

@@ -80,12 +80,15 @@ class ServedModel:
             )
         return decode(self.tokenizer, prompt_ids)
 
-    def max_tokens(self, prompt_ids: list[int], requested: int | None, default: int | None = None) -> int:
+    def max_tokens(
+        self, prompt_ids: list[int], requested: int | None, default: int | None = None, field: str = "prompt"
+    ) -> int:
         """The maximum length of a completion.
 
         Args:
             requested: None for `default`, at most the remaining context length.
             default: None for the remaining context length.
+            field: parameter with the prompt, for errors.
 
         Raises:
             InvalidInput: with status 400 if the prompt fills the context, 422 if too many tokens are requested.
@@ -94,7 +97,7 @@ class ServedModel:
         remaining = context - used
         if remaining < 1:
             raise InvalidInput(
-                "prompt",
+                field,
                 f"The prompt has {used:,} tokens, but the context length of the model is {context:,}: shorten the "
                 f"prompt.",
                 status=400,
