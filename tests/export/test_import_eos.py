@@ -10,11 +10,13 @@ from test_import_llama2c import legacy, pieces, tokenizer_file  # noqa: F401  pi
 from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer, TrainingArguments, default_data_collator
 
 from modeling_tinyllama import TinyLlamaConfig, TinyLlamaForCausalLM
+from tinystories.commands.train import train
 from tinystories.data.packing import PackedStories, tokenize_stories
 from tinystories.export.import_model import import_model
 from tinystories.export.sentencepiece import load_llama2c_tokenizer
 from tinystories.export.stock import export_stock
 from tinystories.generation.generate import eos_token_ids
+from tinystories.recipe import build_recipe
 from tinystories.runs.loading import load_model
 from tinystories.tokenization import PreTrainedTokenizerFast
 
@@ -129,6 +131,22 @@ def test_stories_end_with_eos_before_and_after_fine_tuning(imported, tmp_path):
     assert json.loads((after / "config.json").read_text())["eos_token_id"] == config["eos_token_id"]
     assert set(json.loads((after / "generation_config.json").read_text())["eos_token_id"]) == {1, 2}
     assert eos_rate(after, end) > 0.9
+
+
+def test_fine_tuned_by_this_package_they_still_end(imported, tmp_path):
+    end, folder = imported
+    file = tmp_path / "stories.txt"
+    file.write_text("\n".join(story.replace("happy", "very happy") for story in STORIES), "utf-8")
+    # Of the file that llama2.c writes, and of the folder that it was imported to.
+    for base in (folder.parent / "model.bin", folder):
+        out = tmp_path / base.name
+        content = {"corpus": str(file), "split": "line", "init_from": str(base), "prompts": [], "check": False}
+        trainer = {"output_dir": str(out), "max_steps": 30, "learning_rate": 5e-3, "eval_strategy": "no",
+                   "save_strategy": "no", "use_cpu": True, "disable_tqdm": True}  # fmt: skip
+        train(build_recipe({**content, "row_length": CONTEXT, "trainer": trainer}))
+        assert AutoTokenizer.from_pretrained(out).eos_token == end
+        assert set(json.loads((out / "generation_config.json").read_text())["eos_token_id"]) == {1, 2}
+        assert eos_rate(out, end) > 0.9
 
 
 def test_control_another_eos_in_packing_is_detected(imported, tmp_path):

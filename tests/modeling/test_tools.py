@@ -245,3 +245,28 @@ def test_two_processes_share_the_model_and_give_the_same_logits(tmp_path):
     assert rows == 16, "each process holds half of the 32 rows"
     with torch.no_grad():
         torch.testing.assert_close(logits, model(torch.arange(2, 42).reshape(2, 20)).logits, atol=1e-5, rtol=0)
+
+
+# ---- TRL
+
+
+@pytest.mark.parametrize("lora", [False, True], ids=["all weights", "LoRA"])
+def test_the_sft_trainer_of_trl_fine_tunes_a_run_folder(tiny_run, lora, tmp_path):
+    trl = pytest.importorskip("trl")
+    import datasets
+
+    page = (ROOT / "docs" / "finetuning.md").read_text("utf-8")
+    code = re.search(r"(?ms)^```py\n(.*?)^```", page)[1]
+    code = code.replace("runs/quickstart", str(tiny_run)).replace("runs/sft", str(tmp_path / "sft"))
+    code = code.replace("peft_config=None", f"peft_config={'LoraConfig(**settings)' if lora else None}")
+    settings = {"task_type": "CAUSAL_LM", "target_modules": ["q_proj", "v_proj"]}
+    names = {"trl": trl, "datasets": datasets, "settings": settings}
+    if lora:
+        names["LoraConfig"] = pytest.importorskip("peft").LoraConfig
+    exec(compile(code, "finetuning.md", "exec"), names)
+    row = next(iter(names["trainer"].get_train_dataloader()))
+    tokenizer = AutoTokenizer.from_pretrained(tiny_run)
+    for ids, labels in zip(row["input_ids"].tolist(), row["labels"].tolist(), strict=True):
+        scored = [token for token in labels if token != -100]
+        assert ids[0] == tokenizer.bos_token_id and scored[-1] == tokenizer.eos_token_id, "begins and ends as here"
+    assert (tmp_path / "sft" / ("adapter_model.safetensors" if lora else "model.safetensors")).is_file()
