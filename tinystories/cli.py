@@ -26,6 +26,7 @@ VERBS = {
     "train": "train a model with a recipe, or on stories for a given time",
     "finetune": "train a model that exists on other stories",
     "recipes": "list the installed recipes, or print one",
+    "annotate": "derive words, a summary and features of each story by rule",
     "tokenizer": "train a tokenizer, or prune one to its most frequent tokens",
     "generate": "complete a prompt",
     "export": "convert a model to a stock Llama or Phi-3, GGUF or ONNX",
