@@ -18,7 +18,7 @@ def test_words_are_rare_content_words_of_the_story():
     annotate = Annotator([*STORIES, "Once there was a Zebra. It played with whom the gloomy cat saw in a teapot."])
     assert set(annotate.rare_words(STORIES[1])) <= {"once", "cat", "saw", "dragon", "big"}
     words = annotate.rare_words("Zebra saw whom the gloomy cat and a teapot and a dragon because of Tim's cat-food.")
-    assert set(words) <= {"gloomy", "teapot", "dragon", "cat", "saw"} and len(words) == 3 and words == sorted(words)
+    assert set(words) <= {"gloomy", "teapot", "dragon", "cat", "saw"} and len(words) == 3
     assert annotate.rare_words("Ha! Tim.") == []
 
 

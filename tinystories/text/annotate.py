@@ -1,10 +1,9 @@
 """Derive columns of a corpus by rule: words, a summary and features of each story, as in TinyStories-Instruct.
 
     annotator = Annotator(stories)  # counts in how many stories each word occurs
-    annotator(stories[0])           # {"words": "cage, hungry, parrot", "summary": "Once ...", "features": "dialogue"}
+    annotator(stories[0])           # {"words": "parrot, cage, hungry", "summary": "Once ...", "features": "dialogue"}
 
-- `words`: three of the rarest content words of the story, in alphabetical order. Which of the rarest is decided by a
-  hash of the story, so that a model learns from words of different frequency.
+- `words`: three of the eight rarest content words of the story. A hash of the story chooses them and their order.
 - `summary`: the first sentence. It introduces the characters and the situation; no rule can summarise a story.
 - `features`: those that a rule finds, perhaps none. The rules prefer to miss a feature rather than to report a wrong
   one.
@@ -27,16 +26,17 @@ LEAST_RATE = 5e-4  # of the stories with a word: rarer ones are often mistyped
 ENDING = 3  # sentences
 _WORD = re.compile(r"(?<![\w'’-])[a-z]{3,}(?![\w'’-])")  # in lower case: no names
 _NO_CONTENT = FUNCTION_WORDS | frozenset(
-    """according against along although among amongst another anybody anyone anything anyway anywhere apart aside away
-    before behind being below beneath besides beyond both cannot could despite does doing done during each either else
-    elsewhere enough especially even ever every everybody everyone everything everywhere few fewer former further hence
-    hers herself himself hey however indeed instead itself latter least less lest many maybe might mine more moreover
-    most much must myself neither never nobody none nor nothing nowhere often once onto others otherwise ought
-    ourselves own perhaps quite rather really shall should since some somebody somehow someone something sometime sometimes
-    somewhat somewhere such than that theirs themselves therefore these this those though throughout till towards
-    unless unlike until upon usually very what whatever whenever wherever whether whichever whoever whole whom whose
-    why within yet yours yourself yourselves are been having did was were will would him she they you your its our
-    the and but for not nor with from into about over under again very just how who because while although""".split()
+    """according against along although among amongst another anybody anyone anything anyway anywhere apart aside
+    away before behind being below beneath besides beyond both cannot could despite does doing done during each
+    either else elsewhere enough especially even ever every everybody everyone everything everywhere few fewer
+    former further hence hers herself himself hey however indeed instead itself latter least less lest many maybe
+    might mine more moreover most much must myself neither never nobody none nor nothing nowhere often once onto
+    others otherwise ought ourselves own perhaps quite rather really shall should since some somebody somehow
+    someone something sometime sometimes somewhat somewhere such than that theirs themselves therefore these this
+    those though throughout till towards unless unlike until upon usually very what whatever whenever wherever
+    whether whichever whoever whole whom whose why within yet yours yourself yourselves are been having did was
+    were will would him she they you your its our the and but for not nor with from into about over under again
+    very just how who because while although""".split()
 )
 _SPEECH = re.compile(r'"[^"\n]*\w[^"\n]*"|“[^”\n]*\w[^”\n]*”')
 _MORAL = re.compile(
@@ -88,7 +88,7 @@ class Annotator:
         words = sorted({*_WORD.findall(story)} - _NO_CONTENT, key=lambda word: (count[word], word))
         rare = [word for word in words if count[word] >= self._least][:RAREST]
         chosen = Random(blake2b(story.encode("utf-8", "replace")).digest())
-        return sorted(chosen.sample(rare, min(WORDS, len(rare))))
+        return chosen.sample(rare, min(WORDS, len(rare)))
 
 
 def first_sentence(story: str) -> str:
