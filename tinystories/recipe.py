@@ -528,6 +528,11 @@ def check_recipe(recipe: Recipe) -> None:
         "`lora` trains narrow matrices, for which `optimizer: muon` is not suited: use `optimizer: adamw`.",
     )
     _require(recipe.lora is None or decay is None, "`lora` and `ema_decay` cannot be combined: remove one of them.")
+    _require(
+        recipe.lora is None or not recipe.trainer.get("push_to_hub"),
+        "`lora` and `push_to_hub` cannot be combined, because a merged model is published: run `tinystories push` "
+        "after training.",
+    )
     replay = recipe.replay
     _require(
         replay is None or (0 < replay < 1 and recipe.keep_corpus is not None and not recipe.streaming),

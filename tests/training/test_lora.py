@@ -111,6 +111,7 @@ def test_an_adapter_without_its_base_is_one_line(adapter, tmp_path):
         ({"ema_decay": 0.99}, "`lora` and `ema_decay` cannot be combined"),
         ({"lora": "{r: 4, target_modules: [q_proj, lm_head]}"}, "`lora` cannot train the embeddings"),
         ({"lora": "{modules_to_save: [embed_tokens]}"}, "`lora` cannot train the embeddings"),
+        ({"push_to_hub": True}, "`lora` and `push_to_hub` cannot be combined"),
         ({"lora": "{rank: 4}"}, "`lora` section of the recipe is invalid: .*rank"),
         ({"lora": "{r: 4, target_modules: [nothing]}"}, "`lora` section of the recipe is invalid: .*nothing"),
         ({"lora": "{r: 0}"}, "`lora` section of the recipe is invalid: .*r"),
