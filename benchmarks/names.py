@@ -29,7 +29,7 @@ from tinystories import load_model, load_recipe, train
 from tinystories.data.corpus import load_texts
 from tinystories.data.renaming import NameTokens, Renaming
 from tinystories.evaluation.likelihood import bits_per_byte, encode, score_sequences, score_stories, start_tokens
-from tinystories.evaluation.story_figures import unintroduced_name_rate
+from tinystories.evaluation.story_figures import fault_rates
 from tinystories.generation.batch import PROMPTS, generate_stories
 from tinystories.runs.run_folder import run_and_step
 from tinystories.utils.console import print_any_character
@@ -119,7 +119,7 @@ def score(run: Path, stories: list[str]) -> dict:
         "high": figure.high,
         **name_losses(model, tokenizer, stories),
         "repeated_replaced": name_losses(model, tokenizer, replace_names(tokenizer, stories))["repeated"],
-        "unintroduced": unintroduced_name_rate([sample.text for sample in samples]).value,
+        "unintroduced": fault_rates([sample.text for sample in samples])["unintroduced_names"].value,
         "parameters": model.num_parameters(),
     }
 

@@ -21,18 +21,22 @@ from modeling_tinyllama import TinyLlamaForCausalLM
 from tinystories import cli
 from tinystories.data.corpus import load_corpus
 from tinystories.evaluation import evaluate as evaluation
+from tinystories.evaluation.diversity import diversity
 from tinystories.evaluation.evaluate import evaluate
 from tinystories.evaluation.judge import Judge
 from tinystories.evaluation.likelihood import bits_per_byte, score_stories
 from tinystories.evaluation.report import report_folder, terminal_table, write_report
 from tinystories.evaluation.report.page import html_report
-from tinystories.evaluation.stories import real_stories_of_same_length, shuffled_words
+from tinystories.evaluation.stories import real_stories_of_same_length, shuffled_sentences, shuffled_words
 from tinystories.evaluation.story_figures import (
     capitals,
+    fault_rates,
     generated_figures,
     legacy_figures,
     text_figures,
     training_figures,
+    unprompted_figures,
+    whole_story_figures,
 )
 from tinystories.evaluation.text_statistics import longest_copied_runs, slice_words, vocabulary, words
 from tinystories.generation.batch import PROMPTS, GeneratedStory
@@ -211,7 +215,67 @@ def test_raw_figures_are_before_post_processing():
     assert figures["raw"]["mean_words"] == 7 and figures["legacy"]["mean_words"] == 10
 
 
+def test_a_model_that_repeats_one_story_is_coherent_but_not_diverse(corpus):
+    story = GeneratedStory("", corpus[1][0], True, 90)
+    same = unprompted_figures([story] * 30, "plain", seed=0)
+    real = whole_story_figures(corpus[1], seed=0, sample=30)
+    assert same["faulty_stories"] == 0 and same["article_omission"] == 0
+    assert same["distinct_openings"] == pytest.approx(1 / 30) and same["shared_4grams"] == 1
+    assert real["distinct_openings_low"] > 0.6 and real["shared_4grams_high"] < 0.6
+
+
+def test_shuffled_sentences_keep_grammar_and_lose_coherence(corpus):
+    stories = [*corpus[0][:300], *corpus[1]]
+    real, shuffled = (whole_story_figures(texts, seed=0) for texts in (stories, shuffled_sentences(stories)))
+    for key in ("article_omission", "wrong_a_or_an"):
+        assert shuffled[key] == pytest.approx(real[key], abs=0.01)
+    assert shuffled["faulty_stories_low"] > real["faulty_stories_high"] + 0.1
+    for key in ("unintroduced_names", "unintroduced_objects"):
+        assert shuffled[f"{key}_low"] > real[f"{key}_high"], key
+    assert "distinct_openings" not in real  # no sample was asked for
+
+
+def test_shuffled_sentences_are_those_of_the_story():
+    story = 'One ran. "Two sat!" he said.\n\nThree. Four'
+    (shuffled,) = shuffled_sentences([story], seed=1)
+    assert shuffled != story and sorted(shuffled.split()) == sorted(story.split())
+    assert shuffled.count("\n\n") == 1 and shuffled.endswith("Four")
+    assert shuffled_sentences(["", "none", story]) == ["", "none", shuffled_sentences(["", "none", story])[2]]
+
+
+def test_endings_need_eos_and_punctuation():
+    texts = ["One cat sat down.", "One cat sat down.", "One cat"]
+    assert fault_rates(texts, [True, False, True])["missing_endings"].value == pytest.approx(2 / 3)
+    assert fault_rates(texts)["missing_endings"].value == pytest.approx(1 / 3)
+
+
+def test_the_lily_opening():
+    lily = "Once upon a time there was a little girl named Lily. She ran."
+    found = diversity([lily, lily.replace("Lily", "Mia"), "Lily ran.", "One day, " + lily])
+    assert found["lily_openings"].value == 0.25 and found["distinct_openings"].value == 1
+    assert found["distinct_names"].value == 0.5  # Lily and Mia in four stories
+
+
 # Content of the report
+
+
+def test_stories_without_a_prompt(measured, report):
+    assert report["settings"]["unprompted"] == 40  # as many as held-out stories
+    for name in ("tiny", "untrained", "gpt2"):
+        assert measured[name]["unprompted"]["stories"] == len(measured[name]["unprompted"]["samples"]) == 40
+    own = measured["tiny"]["unprompted"]
+    assert own["preset"] == "plain" and own["outside_vocabulary"] < own["outside_vocabulary_high"] < 0.5
+    assert own["longest_copied_run"] > 0 and own["real_same_length"]["longest_copied_run"] > 0
+    assert own["missing_endings_high"] < measured["untrained"]["unprompted"]["missing_endings_low"]
+    assert set(report["shuffled_sentences"]) == set(report["real_stories"])
+
+
+def test_greedy_decoding_writes_no_sample_of_stories(models, tmp_path):
+    report = evaluate([models["tiny"]], presets=["greedy"], limit=4, progress=False)
+    assert report["models"][0]["unprompted"] is None
+    assert "does it write stories?" not in terminal_table(report)
+    section = section_of(html_report(report), "Does it write stories?")
+    assert "–" in "".join(section.itertext())
 
 
 def test_bits_per_byte_is_that_of_the_training_log(measured, tiny_run):
@@ -452,6 +516,17 @@ def test_the_page_is_self_contained_and_well_formed(report, page):
         assert phrase in text
 
 
+def test_the_table_of_stories(report, page):
+    section = section_of(page, "Does it write stories?")
+    columns = [cell.text for cell in section.iter("th") if cell.get("scope") == "col"]
+    assert columns[-2:] == ["real stories", "sentences shuffled"] and len(columns) == len(report["models"]) + 2
+    rows = {row[0].text: [cell.text for cell in row[1:]] for row in section.iter("tr")}
+    assert {"Grammar", "Coherence", "Diversity", "Memorisation"} <= rows.keys()
+    real = report["real_stories"]["unintroduced_names"]
+    assert rows["Stories with a name never introduced"][-2].strip() == f"{100 * real:.1f}%"
+    assert parse(page).find(".//section/h2").text == "Does it write stories?"  # at the top
+
+
 def test_the_page_is_accessible(page):
     root = parse(page)
     assert root.get("lang") == "en" and root.findtext("head/title")
@@ -551,6 +626,11 @@ def test_the_terminal_table(report):
     order = [table.index(f"\n{entry['name']} ") for entry in report["models"]]
     assert order == sorted(order)
     assert "real stories" in table and "word order" in table
+    head = next(number for number, line in enumerate(lines) if line.startswith("does it write stories?"))
+    rows = lines[head + 1 : lines.index("", head)]
+    assert len(rows) == len(report["models"]) + 2
+    assert rows[0].startswith(report["models"][0]["name"]) and rows[-1].startswith("sentences shuffled")
+    assert len({len(re.split(r"  +", row)) for row in rows}) == 1
     assert sum("failed: " in line for line in lines) == 2
 
 
@@ -578,7 +658,7 @@ def test_the_report_of_one_run_is_written_to_its_folder(tiny_run, tmp_path, caps
     assert "Generating stories" in err and "8/8" in err
     report = json.loads((run / "report.json").read_text("utf-8"))
     assert report["command"].startswith(f"tinystories evaluate {run} --quick")
-    assert report["settings"] == {"presets": ["balanced"], "prompts": 5, "pairs_per_kind": 8}
+    assert report["settings"] == {"presets": ["balanced"], "prompts": 5, "unprompted": 8, "pairs_per_kind": 8}
     assert (run / "report.html").read_text("utf-8") == html_report(report)
 
     header, *rows = pairs.read_text("utf-8").splitlines()

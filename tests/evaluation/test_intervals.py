@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from tinystories.evaluation.intervals import Interval, flatten, ratio_interval, wilson_interval
+from tinystories.evaluation.intervals import Interval, flatten, jackknife_interval, ratio_interval, wilson_interval
 
 
 def test_the_bootstrap_agrees_with_the_delta_method():
@@ -65,3 +65,19 @@ def test_wilson_interval_has_its_coverage():
 
 def test_flatten():
     assert flatten({"a": Interval(1, 0, 2), "b": 3.0}) == {"a": 1, "a_low": 0, "a_high": 2, "b": 3.0}
+
+
+def test_the_jackknife_interval_covers_the_number_of_distinct_values():
+    rng = np.random.default_rng(0)
+    expected = 1000 / 100 * (1 - (1 - 1 / 1000) ** 100)  # of 100 values from 1,000
+    covered = 0
+    for _ in range(300):
+        drawn = rng.integers(1000, size=100)
+        counts = np.bincount(drawn, minlength=1000)[drawn]
+        distinct = len(set(drawn.tolist()))
+        interval = jackknife_interval(distinct / 100, (distinct - (counts == 1)) / 99)
+        assert interval.low <= interval.value <= interval.high
+        covered += interval.low <= expected <= interval.high
+    assert covered > 0.9 * 300
+    with pytest.raises(ValueError, match="two observations"):
+        jackknife_interval(1.0, [1.0])

@@ -30,8 +30,8 @@ from transformers import (
 
 from tinystories.data.corpus import load_corpus
 from tinystories.data.synthetic import sample_stories
-from tinystories.evaluation import likelihood as scoring
 from tinystories.evaluation.likelihood import bits_per_byte, score_stories, start_tokens
+from tinystories.generation import log_probabilities as scoring
 from tinystories.generation.generate import context_length
 from tinystories.utils.errors import UserError
 

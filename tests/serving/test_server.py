@@ -44,6 +44,7 @@ from tinystories.serving.serve import load
 from tinystories.serving.served_model import event_stream
 from tinystories.serving.settings import ServerSettings
 from tinystories.serving.stream import CompletionStream
+from tinystories.text.faults import find_faults
 
 
 @pytest.fixture(scope="module")
@@ -515,7 +516,11 @@ def test_echo_with_logprobs_scores_a_text(server, model_and_tokenizer):
         (422, "stop", {"stop": ""}),
         (422, "stop", {"stop": ["a"] * 5}),
         (422, "suffix", {"suffix": "The end."}),
-        (422, "best_of", {"best_of": 3}),
+        (422, "best_of", {"best_of": 17}),
+        (422, "best_of", {"best_of": 0}),
+        (422, "best_of", {"best_of": 2, "n": 3}),
+        (422, "best_of", {"best_of": 3, "stream": True}),
+        (422, "best_of", {"prompt": ["a"] * 3, "best_of": 6}),
         (422, "frequency_penalty", {"frequency_penalty": 0.5}),
         (422, "logit_bias", {"logit_bias": {"5": 1}}),
         (422, "stream_options", {"stream_options": {"include_usage": True}}),
@@ -531,14 +536,15 @@ def test_wrong_completions_name_their_field(status, field, change, server):
     ("change", "words"),
     [
         ({"suffix": "The end."}, "not supported by this server"),
-        ({"best_of": 3}, "not supported by this server"),
+        ({"best_of": 3, "stream": True}, "cannot be streamed"),
+        ({"best_of": "3"}, "best_of"),
         ({"logit_bias": {"5": 1}}, "not supported by this server"),
         ({"presence_penalty": 0.5}, "not supported by this server"),
         ({"stop": ["a"] * 5}, "at most 4 stop strings"),
         ({"stop": "a" * 101}, "1 to 100 characters"),
         ({"stop": ["a", 1]}, "at most 4 strings"),
         ({"stop": 1}, "at most 4 strings"),
-        ({"best_of": 2, "n": 3}, "not supported by this server"),
+        ({"best_of": 2, "n": 3}, "at least n = 3"),
         ({"logit_bias": {"5": "x"}}, "not supported by this server"),
         ({"frequency_penalty": 0.5}, "not supported by this server"),
         ({"frequency_penalty": False}, "not supported by this server"),
@@ -563,6 +569,29 @@ def test_a_form_encoded_body_gets_a_hint(server):
     with pytest.raises(urllib.error.HTTPError) as error:
         urllib.request.urlopen(request)
     assert error.value.code == 422 and "content-type: application/json" in json.load(error.value)["error"]["message"]
+
+
+def test_best_of_returns_the_candidates_with_the_fewest_faults(server):
+    options = {"seed": 3, "max_tokens": 60, "temperature": 1.5, "top_k": 0}
+    answer = server.complete(n=8, logprobs=0, **options).json()
+
+    def rank(choice: dict) -> tuple[int, float]:
+        faults = find_faults(PROMPT + choice["text"], choice["finish_reason"] == "stop")
+        nats = choice["logprobs"]["token_logprobs"]
+        return len(faults), -sum(nats) / len(nats)
+
+    candidates = sorted(answer["choices"], key=rank)
+    assert len({choice["text"] for choice in candidates}) == 8
+    best = server.complete(n=3, best_of=8, logprobs=0, **options).json()
+    assert [choice["text"] for choice in best["choices"]] == [choice["text"] for choice in candidates[:3]]
+    assert [choice["index"] for choice in best["choices"]] == [0, 1, 2]
+    assert best["choices"][0]["logprobs"] == candidates[0]["logprobs"]
+    assert best["usage"] == answer["usage"]  # of all candidates, as in OpenAI's API
+    (echoed,) = server.complete(best_of=8, echo=True, **options).json()["choices"]
+    assert echoed["logprobs"] is None and echoed["text"] == PROMPT + candidates[0]["text"]
+    two = server.complete(prompt=[PROMPT] * 2, best_of=4, **options).json()["choices"]
+    assert [choice["index"] for choice in two] == [0, 1]
+    assert two[0]["text"] == min(answer["choices"][:4], key=rank)["text"]
 
 
 def test_seed_minus_one_is_random(server):

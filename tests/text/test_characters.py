@@ -7,7 +7,7 @@ import pytest
 
 from tinystories.data.names import FIRST_NAMES
 from tinystories.data.synthetic import sample_stories
-from tinystories.evaluation.story_figures import unintroduced_name_rate
+from tinystories.evaluation.story_figures import fault_rates
 from tinystories.text.characters import unintroduced_names
 
 
@@ -25,14 +25,14 @@ def with_one_name_exchanged(story: str, generator: random.Random) -> str | None:
 
 
 def test_sample_stories_introduce_their_characters():
-    assert unintroduced_name_rate(STORIES).value < 0.02
+    assert fault_rates(STORIES)["unintroduced_names"].value < 0.02
 
 
 def test_an_exchanged_name_is_found():
     generator = random.Random(0)
     changed = [story for each in STORIES if (story := with_one_name_exchanged(each, generator))]
     assert len(changed) > 200
-    assert unintroduced_name_rate(changed).low > 0.85
+    assert fault_rates(changed)["unintroduced_names"].low > 0.85
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """`tinystories generate`: complete a prompt, streaming the text."""
 
 import argparse
+import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -20,6 +21,7 @@ MOST_STORIES = 1_000
 EXAMPLES = """
 tinystories generate "Once upon a time"
 tinystories generate runs/quickstart "The happy cat" -n 3 --preset creative --seed 1
+tinystories generate "Once upon a time" --best-of 8
 tinystories generate you/your-model "One day," --temperature 0.7 --top-p 0.9 --max-new-tokens 100
 """
 
@@ -49,6 +51,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=number(int, 1, MOST_STORIES),
         default=1,
         help="number of stories; with --seed, the second has the next seed, and so on (default: 1)",
+    )
+    parser.add_argument(
+        "--best-of",
+        metavar="N",
+        type=number(int, 1, MOST_STORIES),
+        help="generate N stories and print the one with the fewest faults (a name never introduced, a missing ending "
+        "and the like), of equal ones the most probable; with -n, the best ones (default: no choice)",
     )
     parser.add_argument("--seed", type=seed, help="makes sampling reproducible on the same machine (default: random)")
     parser.add_argument(
@@ -92,7 +101,7 @@ def run(options: argparse.Namespace) -> None:
     if options.model is None:
         _require_prompt(options.prompt)
         options.model = model_path(BUILTIN)
-    from ..generation.presets import GREEDY, MIN_TEMPERATURE, SAMPLING, check_preset, check_sampling
+    from ..generation.presets import SAMPLING, check_preset, check_sampling, is_greedy
 
     if options.preset is not None:
         check_preset(options.preset)
@@ -102,12 +111,20 @@ def run(options: argparse.Namespace) -> None:
     if options.engine not in ENGINES:
         raise UserError(f"--engine {options.engine} is not supported: choose {' or '.join(ENGINES)}.")
     require_run(options.model)
-    is_greedy = options.preset == GREEDY or sampling.get("temperature", 1) < MIN_TEMPERATURE
-    if options.number > 1 and is_greedy:
+    if options.best_of == options.number == 1:
+        options.best_of = None
+    several = "--best-of" if options.best_of else "-n" if options.number > 1 else None
+    if several and is_greedy(options.preset, sampling):
         raise UserError(
-            "Greedy decoding gives the same story each time: remove -n, or choose another --preset or a "
+            f"Greedy decoding gives the same story each time: remove {several}, or choose another --preset or a "
             "higher --temperature."
         )
+    if options.best_of and options.best_of < options.number:
+        raise UserError(f"--best-of must be at least {options.number}, the number of stories, not {options.best_of}.")
+    if options.best_of and options.engine != "transformers":
+        raise UserError(f"--best-of needs the engine transformers: remove --engine {options.engine}.")
+    if options.best_of:
+        return _print_best(options, sampling)
     settings = {
         "preset": options.preset,
         "sampling": sampling,
@@ -117,13 +134,48 @@ def run(options: argparse.Namespace) -> None:
     load = _with_llama_cpp if options.engine == "llama.cpp" else _with_transformers
     generate = load(options, settings)
     for story in range(options.number):
-        if options.number > 1:
-            print(f"{chr(10) if story else ''}--- story {story + 1}", flush=True)
+        _print_heading(story, options.number)
         text = generate(seed=None if options.seed is None else (options.seed + story) % (LARGEST_SEED + 1))
         if options.post_process:
-            from ..generation.postprocess import post_process
+            _print_processed(text)
 
-            print(post_process(text))
+
+def _print_heading(story: int, number: int) -> None:
+    if number > 1:
+        print(f"{chr(10) if story else ''}--- story {story + 1}", flush=True)
+
+
+def _print_processed(text: str) -> None:
+    from ..generation.postprocess import post_process
+
+    print(post_process(text))
+
+
+def _print_best(options: argparse.Namespace, sampling: dict[str, float]) -> None:
+    """Print the best of several stories, and on stderr how they were chosen."""
+    from ..generation.best_of import best_stories
+
+    model, tokenizer = _load(options)
+    best = best_stories(
+        model,
+        tokenizer,
+        options.prompt,
+        best_of=options.best_of,
+        n=options.number,
+        preset=options.preset,
+        sampling=sampling,
+        max_new_tokens=options.max_new_tokens,
+        seed=options.seed,
+        progress=sys.stderr.isatty(),
+    )
+    for place, story in enumerate(best.stories):
+        _print_heading(place, options.number)
+        if options.post_process:
+            _print_processed(story.text)
+        else:
+            print(story.text)
+    sys.stdout.flush()
+    print(best, file=sys.stderr)
 
 
 def _require_prompt(text: str) -> None:
@@ -132,17 +184,23 @@ def _require_prompt(text: str) -> None:
         raise UserError(f'Specify a prompt, too: tinystories generate {text} "Once upon a time".')
 
 
-def _with_transformers(options: argparse.Namespace, settings: dict[str, Any]) -> Callable[..., str]:
+def _load(options: argparse.Namespace) -> tuple[Any, Any]:
+    """The model and its tokenizer."""
     from ..generation.presets import check_dtype
 
     check_dtype(options.dtype)
     from transformers.utils.logging import disable_progress_bar
 
-    from ..generation.generate import generate_story
     from ..runs.loading import load_model
 
     disable_progress_bar()
-    model, tokenizer = load_model(options.model, options.dtype)
+    return load_model(options.model, options.dtype)
+
+
+def _with_transformers(options: argparse.Namespace, settings: dict[str, Any]) -> Callable[..., str]:
+    model, tokenizer = _load(options)
+    from ..generation.generate import generate_story
+
     return partial(generate_story, model, tokenizer, options.prompt, **settings)
 
 

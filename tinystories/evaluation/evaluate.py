@@ -27,13 +27,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from .. import __version__
 from ..generation.batch import PROMPTS, GeneratedStory, generate_stories
 from ..generation.generate import context_length
 from ..generation.presets import PRESETS, check_preset, preset_of
-from ..generation.prompts import encode_prompt
 from ..runs.loading import load_model
 from ..runs.run_folder import is_checkpoint, require_run, run_and_step
 from ..utils.console import counted
@@ -42,18 +40,25 @@ from .intervals import flatten
 from .judge import Judge, JudgeReport, judge_stories
 from .likelihood import bits_per_byte, score_stories
 from .minimal_pairs import Pair, accuracy, check_pairs_file, make_pairs, score_pairs, write_pairs
-from .stories import TrainingStories, held_out_stories, real_stories_of_same_length, shuffled_words, smaller
-from .story_figures import generated_figures, length_figures, training_figures, whole_story_figures
+from .samples import most_new_tokens, unprompted_stories
+from .stories import (
+    TrainingStories,
+    held_out_stories,
+    real_stories_of_same_length,
+    shuffled_sentences,
+    shuffled_words,
+    smaller,
+)
+from .story_figures import generated_figures, length_figures, training_figures, unprompted_figures, whole_story_figures
 from .text_statistics import longest_copied_runs, slice_words, vocabulary
 
 
 logger = logging.getLogger(__name__)
 
 FORMAT = 1  # of the report; to be increased when a key changes its meaning
-MAX_NEW_TOKENS = 384  # three quarters of our models' context
-# Stories, pairs of each kind, prompts
-QUICK = (100, 50, 5)
-FULL = (None, 500, len(PROMPTS))
+# Stories, pairs of each kind, prompts, stories without a prompt
+QUICK = (100, 50, 5, 20)
+FULL = (None, 500, len(PROMPTS), 100)
 
 
 class _Task(NamedTuple):
@@ -62,6 +67,7 @@ class _Task(NamedTuple):
     stories: list[str]
     pairs: list[Pair]
     prompts: list[str]
+    unprompted: int
     presets: list[str]
     seed: int
     judge: Judge | None
@@ -131,7 +137,9 @@ def evaluate(
     presets = list(dict.fromkeys(presets))
     for preset in presets:
         check_preset(preset)
-    story_limit, pairs_per_kind, prompt_limit = (smaller(most, limit) for most in (QUICK if quick else FULL))
+    story_limit, pairs_per_kind, prompt_limit, unprompted = (
+        smaller(most, limit) for most in (QUICK if quick else FULL)
+    )
     if dump_pairs is not None:
         check_pairs_file(dump_pairs)
 
@@ -141,22 +149,30 @@ def evaluate(
     pairs = make_pairs(stories, per_kind=pairs_per_kind or 0, seed=seed, progress=progress)
     if dump_pairs is not None:
         write_pairs(pairs, dump_pairs)
-    task = _Task(stories, pairs, PROMPTS[:prompt_limit], presets, seed, judge, progress)
+    # As many as real stories at most: diversity depends on their number.
+    unprompted = min(unprompted or 0, len(stories))
+    task = _Task(stories, pairs, PROMPTS[:prompt_limit], unprompted, presets, seed, judge, progress)
     report: dict[str, Any] = {
         "format": FORMAT,
         "tinystories_version": __version__,
         "versions": _versions(),
         "command": command,
         "seed": seed,
-        "settings": {"presets": presets, "prompts": len(task.prompts), "pairs_per_kind": pairs_per_kind},
+        "settings": {
+            "presets": presets,
+            "prompts": len(task.prompts),
+            "unprompted": task.unprompted,
+            "pairs_per_kind": pairs_per_kind,
+        },
         "corpus": {
             "name": name,
             "fingerprint": hashlib.sha256("\0".join(stories).encode()).hexdigest()[:16],
             "stories": len(stories),
             "bytes": sum(len(story.encode()) for story in stories),
         },
-        "real_stories": whole_story_figures(stories, seed),
-        "shuffled_stories": whole_story_figures(shuffled_words(stories, seed), seed),
+        "real_stories": whole_story_figures(stories, seed, task.unprompted),
+        "shuffled_sentences": whole_story_figures(shuffled_sentences(stories, seed), seed, task.unprompted),
+        "shuffled_stories": whole_story_figures(shuffled_words(stories, seed), seed, task.unprompted),
         "models": [],
         "failed": [],
     }
@@ -238,7 +254,7 @@ def _evaluate_model(path: str, task: _Task, training: TrainingStories) -> tuple[
         "minimal_pair_accuracy": float(np.mean([kind["accuracy"] for kind in kinds.values()])) if kinds else None,
         "generation": {},
     }
-    max_new_tokens = _max_new_tokens(model, tokenizer, task.prompts)
+    max_new_tokens = most_new_tokens(model, tokenizer, task.prompts)
     generated: dict[str, list[GeneratedStory]] = {}
     for preset in task.presets:
         begun = time.perf_counter()
@@ -253,6 +269,13 @@ def _evaluate_model(path: str, task: _Task, training: TrainingStories) -> tuple[
         )
         speed = len(generated[preset]) / (time.perf_counter() - begun)
         entry["generation"][preset] = {"max_new_tokens": max_new_tokens, "stories_per_second": speed}
+    try:
+        unprompted = unprompted_stories(
+            model, tokenizer, task.unprompted, preset=task.presets[0], seed=task.seed, progress=task.progress
+        )
+    except UserError as error:  # the tokenizer has no BOS token
+        unprompted = []
+        entry["notes"].append(f"No stories without a prompt: {str(error).rstrip('.')}.")
     del model
     _free_memory()
     real: dict[str, list[str] | None] = {}
@@ -264,8 +287,10 @@ def _evaluate_model(path: str, task: _Task, training: TrainingStories) -> tuple[
             **generated_figures(stories, task.seed),
             "real_same_length": length_figures(same_length, task.seed) if same_length else None,
         }
+    entry["unprompted"] = unprompted_figures(unprompted, task.presets[0], task.seed) if unprompted else None
+    groups = _groups(entry, task, generated, real, unprompted)
     try:
-        entry["training_stories"] = _compare_with_training(entry, path, generated, real, task, training)
+        entry["training_stories"] = _compare_with_training(entry, path, groups, task, training)
     except UserError as error:
         entry["training_stories"] = None
         reason = str(error).rstrip(".")
@@ -282,28 +307,33 @@ def _evaluate_model(path: str, task: _Task, training: TrainingStories) -> tuple[
     return entry, problem
 
 
-def _max_new_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str]) -> int:
-    """The maximum number of new tokens: the same for every model, unless its context is too short for that."""
-    context = context_length(model)
-    longest = max(len(encode_prompt(tokenizer, prompt)) for prompt in prompts)
-    return max(1, MAX_NEW_TOKENS if context is None else min(MAX_NEW_TOKENS, context - longest))
-
-
-def _compare_with_training(
+def _groups(
     entry: dict,
-    path: str,
+    task: _Task,
     generated: dict[str, list[GeneratedStory]],
     real: dict[str, list[str] | None],
-    task: _Task,
-    training: TrainingStories,
-) -> dict:
-    """Add the figures that need training stories to `entry`, and return a description of these stories."""
-    name, texts = training.of(path)
+    unprompted: list[GeneratedStory],
+) -> list[tuple[dict, list[str]]]:
+    """Figures and texts of all generated stories, and of real ones of the same lengths."""
     groups = []
     for preset, stories in generated.items():
         groups.append((entry["generation"][preset]["raw"], [story.completion for story in stories]))
         if same_length := real[preset]:
             groups.append((entry["generation"][preset]["real_same_length"], same_length))
+    if unprompted:
+        texts = [story.text for story in unprompted]
+        groups.append((entry["unprompted"], texts))
+        if same_length := real_stories_of_same_length(task.stories, [""] * len(texts), texts, task.seed):
+            entry["unprompted"]["real_same_length"] = {}
+            groups.append((entry["unprompted"]["real_same_length"], same_length))
+    return groups
+
+
+def _compare_with_training(
+    entry: dict, path: str, groups: list[tuple[dict, list[str]]], task: _Task, training: TrainingStories
+) -> dict:
+    """Add the figures that need training stories to those of each group, and return a description of these stories."""
+    name, texts = training.of(path)
     known = vocabulary([*texts, *task.prompts])  # the model did not make up the words of the prompts
     copied = iter(longest_copied_runs([text for _, group in groups for text in group], texts))
     for figures, group in groups:

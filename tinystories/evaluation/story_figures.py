@@ -8,8 +8,9 @@ import numpy as np
 
 from ..generation.batch import GeneratedStory
 from ..generation.postprocess import post_process
-from ..text.characters import unintroduced_names
+from ..text.faults import RULES, find_faults
 from .articles import article_statistics, count_articles
+from .diversity import diversity
 from .intervals import Interval, flatten, ratio_interval, wilson_interval
 from .text_statistics import lengths_and_endings, out_of_vocabulary_rate, repetition, words
 
@@ -39,11 +40,31 @@ def text_figures(
     }
 
 
-def whole_story_figures(stories: Sequence[str], seed: int) -> dict:
-    """Figures of whole stories, without distinct n-grams, which depend on the amount of text."""
+def whole_story_figures(stories: Sequence[str], seed: int, sample: int = 0) -> dict:
+    """Figures of whole stories, without distinct n-grams, which depend on the amount of text.
+
+    Args:
+        sample: number of stories, evenly spaced, of which the diversity is measured; 0 or more than there are: none.
+    """
     figures = text_figures(stories, seed=seed)
     kept = {name: value for name, value in figures.items() if not name.startswith("distinct_")}
-    return {**kept, **character_figures(stories), "legacy": legacy_figures(stories)}
+    different = {}
+    if 0 < sample <= len(stories):
+        places = np.linspace(0, len(stories) - 1, sample).round().astype(int)
+        different = flatten(diversity([stories[place] for place in places], seed))
+    return {**kept, **fault_figures(stories), **different, "legacy": legacy_figures(stories)}
+
+
+def unprompted_figures(stories: Sequence[GeneratedStory], preset: str, seed: int) -> dict:
+    """Figures of stories that a model began by itself: those of real stories, and their diversity."""
+    texts, finished = [story.text for story in stories], [story.ended for story in stories]
+    return {
+        "preset": preset,
+        **text_figures(texts, finished=finished, seed=seed),
+        **fault_figures(texts, finished),
+        **flatten(diversity(texts, seed)),
+        "samples": texts,
+    }
 
 
 def generated_figures(stories: Sequence[GeneratedStory], seed: int) -> dict:
@@ -53,7 +74,7 @@ def generated_figures(stories: Sequence[GeneratedStory], seed: int) -> dict:
     return {
         "raw": {
             **text_figures([story.completion for story in stories], finished=finished, seed=seed),
-            **character_figures(texts),
+            **fault_figures(texts, finished),
         },
         "post_processed": post_processed_figures(texts),
         "legacy": legacy_figures(texts),
@@ -61,14 +82,24 @@ def generated_figures(stories: Sequence[GeneratedStory], seed: int) -> dict:
     }
 
 
-def character_figures(stories: Sequence[str]) -> dict[str, float]:
-    """Figures of the characters of whole stories: a prompt may introduce them."""
-    return flatten({"unintroduced_names": unintroduced_name_rate(stories)})
+def fault_figures(stories: Sequence[str], finished: Sequence[bool] | None = None) -> dict[str, float]:
+    """Fraction of whole stories with a fault of each rule in [`RULES`], and of any (`faulty_stories`).
+
+    Args:
+        stories: with their prompts, which may introduce characters and things.
+        finished: for each story, whether it ended with EOS; real stories did.
+    """
+    return flatten(fault_rates(stories, finished))
 
 
-def unintroduced_name_rate(stories: Sequence[str]) -> Interval:
-    """Fraction of stories that mention a name without having introduced it, with Wilson's interval."""
-    return wilson_interval(sum(bool(unintroduced_names(story)) for story in stories), len(stories))
+def fault_rates(stories: Sequence[str], finished: Sequence[bool] | None = None) -> dict[str, Interval]:
+    """The same with Wilson's intervals."""
+    ended = [True] * len(stories) if finished is None else finished
+    found = [{fault.rule for fault in find_faults(*story)} for story in zip(stories, ended, strict=True)]
+    counts = {rule: sum(rule in rules for rules in found) for rule in RULES} | {
+        "faulty_stories": sum(map(bool, found))
+    }
+    return {name: wilson_interval(count, len(stories)) for name, count in counts.items()}
 
 
 def length_figures(texts: Sequence[str], seed: int) -> dict:

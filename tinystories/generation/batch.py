@@ -8,8 +8,8 @@
   on the other stories of its batch.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -17,8 +17,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ..utils.errors import UserError
 from ..utils.progress import progress_bar
 from ..utils.random_state import preserved_random_state
-from .generate import context_length, eos_token_ids, preset_config, temporary_generation_config
-from .presets import check_preset, resolve_max_new_tokens
+from .generate import context_length, eos_token_ids, sampling_config, temporary_generation_config
+from .presets import check_preset, check_sampling, resolve_max_new_tokens
 from .prompts import decode, encode_prompt
 
 
@@ -76,13 +76,15 @@ class GeneratedStory:
         prompt: as given.
         text: prompt and completion, not post-processed.
         ended: whether the story ended with EOS; otherwise it was cut off at `max_new_tokens`.
-        new_tokens: tokens of the completion, EOS excluded.
+        new_tokens: number of tokens of the completion, EOS excluded.
+        ids: these tokens.
     """
 
     prompt: str
     text: str
     ended: bool
     new_tokens: int
+    ids: tuple[int, ...] = field(default=(), repr=False)
 
     @property
     def completion(self) -> str:
@@ -94,7 +96,8 @@ def generate_stories(
     tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[str],
     *,
-    preset: str,
+    preset: str | None,
+    sampling: Mapping[str, float] | None = None,
     max_new_tokens: int | None = None,
     seed: int = 0,
     batch_size: int = 16,
@@ -107,15 +110,20 @@ def generate_stories(
     logits.
 
     Args:
-        preset: one of `PRESETS`, or "greedy".
+        preset: one of `PRESETS`, or "greedy"; None for the model's own.
+        sampling: overrides of single settings, as for [`generate_story`].
         max_new_tokens: by default the remaining context length after the longest prompt.
         progress: whether to show a progress bar on stderr.
 
     Raises:
-        UserError: for an unknown preset, a prompt that fills the context or has no tokens, and a `max_new_tokens` that
-            exceeds the remaining context length, or is missing for a model without a context length.
+        UserError: for an unknown preset, a setting that is out of range, a prompt that fills the context or has no
+            tokens, and a `max_new_tokens` that exceeds the remaining context length, or is missing for a model without
+            a context length.
     """
-    check_preset(preset)
+    sampling = sampling or {}
+    if preset is not None:
+        check_preset(preset)
+    check_sampling(preset, sampling)
     if batch_size < 1:
         raise UserError(f"The batch size must be at least 1, but is {batch_size}.")
     rows = [encode_prompt(tokenizer, prompt) for prompt in prompts]
@@ -128,13 +136,15 @@ def generate_stories(
             f"A prompt has {longest:,} tokens, but the context length of the model is {context:,}: shorten "
             f"{prompt[:40]!r}..."
         )
-    config = preset_config(preset, tokenizer, resolve_max_new_tokens(context, longest, max_new_tokens))
+    most = resolve_max_new_tokens(context, longest, max_new_tokens)
+    config = sampling_config(model, tokenizer, preset, sampling, most)
     ends = eos_token_ids(model, tokenizer)
     config.eos_token_id = ends or None
     if config.pad_token_id is None:
         config.pad_token_id = ends[0] if ends else None
     stories = []
-    bar = progress_bar(total=len(rows), desc=f"Generating stories ({preset})", unit=" stories", show=progress)
+    desc = f"Generating stories ({preset})" if preset else "Generating stories"
+    bar = progress_bar(total=len(rows), desc=desc, unit=" stories", show=progress)
     with bar, temporary_generation_config(model, config), preserved_random_state():
         torch.manual_seed(seed)
         for start in range(0, len(rows), batch_size):
@@ -163,4 +173,6 @@ def _story(
     text, head, tail = (decode(tokenizer, part) for part in (ids + new, ids, new))
     # Some tokenizers drop a leading space, so the completion is cut from the decoded prompt and completion.
     completion = text[len(head) :] if text.startswith(head) else tail
-    return GeneratedStory(prompt=prompt, text=prompt + completion, ended=end is not None, new_tokens=len(new))
+    return GeneratedStory(
+        prompt=prompt, text=prompt + completion, ended=end is not None, new_tokens=len(new), ids=tuple(new)
+    )

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 import torch
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase, TextStreamer, set_seed
 
+from ..utils.errors import UserError
 from ..utils.evaluation_mode import evaluation_mode
 from .native import native_decoding
 from .presets import GREEDY, MIN_TEMPERATURE, PRESETS, check_sampling, resolve_max_new_tokens
@@ -47,6 +48,27 @@ def context_length(model: PreTrainedModel) -> int | None:
     return limit
 
 
+def sampling_config(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    preset: str | None,
+    sampling: Mapping[str, float],
+    max_new_tokens: int,
+) -> GenerationConfig:
+    """The `GenerationConfig` of a preset, by default the model's own, with overrides; see [`generate_story`]."""
+    if preset is None and model.generation_config.do_sample:
+        config = copy.deepcopy(model.generation_config)
+        config.max_length, config.max_new_tokens = None, max_new_tokens
+    else:
+        config = preset_config(preset or "balanced", tokenizer, max_new_tokens)
+        config.eos_token_id = eos_token_ids(model, tokenizer) or None
+    for name, value in sampling.items():
+        setattr(config, name, value)
+    if config.do_sample and config.temperature is not None and config.temperature < MIN_TEMPERATURE:
+        config.do_sample, config.temperature, config.top_k, config.top_p = False, 1.0, 50, 1.0
+    return config
+
+
 @contextmanager
 def temporary_generation_config(model: PreTrainedModel, config: GenerationConfig) -> Iterator[None]:
     """Within the block: evaluation mode, native decoding where possible, and `config` as the model's own config.
@@ -73,6 +95,7 @@ def generate_story(
     max_new_tokens: int | None = None,
     seed: int | None = None,
     stream: bool = False,
+    best_of: int = 1,
 ) -> str:
     """Generate a completion of `prompt` and return both.
 
@@ -86,25 +109,26 @@ def generate_story(
         max_new_tokens: by default the remaining context length.
         seed: the same seed generates the same text on the same machine.
         stream: print the text while it is generated.
+        best_of: with more than 1, generate that many completions and return the one with the fewest faults; see
+            [`best_stories`].
 
     Raises:
         UserError: if the prompt fills the context, `max_new_tokens` exceeds the remaining context length or is
-            missing for a model without a context length, or a setting is out of range.
+            missing for a model without a context length, a setting is out of range, or `best_of` is combined with
+            `stream` or greedy decoding.
     """
     sampling = sampling or {}
     check_sampling(preset, sampling)
+    if best_of != 1:
+        from .best_of import best_stories  # uses this module
+
+        if stream:
+            raise UserError("A story that is chosen with best_of cannot be streamed: leave out one of the two.")
+        settings = {"preset": preset, "sampling": sampling, "max_new_tokens": max_new_tokens, "seed": seed}
+        return best_stories(model, tokenizer, prompt, best_of=best_of, progress=False, **settings).stories[0].text
     ids = torch.tensor([encode_prompt(tokenizer, prompt)], device=model.device)
     max_new_tokens = resolve_max_new_tokens(context_length(model), ids.shape[1], max_new_tokens)
-    if preset is None and model.generation_config.do_sample:
-        config = copy.deepcopy(model.generation_config)
-        config.max_length, config.max_new_tokens = None, max_new_tokens
-    else:
-        config = preset_config(preset or "balanced", tokenizer, max_new_tokens)
-        config.eos_token_id = eos_token_ids(model, tokenizer) or None
-    for name, value in sampling.items():
-        setattr(config, name, value)
-    if config.do_sample and config.temperature is not None and config.temperature < MIN_TEMPERATURE:
-        config.do_sample, config.temperature, config.top_k, config.top_p = False, 1.0, 50, 1.0
+    config = sampling_config(model, tokenizer, preset, sampling, max_new_tokens)
     if seed is not None:
         set_seed(seed)
     streamer = TextStreamer(tokenizer, skip_special_tokens=True) if stream else None

@@ -75,6 +75,11 @@ def check_sampling(preset: str | None, sampling: Mapping[str, float]) -> None:
             raise UserError(f"The preset {GREEDY} does not sample, so {option} has no effect: remove it.")
 
 
+def is_greedy(preset: str | None, sampling: Mapping[str, float]) -> bool:
+    """Whether these settings give the same story each time."""
+    return preset == GREEDY or sampling.get("temperature", 1) < MIN_TEMPERATURE
+
+
 def preset_of(config: Mapping[str, Any]) -> str | None:
     """The preset with the values of a `generation_config.json`, or None."""
     settings = SamplingSettings.from_generation_config(config)

@@ -6,6 +6,8 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 from pydantic import Discriminator, Field, Tag, ValidationInfo, field_validator
 
+from ..generation.best_of import best_first
+from ..text.faults import find_faults
 from .detokenizer import token_text
 from .engine import Event, Finished, GenerationRequest, TextDelta, TokenLogprob
 from .errors import InvalidInput
@@ -39,14 +41,25 @@ class CompletionRequest(OpenAIRequest):
     max_tokens: int | None = Field(None, ge=0, description="16, or the remaining context length; 0 only with echo")
     logprobs: int | None = Field(None, ge=0, le=5)
     echo: bool | None = None
-    best_of: int | None = Field(None, description="only 1")
+    best_of: int | None = Field(
+        None, ge=1, le=MAX_CHOICES, description="completions of which the n with the fewest faults are returned"
+    )
     suffix: str | None = Field(None, description="only empty")
 
-    @field_validator("best_of", "suffix", mode="before")
+    @field_validator("suffix", mode="before")
     @classmethod
     def _unsupported(cls, value, info: ValidationInfo):
-        # The best `n` of `n` completions are all of them.
-        return neutral_value(value, info, {"best_of": (None, 1, info.data.get("n")), "suffix": (None, "")})
+        return neutral_value(value, info, {"suffix": (None, "")})
+
+    @property
+    def candidates(self) -> int:
+        """Number of completions that are generated for each prompt."""
+        return self.best_of or self.n or 1
+
+    @property
+    def chooses(self) -> bool:
+        """Whether only the best of the completions are returned."""
+        return self.candidates > (self.n or 1)
 
     def prompts(self) -> list:
         """Strings or lists of token ids."""
@@ -83,9 +96,15 @@ def _generation_requests(model: ServedModel, body: CompletionRequest) -> tuple[l
     body.check_stream_options()
     if body.max_tokens == 0 and not body.echo:
         raise InvalidInput("max_tokens", 'max_tokens can be 0 only with "echo": true.')
-    prompts, n = body.prompts(), body.n or 1
+    if body.candidates < (body.n or 1):
+        raise InvalidInput("best_of", f"best_of must be at least n = {body.n}, but is {body.best_of}.")
+    if body.chooses and body.stream:
+        raise InvalidInput("best_of", "The best of several completions cannot be streamed: remove best_of or stream.")
+    prompts, n = body.prompts(), body.candidates
     if len(prompts) * n > MAX_CHOICES:
-        raise InvalidInput("n", f"{len(prompts)} prompts with n = {n} exceed the maximum of {MAX_CHOICES} choices.")
+        name = "best_of" if body.chooses else "n"
+        count = f"{len(prompts)} prompts with {name} = {n}"
+        raise InvalidInput(name, f"{count} exceed the maximum of {MAX_CHOICES} choices.")
     seed = model.seed(body.seed)
     deadline, sampling = model.deadline(), body.sampling(model.default_sampling)
     requests: list[GenerationRequest] = []
@@ -101,7 +120,8 @@ def _generation_requests(model: ServedModel, body: CompletionRequest) -> tuple[l
                     seed=(seed + len(requests)) % 2**32,
                     deadline=deadline,
                     stop=body.stop_strings(),
-                    logprobs=body.logprobs,
+                    # The log-probabilities of tokens decide between completions with equally many faults.
+                    logprobs=0 if body.chooses and body.logprobs is None else body.logprobs,
                     prompt_logprobs=bool(body.echo) and body.logprobs is not None,
                 )
             )
@@ -121,8 +141,9 @@ class _CompletionResponse(OpenAIResponse):
     def __init__(
         self, model: ServedModel, body: CompletionRequest, requests: list[GenerationRequest], prompts: list[str]
     ):
-        super().__init__(model, body, requests)
+        super().__init__(model, body, requests, body.candidates)
         self._echo, self._prompts = bool(body.echo), prompts
+        self._with_logprobs = body.logprobs is not None
         self._lengths = [0] * len(requests)  # characters of each choice so far
 
     def choice(self, index: int) -> dict:
@@ -133,6 +154,23 @@ class _CompletionResponse(OpenAIResponse):
         for name, values in (part["logprobs"] or {}).items():
             choice["logprobs"] = choice["logprobs"] or {}
             choice["logprobs"].setdefault(name, []).extend(values)
+
+    def chosen(self, choices: list[dict]) -> list[dict]:
+        """The best `n` completions of each prompt, best first, with the indices of the response."""
+        if self._per_prompt == self._n:
+            return choices
+        best = []
+        for first in range(0, len(choices), self._per_prompt):
+            group = choices[first : first + self._per_prompt]
+            prompt = "" if self._echo else self._prompts[first]
+            faults = [len(find_faults(prompt + each["text"], each["finish_reason"] == "stop")) for each in group]
+            echoed = len(self._requests[first].prompt_ids) if self._echo and self._with_logprobs else 0
+            places = best_first(faults, [_likelihood(each, echoed) for each in group])[: self._n]
+            best += [group[place] for place in places]
+        for index, choice in enumerate(best):
+            choice["index"] = index
+            choice["logprobs"] = choice["logprobs"] if self._with_logprobs else None
+        return best
 
     def parts(self, index: int, event: Event) -> list[dict]:
         """What an event adds to a choice; with `echo`, the first one also adds the prompt."""
@@ -166,6 +204,12 @@ class _CompletionResponse(OpenAIResponse):
         for index, logprob in token.alternatives.items():
             alternatives.setdefault(token_text(self._tokenizer, index), logprob)
         return alternatives
+
+
+def _likelihood(choice: dict, echoed: int) -> float:
+    """Mean log-probability per token of a completion, without those of the prompt, which `echo` puts before it."""
+    tokens = (choice["logprobs"] or {"token_logprobs": []})["token_logprobs"][echoed:]
+    return sum(tokens) / max(1, len(tokens))
 
 
 def _offsets(text: str, tokens: tuple[TokenLogprob, ...], start: int) -> list[int]:

@@ -118,14 +118,18 @@ class OpenAIResponse(ABC):
     """The response to one request, complete or in chunks.
 
     Args:
-        requests: one for each choice.
+        requests: one for each completion that is generated.
+        per_prompt: number of completions of each prompt.
     """
 
     id_prefix: str
     object_names: tuple[str, str]  # of a complete response, and of a chunk
 
-    def __init__(self, model: ServedModel, body: OpenAIRequest, requests: list[GenerationRequest]):
-        self._tokenizer, self._requests, self._n = model.tokenizer, requests, body.n or 1
+    def __init__(
+        self, model: ServedModel, body: OpenAIRequest, requests: list[GenerationRequest], per_prompt: int | None = None
+    ):
+        self._tokenizer, self._requests = model.tokenizer, requests
+        self._n, self._per_prompt = body.n or 1, per_prompt or body.n or 1
         self._with_usage = bool(body.stream_options and body.stream_options.include_usage)
         self._head = {
             "id": f"{self.id_prefix}-{secrets.token_hex(12)}",
@@ -147,6 +151,10 @@ class OpenAIResponse(ABC):
     def add(self, choice: dict, part: dict) -> None:
         """Add a part to a choice of a complete response."""
 
+    def chosen(self, choices: list[dict]) -> list[dict]:
+        """The choices of a complete response, of those that were generated."""
+        return choices
+
     async def send(self, stream: CompletionStream, request: Request, *, streamed: bool) -> Response:
         await stream.begin(request)
         if streamed:
@@ -164,7 +172,7 @@ class OpenAIResponse(ABC):
             for part in self._counted_parts(index, event):
                 self.add(choices[index], part)
                 choices[index]["finish_reason"] = part["finish_reason"]
-        return JSONResponse({**self._head, "choices": choices, "usage": self._usage()})
+        return JSONResponse({**self._head, "choices": self.chosen(choices), "usage": self._usage()})
 
     async def _chunks(self, stream: CompletionStream) -> AsyncIterator[bytes]:
         head = {**self._head, "object": self.object_names[1]}
@@ -185,7 +193,7 @@ class OpenAIResponse(ABC):
         return self.parts(index, event)
 
     def _usage(self) -> dict:
-        prompt_tokens = sum(len(request.prompt_ids) for request in self._requests[:: self._n])
+        prompt_tokens = sum(len(request.prompt_ids) for request in self._requests[:: self._per_prompt])
         return {
             "prompt_tokens": prompt_tokens,
             "completion_tokens": self._completion_tokens,

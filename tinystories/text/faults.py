@@ -1,6 +1,6 @@
 """Faults of stories, found by rule: what readers notice first in stories of small models.
 
-    find_faults("Once there was a girl named Lily. He ...")  # [Fault("gender", 35, "He")]
+    find_faults("Once there was a girl named Lily. He ...")  # [Fault("gender_changes", 35, "He")]
 
 - Each rule prefers to miss a fault over reporting a good story. So real stories have low rates, and rates compare
   texts with each other; they are not the number of faults that a reader would find.
@@ -217,9 +217,9 @@ class Rule(NamedTuple):
 
 
 RULES: dict[str, Rule] = {
-    "name": Rule(_names, "a character is mentioned by a name that was never introduced"),
-    "gender": Rule(_genders, "a pronoun has another gender than the only character that it can mean"),
-    "object": Rule(_things, "“the” stands before a thing or an animal that was never introduced"),
-    "repeated_sentence": Rule(_repeated_sentences, "a narrated sentence of at least five words occurs twice"),
-    "ending": Rule(_endings, "the story does not end with EOS and final punctuation"),
+    "unintroduced_names": Rule(_names, "a character is mentioned by a name that was never introduced"),
+    "gender_changes": Rule(_genders, "a pronoun has another gender than the only character that it can mean"),
+    "unintroduced_objects": Rule(_things, "“the” stands before a thing or an animal that was never introduced"),
+    "repeated_sentences": Rule(_repeated_sentences, "a narrated sentence of at least five words occurs twice"),
+    "missing_endings": Rule(_endings, "the story does not end with EOS and final punctuation"),
 }

@@ -90,6 +90,31 @@ FIGURES = (
         percent,
     ),
     Figure(
+        "gender_changes",
+        "Wrong gender",
+        "Rate of stories in which a pronoun has another gender than the only character that it can mean.",
+        percent,
+    ),
+    Figure(
+        "unintroduced_objects",
+        "Things never introduced",
+        "Rate of stories with “the” before a thing or an animal that was never introduced, such as “the kite” in a "
+        "story about a ball.",
+        percent,
+    ),
+    Figure(
+        "repeated_sentences",
+        "Repeated sentences",
+        "Rate of stories in which a narrated sentence of at least five words occurs twice.",
+        percent,
+    ),
+    Figure(
+        "missing_endings",
+        "Missing endings",
+        "Rate of stories that do not end with EOS and final punctuation.",
+        percent,
+    ),
+    Figure(
         "longest_copied_run",
         "Longest copy",
         "Number of words in the longest sequence that also occurs in a training story; mean over stories.",
@@ -108,10 +133,15 @@ TITLES = {figure.key: figure.title for figure in FIGURES} | {
     "capitals": "Sentences with an initial capital",
     "longest_copied_run_max": "Longest copy, maximum",
     "changed": "Stories that are changed",
+    "faulty_stories": "Stories with any fault",
 }
 TABLE_FIGURES = ("article_omission", "wrong_a_or_an", "repeated_4grams", "finished")
 SHUFFLED_FIGURES = ("article_omission", "wrong_a_or_an")  # shown for shuffled words, too
-BASELINES = (("real stories", "real_stories"), ("shuffled words", "shuffled_stories"))
+BASELINES = (
+    ("real stories", "real_stories"),
+    ("shuffled sentences", "shuffled_sentences"),
+    ("shuffled words", "shuffled_stories"),
+)
 LEGACY = (
     ("has_articles", "has articles", percent),
     ("grammar_of_10", "“grammar” out of 10", number),
@@ -122,7 +152,8 @@ LEGACY = (
 RATES = {
     "final_punctuation", "finished", "stories_with_article", "article_omission", "wrong_a_or_an", "distinct_1",
     "distinct_2", "distinct_3", "repeated_4grams", "capitals", "outside_vocabulary", "changed",
-    "unintroduced_names",
+    "unintroduced_names", "gender_changes", "unintroduced_objects", "repeated_sentences", "missing_endings",
+    "faulty_stories",
 }  # fmt: skip
 KIND_NAMES = {"article_swapped": "a/an", "subject_verb_agreement": "agreement"}
 

@@ -31,6 +31,7 @@ from .figures import (
 )
 from .names import GENERATOR, JSON
 from .plots import COLOURS, Group, Mark, curve, domain_of, dot_plot
+from .story_table import COLUMNS, GROUPS, story_columns
 
 
 MAX_SAMPLES = 3  # per preset
@@ -86,6 +87,8 @@ def html_report(report: dict) -> str:
         "legacy": LEGACY,
         "titles": TITLES,
         "table_figures": TABLE_FIGURES,
+        "story_baselines": [title for title, _ in COLUMNS],
+        "story_groups": _story_groups(report),
         "bits_plot": _bits_plot(report, colours),
         "pair_plots": [
             (each.title, dot_plot(each.title, [Group("", _marks(report, each, colours), 0.5)], percent, each.domain))
@@ -99,6 +102,15 @@ def html_report(report: dict) -> str:
         ],
     }
     return environment.get_template("page.html").render(view)
+
+
+def _story_groups(report: dict) -> list[tuple[str, list[tuple[str, list]]]]:
+    """The groups of the table of stories, each with its rows: a title and a cell for each column."""
+    columns = story_columns(report)
+    return [
+        (group, [(row.title, [_cell(figures, row.key, row.style) for _, figures in columns]) for row in rows])
+        for group, rows in GROUPS.items()
+    ]
 
 
 def _run_name(run: str) -> str:
@@ -252,9 +264,9 @@ def _figure_rows(report: dict, preset: str) -> list[tuple[str, list]]:
     ]
     for key in generated[0]["post_processed"]:
         cells = [_cell(each["post_processed"], key) for each in generated]
-        rows.append((f"{_title_of(key)}, post-processed", [*cells, *[DASH] * 3]))
+        rows.append((f"{_title_of(key)}, post-processed", [*cells, *[DASH] * len(real)]))
     speeds = [number(each["stories_per_second"]) for each in generated]
-    return [*rows, ("Stories per second", [*speeds, *[DASH] * 3])]
+    return [*rows, ("Stories per second", [*speeds, *[DASH] * len(real)])]
 
 
 def _title_of(key: str) -> str:

@@ -1,7 +1,9 @@
 """The report as a table for the terminal."""
 
+from ...utils.console import counted
 from ..minimal_pairs import KINDS
 from .figures import BASELINES, TABLE_FIGURES, bits, count, kind_name, or_dash, percent
+from .story_table import COLUMNS, GROUPS, story_columns
 
 
 def terminal_table(report: dict) -> str:
@@ -33,6 +35,7 @@ def terminal_table(report: dict) -> str:
         f'omitted, a/an, repeated, EOS: rates of omitted articles, wrong "a" or "an", repeated 4-grams and EOS in '
         f"stories generated with the preset {preset}."
     )
+    blocks += _story_table(report)
     kinds = [kind for kind in KINDS if any(kind in model["minimal_pairs"] for model in report["models"])]
     if kinds:
         won = [
@@ -44,6 +47,23 @@ def terminal_table(report: dict) -> str:
     notes = [f"{model['name']}: {note}" for model in report["models"] for note in model["notes"]]
     notes += [f"{failed['model']} failed: {failed['reason']}" for failed in report["failed"]]
     return "\n\n".join([*blocks, *(["\n".join(notes)] if notes else [])])
+
+
+def _story_table(report: dict) -> list[str]:
+    """The table "Does it write stories?", without the models that wrote none."""
+    columns = [(name, figures) for name, figures in story_columns(report) if len(figures) > 1]
+    if len(columns) == len(COLUMNS):
+        return []
+    rows = [row for group in GROUPS.values() for row in group]
+    lines = [["does it write stories?", *(row.short for row in rows)]]
+    lines += [[name, *(or_dash(figures.get(row.key), row.style) for row in rows)] for name, figures in columns]
+    written, preset = report["settings"]["unprompted"], report["settings"]["presets"][0]
+    return [
+        _columns(lines),
+        f"{counted(written, 'story')} of each model without a prompt, preset {preset}.\n"
+        "names, gender, things, repeated, no end, any: rates of stories with such a fault. openings, main names,\n"
+        "shared, Lily: how different the stories are. copy: words of the longest sequence that a training story has.",
+    ]
 
 
 def _columns(rows: list[list[str]]) -> str:
