@@ -124,8 +124,18 @@ def generate_story(
 
         if stream:
             raise UserError("A story that is chosen with best_of cannot be streamed: leave out one of the two.")
-        settings = {"preset": preset, "sampling": sampling, "max_new_tokens": max_new_tokens, "seed": seed}
-        return best_stories(model, tokenizer, prompt, best_of=best_of, progress=False, **settings).stories[0].text
+        best = best_stories(
+            model,
+            tokenizer,
+            prompt,
+            best_of=best_of,
+            preset=preset,
+            sampling=sampling,
+            max_new_tokens=max_new_tokens,
+            seed=seed,
+            progress=False,
+        )
+        return best.stories[0].text
     ids = torch.tensor([encode_prompt(tokenizer, prompt)], device=model.device)
     max_new_tokens = resolve_max_new_tokens(context_length(model), ids.shape[1], max_new_tokens)
     config = sampling_config(model, tokenizer, preset, sampling, max_new_tokens)

@@ -52,6 +52,6 @@ def story_columns(report: dict) -> list[tuple[str, dict]]:
     ]
     # Copies and unknown words depend on the training stories, here those of the first model that has any.
     lengths = (model["unprompted"] or {} for model in report["models"])
-    trained = next((each["real_same_length"] for each in lengths if each.get("real_same_length")), {})
+    trained: dict = next((each["real_same_length"] for each in lengths if each.get("real_same_length")), {})
     real, shuffled = ((title, report[key]) for title, key in COLUMNS)
     return [*columns, (real[0], {**real[1], **trained}), shuffled]
