@@ -150,7 +150,8 @@ def _judge_offsets(losses: StoryLosses, vocab_size: int) -> Finding:
         return error(
             f"{evidence}: the model predicts the token after the next one",
             "The labels were shifted twice, in the data and in the model: set labels equal to input_ids and train "
-            "again. Models with this error omit articles.",
+            "again, or repair the model by fine-tuning, with `tinystories finetune STORIES --init_from MODEL`. Models "
+            "with this error omit articles.",
         )
     if mean[0] > COPIES:
         cause = "the model predicts the current token, as untrained models with tied embeddings do"

@@ -45,6 +45,7 @@ def run(options: argparse.Namespace) -> None:
     if written.shifted_twice:
         print(
             "tinystories: warning: this model predicts the token after the next one, because the labels were shifted "
-            "twice in training. Its stories omit short words. Importing does not change that: train the model again.",
+            "twice in training. Its stories omit short words. Importing does not change that; fine-tuning repairs it: "
+            f"tinystories finetune STORIES --init_from {written.folder}",
             file=sys.stderr,
         )
