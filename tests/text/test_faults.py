@@ -80,6 +80,8 @@ def test_the_other_gender_is_found(story):
         'Tim was sad. "Mom, where are you?" he said. "Here," she said.',
         "Lily and Tim met. Lily was sad. He had not seen it.",  # Tim was mentioned just before
         "There was a man and his wife. She was glad.",
+        "Lily ran. Zib nodded and took his ball.",  # an unknown name
+        "Lily ran. Zib's mom gave him a ball.",
     ],
 )
 def test_a_pronoun_that_can_mean_another_character_is_not_reported(story):

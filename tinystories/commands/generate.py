@@ -20,8 +20,7 @@ MOST_STORIES = 1_000
 
 EXAMPLES = """
 tinystories generate "Once upon a time"
-tinystories generate runs/quickstart "The happy cat" -n 3 --preset creative --seed 1
-tinystories generate "Once upon a time" --best-of 8
+tinystories generate runs/quickstart "The happy cat" -n 3 --best-of 8 --preset creative --seed 1
 tinystories generate you/your-model "One day," --temperature 0.7 --top-p 0.9 --max-new-tokens 100
 """
 

@@ -61,8 +61,8 @@ def _names(passage: Passage) -> Iterator[tuple[int, str]]:
 
 _UNKNOWN = "?"
 _PEOPLE_OF_UNKNOWN_GENDER = frozenset(
-    """adult adults babies children crowd everybody everyone family friends group kids men nobody anyone others pair
-    parents patient people pets somebody someone teenager twins women husband wife""".split()
+    """adult adults babies children crowd everybody everyone family friends group kids men neighbour neighbours nobody
+    anyone others pair parents patient people pets somebody someone teenager twins women husband wife""".split()
 )
 _INTRODUCTION = re.compile(r"\b(\w+),? (?:named|called) ([A-Z]\w+)")
 
@@ -77,7 +77,10 @@ def _genders(passage: Passage) -> Iterator[tuple[int, str]]:
     words = passage.words
     named = {name: NOUNS.get(noun.lower(), _UNKNOWN) for noun, name in _INTRODUCTION.findall(passage.text)}
     inside = {word.text for word in words if word.text[0].isupper() and not word.opens}
-    people = [_gender(word, named, inside) for word in words]
+    people = [
+        _gender(word, named, inside) or (_UNKNOWN if _may_be_name(passage, place) else None)
+        for place, word in enumerate(words)
+    ]
     in_sentence: dict[int, set[str]] = {}
     spoken: set[int] = set()
     for word, gender in zip(words, people, strict=True):
@@ -107,6 +110,16 @@ def _genders(passage: Passage) -> Iterator[tuple[int, str]]:
             nobody_else = max(before, last.get(_UNKNOWN, -9)) < recently - 1
             if in_sentence.get(recently) == {other} and nobody_else:
                 yield word.start, word.text
+
+
+def _may_be_name(passage: Passage, place: int) -> bool:
+    """Whether the first word of a sentence stands like a name, which may be made up: "Zib's", "Zib looked"."""
+    word = passage.words[place]
+    if not word.opens or word.lower in PRONOUNS or word.lower in lists.OPENERS or word.mark:
+        return False
+    following = passage.words[place + 1].lower if place + 1 < len(passage.words) else ""
+    verb = following.endswith("ed") or following in lists.PASTS or following in ("was", "is", "had")
+    return verb or passage.text.startswith(("'s", "’s"), word.start + len(word.text))
 
 
 def _gender(word: Word, named: dict[str, str], inside: set[str]) -> str | None:
