@@ -67,7 +67,7 @@ def main() -> None:
         print(f"\n{title}")
         print(f"{'':38}" + "".join(f"{name:>26}" for name in table))
         for key in next(iter(table.values())):
-            print(f"{key:38}" + "".join(f"{shown(table[name][key]):>26}" for name in table))
+            print(f"{key:38}" + "".join(f"{shown(key, table[name][key]):>26}" for name in table))
     print(
         f"\nseconds per story: {seconds['one']:.2f} for one, {seconds['best']:.2f} for the best of {options.best_of}"
     )
@@ -136,8 +136,8 @@ def scored(stories: list[GeneratedStory], path: str) -> Interval:
     return bits_per_byte_interval(whole.nats - prompts.nats, whole.bytes - prompts.bytes)
 
 
-def shown(figure: Interval) -> str:
-    style = "{:.1%}" if figure.value <= 0.6 else "{:.3f}" if figure.value < 10 else "{:.0f}"
+def shown(key: str, figure: Interval) -> str:
+    style = {"bits per byte, another model": "{:.3f}", "words per story": "{:.0f}"}.get(key, "{:.1%}")
     value, low, high = (style.format(each) for each in figure)
     return value if np.isnan(figure.low) else f"{value} ({low} to {high})"
 

@@ -170,3 +170,27 @@ def test_the_estimates_in_the_documentation_are_those_of_the_script():
         assert f"{recipe_times.in_words(times[recipe][device])} on a" in readme
     # The measured time of a model on two cores: 20 minutes with the tokenizer and the evaluations.
     assert 15 * 60 < times["tinystories-3m"]["2 cores"] < 20 * 60
+
+
+@pytest.mark.slow
+def test_the_best_of_several_stories_is_compared_with_one(tiny_run, tmp_path):
+    arguments = (
+        "--samples",
+        3,
+        "--best-of",
+        3,
+        "--preset",
+        "plain",
+        "--scorer",
+        tiny_run,
+        "--json",
+        tmp_path / "out.json",
+    )
+    done = benchmark("best_of.py", *map(str, (tiny_run, *arguments)))
+    assert done.returncode == 0, done.stderr[-2000:]
+    figures = json.loads((tmp_path / "out.json").read_text())
+    assert set(figures["used"]) == {"one", "best of 3", "most probable of 3"}
+    assert figures["used"]["best of 3"]["faulty stories"][0] <= figures["used"]["one"]["faulty stories"][0]
+    unused = figures["unused"]
+    key = "bits per byte, another model"
+    assert 0 < unused["most probable of 3"][key][0] < unused["one"][key][0]
