@@ -85,6 +85,12 @@ def test_little_text_does_not_use_many_minutes():
     assert plenty.with_twice_the_minutes < plenty.bits_per_byte
 
 
+def test_fine_tuning_the_built_in_model_is_advised_for_little_text():
+    for size, advised in ((40_000, True), (400_000, True), (13 * 10**6, False), (2 * 10**9, False)):
+        lines = make_plan(text_of(size), 2).advice()
+        assert any("--init_from builtin" in line for line in lines) == advised, lines
+
+
 def test_only_a_part_of_a_large_text_is_read():
     large = make_plan(text_of(2 * 10**9), 2)
     assert large.epochs * large.text.stories < large.recipe()["max_stories"] < large.text.stories / 2

@@ -26,11 +26,12 @@ from .plan import (
     held_out_stories,
     held_out_text,
     in_megabytes,
+    in_millions,
     in_minutes,
 )
 
 
-EPOCHS = 8  # after which validation rises or stands still
+EPOCHS = 6  # after which validation rises or stands still
 STEPS = 150  # that a run should have; with fewer, smaller batches are better
 LEAST_ROWS, MOST_ROWS = 1, 16
 # Of AdamW, for a width of 192: the best of 3e-4, 1e-3 and 3e-3 is 1e-3 for 35 KB of text and 3e-3 for 350 KB.
@@ -102,7 +103,7 @@ class FineTuningPlan:
         """What was chosen and why, in five lines."""
         epochs = f"{self.epochs:.2g} epochs" if self.epochs < 100 else f"{self.epochs:.0f} epochs"
         return [
-            f"model       {self.model}, {self.parameters:,} parameters: shape, vocabulary and tokenizer stay",
+            f"model       {self.model}, {in_millions(self.parameters)} parameters: shape, vocabulary and tokenizer stay",
             f"rate        learning rate {self.learning_rate:.2g} of AdamW, lower than for a new model, so that what "
             f"the model has learnt is kept",
             f"batch       {counted(self.batch_rows, 'row')}, {self.batch_rows * self.row_length:,} tokens, about "

@@ -114,6 +114,7 @@ EVALUATION_TIME = 0.03  # of the minutes
 SECONDS_PER_EVALUATION = 1.5  # its checkpoint and its sample story
 WARMUP = 0.04  # of the time
 MORE_TIME_HELPS = 0.01  # of the bits per byte, for twice the minutes
+FINE_TUNING_BYTES = 500e3  # up to which fine-tuning the built-in model was better (docs/finetuning.md)
 ABOUT_AS_GOOD = 0.005  # of the bits per byte; of such models, the smallest generates fastest
 
 
@@ -223,8 +224,8 @@ class Plan:
         )
         return [
             f"model       hidden size {shape.hidden_size}, {shape.num_hidden_layers} layers, "
-            f"{_millions(self.parameters)} parameters: the lowest expected loss of {len(SHAPES)} shapes after "
-            f"{_millions(self.tokens)} tokens",
+            f"{in_millions(self.parameters)} parameters: the lowest expected loss of {len(SHAPES)} shapes after "
+            f"{in_millions(self.tokens)} tokens",
             f"vocabulary  {self.vocab_size:,} for {in_megabytes(text.size)} of text; context {self.max_length}, rows "
             f"of {self.row_length} tokens, for stories of up to {text.long_story:,} bytes",
             f"batch       {counted(self.batch_rows, 'row')}, {self.batch_rows * self.row_length:,} tokens, so that "
@@ -252,6 +253,11 @@ class Plan:
             lines.append(
                 f"Only {counted(self.held_out, 'story')} could be held out: bits per byte will be uncertain by about "
                 f"{_precision(self.held_out):.0%}. Use more stories, or --validation_corpus."
+            )
+        if self.text.size <= FINE_TUNING_BYTES:
+            lines.append(
+                f"With up to {in_megabytes(FINE_TUNING_BYTES)} of text, fine-tuning the built-in model gives lower bits "
+                f"per byte: add --init_from builtin (docs/finetuning.md has figures)."
             )
         return lines
 
@@ -415,7 +421,7 @@ def _precision(held_out: int) -> float:
     return 0.13 * 1.96 / math.sqrt(max(1, held_out))
 
 
-def _millions(number: float) -> str:
+def in_millions(number: float) -> str:
     return f"{number / 1e6:.1f}M" if number >= 1e5 else f"{number:,.0f}"
 
 
