@@ -103,7 +103,7 @@ class FineTuningPlan:
         """What was chosen and why, in five lines."""
         epochs = f"{self.epochs:.2g} epochs" if self.epochs < 100 else f"{self.epochs:.0f} epochs"
         return [
-            f"model       {self.model}, {in_millions(self.parameters)} parameters: shape, vocabulary and tokenizer stay",
+            f"model       {self.model}, {in_millions(self.parameters)} parameters; shape, vocabulary, tokenizer stay",
             f"rate        learning rate {self.learning_rate:.2g} of AdamW, lower than for a new model, so that what "
             f"the model has learnt is kept",
             f"batch       {counted(self.batch_rows, 'row')}, {self.batch_rows * self.row_length:,} tokens, about "

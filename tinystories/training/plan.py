@@ -256,8 +256,8 @@ class Plan:
             )
         if self.text.size <= FINE_TUNING_BYTES:
             lines.append(
-                f"With up to {in_megabytes(FINE_TUNING_BYTES)} of text, fine-tuning the built-in model gives lower bits "
-                f"per byte: add --init_from builtin (docs/finetuning.md has figures)."
+                f"With up to {in_megabytes(FINE_TUNING_BYTES)} of text, fine-tuning the built-in model gives lower "
+                f"bits per byte: add --init_from builtin (docs/finetuning.md has figures)."
             )
         return lines
 
