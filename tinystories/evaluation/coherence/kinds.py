@@ -7,6 +7,7 @@
 """
 
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -137,41 +138,36 @@ def object_fits(corpus: Corpus, place: Place, other: Place) -> bool:
 # Pronoun
 
 _PLURAL_PRONOUNS = frozenset("they them their theirs themselves we us our both".split())
-_MOST_DIFFERENCE = 6
+_LATEST_PRONOUN = 3  # words before it in its sentence: "One day, she ..."
 
 
 def pronouns(corpus: Corpus, index: int) -> Iterator[Place]:
-    """ "He" or "She" at the beginning of a sentence, after one with a single character, in a story with both genders.
+    """ "He" or "she" as the first mention of someone in a sentence, after a sentence with a single character.
 
-    The other gender occurs earlier in the story, but not in the two sentences before. The places of a key have
-    the same number of words of one gender in excess of the other, so counting them does not help.
+    The other gender occurs earlier in the story. The text is scored up to the next word for a person. The places of a
+    key have the same number of words of one gender in excess of the other, so counting them does not help.
     """
     story = corpus.stories[index]
     for number, sentence in story.plain.items():
-        gender = PRONOUNS.get(sentence.lower[0])
         before = story.plain.get(number - 1)
-        if sentence.lower[0] not in (SHE, HE) or before is None or number < OPENING_SENTENCES:
+        if before is None or number < OPENING_SENTENCES:
             continue
-        if [word for word in _people(str(sentence)) if word not in lists.OTHERS] != [sentence.lower[0]]:
+        people = [place for place in range(len(sentence)) if _is_person(sentence, place)]
+        if not people or people[0] > _LATEST_PRONOUN or sentence.lower[people[0]] not in (SHE, HE):
             continue
+        place, gender = people[0], sentence.lower[people[0]]
         antecedent = _only_character(before)
         if antecedent is None or antecedent[0] != gender:
             continue
-        earlier_text = story.text[: story.spans[number - 2][0]]
-        recent = story.text[story.spans[number - 2][0] : before.start]
-        all_before = [found for found, _ in genders(story.text[: sentence.start])]
-        if any(found != gender for found, _ in genders(recent)):
+        found = Counter(gender for gender, _ in genders(story.text[: sentence.start]))
+        if not (found[SHE] and found[HE]):
             continue
-        if not any(found != gender for found, _ in genders(earlier_text)):
-            continue
-        excess = all_before.count(SHE) - all_before.count(HE)
-        if abs(excess) > _MOST_DIFFERENCE:
-            continue
-        start, earlier = sentence.start, antecedent[1]
-        key = ("", _prefix(story, start), excess)
-        item = " ".join(sentence.lower[:2])
+        start, earlier = sentence.offset(place), antecedent[1]
+        stop = sentence.offset(people[1]) - 1 if len(people) > 1 else story.end_of(number)
+        key = ("", _prefix(story, start), place > 0, found[SHE] - found[HE])
+        item = " ".join([gender, *sentence.lower[place + 1 : place + 2]])
         distance = story.words_between(earlier, start)
-        yield Place(index, start, start + len(sentence.words[0]), story.end_of(number), key, item, earlier, distance)
+        yield Place(index, start, start + len(gender), stop, key, item, earlier, distance)
 
 
 def pronoun_fits(corpus: Corpus, place: Place, other: Place) -> bool:
@@ -179,19 +175,14 @@ def pronoun_fits(corpus: Corpus, place: Place, other: Place) -> bool:
     return place.item.split()[0] != other.item.split()[0]
 
 
-def _people(text: str) -> list[str]:
-    """The words of a text that refer to people or animals, in lower case; unknown names too."""
-    found = []
-    opens = True
-    for match in WORD.finditer(text):
-        word = bare(match[0])
-        lower = word.lower()
-        known_opener = opens and lower in lists.OPENERS
-        person = lower in PRONOUNS or lower in NOUNS or lower in lists.OTHERS or lower in _PLURAL_PRONOUNS
-        if person or word in NAMES or (word[0].isupper() and not known_opener and word != "I"):
-            found.append(lower)
-        opens = False
-    return found
+def _is_person(sentence: Sentence, place: int) -> bool:
+    """Whether a word of a sentence refers to people or animals; any word with a capital may be a name, except common
+    words at the beginning of the sentence."""
+    word = bare(sentence.words[place])
+    lower = word.lower()
+    if lower in PRONOUNS or lower in NOUNS or lower in lists.OTHERS or lower in _PLURAL_PRONOUNS or word in NAMES:
+        return True
+    return word[0].isupper() and word != "I" and not (place == 0 and lower in lists.OPENERS)
 
 
 def _only_character(sentence: Sentence) -> tuple[str, int] | None:
@@ -200,14 +191,14 @@ def _only_character(sentence: Sentence) -> tuple[str, int] | None:
     first = None
     for place, word in enumerate(sentence.words):
         lower, name = bare(word).lower(), bare(word)
-        gender = STRICT.get(name) or NOUNS.get(lower)
+        gender = NAMES.get(name) or STRICT.get(name) or NOUNS.get(lower)
         if gender:
             found.add((gender, lower))
             first = first or (gender, sentence.offset(place))
         elif lower in PRONOUNS:
             if first is None or PRONOUNS[lower] != first[0]:
                 return None
-        elif _people(word if place else word.lower()) or (place == 0 and lower not in lists.OPENERS):
+        elif _is_person(sentence, place):
             return None
     return first if len(found) == 1 else None
 
@@ -285,7 +276,9 @@ def _sentence_place(corpus: Corpus, index: int, number: int, key: tuple) -> Iter
     if sentence.lower[0] not in lists.OPENERS or not all(word.islower() for word in sentence.words[1:]):
         return
     if topic := topic_words(corpus, index, sentence):
-        people = frozenset(PRONOUNS.get(word) or word for word in sentence.lower if _people(word))
+        people = frozenset(
+            PRONOUNS.get(word) or word for place, word in enumerate(sentence.lower) if _is_person(sentence, place)
+        )
         start, end = story.spans[number]
         key = ("", _prefix(story, start), story.gender, people & {SHE, HE, "they"}, *key)
         stop = story.end_of(number + 1)
@@ -322,6 +315,7 @@ class ProbeKind(NamedTuple):
     places: Callable[[Corpus, int], Iterator[Place]]
     fits: Callable[[Corpus, Place, Place], bool] | None
     description: str
+    sentences_exchanged: bool = False  # between stories
 
 
 KINDS: dict[str, ProbeKind] = {
@@ -331,6 +325,6 @@ KINDS: dict[str, ProbeKind] = {
         pronouns, pronoun_fits, "a pronoun has another gender than the only character of the sentence before"
     ),
     "order": ProbeKind(orders, None, "two neighbouring sentences are exchanged"),
-    "ending": ProbeKind(endings, sentence_fits, "the last sentence is that of another story"),
-    "middle": ProbeKind(middles, sentence_fits, "a sentence is replaced by one from another story"),
+    "ending": ProbeKind(endings, sentence_fits, "the last sentence is that of another story", True),
+    "middle": ProbeKind(middles, sentence_fits, "a sentence is replaced by one from another story", True),
 }

@@ -4,7 +4,8 @@
   `middle`, where whole sentences differ, to the end of the next one.
 - A context that does not fit the model is truncated on the left. A probe is not scored if this removes what its bad
   text contradicts.
-- Where the texts differ in several words, the difference under a unigram model is subtracted, as for minimal pairs.
+- Where a sentence of another story replaces one, the log-likelihood of each text without a context is subtracted: what
+  remains is the pointwise mutual information of text and context. Otherwise the more common sentence often wins.
 """
 
 from collections.abc import Sequence
@@ -16,7 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ...generation.generate import context_length
 from ..likelihood import encode, start_tokens
 from ..minimal_pairs.scoring import common_tokens, text_log_likelihoods, win_rate
-from .kinds import distance_range
+from .kinds import KINDS, distance_range
 from .probes import Probe
 
 
@@ -52,16 +53,19 @@ def score_probes(
     texts = [text for probe in probes for text in (probe.good, probe.bad)]
     contexts = [probe.context for probe in probes for _ in range(2)]
     scores = text_log_likelihoods(model, tokenizer, texts, contexts, batch_size=batch_size, progress=progress)
+    log_likelihood = scores.log_likelihood
+    exchanged = np.repeat([KINDS[probe.kind].sentences_exchanged for probe in probes], 2)
+    if exchanged.any():
+        alone = [text for text, other in zip(texts, exchanged, strict=True) if other]
+        log_likelihood[exchanged] -= text_log_likelihoods(
+            model, tokenizer, alone, batch_size=batch_size, progress=progress
+        ).log_likelihood
+    margins = (log_likelihood[::2] - log_likelihood[1::2]).tolist()
     word_scores = _word_scores(tokenizer, probes, scores.by_token)
-    results = []
-    for number, probe in enumerate(probes):
-        good, bad = 2 * number, 2 * number + 1
-        margin = scores.log_likelihood[good] - scores.log_likelihood[bad]
-        if probe.words is None:
-            margin -= scores.unigram[good] - scores.unigram[bad]
-        word_margin = None if probe.words is None else word_scores[good] - word_scores[bad]
-        results.append(ProbeScore(probe, float(margin), word_margin))
-    return results
+    return [
+        ProbeScore(probe, margin, None if probe.words is None else good - bad)
+        for probe, margin, good, bad in zip(probes, margins, word_scores[::2], word_scores[1::2], strict=True)
+    ]
 
 
 def _fit(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, probes: Sequence[Probe]) -> list[bool]:
