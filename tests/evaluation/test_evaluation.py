@@ -6,6 +6,7 @@ import re
 import shutil
 import sys
 import threading
+from collections import Counter
 from html.parser import HTMLParser
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -21,6 +22,7 @@ from modeling_tinyllama import TinyLlamaForCausalLM
 from tinystories import cli
 from tinystories.data.corpus import load_corpus
 from tinystories.evaluation import evaluate as evaluation
+from tinystories.evaluation.coherence import DISTANCE_RANGES
 from tinystories.evaluation.diversity import diversity
 from tinystories.evaluation.evaluate import evaluate
 from tinystories.evaluation.judge import Judge
@@ -148,6 +150,21 @@ def test_minimal_pairs_detect_labels_that_were_shifted_twice(measured):
     assert means["tiny"] > max(means["untrained"], means["shifted-twice"])
     accuracies = [kind["accuracy"] for kind in sound.values()]
     assert means["tiny"] == pytest.approx(sum(accuracies) / len(accuracies), abs=1e-5)
+
+
+def test_coherence_in_the_report(measured, report, page):
+    sound, untrained = (measured[name] for name in ("tiny", "untrained"))
+    assert untrained["coherence"]["name"]["low"] < 0.5 < untrained["coherence"]["name"]["high"]
+    for entry in (sound, untrained):
+        accuracies = [kind["accuracy"] for kind in entry["coherence"].values()]
+        assert entry["coherence_accuracy"] == pytest.approx(sum(accuracies) / len(accuracies), abs=1e-5)
+        ranges = entry["coherence_by_distance"]["name"]
+        assert sum(each["pairs"] for each in ranges.values()) == entry["coherence"]["name"]["pairs"]
+        assert ranges.keys() <= set(DISTANCE_RANGES)
+    table = terminal_table(report)
+    assert re.search(r"^coherence +name", table, re.MULTILINE)
+    assert re.search(r"^tiny, name +[\d.]+%", table, re.MULTILINE)
+    assert "name, by distance" in page and "since the name or the noun was last mentioned" in page
 
 
 def test_an_untrained_model_generates_fewer_articles(measured):
@@ -663,7 +680,12 @@ def test_the_report_of_one_run_is_written_to_its_folder(tiny_run, tmp_path, caps
 
     header, *rows = pairs.read_text("utf-8").splitlines()
     assert header == "kind\tstory\tdistance\tchange\tgood\tbad\tcontext"
-    assert len(rows) == sum(kind["pairs"] for kind in report["models"][0]["minimal_pairs"].values())
+    written = Counter(row.split("\t")[0] for row in rows)
+    entry = report["models"][0]
+    pairs_of = {kind: found["pairs"] for kind, found in entry["minimal_pairs"].items()}
+    assert pairs_of == {kind: written[kind] for kind in pairs_of}
+    # Probes that do not fit the context are written, but not scored.
+    assert 0 < entry["coherence"]["name"]["pairs"] <= written["name"]
     assert all(re.search(r"\[.* -> .*\]", row.split("\t")[3]) for row in rows)
 
     # A report of ours is replaced, nothing else is.

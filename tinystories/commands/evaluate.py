@@ -18,8 +18,8 @@ tinystories evaluate runs/quickstart --presets plain,greedy --out report
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
-        "Measure bits per byte, minimal pairs and generated stories of one or more causal language models, and write "
-        "report.json and report.html. The exit status is 2 if a model could not be evaluated."
+        "Measure bits per byte, minimal pairs, coherence and generated stories of one or more causal language models, "
+        "and write report.json and report.html. The exit status is 2 if a model could not be evaluated."
     )
     parser.add_argument(
         "models",
@@ -70,7 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--dump-pairs",
         metavar="FILE",
         type=expand_user,
-        help="write the minimal pairs to this .tsv or .jsonl file (default: none)",
+        help="write the minimal pairs and coherence probes to this .tsv or .jsonl file (default: none)",
     )
 
 

@@ -36,6 +36,8 @@ from ..runs.loading import load_model
 from ..runs.run_folder import is_checkpoint, require_run, run_and_step
 from ..utils.console import counted
 from ..utils.errors import UserError, first_line
+from . import coherence
+from .coherence import Probe
 from .intervals import flatten
 from .judge import Judge, JudgeReport, judge_stories
 from .likelihood import bits_per_byte, score_stories
@@ -55,8 +57,8 @@ from .text_statistics import longest_copied_runs, slice_words, vocabulary
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 1  # of the report; to be increased when a key changes its meaning
-# Stories, pairs of each kind, prompts, stories without a prompt
+FORMAT = 2  # of the report; to be increased when a key changes its meaning
+# Stories, pairs and probes of each kind, prompts, stories without a prompt
 QUICK = (100, 50, 5, 20)
 FULL = (None, 500, len(PROMPTS), 100)
 
@@ -66,6 +68,7 @@ class _Task(NamedTuple):
 
     stories: list[str]
     pairs: list[Pair]
+    probes: list[Probe]
     prompts: list[str]
     unprompted: int
     presets: list[str]
@@ -106,13 +109,14 @@ def evaluate(
         skip_bad_rows: skip unreadable rows instead of raising an error.
         train_corpus: training stories, to find copies and made-up words; by default those of each run's recipe, if
             they are on this machine.
-        limit: maximum number of stories, of pairs of each kind, and of prompts.
-        quick: 100 stories, 50 pairs of each kind, 5 prompts, and the models' own preset unless `presets` is given.
+        limit: maximum number of stories, of pairs and probes of each kind, and of prompts.
+        quick: 100 stories, 50 pairs and probes of each kind, 5 prompts, and the models' own preset unless `presets` is
+            given.
         presets: names of sampling presets, that of the headline figures first; by default all of `PRESETS`, the
             models' own first.
-        seed: of the minimal pairs, the shuffled words, sampling and the intervals.
+        seed: of the minimal pairs, the coherence probes, the shuffled words, sampling and the intervals.
         judge: also grades the stories, real ones first, so that a wrong key is found before any other work.
-        dump_pairs: .tsv or .jsonl file to write the minimal pairs to.
+        dump_pairs: .tsv or .jsonl file to write the minimal pairs and the coherence probes to.
         progress: show progress bars and failures on stderr.
         command: the command line, for the report.
         save: called after each model, with the report up to that model.
@@ -147,11 +151,12 @@ def evaluate(
     name, stories = held_out_stories(models, corpus, story_limit, **reading)
     training = TrainingStories(train_corpus, reading)
     pairs = make_pairs(stories, per_kind=pairs_per_kind or 0, seed=seed, progress=progress)
+    probes = coherence.make_probes(stories, per_kind=pairs_per_kind or 0, seed=seed, progress=progress)
     if dump_pairs is not None:
-        write_pairs(pairs, dump_pairs)
+        write_pairs([*pairs, *probes], dump_pairs)
     # As many as real stories at most: diversity depends on their number.
     unprompted = min(unprompted or 0, len(stories))
-    task = _Task(stories, pairs, PROMPTS[:prompt_limit], unprompted, presets, seed, judge, progress)
+    task = _Task(stories, pairs, probes, PROMPTS[:prompt_limit], unprompted, presets, seed, judge, progress)
     report: dict[str, Any] = {
         "format": FORMAT,
         "tinystories_version": __version__,
@@ -234,6 +239,8 @@ def _evaluate_model(path: str, task: _Task, training: TrainingStories) -> tuple[
     run, step = run_and_step(path)
     scores = score_stories(model, tokenizer, task.stories, progress=task.progress)
     kinds = accuracy(score_pairs(model, tokenizer, task.pairs, progress=task.progress)) if task.pairs else {}
+    probes = coherence.score_probes(model, tokenizer, task.probes, progress=task.progress)
+    coherent = coherence.accuracy(probes)
     entry: dict[str, Any] = {
         "model": path,
         "name": path,
@@ -251,7 +258,10 @@ def _evaluate_model(path: str, task: _Task, training: TrainingStories) -> tuple[
         "bytes_per_token": scores.bytes_per_token,
         "notes": list(scores.notes),
         "minimal_pairs": kinds,
-        "minimal_pair_accuracy": float(np.mean([kind["accuracy"] for kind in kinds.values()])) if kinds else None,
+        "minimal_pair_accuracy": _mean_accuracy(kinds),
+        "coherence": coherent,
+        "coherence_accuracy": _mean_accuracy(coherent),
+        "coherence_by_distance": coherence.accuracy_by_distance(probes),
         "generation": {},
     }
     max_new_tokens = most_new_tokens(model, tokenizer, task.prompts)
@@ -327,6 +337,11 @@ def _groups(
             entry["unprompted"]["real_same_length"] = {}
             groups.append((entry["unprompted"]["real_same_length"], same_length))
     return groups
+
+
+def _mean_accuracy(kinds: dict[str, dict]) -> float | None:
+    """The mean over kinds, regardless of their numbers of pairs."""
+    return float(np.mean([kind["accuracy"] for kind in kinds.values()])) if kinds else None
 
 
 def _compare_with_training(

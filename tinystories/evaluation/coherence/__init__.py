@@ -6,13 +6,15 @@ accuracy(scores)                                 # {kind: {"accuracy", "low", "h
 accuracy_by_distance(scores)                     # {kind: {"1-10": {"accuracy", ...}, "11-20": ...}}
 """
 
-from .kinds import KINDS, ProbeKind
+from .kinds import DISTANCE_RANGES, KINDS, KINDS_BY_DISTANCE, ProbeKind
 from .probes import Probe, make_probes
 from .scoring import ProbeScore, accuracy, accuracy_by_distance, score_probes
 
 
 __all__ = [
+    "DISTANCE_RANGES",
     "KINDS",
+    "KINDS_BY_DISTANCE",
     "Probe",
     "ProbeKind",
     "ProbeScore",

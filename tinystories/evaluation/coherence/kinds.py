@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from ...text import word_lists as lists
 from ...text.characters import OPENING_SENTENCES, unintroduced_names
-from ...text.gender import HE, NAMES, NOUNS, PRONOUNS, SHE, STRICT, WORD, bare, genders
+from ...text.gender import HE, NAMES, NOUNS, PRONOUNS, SHE, STRICT, bare, genders
 from ...text.sentences import Sentence
 from ...text.things import CATEGORY, KINDRED, PLURALS
 from .story import Corpus, Story
@@ -51,11 +51,15 @@ SHORTEST_DISTANCE = 5  # words, so that no model sees both places in a window of
 DISTANCES = (10, 20, 40, 80)  # ends of ranges, in words
 
 
+DISTANCE_RANGES = (
+    *(f"{low + 1}-{high}" for low, high in zip((0, *DISTANCES), DISTANCES, strict=False)),
+    f"{DISTANCES[-1] + 1}+",
+)
+
+
 def distance_range(distance: int) -> str:
     """The range of a distance in words: "1-10", "11-20", ..., "81+"."""
-    at = bisect_left(DISTANCES, distance)
-    first = DISTANCES[at - 1] + 1 if at else 1
-    return f"{first}-{DISTANCES[at]}" if at < len(DISTANCES) else f"{first}+"
+    return DISTANCE_RANGES[bisect_left(DISTANCES, distance)]
 
 
 def _prefix(story: Story, start: int) -> str:
@@ -328,3 +332,5 @@ KINDS: dict[str, ProbeKind] = {
     "ending": ProbeKind(endings, sentence_fits, "the last sentence is that of another story", True),
     "middle": ProbeKind(middles, sentence_fits, "a sentence is replaced by one from another story", True),
 }
+# Kinds with places far from the previous mention; a pronoun is in the sentence after it
+KINDS_BY_DISTANCE = ("name", "object")

@@ -1,15 +1,16 @@
 """The report as one self-contained HTML page: `templates/page.html` with plots."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from .. import coherence
 from ..grades import CRITERIA
-from ..minimal_pairs import KINDS
+from ..minimal_pairs import KINDS, ErrorKind
 from .figures import (
     BASELINES,
     DASH,
@@ -65,8 +66,8 @@ def html_report(report: dict) -> str:
     shown = presets if len(presets) * len(report["models"]) <= MAX_ROWS else presets[:1]
     runs = _runs(report)
     colours = _colours(report, runs)
-    kinds = [kind for kind in KINDS if any(kind in model["minimal_pairs"] for model in report["models"])]
-    measures = [_pair_measure(report, kind) for kind in kinds]
+    pairs = _accuracies(report, "minimal_pairs", KINDS, colours)
+    probes = _accuracies(report, "coherence", coherence.KINDS, colours)
     cards = [_card(report, figure, shown, colours) for figure in FIGURES]
     view = {
         "report": report,
@@ -83,22 +84,21 @@ def html_report(report: dict) -> str:
         "baselines": BASELINES,
         "criteria": CRITERIA,
         "json_name": JSON,
-        "kinds": [(kind_name(kind), KINDS[kind].description, _number_of_pairs(report, kind)) for kind in kinds],
+        "pairs": pairs,
+        "probes": probes,
+        "distance_curves": _distance_curves(report, colours),
         "legacy": LEGACY,
         "titles": TITLES,
         "table_figures": TABLE_FIGURES,
         "story_baselines": [title for title, _ in COLUMNS],
         "story_groups": _story_groups(report),
         "bits_plot": _bits_plot(report, colours),
-        "pair_plots": [
-            (each.title, dot_plot(each.title, [Group("", _marks(report, each, colours), 0.5)], percent, each.domain))
-            for each in measures
-        ],
         "cards": [card for card in cards if card],
         "figure_tables": [(preset, _figure_rows(report, preset)) for preset in presets],
         "curves": [
-            _curves(_main_measures(presets[0]), runs, colours),
-            _curves(measures, runs, colours),
+            ("", _curves(_main_measures(presets[0]), runs, colours)),
+            ("Minimal pairs by kind", _curves(pairs.measures, runs, colours)),
+            ("Coherence by kind", _curves(probes.measures, runs, colours)),
         ],
     }
     return environment.get_template("page.html").render(view)
@@ -165,17 +165,64 @@ def _bits_per_byte(model: dict) -> Value:
     return value["value"], value["low"], value["high"]
 
 
-def _pair_measure(report: dict, kind: str) -> _Measure:
-    def read(model: dict) -> Value:
-        pairs = model["minimal_pairs"].get(kind, {})
-        return pairs.get("accuracy"), pairs.get("low"), pairs.get("high")
+class _Accuracies(NamedTuple):
+    """The accuracies of all kinds of minimal pairs or probes.
 
-    lows = [pairs["low"] for model in report["models"] for pairs in model["minimal_pairs"].values()]
-    return _Measure(kind_name(kind), percent, read, (min(0.4, math.floor(min(lows) * 10) / 10), 1.0))
+    Attributes:
+        plots: title and plot of each kind.
+        rows: name and description of each kind, and the number of its pairs.
+    """
+
+    measures: list[_Measure]
+    plots: list[tuple[str, Markup]]
+    rows: list[tuple[str, str, int]]
 
 
-def _number_of_pairs(report: dict, kind: str) -> int:
-    return next(model["minimal_pairs"][kind]["pairs"] for model in report["models"] if kind in model["minimal_pairs"])
+def _accuracies(
+    report: dict, key: str, known: Mapping[str, ErrorKind | coherence.ProbeKind], colours: dict[str, int]
+) -> _Accuracies:
+    """The accuracies under `key` in the entry of each model."""
+    found = [model[key] for model in report["models"]]
+    pairs = {kind: rates["pairs"] for kinds in reversed(found) for kind, rates in kinds.items()}
+    lows = [rates["low"] for kinds in found for rates in kinds.values()]
+    kinds = [kind for kind in known if kind in pairs]
+    domain = (min(0.4, math.floor(min(lows, default=1) * 10) / 10), 1.0)
+
+    def measure(kind: str) -> _Measure:
+        return _Measure(kind_name(kind), percent, lambda model: _interval(model[key].get(kind)), domain)
+
+    measures = [measure(kind) for kind in kinds]
+    plots = [
+        (each.title, dot_plot(each.title, [Group("", _marks(report, each, colours), 0.5)], percent, domain))
+        for each in measures
+    ]
+    return _Accuracies(measures, plots, [(kind_name(kind), known[kind].description, pairs[kind]) for kind in kinds])
+
+
+def _interval(rates: dict | None) -> Value:
+    return (rates["accuracy"], rates["low"], rates["high"]) if rates else (None, None, None)
+
+
+def _distance_curves(report: dict, colours: dict[str, int]) -> list[tuple[str, Markup]]:
+    """For each kind of probe, a curve of each model over the distance from the previous mention."""
+    curves = []
+    for kind in coherence.KINDS_BY_DISTANCE:
+        measures = [_distance_measure(kind, name) for name in coherence.DISTANCE_RANGES]
+        series = []
+        for model in report["models"]:
+            marks = [_mark(model, model["name"], measure, colours) for measure in measures]
+            series.append({place: mark for place, mark in enumerate(marks) if mark})
+        if any(series):
+            title = f"{kind_name(kind)}, by distance"
+            known = [marks for marks in series if marks]
+            curves.append((title, curve(title, known, percent, (0.4, 1.0), coherence.DISTANCE_RANGES)))
+    return curves
+
+
+def _distance_measure(kind: str, distances: str) -> _Measure:
+    return _Measure(
+        kind, percent, lambda model: _interval(model["coherence_by_distance"].get(kind, {}).get(distances))
+    )
 
 
 def _generated_measure(figure: Figure, preset: str) -> _Measure:
@@ -186,6 +233,7 @@ def _main_measures(preset: str) -> list[_Measure]:
     return [
         _Measure("Bits per byte", bits, _bits_per_byte),
         _Measure("Minimal pairs, mean", percent, lambda model: (model["minimal_pair_accuracy"], None, None)),
+        _Measure("Coherence, mean", percent, lambda model: (model["coherence_accuracy"], None, None)),
         *(_generated_measure(figure, preset) for figure in FIGURES if figure.key in TABLE_FIGURES),
     ]
 

@@ -86,9 +86,21 @@ def dot_plot(title: str, groups: Sequence[Group], style: Format, domain: tuple[f
 
 
 def curve(
-    title: str, series: Sequence[dict[int, Mark]], style: Format, domain: tuple[float, float] | None = None
+    title: str,
+    series: Sequence[dict[int, Mark]],
+    style: Format,
+    domain: tuple[float, float] | None = None,
+    labels: Sequence[str] | None = None,
 ) -> Markup:
-    """A figure over optimizer steps; each of `series` is one run, with a mark for each step in order."""
+    """A figure over optimizer steps; each of `series` is one run, with a mark for each step in order.
+
+    Args:
+        labels: of the horizontal positions 0, 1, ..., instead of steps.
+    """
+
+    def place(x: int) -> str:
+        return f"step {x:,}" if labels is None else labels[x]
+
     with matplotlib.rc_context(_SETTINGS):
         figure = Figure(figsize=(3.3, 1.9))
         axes = figure.add_axes((0.17, 0.13, 0.81, 0.83))
@@ -97,18 +109,21 @@ def curve(
         for marks in series:
             steps = list(marks)
             first, last = marks[steps[0]], marks[steps[-1]]
-            changes.append(
-                f"{first.name} from {style(first.value)} at step {steps[0]:,} to {style(last.value)} at {steps[-1]:,}"
-            )
+            begin, end = f"{style(first.value)} at {place(steps[0])}", f"{style(last.value)} at {place(steps[-1])}"
+            changes.append(f"{first.name} from {begin} to {end}")
             values = [mark.value for mark in marks.values()]
             axes.plot(steps, values, color=_COLOURS[first.colour], linewidth=1.5, clip_on=False)
             for step, mark in marks.items():
                 if mark.low is not None and mark.high is not None:
                     _interval(axes, (step, step), (mark.low, mark.high), mark.colour)
             _dots(axes, steps, values, first.colour)
-        _ticks(axes.xaxis, count, 4)
+        if labels is None:
+            _ticks(axes.xaxis, count, 4)
+        else:
+            axes.set_xticks(range(len(labels)), labels)
+            axes.set_xlim(-0.2, len(labels) - 0.8)
         _ticks(axes.yaxis, style, 4)
-        return _svg(figure, f"{title} over training: {'; '.join(changes)}")
+        return _svg(figure, f"{title}: {'; '.join(changes)}")
 
 
 def domain_of(groups: Sequence[Group], *, zero: bool = True) -> tuple[float, float]:

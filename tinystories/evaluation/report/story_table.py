@@ -15,7 +15,7 @@ class Row(NamedTuple):
     style: Format = percent
 
 
-# "minimal_pair_accuracy" is a figure of the model, the others are those of its stories.
+# The accuracies are figures of the model, the others are those of its stories.
 GROUPS: dict[str, Sequence[Row]] = {
     "Grammar": (
         Row("minimal_pair_accuracy", "Minimal pairs, mean accuracy", "pairs"),
@@ -23,6 +23,7 @@ GROUPS: dict[str, Sequence[Row]] = {
         Row("wrong_a_or_an", "Wrong “a” or “an”", "a/an"),
     ),
     "Coherence": (
+        Row("coherence_accuracy", "Coherence probes, mean accuracy", "probes"),
         Row("unintroduced_names", "Stories with a name never introduced", "names"),
         Row("gender_changes", "Stories with a pronoun of the wrong gender", "gender"),
         Row("unintroduced_objects", "Stories with “the” before a thing never introduced", "things"),
@@ -41,13 +42,14 @@ GROUPS: dict[str, Sequence[Row]] = {
         Row("outside_vocabulary", "Words that no training story has", "unknown"),
     ),
 }
+_ACCURACIES = ("minimal_pair_accuracy", "coherence_accuracy")
 COLUMNS = (("real stories", "real_stories"), ("sentences shuffled", "shuffled_sentences"))
 
 
 def story_columns(report: dict) -> list[tuple[str, dict]]:
     """Title and figures of each column: the models, real stories, and real stories with shuffled sentences."""
     columns = [
-        (model["name"], {"minimal_pair_accuracy": model["minimal_pair_accuracy"], **(model["unprompted"] or {})})
+        (model["name"], {key: model[key] for key in _ACCURACIES} | (model["unprompted"] or {}))
         for model in report["models"]
     ]
     # Copies and unknown words depend on the training stories, here those of the first model that has any.
