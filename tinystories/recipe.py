@@ -22,6 +22,7 @@ import yaml
 from huggingface_hub.dataclasses import type_validator
 
 from .sizes import SIZES
+from .story_template import StoryTemplate
 from .utils.errors import UserError, first_line
 from .utils.paths import expand_user, installed_folder
 
@@ -91,6 +92,17 @@ class Recipe:
         "`<|endoftext|>`; `auto` detects it, and stops with an error if the text is ambiguous.",
     )
     skip_bad_rows: bool = _setting(False, "Skip and count unreadable rows instead of stopping with an error.")
+    template: str | None = _setting(
+        None,
+        "Text in front of each story, with columns of the corpus as fields, such as `'Words: {words}\\nStory:'`. The "
+        "model learns to write the story that the fields ask for. Lines with an empty field are left out.",
+    )
+    template_dropout: float = _setting(
+        0.0, "Probability with which a line of the `template` is left out, so that the model needs no line of it."
+    )
+    train_on_template: bool = _setting(
+        False, "Train on the tokens of the `template`, too; by default the loss is that of the story alone."
+    )
     streaming: bool = _setting(
         False, "Stream the training stories instead of storing them on disk; needs `max_steps` or `max_minutes`."
     )
@@ -539,6 +551,17 @@ def check_recipe(recipe: Recipe) -> None:
         f"`replay` ({replay}) is a fraction between 0 and 1, such as 0.1, of stories from `keep_corpus`, which must "
         f"be set, and does not go with `streaming`.",
     )
+    if recipe.template is not None:
+        StoryTemplate(recipe.template)
+    dropout = recipe.template_dropout
+    _require(
+        0 <= dropout < 1, f"`template_dropout` must be at least 0 and below 1, for example 0.3, but is {dropout}."
+    )
+    for name in ("template_dropout", "train_on_template"):
+        _require(
+            recipe.template is not None or not getattr(recipe, name),
+            f"`{name}` needs a `template`: set one, or remove `{name}`.",
+        )
     _require(
         0 < weight <= 2,
         f"`article_loss_weight` must be above 0 and at most 2, but is {weight}; 2 already raises the probability of "

@@ -115,17 +115,19 @@ def check_padding(rows: list[Rows], eos: int | None, pad: int | None) -> Finding
 def check_story_starts(rows: list[Rows], tokenizer: PreTrainedTokenizerBase) -> list[Finding]:
     """Whether stories begin with the same tokens as prompts, and whether a story is scored as the continuation of
     another."""
+    front, bos = added_tokens(tokenizer)[0], tokenizer.bos_token_id
+    start = front or ([] if bos is None else [bos])
     stories = [
         batch.ids[row, first:end].tolist()
         for batch in rows
         for row, first, end in batch.stories
-        # The continuation of a long story repeats some tokens of the part before it, without loss.
+        # The continuation of a long story repeats some tokens of the part before it, without loss; a template in front
+        # of a story has no loss, either.
         if not (batch.labels[row, first : first + 2] == IGNORE_INDEX).all()
+        or (start and batch.ids[row, first : first + len(start)].tolist() == start)
     ]
     if not stories:
         return [inconclusive("no story begins in these rows")]
-    front, bos = added_tokens(tokenizer)[0], tokenizer.bos_token_id
-    start = front or ([] if bos is None else [bos])
     fraction = sum(bool(start) and story[: len(start)] == start for story in stories) / len(stories)
     name = repr(tokenizer.decode(start))
     if front and fraction > 0.5:

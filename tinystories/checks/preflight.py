@@ -166,13 +166,15 @@ def _quiet() -> Iterator[None]:
 
 
 def fitting_prompts(recipe: Recipe, validation: Dataset, tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    """The prompts of the recipe, or else the openings of some validation stories.
+    """The prompts of the recipe, or else the openings of some validation stories, or the filled-in templates.
 
     Raises:
         UserError: for a prompt of the recipe that the model cannot continue.
     """
     if recipe.prompts is None:
-        candidates = openings(evenly(validation, CANDIDATES)["text"][:])
+        stories = evenly(validation, CANDIDATES)
+        instructed = "prompt" in stories.column_names
+        candidates = filter(None, stories["prompt"][:]) if instructed else openings(stories["text"][:])
         fitting = (prompt for prompt in candidates if _unsupported_reason(prompt, recipe, tokenizer) is None)
         return list(islice(fitting, OPENINGS))
     for prompt in recipe.prompts:

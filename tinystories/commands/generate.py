@@ -16,12 +16,13 @@ from .arguments import LARGEST_SEED, number, seed
 
 ENGINES = ("transformers", "llama.cpp")
 MOST_STORIES = 1_000
+FIELDS = ("words", "summary", "features")
 
 
 EXAMPLES = """
 tinystories generate "Once upon a time"
 tinystories generate runs/quickstart "The happy cat" -n 3 --best-of 8 --preset creative --seed 1
-tinystories generate you/your-model "One day," --temperature 0.7 --top-p 0.9 --max-new-tokens 100
+tinystories generate runs/instructed --words "dragon, key, rain" --max-new-tokens 200
 """
 
 
@@ -34,7 +35,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="run folder, model id on the Hub, or builtin, the model that is installed with the package (default: "
         "builtin)",
     )
-    parser.add_argument("prompt", help='text to complete, such as "Once upon a time"')
+    parser.add_argument(
+        "prompt",
+        help='text to complete, such as "Once upon a time"; may be left out if words or other fields are given',
+    )
+    parser.add_argument(
+        "--words",
+        help='words for the story, such as "dragon, key, rain", if the model was trained with a template that has '
+        "them; so for the next three options (default: none)",
+    )
+    parser.add_argument("--summary", help="what the story is about (default: none)")
+    parser.add_argument("--features", help='such as "dialogue, happy ending" (default: none)')
+    parser.add_argument(
+        "--field",
+        action="append",
+        metavar="NAME=VALUE",
+        help="another field of the model's template; may be repeated (default: none)",
+    )
     parser.add_argument(
         "--preset",
         help="sampling preset: balanced, conservative, creative, plain or greedy (default: the model's "
@@ -97,6 +114,9 @@ def take_rest(options: argparse.Namespace, rest: list[str]) -> list[str]:
 
 
 def run(options: argparse.Namespace) -> None:
+    fields = _fields(options)
+    if options.model is None and fields and _may_be_model(options.prompt):
+        options.model, options.prompt = model_path(options.prompt), ""
     if options.model is None:
         _require_prompt(options.prompt)
         options.model = model_path(BUILTIN)
@@ -109,6 +129,8 @@ def run(options: argparse.Namespace) -> None:
     check_sampling(options.preset, sampling)
     if options.engine not in ENGINES:
         raise UserError(f"--engine {options.engine} is not supported: choose {' or '.join(ENGINES)}.")
+    if fields and options.engine != "transformers":
+        raise UserError(f"--engine {options.engine} takes no words or other fields: use --engine transformers.")
     require_run(options.model)
     if options.best_of == options.number == 1:
         options.best_of = None
@@ -123,12 +145,13 @@ def run(options: argparse.Namespace) -> None:
     if options.best_of and options.engine != "transformers":
         raise UserError(f"--best-of needs the engine transformers: remove --engine {options.engine}.")
     if options.best_of:
-        return _print_best(options, sampling)
+        return _print_best(options, sampling, fields)
     settings = {
         "preset": options.preset,
         "sampling": sampling,
         "max_new_tokens": options.max_new_tokens,
         "stream": not options.post_process,
+        **({"fields": fields} if fields else {}),
     }
     load = _with_llama_cpp if options.engine == "llama.cpp" else _with_transformers
     generate = load(options, settings)
@@ -150,7 +173,7 @@ def _print_processed(text: str) -> None:
     print(post_process(text))
 
 
-def _print_best(options: argparse.Namespace, sampling: dict[str, float]) -> None:
+def _print_best(options: argparse.Namespace, sampling: dict[str, float], fields: dict[str, str]) -> None:
     """Print the best of several stories, and on stderr how they were chosen."""
     from ..generation.best_of import best_stories
 
@@ -165,6 +188,7 @@ def _print_best(options: argparse.Namespace, sampling: dict[str, float]) -> None
         sampling=sampling,
         max_new_tokens=options.max_new_tokens,
         seed=options.seed,
+        fields=fields,
         progress=sys.stderr.isatty(),
     )
     for place, story in enumerate(best.stories):
@@ -177,9 +201,24 @@ def _print_best(options: argparse.Namespace, sampling: dict[str, float]) -> None
     print(best, file=sys.stderr)
 
 
+def _fields(options: argparse.Namespace) -> dict[str, str]:
+    """The fields that were given, by name."""
+    fields = {name: getattr(options, name) for name in FIELDS if getattr(options, name) is not None}
+    for given in options.field or ():
+        name, equals, value = given.partition("=")
+        if not equals or not name or name in fields:
+            raise UserError(f"--field must be NAME=VALUE, with each name once, not {given!r}.")
+        fields[name] = value
+    return fields
+
+
+def _may_be_model(text: str) -> bool:
+    return Path(text).is_dir() or may_be_hub_id(text) or text.startswith(f"{RUNS}/") or text == BUILTIN
+
+
 def _require_prompt(text: str) -> None:
     """Raise `UserError` for the name of a model where only a prompt is given."""
-    if Path(text).is_dir() or may_be_hub_id(text) or text.startswith(f"{RUNS}/"):
+    if _may_be_model(text):
         raise UserError(f'Specify a prompt, too: tinystories generate {text} "Once upon a time".')
 
 

@@ -22,6 +22,7 @@ from ..recipe import (
     save_recipe,
 )
 from ..runs.run_folder import LOSS_PLOT, RECIPE, checkpoint_step, find_checkpoints, is_run_folder
+from ..story_template import StoryTemplate
 from ..utils.console import counted
 from ..utils.errors import UserError, first_line
 from ..utils.paths import expand_user, output_folder
@@ -239,6 +240,8 @@ def _train(recipe: Recipe, arguments: "TrainingArguments", output_dir: Path, com
                 load_tokenizer(str(checkpoint or output_dir)) if written else build.recipe_tokenizer(recipe, corpus)
             )
             config = build.model_config(recipe, tokenizer)
+        if recipe.template is not None:
+            StoryTemplate(recipe.template).add_to(tokenizer)
         if recipe.tokenizer is not None or base is not None:
             check_resources(recipe, arguments, config.vocab_size)
         prompts = fitting_prompts(recipe, corpus.validation, tokenizer)

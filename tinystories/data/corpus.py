@@ -5,8 +5,9 @@
     corpus = load_corpus("sample")                     # generated
     stories = load_texts("stories.txt", "validation")  # one split, nothing held out
 
-- Rows have the one column `text`, trimmed and never empty. They are cached as Arrow by `datasets` under keys of each
-  file's path, size and modification time, or of the dataset's commit, and of the options.
+- Rows have the column `text`, trimmed and never empty, and with a template `prompt`, the text in front of the story.
+  They are cached as Arrow by `datasets` under keys of each file's path, size and modification time, or of the
+  dataset's commit, and of the options.
 - Splits are those of the source. Without a validation split, "test" is used; without either, `validation_fraction` of
   the distinct stories is held out, chosen by hashes of the texts and the seed and not by their place in the corpus.
 - A training story that is also a validation story is dropped. Then `max_stories` and `max_validation_stories` keep the
@@ -24,11 +25,12 @@ from ..recipe import Recipe
 from ..utils.console import counted
 from ..utils.errors import UserError
 from .held_out import hold_out, story_keys, without_keys
+from .instructions import Instructions, require_fields, with_prompts
 from .readers import ReadOptions
 from .sources.hub import hub_errors
 from .sources.open import open_source
 from .sources.source import VERSION, SourceOptions
-from .story_dataset import TEXT
+from .story_dataset import story_features
 from .text_split import AUTO
 
 
@@ -39,7 +41,8 @@ STREAM_VALIDATION_STORIES = 1_000  # held out of a stream, whose length is unkno
 
 @dataclass
 class Corpus:
-    """Training and validation stories, none in common, each with the one column "text".
+    """Training and validation stories, none in common, each with the column "text", and with a template the column
+    "prompt", the text in front of the story.
 
     Attributes:
         train: an `IterableDataset` when streaming.
@@ -67,6 +70,7 @@ def load_corpus(
     cache_dir: str | None = None,
     text_split: str = AUTO,
     skip_bad_rows: bool = False,
+    instructions: Instructions | None = None,
 ) -> Corpus:
     """Load `source` as training and validation stories.
 
@@ -78,14 +82,17 @@ def load_corpus(
         seed: chooses the stories that are held out, and those of `sample`.
         streaming: read a Hub dataset during training instead of downloading it first; its validation split, or its
             first stories, are stored. For other sources, `train` is an `IterableDataset`, and nothing else changes.
+        instructions: the template of the text in front of each story.
 
     Raises:
-        UserError: if the source cannot be found or read, lacks the column, or has too few stories.
+        UserError: if the source cannot be found or read, lacks a column, or has too few stories.
     """
     if validation_fraction is not None and not 0 < validation_fraction < 1:
         raise UserError(f"`validation_fraction` must be between 0 and 1, but is {validation_fraction}.")
     _require_positive(max_stories=max_stories, max_validation_stories=max_validation_stories)
-    options = SourceOptions(ReadOptions(text_column, text_split, skip_bad_rows), seed, streaming, num_proc, cache_dir)
+    fields = () if instructions is None else instructions.fields
+    read = ReadOptions(text_column, text_split, skip_bad_rows, fields)
+    options = SourceOptions(read, seed, streaming, num_proc, cache_dir)
     found = open_source(source, options)
     train, held_out = found.read("train"), None
     if validation is not None:
@@ -94,7 +101,8 @@ def load_corpus(
         held_out = found.read("validation")
     if isinstance(train, IterableDataset):
         settings = [VERSION, found.revision, source, validation, options.read, max_stories]
-        return _stream(train, held_out, found.name, settings, max_stories, max_validation_stories, cache_dir)
+        corpus = _stream(train, held_out, found.name, settings, max_stories, max_validation_stories, cache_dir)
+        return corpus if instructions is None else _instructed(corpus, instructions, seed)
 
     keys = story_keys(train)
     origin = "from a separate split" if validation is None else f"from {validation}"
@@ -120,7 +128,20 @@ def load_corpus(
     logger.info("%s: %s %s", found.name, numbers, origin)
     kept_keys = keys[:max_stories], held_out_keys[:max_validation_stories]
     fingerprint = Hasher.hash([VERSION, *(part.tobytes() for part in kept_keys)])
-    return Corpus(train.to_iterable_dataset() if streaming else train, held_out, found.name, fingerprint)
+    corpus = Corpus(train, held_out, found.name, fingerprint)
+    if instructions is not None:
+        require_fields(train, fields, found.name)
+        corpus = _instructed(corpus, instructions, seed)
+    return replace(corpus, train=corpus.train.to_iterable_dataset()) if streaming else corpus
+
+
+def _instructed(corpus: Corpus, instructions: Instructions, seed: int) -> Corpus:
+    """The corpus with prompts instead of fields; lines are left out only of training stories."""
+    train = with_prompts(corpus.train, instructions, seed=seed)
+    held_out = with_prompts(corpus.validation, instructions, seed=seed, keep_lines=True)
+    prompts = [story_keys(part, "prompt").tobytes() for part in (train, held_out) if isinstance(part, Dataset)]
+    fingerprint = Hasher.hash([corpus.fingerprint, instructions, seed, *prompts])
+    return Corpus(train, held_out, corpus.name, fingerprint)
 
 
 def recipe_corpus(recipe: Recipe) -> Corpus:
@@ -136,6 +157,7 @@ def recipe_corpus(recipe: Recipe) -> Corpus:
         validation_fraction=recipe.validation_fraction,
         num_proc=recipe.num_proc,
         streaming=recipe.streaming,
+        instructions=None if recipe.template is None else Instructions(recipe.template, recipe.template_dropout),
     )
 
 
@@ -189,15 +211,16 @@ def _stream(
     max_validation_stories: int | None,
     cache_dir: str | None,
 ) -> Corpus:
+    features = story_features(settings[4])
     if not isinstance(held_out, Dataset):
         count = max_validation_stories or (STREAM_VALIDATION_STORIES if held_out is None else None)
         rows = train if held_out is None else held_out
         rows = rows if count is None else rows.take(count)
         key = Hasher.hash([settings[:-1], count])
         with hub_errors(name):
-            held_out = Dataset.from_generator(rows.__iter__, features=TEXT, fingerprint=key, cache_dir=cache_dir)
+            held_out = Dataset.from_generator(rows.__iter__, features=features, fingerprint=key, cache_dir=cache_dir)
     keys = story_keys(held_out)
-    train = train.with_format("arrow").map(without_keys, batched=True, features=TEXT, fn_kwargs={"keys": keys})
+    train = train.with_format("arrow").map(without_keys, batched=True, features=features, fn_kwargs={"keys": keys})
     train = train.with_format(None)
     with hub_errors(name):
         first = next(iter(train), None)

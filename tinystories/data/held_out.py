@@ -16,21 +16,21 @@ def digests(texts: Iterable[bytes]) -> np.ndarray:
     return np.frombuffer(b"".join(blake2b(text, digest_size=8).digest() for text in texts), dtype="<u8")
 
 
-def story_keys(stories: Dataset) -> np.ndarray:
-    """The digests of the stories, as int64."""
+def story_keys(stories: Dataset, column: str = "text") -> np.ndarray:
+    """The digests of the stories, or of another column, as int64."""
     keys = stories.with_format("arrow").map(
         _hash_batch,
         batched=True,
-        remove_columns=["text"],
+        remove_columns=stories.column_names,
         features=Features({"key": Value("int64")}),
-        fn_kwargs={"version": VERSION},
-        desc="Looking for duplicates",
+        fn_kwargs={"version": VERSION, "column": column},
+        desc="Looking for duplicates" if column == "text" else None,
     )
     return keys.with_format("numpy")[:]["key"]
 
 
-def _hash_batch(table: pa.Table, version: int) -> pa.Table:
-    return pa.table({"key": digests(table["text"].cast(pa.binary()).to_pylist()).view(np.int64)})
+def _hash_batch(table: pa.Table, version: int, column: str = "text") -> pa.Table:
+    return pa.table({"key": digests(table[column].cast(pa.binary()).to_pylist()).view(np.int64)})
 
 
 def hold_out(keys: np.ndarray, fraction: float | None, seed: int, name: str) -> np.ndarray:

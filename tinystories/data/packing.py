@@ -6,6 +6,7 @@
   packed: it masks attention between documents, and derives `cu_seqlens` for varlen attention from the positions.
 - `labels` equal `input_ids`; the model shifts. They are -100 on the first token of a document, on repeated context and
   on padding.
+- With the column `prompt`, a story is `<|endoftext|> prompt story <|endoftext|>`, and labels are -100 on the prompt.
 - A row may be longer than the model's context: 512 tokens cannot be filled with stories of about 200 (7% is padding),
   768 can (less than 0.1%). No position reaches the context length.
 - A story that exceeds the context continues in a second document, which repeats the end of the first without loss:
@@ -98,7 +99,8 @@ def tokenize_stories(
         num_proc: number of threads; by default one per core.
 
     Returns:
-        `input_ids` (integers, BOS and EOS included) and `bytes` (UTF-8 length of the story).
+        `input_ids` (integers, BOS and EOS included), `bytes` (UTF-8 length of the story) and, if there is a column
+        `prompt`, the number of its tokens, `prompt_tokens`.
     """
     bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
     key = Hasher.hash((_CACHE_VERSION, fingerprint, len(stories), _tokenizer_fingerprint(tokenizer), bos, eos))
@@ -113,7 +115,11 @@ def tokenize_stories(
             with_indices=selected is not None,
             remove_columns=stories.column_names,
             features=datasets.Features(
-                {"input_ids": datasets.List(datasets.Value(id_type)), "bytes": datasets.Value("int32")}
+                {
+                    "input_ids": datasets.List(datasets.Value(id_type)),
+                    "bytes": datasets.Value("int32"),
+                    **({"prompt_tokens": datasets.Value("int32")} if "prompt" in stories.column_names else {}),
+                }
             ),
             new_fingerprint=key,
             desc="Tokenizing",
@@ -153,14 +159,17 @@ def _encode_in_threads(
 
 
 def encode_stories(tokenizer: PreTrainedTokenizerBase) -> Callable[[pa.Table], pa.Table]:
-    """The function by which [`tokenize_stories`] maps a table with the column `text`."""
+    """The function by which [`tokenize_stories`] maps a table with the column `text`, and perhaps `prompt`."""
     bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
     id_type = _id_type(tokenizer)
     # Both encode the name of a special token inside a story as ordinary text.
     encode = word_encoder(tokenizer) or text_encoder(tokenizer)
 
     def encode_table(table: pa.Table) -> pa.Table:
-        texts = table["text"].cast(pa.string())
+        stories = texts = table["text"].cast(pa.string())
+        has_prompts = "prompt" in table.column_names
+        if has_prompts:
+            texts = pc.binary_join_element_wise(table["prompt"].cast(pa.string()), texts, "")
         inner, counts = encode(texts)
         ends = np.cumsum(counts + 2)
         ids = np.empty(len(inner) + 2 * len(counts), dtype=id_type)
@@ -168,9 +177,31 @@ def encode_stories(tokenizer: PreTrainedTokenizerBase) -> Callable[[pa.Table], p
         ids[ends - counts - 2] = bos
         ids[ends - 1] = eos
         offsets = np.append(0, ends).astype(np.int32)
-        return pa.table({"input_ids": pa.ListArray.from_arrays(offsets, ids), "bytes": pc.binary_length(texts)})
+        encoded = {"input_ids": pa.ListArray.from_arrays(offsets, ids), "bytes": pc.binary_length(stories)}
+        if has_prompts:
+            prompt_ids, lengths = encode(table["prompt"].cast(pa.string()))
+            encoded["prompt_tokens"] = pa.array(_common_lengths(prompt_ids, lengths, inner, counts), pa.int32())
+        return pa.table(encoded)
 
     return encode_table
+
+
+def _common_lengths(some: np.ndarray, lengths: np.ndarray, others: np.ndarray, other_lengths: np.ndarray) -> list[int]:
+    """For each pair of token sequences, the number of first tokens that are the same.
+
+    The tokens of a prompt alone are those with which prompt and story begin, unless a token spans both.
+
+    Args:
+        some, others: the tokens of all sequences.
+        lengths, other_lengths: of each sequence.
+    """
+    common, at, other_at = [], 0, 0
+    for length, other_length in zip(lengths.tolist(), other_lengths.tolist(), strict=True):
+        shorter = min(length, other_length)
+        differs = some[at : at + shorter] != others[other_at : other_at + shorter]
+        common.append(int(differs.argmax()) if differs.any() else shorter)
+        at, other_at = at + length, other_at + other_length
+    return common
 
 
 def _id_type(tokenizer: PreTrainedTokenizerBase) -> np.dtype:
@@ -193,7 +224,7 @@ class Segments:
         story: index of the story.
         start: offset of the first token in the story.
         length: number of tokens.
-        context: number of tokens at the beginning that are not scored here.
+        context: number of tokens at the beginning that are not scored here: BOS, a prompt, or repeated tokens.
     """
 
     story: np.ndarray
@@ -296,6 +327,7 @@ class PackedStories(torch.utils.data.Dataset):
         length: tokens per row; by default the shortest with less than 1% padding.
         seed: sets the order of stories of equal length, and the names of characters.
         rename: replace the names of characters, differently in each epoch ([`renaming`][tinystories.data.renaming]).
+        train_on_prompts: whether the prompts in front of the stories are scored, too.
 
     Attributes:
         tokens: all tokens that are not padding.
@@ -316,6 +348,7 @@ class PackedStories(torch.utils.data.Dataset):
         length: int | None = None,
         seed: int = 0,
         rename: NameTokens | None = None,
+        train_on_prompts: bool = False,
     ):
         if length is not None and length < context:
             raise ValueError(f"A row of {length} tokens is shorter than the model's context of {context}.")
@@ -327,6 +360,10 @@ class PackedStories(torch.utils.data.Dataset):
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
         lengths = self._tokens.lengths
         segments = split_long_stories(lengths, context, overlap)
+        if "prompt_tokens" in stories.column_names and not train_on_prompts:
+            prompts = 1 + np.asarray(stories.with_format("numpy")["prompt_tokens"][:], dtype=np.int64)
+            unscored = np.minimum(prompts[segments.story] - segments.start, segments.length)
+            segments.context = np.maximum(segments.context, unscored)
         self.length = length = length or shortest_full_row(segments.length, context)
 
         shuffled = np.random.default_rng(seed).permutation(len(segments.length))

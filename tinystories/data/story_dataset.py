@@ -32,14 +32,19 @@ class StoriesConfig(datasets.BuilderConfig):
     options: ReadOptions = field(default_factory=ReadOptions)
 
 
+def story_features(options: ReadOptions) -> Features:
+    """The columns of stories that are read with `options`."""
+    return Features({name: Value("string") for name in ("text", *options.fields)})
+
+
 class Stories(datasets.ArrowBasedBuilder):
-    """Rows of the one column `text`, never empty. `info.description` has the `RowCounts` and the split as JSON."""
+    """Rows of `text`, never empty, and of the fields. `info.description` has the `RowCounts` and the split as JSON."""
 
     BUILDER_CONFIG_CLASS = StoriesConfig
     _progress = False
 
     def _info(self) -> datasets.DatasetInfo:
-        return datasets.DatasetInfo(features=TEXT)
+        return datasets.DatasetInfo(features=story_features(self.config.options))
 
     def _split_generators(self, dl_manager) -> list[datasets.SplitGenerator]:
         files = self.config.files

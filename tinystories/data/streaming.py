@@ -32,8 +32,8 @@ class PackedStream(torch.utils.data.IterableDataset):
     """Rows like those of [`PackedStories`], without end: after its last story the stream starts again.
 
     Args:
-        stories: a stream with the column `text`.
-        context, overlap, length, seed, rename: as of [`PackedStories`]; each block has its own seed.
+        stories: a stream with the column `text`, and perhaps `prompt`.
+        context, overlap, length, seed, rename, train_on_prompts: as of [`PackedStories`]; each block has its own seed.
 
     Attributes:
         tokens_per_row, mean_attended, padding: of the first block; estimates for the rest.
@@ -50,11 +50,13 @@ class PackedStream(torch.utils.data.IterableDataset):
         seed: int = 0,
         block_stories: int = BLOCK_STORIES,
         rename: NameTokens | None = None,
+        train_on_prompts: bool = False,
     ):
         self.stories, self.block_stories, self.seed = stories, block_stories, seed
         self._encode = encode_stories(tokenizer)
         self._shape: dict[str, Any] = {
-            **{"context": context, "overlap": overlap, "pad_token_id": tokenizer.pad_token_id, "rename": rename}
+            **{"context": context, "overlap": overlap, "pad_token_id": tokenizer.pad_token_id, "rename": rename},
+            "train_on_prompts": train_on_prompts,
         }
         self._start: dict[str, Any] = {"epoch": 0, "block": 0, "rows_before": 0, "source": None}
         self._skip = 0
@@ -110,7 +112,8 @@ class PackedStream(torch.utils.data.IterableDataset):
             state = {**state, "epoch": state["epoch"] + 1, "source": None}
 
     def _pack(self, stories: list[dict], block: int, length: int | None) -> PackedStories:
-        encoded = datasets.Dataset(self._encode(pa.table({"text": [story["text"] for story in stories]})))
+        columns = {name: [story[name] for story in stories] for name in ("text", "prompt") if name in stories[0]}
+        encoded = datasets.Dataset(self._encode(pa.table(columns)))
         return PackedStories(encoded, length=length, seed=self.seed + block, **self._shape)
 
     def save_state(self, folder: Path, rows_seen: int) -> None:

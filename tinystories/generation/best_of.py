@@ -1,17 +1,18 @@
 """Generate several completions of a prompt and choose those with the fewest faults."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..text.faults import Fault, find_faults
+from ..text.wanted_words import missing_words
 from ..utils.errors import UserError
 from .batch import GeneratedStory, generate_stories
 from .log_probabilities import score_sequences, total_loss
 from .presets import is_greedy
-from .prompts import encode_prompt
+from .prompts import encode_prompt, instruction
 
 
 MOST_AT_ONCE = 32  # completions in a batch: each has a key/value cache
@@ -51,15 +52,16 @@ def best_stories(
     sampling: Mapping[str, float] | None = None,
     max_new_tokens: int | None = None,
     seed: int | None = None,
+    fields: Mapping[str, str] | None = None,
     progress: bool = True,
 ) -> BestStories:
     """The `n` completions of `prompt` with the fewest faults among `best_of`; likelihood breaks ties.
 
-    Faults are those of [`find_faults`]. The likelihood is the mean log-probability per token of the completion under
-    the model, before sampling settings.
+    Faults are those of [`find_faults`]; a word of the field `words` that a story does not use is one, too. The
+    likelihood is the mean log-probability per token of the completion under the model, before sampling settings.
 
     Args:
-        preset, sampling, max_new_tokens, seed: as for [`generate_story`].
+        preset, sampling, max_new_tokens, seed, fields: as for [`generate_story`].
         progress: show a progress bar on stderr.
 
     Raises:
@@ -70,10 +72,11 @@ def best_stories(
         raise UserError("Greedy decoding gives the same story each time: leave out best_of, or sample.")
     if seed is None:
         seed = int(torch.randint(2**31, ()))  # so that `set_seed` makes it reproducible
+    front = instruction(tokenizer, fields or {})
     stories = generate_stories(
         model,
         tokenizer,
-        [prompt] * best_of,
+        [front + prompt] * best_of,
         preset=preset,
         sampling=sampling,
         max_new_tokens=max_new_tokens,
@@ -81,8 +84,12 @@ def best_stories(
         batch_size=min(best_of, MOST_AT_ONCE),
         progress=progress,
     )
-    faults = [find_faults(story.text, story.ended) for story in stories]
-    likelihoods = mean_log_likelihoods(model, encode_prompt(tokenizer, prompt), [story.ids for story in stories])
+    stories = [replace(story, prompt=prompt, text=story.text[len(front) :]) for story in stories]
+    wanted = (fields or {}).get("words", "")
+    faults = [find_faults(story.text, story.ended) + missing_word_faults(story.text, wanted) for story in stories]
+    likelihoods = mean_log_likelihoods(
+        model, encode_prompt(tokenizer, front + prompt), [story.ids for story in stories]
+    )
     chosen = best_first([len(each) for each in faults], likelihoods)[:n]
     return BestStories(
         [stories[place] for place in chosen],
@@ -90,6 +97,11 @@ def best_stories(
         candidates=best_of,
         faulty=sum(map(bool, faults)),
     )
+
+
+def missing_word_faults(story: str, words: str) -> list[Fault]:
+    """A fault for each word of a list, separated by commas, that a story does not use."""
+    return [Fault("missing word", len(story), word) for word in missing_words(story, words)]
 
 
 def check_numbers(best_of: int, n: int = 1) -> None:

@@ -11,7 +11,7 @@ from ..utils.errors import UserError
 from ..utils.evaluation_mode import evaluation_mode
 from .native import native_decoding
 from .presets import GREEDY, MIN_TEMPERATURE, PRESETS, check_sampling, resolve_max_new_tokens
-from .prompts import decode, encode_prompt
+from .prompts import decode, encode_prompt, instruction
 
 
 CONTEXT_FIELDS = ("max_position_embeddings", "n_positions", "n_ctx", "seq_length", "max_seq_len")
@@ -96,6 +96,7 @@ def generate_story(
     seed: int | None = None,
     stream: bool = False,
     best_of: int = 1,
+    fields: Mapping[str, str] | None = None,
 ) -> str:
     """Generate a completion of `prompt` and return both.
 
@@ -111,11 +112,13 @@ def generate_story(
         stream: print the text while it is generated.
         best_of: with more than 1, generate that many completions and return the one with the fewest faults; see
             [`best_stories`].
+        fields: of an instructed model's template, such as `{"words": "dragon, key, rain"}`. The text that they give is
+            put in front of the prompt, which may be empty, and is neither printed nor returned.
 
     Raises:
-        UserError: if the prompt fills the context, `max_new_tokens` exceeds the remaining context length or is
-            missing for a model without a context length, a setting is out of range, or `best_of` is combined with
-            `stream` or greedy decoding.
+        UserError: if the model lacks a field, the prompt fills the context, `max_new_tokens` exceeds the remaining
+            context length or is missing for a model without a context length, a setting is out of range, or `best_of`
+            is combined with `stream` or greedy decoding.
     """
     sampling = sampling or {}
     check_sampling(preset, sampling)
@@ -133,17 +136,23 @@ def generate_story(
             sampling=sampling,
             max_new_tokens=max_new_tokens,
             seed=seed,
+            fields=fields,
             progress=False,
         )
         return best.stories[0].text
-    ids = torch.tensor([encode_prompt(tokenizer, prompt)], device=model.device)
+    front = instruction(tokenizer, fields or {})
+    ids = torch.tensor([encode_prompt(tokenizer, front + prompt)], device=model.device)
     max_new_tokens = resolve_max_new_tokens(context_length(model), ids.shape[1], max_new_tokens)
     config = sampling_config(model, tokenizer, preset, sampling, max_new_tokens)
     if seed is not None:
         set_seed(seed)
-    streamer = TextStreamer(tokenizer, skip_special_tokens=True) if stream else None
+    streamer = TextStreamer(tokenizer, skip_prompt=bool(front), skip_special_tokens=True) if stream else None
+    if stream and front:
+        print(prompt, end="", flush=True)
     with temporary_generation_config(model, config):
         output = model.generate(  # type: ignore[operator]
             ids, attention_mask=torch.ones_like(ids), generation_config=config, streamer=streamer
         )
+    if front:
+        return prompt + decode(tokenizer, output[0].tolist())[len(decode(tokenizer, ids[0].tolist())) :]
     return decode(tokenizer, output[0].tolist())

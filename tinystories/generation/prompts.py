@@ -5,10 +5,11 @@ A prompt starts like a document in training and never ends with EOS. Many tokeni
 """
 
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+from ..story_template import StoryTemplate
 from ..utils.errors import UserError
 
 
@@ -29,7 +30,30 @@ def encode_prompt(tokenizer: "PreTrainedTokenizerBase", prompt: str) -> list[int
     )
 
 
-def encode_chat(tokenizer: "PreTrainedTokenizerBase", messages: list[dict[str, str]]) -> list[int]:
+def instruction(tokenizer: "PreTrainedTokenizerBase", fields: Mapping[str, str]) -> str:
+    """The text in front of a story, by the template with which the model was trained; empty without fields.
+
+    Args:
+        fields: such as `{"words": "dragon, key, rain"}`.
+
+    Raises:
+        UserError: if the model was trained without a template, or with one that lacks a field.
+    """
+    if not fields:
+        return ""
+    template = StoryTemplate.of_tokenizer(tokenizer)
+    if template is None:
+        raise UserError(
+            f"The model takes no fields such as {next(iter(fields))}: it was trained without a `template` "
+            f"(docs/finetuning.md describes how to train one)."
+        )
+    template.check_fields(fields)
+    return template.render(fields)
+
+
+def encode_chat(
+    tokenizer: "PreTrainedTokenizerBase", messages: list[dict[str, str]], fields: Mapping[str, str] | None = None
+) -> list[int]:
     """Token ids of a prompt for the answer to `messages`, by the tokenizer's chat template, as in `pipeline`.
 
     For a tokenizer without one, the last user message is the beginning of a story, as in the template of this project.
@@ -37,14 +61,17 @@ def encode_chat(tokenizer: "PreTrainedTokenizerBase", messages: list[dict[str, s
 
     Args:
         messages: each with `role` and `content`.
+        fields: of the template of an instructed model.
 
     Raises:
-        UserError: if the template refuses the messages, or the prompt is empty.
+        UserError: if the template refuses the messages, the prompt is empty, or as [`instruction`].
     """
     from jinja2 import TemplateError
 
     from tinystories.tokenization.bpe import CHAT_TEMPLATE
 
+    instruction(tokenizer, fields or {})
+    values: dict[str, Any] = dict(fields or {})
     continued = messages[-1]["role"] == "assistant"
     try:
         encoded: Any = tokenizer.apply_chat_template(
@@ -54,6 +81,7 @@ def encode_chat(tokenizer: "PreTrainedTokenizerBase", messages: list[dict[str, s
             continue_final_message=continued,
             tokenize=True,
             return_dict=True,
+            **values,
         )
     except (TemplateError, ValueError) as error:
         raise UserError(f"The chat template of the model refuses these messages: {error}") from None

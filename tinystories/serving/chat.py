@@ -2,7 +2,8 @@
 
 The chat template of the tokenizer makes a prompt of the messages, as in `pipeline` and `transformers serve`. With that
 of this project, the last user message is the beginning of a story, and the answer continues it; earlier messages and
-system messages are ignored. If the last message is the assistant's, the answer continues that one.
+system messages are ignored. That of an instructed model also takes the lines of its template, such as `Words: dragon,
+key`. If the last message is the assistant's, the answer continues that one.
 """
 
 from typing import Annotated, Any, Literal
@@ -123,8 +124,9 @@ def _generation_requests(model: ServedModel, body: ChatRequest) -> list[Generati
     if len(used["content"]) > MAX_PROMPT:
         length = f"{len(used['content']):,} characters"
         raise InvalidInput("messages", f"The last user message has {length}, but {MAX_PROMPT:,} are allowed.")
+    model.instruction(body.fields)
     try:
-        ids = encode_chat(model.tokenizer, messages)
+        ids = encode_chat(model.tokenizer, messages, body.fields)
     except UserError as error:
         raise InvalidInput("messages", str(error)) from None
     max_tokens = model.max_tokens(ids, next(iter(asked), None), field="messages")

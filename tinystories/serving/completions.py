@@ -6,7 +6,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 from pydantic import Discriminator, Field, Tag, ValidationInfo, field_validator
 
-from ..generation.best_of import best_first
+from ..generation.best_of import best_first, missing_word_faults
 from ..text.faults import find_faults
 from .detokenizer import token_text
 from .engine import Event, Finished, GenerationRequest, TextDelta, TokenLogprob
@@ -105,12 +105,19 @@ def _generation_requests(model: ServedModel, body: CompletionRequest) -> tuple[l
         name = "best_of" if body.chooses else "n"
         count = f"{len(prompts)} prompts with {name} = {n}"
         raise InvalidInput(name, f"{count} exceed the maximum of {MAX_CHOICES} choices.")
+    front = model.instruction(body.fields)
+    if front and not isinstance(prompts[0], str):
+        raise InvalidInput("fields", "fields need a prompt of text, not of tokens; it may be empty.")
     seed = model.seed(body.seed)
     deadline, sampling = model.deadline(), body.sampling(model.default_sampling)
     requests: list[GenerationRequest] = []
     texts = []
     for prompt in prompts:
-        ids, text = (model.encode(prompt), prompt) if isinstance(prompt, str) else (prompt, model.decode(prompt))
+        if isinstance(prompt, str):
+            text = front + prompt
+            ids = model.encode(text)
+        else:
+            ids, text = prompt, model.decode(prompt)
         for _ in range(n):
             requests.append(
                 GenerationRequest(
@@ -143,6 +150,7 @@ class _CompletionResponse(OpenAIResponse):
     ):
         super().__init__(model, body, requests, body.candidates)
         self._echo, self._prompts = bool(body.echo), prompts
+        self._front, self._wanted = model.instruction(body.fields), (body.fields or {}).get("words", "")
         self._with_logprobs = body.logprobs is not None
         self._lengths = [0] * len(requests)  # characters of each choice so far
 
@@ -163,7 +171,7 @@ class _CompletionResponse(OpenAIResponse):
         for first in range(0, len(choices), self._per_prompt):
             group = choices[first : first + self._per_prompt]
             prompt = "" if self._echo else self._prompts[first]
-            faults = [len(find_faults(prompt + each["text"], each["finish_reason"] == "stop")) for each in group]
+            faults = [self._faults(prompt + each["text"], each["finish_reason"] == "stop") for each in group]
             echoed = len(self._requests[first].prompt_ids) if self._echo and self._with_logprobs else 0
             places = best_first(faults, [_likelihood(each, echoed) for each in group])[: self._n]
             best += [group[place] for place in places]
@@ -171,6 +179,10 @@ class _CompletionResponse(OpenAIResponse):
             choice["index"] = index
             choice["logprobs"] = choice["logprobs"] if self._with_logprobs else None
         return best
+
+    def _faults(self, text: str, ended: bool) -> int:
+        story = text[len(self._front) :]
+        return len(find_faults(story, ended)) + len(missing_word_faults(story, self._wanted))
 
     def parts(self, index: int, event: Event) -> list[dict]:
         """What an event adds to a choice; with `echo`, the first one also adds the prompt."""

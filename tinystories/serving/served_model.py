@@ -14,7 +14,7 @@ from starlette.background import BackgroundTask
 from transformers import PreTrainedTokenizerBase
 
 from ..generation.presets import SamplingSettings
-from ..generation.prompts import decode, encode_prompt
+from ..generation.prompts import decode, encode_prompt, instruction
 from ..utils.errors import UserError
 from .engine import Engine
 from .errors import InvalidInput
@@ -70,6 +70,13 @@ class ServedModel:
             return encode_prompt(self.tokenizer, prompt)
         except UserError as error:
             raise InvalidInput("prompt", str(error)) from None
+
+    def instruction(self, fields: dict[str, str] | None) -> str:
+        """The text in front of a story. Raises `InvalidInput` for fields that the model does not have."""
+        try:
+            return instruction(self.tokenizer, fields or {})
+        except UserError as error:
+            raise InvalidInput("fields", str(error)) from None
 
     def decode(self, prompt_ids: list[int]) -> str:
         """The text of a prompt of tokens. Raises `InvalidInput` for one that is not in the model's vocabulary."""

@@ -172,7 +172,8 @@ def copy_init(model: TinyLlamaForCausalLM, scale: float) -> None:
 def pack_corpus(
     corpus: Corpus, tokenizer: PreTrainedTokenizerBase, recipe: Recipe, seed: int
 ) -> tuple[PackedStories | PackedStream, PackedStories]:
-    """Packed rows for training and validation; in both, each token of each story is scored once."""
+    """Packed rows for training and validation; in both, each token of each story is scored once, and in training also
+    those of the template if the recipe says so."""
 
     context = recipe.max_length
 
@@ -183,11 +184,12 @@ def pack_corpus(
 
     train_rows: PackedStories | PackedStream
     rename = NameTokens(tokenizer) if recipe.rename_characters else None
+    options: dict[str, Any] = {"rename": rename, "train_on_prompts": recipe.train_on_template}
     if isinstance(corpus.train, IterableDataset):
         shape: dict[str, Any] = {"context": context, "overlap": context // 8, "length": recipe.row_length}
-        train_rows = PackedStream(corpus.train, tokenizer, seed=seed, rename=rename, **shape)
+        train_rows = PackedStream(corpus.train, tokenizer, seed=seed, **options, **shape)
     else:
-        train_rows = packed("train", corpus.train, context // 8, recipe.row_length, rename=rename)
+        train_rows = packed("train", corpus.train, context // 8, recipe.row_length, **options)
     return train_rows, packed("validation", corpus.validation, context // 2, train_rows.length)
 
 

@@ -98,7 +98,7 @@ def choose_recipe(source: str, given: dict[str, str], asked: Recipe, base: BaseM
             plan = _fine_tuning_plan(text, asked, base, start, given, stories)
         recipe = build_recipe(_content(plan, start, given), given)
         corpus = recipe_corpus(recipe)
-        if "prompts" not in given:
+        if "prompts" not in given and recipe.template is None:
             prompts = list(islice(openings(corpus.validation[: 10 * PROMPTS]["text"]), PROMPTS))
             recipe = dataclasses.replace(recipe, prompts=prompts)
     return ChosenRecipe(recipe, plan, _replaced(plan, given, recipe))

@@ -18,7 +18,8 @@ from ...utils.console import counted
 from ...utils.errors import UserError
 from ...utils.paths import output_folder, staged
 from ...utils.progress import hidden_datasets_bars
-from ..corpus import TEXT, Corpus
+from ..corpus import Corpus
+from ..story_dataset import TEXT
 from ..text_split import END_OF_TEXT
 from .duplicates import DuplicateFinder, words_of
 from .mojibake import repair_mojibake

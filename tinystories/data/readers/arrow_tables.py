@@ -1,55 +1,67 @@
-"""Parquet and Arrow: only the column with the stories is read."""
+"""Parquet and Arrow: only the column with the stories, and those of the fields, are read."""
 
 from collections.abc import Iterable, Iterator
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from .columns import find_column, require_text
+from .columns import find_column, find_fields, require_field, require_text
 from .contents import open_seekable
 from .reading import Reading
-from .texts import ROWS, text_array
+from .texts import ROWS, joined_lists, text_columns
 
 
-def read_parquet(reading: Reading) -> Iterator[pa.Array]:
+def read_parquet(reading: Reading) -> Iterator[list[pa.Array]]:
     # Otherwise the column of a row group is read into memory at once, often a million stories; from the network, that
     # is faster.
     in_parts = {} if "://" in reading.file.path else {"buffer_size": 1 << 20, "pre_buffer": False}
     with open_seekable(reading) as content, pq.ParquetFile(content, **in_parts) as table:
-        column = _text_column(table.schema_arrow, reading)
-        batches = table.iter_batches(ROWS, columns=[column])
-        yield from _text_arrays((batch.column(batch.schema.names.index(column)) for batch in batches), reading)
+        columns = _columns(table.schema_arrow, reading)
+        batches = table.iter_batches(ROWS, columns=columns)
+        yield from _text_arrays(([batch.column(name) for name in columns] for batch in batches), reading)
 
 
-def read_arrow(reading: Reading) -> Iterator[pa.Array]:
+def read_arrow(reading: Reading) -> Iterator[list[pa.Array]]:
     with open_seekable(reading) as content:
         is_file = content.read(6) == b"ARROW1"
         content.seek(0)
         open_reader = pa.ipc.open_file if is_file else pa.ipc.open_stream
         schema = open_reader(content).schema
-        wanted = [schema.names.index(_text_column(schema, reading))]
+        columns = _columns(schema, reading)
+        wanted = sorted(map(schema.names.index, columns))
         content.seek(0)
         reader = open_reader(content, options=pa.ipc.IpcReadOptions(included_fields=wanted))
         batches = map(reader.get_batch, range(reader.num_record_batches)) if is_file else reader
-        yield from _text_arrays((batch.column(0) for batch in batches), reading)
+        yield from _text_arrays(([batch.column(name) for name in columns] for batch in batches), reading)
 
 
-def _text_column(schema: pa.Schema, reading: Reading) -> str:
-    column = find_column(schema.names, reading.options.text_column, reading.file.name)
-    require_text(schema.field(column).type, column, reading.file.name, schema.names)
-    return column
+def _columns(schema: pa.Schema, reading: Reading) -> list[str]:
+    """The column with the stories, and those of the fields."""
+    file, options = reading.file.name, reading.options
+    column = find_column(schema.names, options.text_column, file)
+    require_text(schema.field(column).type, column, file, schema.names)
+    fields = find_fields(schema.names, options.fields, file)
+    for field in fields:
+        require_field(schema.field(field).type, field, file)
+    return [column, *fields]
 
 
-def _text_arrays(columns: Iterable[pa.Array], reading: Reading) -> Iterator[pa.Array]:
+def _text_arrays(batches: Iterable[list[pa.Array]], reading: Reading) -> Iterator[list[pa.Array]]:
     """Columns of strings or bytes as strings, validated, because `cast` accepts bytes that are not UTF-8."""
     row = 1
-    for texts in columns:
+    for texts, *fields in batches:
+        joined = map(joined_lists, fields)
         try:
-            strings = texts.cast(pa.string())
-            strings.validate(full=True)
+            columns = [column.cast(pa.string()) for column in (texts, *joined)]
+            for column in columns:
+                column.validate(full=True)
         except pa.ArrowInvalid:
-            values = texts.cast(pa.large_binary()).to_pylist()
-            decoded = (text if text is None else text.decode("utf-8", "surrogateescape") for text in values)
-            strings = text_array(reading, "row {:,}", list(range(row, row + len(values))), list(decoded))
+            cells = zip(*(_decoded(column) for column in (texts, *map(joined_lists, fields))), strict=True)
+            columns = text_columns(reading, "row {:,}", list(range(row, row + len(texts))), list(cells))
         row += len(texts)
-        yield strings
+        yield columns
+
+
+def _decoded(column: pa.Array) -> list[str | None]:
+    values = column.cast(pa.large_binary()).to_pylist()
+    return [text if text is None else text.decode("utf-8", "surrogateescape") for text in values]

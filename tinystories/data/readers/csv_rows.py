@@ -7,27 +7,27 @@ import pyarrow as pa
 
 from ...utils.console import counted
 from ...utils.errors import UserError
-from .columns import find_column
+from .columns import find_column, find_fields
 from .contents import open_text
 from .reading import MAX_ROW, Reading, ReadOptions, StoryFile
 from .texts import text_arrays
 
 
-def read_csv(reading: Reading) -> Iterator[pa.Array]:
+def read_csv(reading: Reading) -> Iterator[list[pa.Array]]:
     yield from text_arrays(reading, _CSV_PLACE, _csv_rows(reading))
 
 
 _CSV_PLACE = "row {0[0]:,} (line {0[1]:,})"
 
 
-def _csv_rows(reading: Reading) -> Iterator[tuple[tuple[int, int], str]]:
+def _csv_rows(reading: Reading) -> Iterator[tuple[tuple[int, int], list[str]]]:
     file = reading.file
     csv.field_size_limit(max(csv.field_size_limit(), MAX_ROW))
     with open_text(reading, "") as lines:
         head, before = lines.readline(MAX_ROW), 1
         while head and not head.strip():
             head, before = lines.readline(MAX_ROW), before + 1
-        delimiter, header, column = _csv_header(head, file, reading.options)
+        delimiter, header, columns = _csv_header(head, file, reading.options)
         reader = csv.reader(lines, delimiter=delimiter, strict=True)
         number = 0
         while True:
@@ -42,7 +42,7 @@ def _csv_rows(reading: Reading) -> Iterator[tuple[tuple[int, int], str]]:
                 continue
             number += 1
             if len(row) == len(header):
-                yield (number, begin), row[column]
+                yield (number, begin), [row[column] for column in columns]
             else:
                 reading.bad_row(
                     _CSV_PLACE.format((number, begin)),
@@ -61,15 +61,17 @@ def _csv_error(file: StoryFile, error: csv.Error, begin: int, end: int) -> UserE
     return UserError(f"{file.name}, {lines}: {problem}.")
 
 
-def _csv_header(head: str, file: StoryFile, options: ReadOptions) -> tuple[str, list[str], int]:
-    """The delimiter, the names of the columns, and the index of the one with the stories."""
+def _csv_header(head: str, file: StoryFile, options: ReadOptions) -> tuple[str, list[str], list[int]]:
+    """The delimiter, the names of the columns, and the indices of the stories and the fields."""
     if not head:
         raise UserError(f"{file.name} contains no stories.")
     problems = []
     for delimiter in "\t,;|" if ".tsv" in file.name.lower()[-8:] else ",;\t|":
         try:
             header = [name.strip() for name in next(csv.reader([head], delimiter=delimiter, strict=True))]
-            return delimiter, header, header.index(find_column(header, options.text_column, file.name))
+            column = find_column(header, options.text_column, file.name)
+            fields = find_fields(header, options.fields, file.name)
+            return delimiter, header, list(map(header.index, (column, *fields)))
         except csv.Error as error:
             raise _csv_error(file, error, 1, 1) from None
         except UserError as error:

@@ -21,7 +21,7 @@ _DECODER = json.JSONDecoder(parse_int=float)  # an integer may have any number o
 _WHITESPACE = re.compile(r"\s*")
 
 
-def read_json(reading: Reading) -> Iterator[pa.Array]:
+def read_json(reading: Reading) -> Iterator[list[pa.Array]]:
     """One value per line, a single value, or a list of values; a list is read into memory as a whole."""
     name = reading.file.name
     with open_text(reading) as text:
@@ -90,11 +90,11 @@ def _json_problem(error: Exception) -> str:
 
 def _json_rows(
     reading: Reading, place: str, values: Iterable[tuple[int, str, Any]]
-) -> Iterator[tuple[int, str | None]]:
-    wanted, column = reading.options.text_column, None
+) -> Iterator[tuple[int, list[str | None]]]:
+    wanted, column, fields = reading.options.text_column, None, reading.options.fields
     for number, source, value in values:
         if isinstance(value, str):  # a list of stories without columns
-            yield number, value
+            yield number, [value, *[None] * len(fields)]
             continue
         if isinstance(value, dict) and column not in value:
             try:
@@ -102,10 +102,29 @@ def _json_rows(
             except UserError:
                 if column is None and not reading.options.skip_bad_rows:
                     raise
-        if problem := _row_problem(value, column or wanted, source):
+        if problem := _row_problem(value, column or wanted, source) or _field_problem(value, fields):
             reading.bad_row(place.format(number), problem)
         else:
-            yield number, value[column]
+            yield number, [value[column], *(_cell(value, field) for field in fields)]
+
+
+def _value(row: dict, field: str) -> Any:
+    return row[field] if field in row else next((row[name] for name in row if name.lower() == field.lower()), None)
+
+
+def _cell(row: dict, field: str) -> str | None:
+    """The text of a field, which may be missing, or a list of texts."""
+    value = _value(row, field)
+    return ", ".join(filter(None, value)) if isinstance(value, list) else value
+
+
+def _field_problem(row: dict, fields: tuple[str, ...]) -> str | None:
+    for field in fields:
+        value = _value(row, field)
+        texts = value if isinstance(value, list) else [value]
+        if not all(isinstance(text, str | None) for text in texts):
+            return f"`{field}` is neither a string nor a list of strings"
+    return None
 
 
 def _row_problem(row: Any, column: str, source: str) -> str | None:

@@ -61,27 +61,32 @@ def _quoted(split: str) -> str:
     return split if split in (FILE, LINE, BLANK_LINES) else f"'{split}'"
 
 
-def read_text(reading: Reading) -> Iterator[pa.Array]:
+def read_text(reading: Reading) -> Iterator[list[pa.Array]]:
+    if reading.options.fields:
+        raise UserError(
+            f"{reading.file.name} is plain text without columns, but the template has fields: `tinystories annotate` "
+            f"writes a copy with the columns words, summary and features."
+        )
     split = normalize_split(reading.options.text_split)
     if split not in (FILE, LINE, BLANK_LINES):
         yield from text_arrays(reading, "story {:,}", _marked_stories(reading, split))
         return
-    for texts in text_arrays(reading, "line {:,}", _stories_in_lines(reading, split)):
+    for [texts] in text_arrays(reading, "line {:,}", _stories_in_lines(reading, split)):
         if contains(texts, re.escape(END_OF_TEXT)):
             raise UserError(
                 f"{reading.file.name} contains {END_OF_TEXT}, which ends a story, but --split is {split}: "
                 f"use --split '{END_OF_TEXT}'."
             )
-        yield texts
+        yield [texts]
 
 
-def _stories_in_lines(reading: Reading, split: str) -> Iterator[tuple[int, str]]:
+def _stories_in_lines(reading: Reading, split: str) -> Iterator[tuple[int, list[str]]]:
     with open_text(reading) as text:
         story: list[str] = []
         size, begin = 0, 1
         for number, line in enumerate(iter(partial(text.readline, MAX_STORY + 1), ""), 1):
             if split == LINE or (split == BLANK_LINES and not line.strip()):
-                yield begin, "".join(story)
+                yield begin, ["".join(story)]
                 story, size, begin = [], 0, number
             story.append(line)
             size += len(line)
@@ -90,16 +95,16 @@ def _stories_in_lines(reading: Reading, split: str) -> Iterator[tuple[int, str]]
                     f"{reading.file.name}, line {begin:,}: with --split {split}, the story that begins here has more "
                     f"than {MAX_STORY:,} characters: choose another --split."
                 )
-        yield begin, "".join(story)
+        yield begin, ["".join(story)]
 
 
-def _marked_stories(reading: Reading, marker: str) -> Iterator[tuple[int, str]]:
+def _marked_stories(reading: Reading, marker: str) -> Iterator[tuple[int, list[str]]]:
     with open_text(reading, "") as text:
         rest, number = "", 1
         while chunk := text.read(1 << 18):
             *stories, rest = (rest + chunk).split(marker)
             for story in stories:
-                yield number, story
+                yield number, [story]
                 number += 1
             if len(rest) > MAX_STORY:
                 break
@@ -108,4 +113,4 @@ def _marked_stories(reading: Reading, marker: str) -> Iterator[tuple[int, str]]:
                 f"{reading.file.name} has no {marker} in the {len(rest):,} characters after the beginning of story "
                 f"{number:,}: put {marker} on a line between stories, choose another --split, or use .jsonl."
             )
-        yield number, rest
+        yield number, [rest]

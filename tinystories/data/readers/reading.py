@@ -26,11 +26,13 @@ class ReadOptions:
         text_column: column with the stories, matched without case; "story" stands in for a missing "text".
         text_split: for plain text, `auto`, `file`, `line`, `blank-lines`, or the marker between stories.
         skip_bad_rows: leave out rows that cannot be read, and count them.
+        fields: further columns, matched without case.
     """
 
     text_column: str = "text"
     text_split: str = AUTO
     skip_bad_rows: bool = False
+    fields: tuple[str, ...] = ()
 
 
 @dataclass

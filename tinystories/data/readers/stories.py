@@ -13,10 +13,10 @@ from .csv_rows import read_csv
 from .json_rows import read_json
 from .plain_text import read_text
 from .reading import Reading, ReadOptions, RowCounts, StoryFile
-from .texts import contains, normalize_texts
+from .texts import contains, filled, normalize_texts
 
 
-_READERS: dict[str | None, Callable[[Reading], Iterator[pa.Array]]] = {
+_READERS: dict[str | None, Callable[[Reading], Iterator[list[pa.Array]]]] = {
     "text": read_text,
     "csv": read_csv,
     "json": read_json,
@@ -28,7 +28,7 @@ _READERS: dict[str | None, Callable[[Reading], Iterator[pa.Array]]] = {
 def read_stories(
     files: list[StoryFile], options: ReadOptions, counts: RowCounts, *, progress: bool = False
 ) -> Iterator[tuple[int, pa.Table]]:
-    """Yield the index of each file with tables of its stories, and update `counts`.
+    """Yield the index of each file with tables of its stories and their fields, and update `counts`.
 
     Args:
         progress: show a bar; for files on this machine.
@@ -41,12 +41,14 @@ def read_stories(
         for index, file in enumerate(files):
             reading, before = Reading(file, options, counts), bar.n
             try:
-                for texts in _READERS[file_format(file.name)](reading):
+                for texts, *fields in _READERS[file_format(file.name)](reading):
                     counts.rows += len(texts)
                     texts = normalize_texts(texts)
                     counts.has_letters |= not counts.has_letters and contains(texts, r"\p{L}")
                     counts.empty += texts.null_count
-                    yield index, pa.table({"text": texts.drop_null()})
+                    columns = {"text": texts, **dict(zip(options.fields, map(filled, fields), strict=True))}
+                    table = pa.table(columns)
+                    yield index, table.filter(texts.is_valid()) if texts.null_count else table
                     if progress:
                         bar.update(max(0, before + reading.position() - bar.n))
                 if progress:

@@ -16,8 +16,17 @@ from datasets.fingerprint import Hasher
 from ...utils.errors import UserError, first_line
 from ...utils.hub_connection import require_hub
 from ..formats import file_format
-from ..readers import StoryFile, find_column, normalize_texts, require_text
-from ..story_dataset import TEXT, stored_stories, streamed_stories
+from ..readers import (
+    StoryFile,
+    filled,
+    find_column,
+    find_fields,
+    joined_lists,
+    normalize_texts,
+    require_field,
+    require_text,
+)
+from ..story_dataset import stored_stories, story_features, streamed_stories
 from .source import VERSION, Source, SourceOptions, first_cause
 
 
@@ -83,12 +92,21 @@ def _open_by_datasets(name: str, repo: str, builder: datasets.DatasetBuilder, op
 
 
 def _only_texts(dataset: Dataset | IterableDataset, name: str, options: SourceOptions) -> Dataset | IterableDataset:
-    """Only the column with the stories, as "text" and trimmed, without empty rows."""
+    """Only the column with the stories, as "text" and trimmed, and those of the fields, without empty rows."""
     features = dataset.features or dataset._resolve_features().features
     column = find_column(features, options.read.text_column, name)
     require_text(features.arrow_schema.field(column).type, column, name, features)
-    arguments = {"batched": True, "features": TEXT, "fn_kwargs": {"column": column, "version": VERSION}}
-    arrow = dataset.select_columns(column).with_format("arrow")
+    fields = find_fields(features, options.read.fields, name)
+    for field in fields:
+        require_field(features.arrow_schema.field(field).type, field, name)
+    columns = dict(zip(("text", *options.read.fields), (column, *fields), strict=True))
+    arguments = {
+        "batched": True,
+        "features": story_features(options.read),
+        "fn_kwargs": {"columns": columns, "version": VERSION},
+        "remove_columns": list(dict.fromkeys(columns.values())),
+    }
+    arrow = dataset.select_columns(arguments["remove_columns"]).with_format("arrow")
     if isinstance(dataset, IterableDataset):
         return arrow.map(_only_texts_of_batch, **arguments).with_format(None)
     try:
@@ -102,10 +120,14 @@ def _only_texts(dataset: Dataset | IterableDataset, name: str, options: SourceOp
     return stories.with_format(None)
 
 
-def _only_texts_of_batch(table: pa.Table, column: str, version: int) -> pa.Table:
-    texts = table[column].cast(pa.string())
-    texts.validate(full=True)  # `cast` accepts bytes that are not UTF-8
-    return pa.table({"text": normalize_texts(texts).drop_null()})
+def _only_texts_of_batch(table: pa.Table, columns: dict[str, str], version: int) -> pa.Table:
+    found = {}
+    for name, column in columns.items():
+        values = joined_lists(table[column].combine_chunks()) if name != "text" else table[column]
+        texts = values.cast(pa.string())
+        texts.validate(full=True)  # `cast` accepts bytes that are not UTF-8
+        found[name] = normalize_texts(texts) if name == "text" else filled(texts)
+    return pa.table(found).filter(found["text"].is_valid())
 
 
 @contextmanager

@@ -45,6 +45,11 @@ def open_source(source: str, options: SourceOptions) -> Source:
 
 
 def _open_sample(options: SourceOptions) -> Source:
+    if options.read.fields:
+        raise UserError(
+            "The built-in stories have no columns for a template: `tinystories annotate sample FOLDER` writes a copy "
+            "with the columns words, summary and features."
+        )
     from .. import synthetic
 
     code = [path.read_bytes() for path in sorted(Path(synthetic.__file__).parent.rglob("*.py"))]
