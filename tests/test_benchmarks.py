@@ -194,3 +194,17 @@ def test_the_best_of_several_stories_is_compared_with_one(tiny_run, tmp_path):
     unused = figures["unused"]
     key = "bits per byte, another model"
     assert 0 < unused["most probable of 3"][key][0] < unused["one"][key][0]
+
+
+def test_wanted_words_are_counted_in_the_best_story():
+    import wanted_words
+
+    from tinystories.generation.batch import GeneratedStory
+
+    texts = ("A cat sat on a mat.", "A dragon sat on a mat.", "A cat had a key.", "A cat had a key and a kite.")
+    stories = [GeneratedStory("A", text, True, 5, [1]) for text in texts]
+    asked = ["dragon, mat", "key, kite"]
+    one = wanted_words.figures(wanted_words.choose(stories, asked, 2, 1), asked)
+    best = wanted_words.figures(wanted_words.choose(stories, asked, 2, 2), asked)
+    assert (one["words used"].value, one["stories with all words"].value) == (0.5, 0.0)
+    assert (best["words used"].value, best["stories with all words"].value) == (1.0, 1.0)

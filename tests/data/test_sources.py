@@ -354,7 +354,7 @@ def test_hub_stream(hub, tmp_path):
     assert table[:2] == [["NA", "One\nday, x"], ["A cat"]]
     assert lines[:2] == [STORIES[1:], STORIES[:1]]
     assert re.search(r"owner/ragged/a.csv, row 1 \(line 2\): 3 fields", ragged)
-    assert "owner/unsplit has only its 100 validation stories" in short
+    assert "owner/unsplit has no stories besides the 100 validation stories" in short
 
 
 def test_an_unreachable_hub_is_an_error(tmp_path):
