@@ -227,3 +227,18 @@ def test_streamed_rows_have_the_same_labels(tokenizer):
     rows = [row for row, _ in zip(stream, range(len(stored)), strict=False)]
     count = sum(int((row["labels"] != IGNORE_INDEX).sum()) for row in rows)
     assert count == stored.scored
+
+
+def test_a_stream_of_files_has_the_same_prompts(tmp_path):
+    from tinystories.data.corpus import _instructed, _stream
+    from tinystories.data.readers import ReadOptions, StoryFile
+    from tinystories.data.story_dataset import streamed_stories
+
+    file = write(tmp_path / "a.jsonl", ROWS)
+    options = ReadOptions(fields=WORDS.fields)
+    stream = streamed_stories("a", [StoryFile(file, file)], options)
+    corpus = _stream(stream, None, "a", [0, "", "a", None, options, None], None, 20, str(tmp_path / "cache"))
+    corpus = _instructed(corpus, WORDS, 0)
+    found = [{"text": row["text"], "prompt": row["prompt"]} for row in (*corpus.validation, *corpus.train)]
+    assert found == [{"text": row["text"], "prompt": prompt_of(row)} for row in ROWS]
+    assert len(corpus.validation) == 20
