@@ -11,8 +11,10 @@ from transformers import AutoTokenizer, pipeline
 from tinystories.commands.train import train
 from tinystories.data.synthetic import sample_stories
 from tinystories.generation.generate import generate_story
+from tinystories.hub.model_card import model_card
 from tinystories.recipe import build_recipe, load_recipe
 from tinystories.runs.loading import load_model
+from tinystories.runs.metadata import read_run_metadata
 from tinystories.runs.run_folder import checkpoint_step, find_checkpoints
 from tinystories.text.annotate import Annotator
 from tinystories.utils.errors import UserError
@@ -109,6 +111,14 @@ def test_the_template_is_saved_with_checkpoints_and_exports(run, tmp_path):
         assert (
             tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True) == "<|endoftext|>" + PROMPT
         )
+
+
+def test_the_model_card_shows_the_message(run, tiny_run):
+    cards = [
+        str(model_card(read_run_metadata(folder, load_model(str(folder))[0]), "me/model", {}))
+        for folder in (run, tiny_run)
+    ]
+    assert r'message = "Words: ...\nFeatures: ..."' in cards[0] and "message" not in cards[1]
 
 
 def test_fine_tuning_keeps_or_replaces_the_template(run, corpus, tmp_path):

@@ -6,6 +6,7 @@
 """
 
 import html
+import json
 import re
 from collections.abc import Iterable
 from datetime import timedelta
@@ -16,6 +17,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from ..data.synthetic import NAME as SAMPLE
 from ..runs.metadata import TINYSTORIES, RunMetadata
+from ..story_template import StoryTemplate
 
 
 TEMPLATE = Path(__file__).with_name("model_card.md.jinja")
@@ -88,6 +90,7 @@ def model_card(
         likelihood=_likelihood(metadata.results),
         pairs=_minimal_pairs(metadata.results),
         generation=_generation(metadata.results),
+        message=_message(metadata.recipe.get("template")),
         command=None if revision not in (None, "main") else _command(repo_id, metadata.results.get("on")),
         objective=_objective(metadata.recipe),
         training=_training(metadata),
@@ -105,6 +108,12 @@ def _base(base: dict[str, Any]) -> str | None:
     hub_id, name, corpus = base.get("hub_id"), base.get("name"), base.get("corpus")
     text = f"[{hub_id}](https://huggingface.co/{hub_id})" if hub_id else f"{name}"
     return f"{text}, which was trained on stories from {corpus}," if corpus else text
+
+
+def _message(template: str | None) -> str | None:
+    """A Python string with the lines of the template that a message may have, values left open; None without any."""
+    lines = [] if template is None else [f"{line.label} ..." for line in StoryTemplate(template).lines if line.label]
+    return json.dumps("\n".join(lines), ensure_ascii=False) if lines else None
 
 
 def _known(rows: Iterable[tuple[str, ...]]) -> list[tuple[str, ...]]:
