@@ -56,6 +56,7 @@ REPORT_ENTRY = {
     "bytes_per_token": 3.96,
     "minimal_pairs": {"article_deleted": {"accuracy": 0.934, "low": 0.909, "high": 0.953, "pairs": 500}},
     "minimal_pair_accuracy": 0.934,
+    "coherence": {"name": {"accuracy": 0.871, "low": 0.839, "high": 0.898, "pairs": 498}},
     "generation": {
         "balanced": {
             "raw": {
@@ -306,7 +307,8 @@ def card_of(folder, tmp_path, **options):
 def test_the_card_states_the_measured_values(pushed, hub):
     text = hub.model("ada/story-teller").files()["README.md"].decode()
     for figure in (
-        "0.825 (0.812 to 0.839)", "2.267", "9.65", "3.96", "93.4% (90.9% to 95.3%) | 500", "3,613 held-out stories",
+        "0.825 (0.812 to 0.839)", "2.267", "9.65", "3.96", "93.4% (90.9% to 95.3%) | 500",
+        "87.1% (83.9% to 89.8%) | 498", "3,613 held-out stories",
         "2,900,000 bytes", "3,355,443", "0:10:29", "16,054 stories", "`0123abcd4567`", "x86_64 CPU, 2 cores",
         "bf16 autocast", "torch 2.13.0", "omitted articles | 1.2% (1.0% to 2.0%) | 1.1%",
         "CDLA-Sharing-1.0", "It said &lt;b&gt;hello&lt;/b&gt;.", "it rained and *(truncated)*", "| layers | 2 |",
@@ -319,6 +321,7 @@ def test_the_card_states_the_measured_values(pushed, hub):
     results = {(result.dataset_type, result.metric_type): result for result in card.data.eval_results}
     assert results["roneneldan/TinyStories", "bits_per_byte"].metric_value == 0.8254
     assert results["minimal-pairs", "accuracy"].metric_name == "Article deleted"
+    assert results["coherence-probes", "accuracy"].metric_value == 0.871
     assert card.data.datasets == ["roneneldan/TinyStories"] and card.data.license is None
 
 
@@ -334,7 +337,7 @@ def test_unknown_values_are_omitted_from_the_card(run, tmp_path):
     """The files of the run are deleted one by one, and their values disappear from the card."""
     folder = shutil.copytree(run, tmp_path / run.name)
     values = {
-        "report.json": ("0.825", "93.4%", "Minimal pairs", "preset `balanced`"),
+        "report.json": ("0.825", "93.4%", "Minimal pairs", "87.1%", "preset `balanced`"),
         "run.json": ("3,355,443", "0:10:29", "TinyStories", "fingerprint", "CDLA"),
         "eval_results.json": ("bits per byte", "## Results", "model-index"),
         "loss.png": ("loss.png",),

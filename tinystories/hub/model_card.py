@@ -88,7 +88,8 @@ def model_card(
         samples=[_blockquote(sample) for sample in metadata.samples],
         results=metadata.results,
         likelihood=_likelihood(metadata.results),
-        pairs=_minimal_pairs(metadata.results),
+        pairs=_accuracies(metadata.results, "minimal_pairs"),
+        probes=_accuracies(metadata.results, "coherence"),
         generation=_generation(metadata.results),
         message=_message(metadata.recipe.get("template")),
         command=None if revision not in (None, "main") else _command(repo_id, metadata.results.get("on")),
@@ -147,14 +148,14 @@ def _likelihood(results: dict[str, Any]) -> list[tuple[str, ...]]:
     )
 
 
-def _minimal_pairs(results: dict[str, Any]) -> list[tuple[str, ...]]:
+def _accuracies(results: dict[str, Any], key: str) -> list[tuple[str, ...]]:
     return _known(
         (
             kind.replace("_", " "),
             _format(PERCENT, pair.get("accuracy"), pair.get("low"), pair.get("high")),
             _format("{:,}", pair.get("pairs")),
         )
-        for kind, pair in (results.get("minimal_pairs") or {}).items()
+        for kind, pair in (results.get(key) or {}).items()
     )
 
 
@@ -256,12 +257,14 @@ def _eval_results(metadata: RunMetadata) -> list[EvalResult]:
         "dataset_split": "validation",
     }
     pairs = {**held_out, "dataset_type": "minimal-pairs", "dataset_name": "Minimal pairs", "dataset_split": None}
+    probes = {**pairs, "dataset_type": "coherence-probes", "dataset_name": "Coherence probes"}
     metrics = [
         (held_out, "bits_per_byte", "Bits per byte", (results.get("bits_per_byte") or {}).get("value")),
         (held_out, "perplexity", "Perplexity per token", results.get("perplexity")),
     ] + [
-        (pairs, "accuracy", kind.replace("_", " ").capitalize(), pair.get("accuracy"))
-        for kind, pair in (results.get("minimal_pairs") or {}).items()
+        (dataset, "accuracy", kind.replace("_", " ").capitalize(), pair.get("accuracy"))
+        for dataset, key in ((pairs, "minimal_pairs"), (probes, "coherence"))
+        for kind, pair in (results.get(key) or {}).items()
     ]
     return [
         EvalResult(**dataset, metric_type=kind, metric_name=label, metric_value=round(value, 4))
