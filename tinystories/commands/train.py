@@ -211,6 +211,7 @@ def _train(recipe: Recipe, arguments: "TrainingArguments", output_dir: Path, com
     from ..runs.loading import load_model, load_tokenizer
     from ..runs.metadata import write_base_metadata
     from ..training import build, resume
+    from ..training.coherence import training_probes
     from ..training.forgetting import load_old_stories, with_replay
     from ..training.lora import with_lora
 
@@ -295,6 +296,7 @@ def _train(recipe: Recipe, arguments: "TrainingArguments", output_dir: Path, com
         prompt=prompts[0] if prompts else None,
         write_model_card=_write_model_card,
         old_rows=old_rows,
+        probes=training_probes(corpus.validation),
     )
     if arguments.process_index == 0:
         print(build.summary(trainer, corpus))

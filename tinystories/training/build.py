@@ -1,6 +1,6 @@
 """The parts of a training run that a recipe describes: tokenizer, model, packed rows and trainer."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from ..data.renaming import NameTokens
 from ..data.replay import ReplayedRows
 from ..data.streaming import PackedStream
 from ..data.tokenizer import corpus_tokenizer, describe_sample
+from ..evaluation.coherence import Probe
 from ..evaluation.token_classes import TokenClassifier
 from ..generation.prompts import set_prompt_prefix
 from ..recipe import Recipe
@@ -70,12 +71,14 @@ def build_trainer(
     prompt: str | None = None,
     write_model_card: Callable[[StoryTrainer], None] | None = None,
     old_rows: PackedStories | None = None,
+    probes: Sequence[Probe] = (),
 ) -> StoryTrainer:
     """The trainer of a recipe, with its callbacks.
 
     Args:
         prompt: of the sample story at each evaluation; None for no sample stories.
         old_rows: of validation stories of the base model's kind.
+        probes: of validation stories, for the accuracies in each evaluation.
 
     Raises:
         UserError: for a setting that these rows do not allow.
@@ -103,6 +106,7 @@ def build_trainer(
             callbacks=callbacks,
             write_model_card=write_model_card,
             old_rows=old_rows,
+            probes=probes,
             **trainer_options(recipe),
         )
     if prompt is not None and not trainer.is_fsdp_enabled:

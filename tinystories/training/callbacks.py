@@ -17,6 +17,7 @@ from ..runs.run_folder import LOSS_PLOT
 from ..utils.errors import first_line
 from ..utils.plots import plot_loss
 from ..utils.random_state import preserved_random_state
+from .coherence import KINDS
 from .time_limit import TimeLimitCallback
 
 
@@ -99,10 +100,13 @@ class TrainingProgressCallback(ProgressCallback):
                 for name in ("articles", "function_words", "other_words")
                 if (key := f"eval_nats_per_token_{name}") in logs
             )
+            kinds = [(kind, logs[key]) for kind in KINDS if (key := f"eval_{kind}_accuracy") in logs]
+            coherence = ", ".join(f"{kind} {rate:.0%}" for kind, rate in kinds)
             old = logs.get("eval_old_bits_per_byte")
             self.training_bar.write(
                 f"{step}  validation: {logs['eval_bits_per_byte']:.4f} bits per byte, "
                 f"{logs['eval_nats_per_token']:.3f} nats per token ({by_class})"
+                + (f"; coherence: {coherence}" if kinds else "")
                 + ("" if old is None else f"; old stories: {old:.4f} bits per byte")
             )
 

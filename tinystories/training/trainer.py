@@ -10,7 +10,7 @@
 import errno
 import math
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
@@ -30,12 +30,14 @@ from transformers.trainer import DEFAULT_PROGRESS_CALLBACK
 
 from ..data.packing import IGNORE_INDEX, PackedStories
 from ..data.streaming import PackedStream
+from ..evaluation.coherence import Probe
 from ..evaluation.token_classes import ARTICLE, TokenClassifier
 from ..runs import checkpoints
 from ..runs.run_folder import checkpoint_folder
 from ..utils.errors import UserError, first_line
 from .arguments import user_errors
 from .callbacks import EMACallback, TrainingProgressCallback
+from .coherence import probe_metrics
 from .hub_push import CheckpointPushTrainer
 from .interrupt import InterruptCallback
 from .kernels.head_loss import head_loss, supports_head_loss
@@ -82,6 +84,8 @@ class StoryTrainer(CheckpointPushTrainer):
         fine_tunes: whether the model was trained before; the checks before training need it.
         old_rows: of stories that the model was trained on before; each evaluation also returns
             `eval_old_bits_per_byte` and `eval_old_nats_per_token`.
+        probes: of validation stories; each evaluation also returns the accuracy on each of their kinds, such as
+            `eval_name_accuracy`.
         write_model_card: writes README.md to the run folder when the run is pushed; by default `Trainer`'s own card.
     """
 
@@ -105,11 +109,13 @@ class StoryTrainer(CheckpointPushTrainer):
         max_minutes: float | None = None,
         fine_tunes: bool = False,
         old_rows: PackedStories | None = None,
+        probes: Sequence[Probe] = (),
         write_model_card: Callable[["StoryTrainer"], None] | None = None,
     ):
         self.use_muon = use_muon
         self.fine_tunes = fine_tunes
         self.old_rows = old_rows
+        self.probes = probes
         self.write_model_card = write_model_card
         classify = TokenClassifier(processing_class)
         eos = processing_class.eos_token_id
@@ -297,9 +303,13 @@ class StoryTrainer(CheckpointPushTrainer):
 
     def evaluation_loop(self, dataloader, *args, **kwargs):
         output = super().evaluation_loop(dataloader, *args, **kwargs)
-        if self.old_rows is None or dataloader.dataset is self.old_rows:
+        if dataloader.dataset is self.old_rows:
             return output
-        # In the same entry of the log as the metrics on the new stories.
+        # What follows is in the same entry of the log.
+        if self.probes and not (self.is_fsdp_enabled or self.is_deepspeed_enabled):
+            output.metrics.update(probe_metrics(self.model, self.processing_class, self.probes))
+        if self.old_rows is None:
+            return output
         with _attributes(self, compute_metrics=self._old_metrics):
             old = super().evaluation_loop(
                 self.get_eval_dataloader(self.old_rows), description="Evaluation", metric_key_prefix="eval_old"

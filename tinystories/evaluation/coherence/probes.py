@@ -33,13 +33,14 @@ def make_probes(
     per_kind: int = 500,
     kinds: Sequence[str] | None = None,
     seed: int = 0,
+    warn: bool = True,
     progress: bool = True,
 ) -> list[Probe]:
     """Up to `per_kind` probes of each of `kinds` (all by default), by kind and in the order of the stories.
 
     The same stories and seed give the same probes, regardless of the other kinds. Texts are exchanged between two
-    stories, so each is good in one probe and bad in another. A story has at most three probes of a kind. A warning
-    names the kinds with fewer than `per_kind` probes.
+    stories, so each is good in one probe and bad in another. A story has at most three probes of a kind. With `warn`,
+    a warning names the kinds with fewer than `per_kind` probes.
 
     Raises:
         UserError: for an unknown kind, or stories that are not a list of texts.
@@ -57,7 +58,8 @@ def make_probes(
         rng = random.Random(f"{seed} {kind}")
         candidates = _candidates(corpus, kind, places[kind], rng)
         probes[kind] = [probe for probe in choose_pairs(candidates, per_kind, rng) if isinstance(probe, Probe)]
-    warn_about_few({kind: len(chosen) for kind, chosen in probes.items()}, per_kind)
+    if warn:
+        warn_about_few({kind: len(chosen) for kind, chosen in probes.items()}, per_kind)
     return [probe for chosen in probes.values() for probe in chosen]
 
 
