@@ -39,6 +39,7 @@ from ..utils.random_state import preserved_random_state
 from . import targets, vocabulary
 from .before_training import examine_trainer
 from .findings import Finding, as_check, error, has_error, inconclusive, note, ok
+from .learned import check_learned
 from .log import read_log
 from .loss import check_model_shift
 from .prediction_offset import beginning_of_text, check_objective
@@ -366,10 +367,12 @@ def _examine_weights(
     else:
         held_out, findings = stories.validation, options.check_text(stories, tokenizer)
     scored = evenly(held_out, SCORED_QUICKLY if options.quick else SCORED)
+    learned = [] if options.quick or isinstance(stories, Finding) else check_learned(model, tokenizer, held_out)
     return [
         *findings,
         *vocabulary.check_vocabulary(tokenizer, model),
         *vocabulary.check_articles(tokenizer),
         *check_model_shift(model, tokenizer, scored[0]),
         *check_objective(model, tokenizer, scored),
+        *learned,
     ]

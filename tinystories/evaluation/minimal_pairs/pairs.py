@@ -59,13 +59,15 @@ def make_pairs(
     per_kind: int = 500,
     kinds: Sequence[str] | None = None,
     seed: int = 0,
+    warn: bool = True,
     progress: bool = True,
 ) -> list[Pair]:
     """Up to `per_kind` pairs of each of `kinds` (all by default), by kind and in the order of the stories.
 
     The same stories and seed give the same pairs, regardless of the other kinds. A sentence makes at most one
     pair of a kind, a story at most three, and no `bad` occurs in the stories. Where one word replaces another, the
-    reverse replacement occurs in equally many pairs. A warning names the kinds with fewer than `per_kind` pairs.
+    reverse replacement occurs in equally many pairs. With `warn`, a warning names the kinds
+    with fewer than `per_kind` pairs.
 
     Raises:
         UserError: for an unknown kind, or stories that are not a list of texts.
@@ -86,7 +88,8 @@ def make_pairs(
     pairs = {
         kind: choose_pairs(found[kind], per_kind, random.Random(f"{seed} {kind}"), exclude=sentences) for kind in kinds
     }
-    warn_about_few({kind: len(chosen) for kind, chosen in pairs.items()}, per_kind)
+    if warn:
+        warn_about_few({kind: len(chosen) for kind, chosen in pairs.items()}, per_kind)
     return [pair for chosen in pairs.values() for pair in chosen]
 
 
