@@ -1,4 +1,4 @@
-"""Coherence probes of models that were trained on stories without a thread, and of one that sees four tokens."""
+"""Coherence probes of models that were trained on incoherent stories, and of one that sees four tokens."""
 
 import random
 import re
@@ -7,7 +7,7 @@ from collections import Counter, defaultdict
 import pytest
 import torch
 from helpers import tiny_model
-from thread_stories import NAMES_BY_GENDER, thread_stories
+from coherent_stories import NAMES_BY_GENDER, coherent_stories
 
 from tinystories.evaluation.coherence import KINDS, accuracy, make_probes, score_probes
 from tinystories.evaluation.minimal_pairs import accuracy as grammar_accuracy
@@ -16,8 +16,8 @@ from tinystories.tokenization import train_bpe
 
 
 pytestmark = pytest.mark.slow
-TRAINING = thread_stories(5000, seed=1)
-HELD_OUT = thread_stories(700, seed=2)
+TRAINING = coherent_stories(5000, seed=1)
+HELD_OUT = coherent_stories(700, seed=2)
 LENGTH = 160  # tokens
 GRAMMAR = ("article_deleted", "article_moved", "word_order")
 CHANCE = (0.35, 0.65)

@@ -20,7 +20,7 @@ _VISITS = "saw|painted|cleaned|fixed|watched|admired|drew".split("|")
 _FEELINGS = "felt happy|felt tired|sat down|looked around|sang a song|jumped up|slept well|waved".split("|")
 
 
-def thread_stories(count: int, seed: int) -> list[str]:
+def coherent_stories(count: int, seed: int) -> list[str]:
     rng = random.Random(seed)
     return [_story(rng) for _ in range(count)]
 
