@@ -6,8 +6,8 @@ from collections import Counter, defaultdict
 
 import pytest
 import torch
-from helpers import tiny_model
 from coherent_stories import NAMES_BY_GENDER, coherent_stories
+from helpers import tiny_model
 
 from tinystories.evaluation.coherence import KINDS, accuracy, make_probes, score_probes
 from tinystories.evaluation.minimal_pairs import accuracy as grammar_accuracy
