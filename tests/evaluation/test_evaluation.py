@@ -22,6 +22,7 @@ from modeling_tinyllama import TinyLlamaForCausalLM
 from tinystories import cli
 from tinystories.data.corpus import load_corpus
 from tinystories.evaluation import evaluate as evaluation
+from tinystories.evaluation.agreement import rank_correlations
 from tinystories.evaluation.coherence import DISTANCE_RANGES
 from tinystories.evaluation.diversity import diversity
 from tinystories.evaluation.evaluate import evaluate
@@ -397,6 +398,37 @@ def test_training_stories_among_the_held_out_are_noted_and_each_model_is_saved(m
     assert tiny["notes"][0].startswith("3 of the 7 held-out stories") and "3 of the 7" in caplog.text
     assert untrained["training_stories"] is None
     assert all("3 of the 7 held-out stories" in shown for shown in (terminal_table(report), html_report(report)))
+
+
+def test_rank_correlations_among_figures_and_with_a_judge():
+    def entry(place: int) -> dict:
+        accuracy = 0.6 + 0.05 * place
+        return {
+            "bits_per_byte": {"value": 1.0 - 0.1 * place},
+            "minimal_pair_accuracy": accuracy,
+            "coherence_accuracy": -accuracy,
+            "coherence": {"name": {"accuracy": (place * 3) % 7}},
+            "unprompted": {"faulty_stories": 0.5, "distinct_openings": place} if place else None,
+            "judge": {"presets": {"plain": {"grammar": place, "creativity": -place, "consistency": place % 2}}},
+        }
+
+    report = {"models": [entry(place) for place in range(7)], "settings": {"presets": ["plain"]}}
+    table = rank_correlations(report)
+    assert table["bits per byte"]["minimal pairs"] == pytest.approx(1)
+    assert table["minimal pairs"]["coherence"] == pytest.approx(-1)
+    assert table["bits per byte"]["judge: grammar"] == pytest.approx(1)
+    assert table["bits per byte"]["judge: creativity"] == pytest.approx(-1)
+    order = [(place * 3) % 7 for place in range(7)]
+    squares = sum((place - rank) ** 2 for place, rank in enumerate(order))
+    assert table["coherence: name"]["bits per byte"] == pytest.approx(1 - 6 * squares / (7 * 48))
+    assert table["stories without faults"]["bits per byte"] is None  # the same for all models
+    assert table["different first sentences"]["bits per byte"] == pytest.approx(1)  # six models have both
+    assert not any(name.startswith("judge") for name in table)
+
+    for model in report["models"][:2]:
+        del model["judge"]
+    assert "judge: grammar" not in rank_correlations(report)["coherence"]
+    assert rank_correlations({**report, "models": report["models"][:5]}) is None
 
 
 def test_a_judge_grades_real_and_generated_stories(tiny_run, tmp_path, monkeypatch):

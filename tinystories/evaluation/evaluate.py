@@ -37,6 +37,7 @@ from ..runs.run_folder import is_checkpoint, require_run, run_and_step
 from ..utils.console import counted
 from ..utils.errors import UserError, first_line
 from . import coherence
+from .agreement import rank_correlations
 from .coherence import Probe
 from .intervals import flatten
 from .judge import Judge, JudgeReport, judge_stories
@@ -180,6 +181,7 @@ def evaluate(
         "shuffled_stories": whole_story_figures(shuffled_words(stories, seed), seed, task.unprompted),
         "models": [],
         "failed": [],
+        "rank_correlations": None,
     }
     if judge is not None:
         count = (1 + len(models) * len(presets)) * len(task.prompts)
@@ -203,6 +205,7 @@ def evaluate(
             _free_memory()
         _set_names(report["models"])
         report["models"].sort(key=lambda model: model["bits_per_byte"]["value"])
+        report["rank_correlations"] = rank_correlations(report)
         report = _json_values(report)
         if save is not None:
             save(report)

@@ -59,7 +59,14 @@ def html_report(report: dict) -> str:
         lstrip_blocks=True,
         finalize=lambda value: printable(value) if type(value) is str else value,
     )
-    styles = (("bits", bits), ("count", count), ("percent", percent), ("number", number), ("integer", "{:,}".format))
+    styles = (
+        ("bits", bits),
+        ("count", count),
+        ("percent", percent),
+        ("number", number),
+        ("integer", "{:,}".format),
+        ("correlation", "{:.2f}".format),
+    )
     environment.filters |= {name: lambda value, style=style: or_dash(value, style) for name, style in styles}
     environment.filters["cell"] = _cell
     presets = report["settings"]["presets"]
