@@ -1,4 +1,4 @@
-"""Fine-tuning the built-in model on few stories: against training from nothing, with LoRA, and with replay.
+"""Fine-tuning the built-in model on few stories: against training from scratch, with LoRA, and with replay.
 
     python benchmarks/fine_tuning.py --old FOLDER --runs runs/fine-tuning
 
@@ -6,7 +6,7 @@ FOLDER has `train.parquet` and `validation.parquet` of TinyStories (`python benc
 the built-in model was trained: they show what it forgets. The new stories are the synthetic ones of the package,
 another style, with 50, 500 or 5,000 for training and 200 for validation.
 
-- `minutes`: `tinystories train --minutes 2`, from nothing and from the built-in model.
+- `minutes`: `tinystories train --minutes 2`, from scratch and from the built-in model.
 - `methods`: the recipe `finetune` with all weights, with LoRA, and with a quarter of old rows.
 - `same`: the longest 500 validation stories of TinyStories for training, others for validation: a text like that of
   the built-in model.

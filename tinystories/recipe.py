@@ -519,7 +519,7 @@ def check_recipe(recipe: Recipe) -> None:
     for name in ("zero_init_residual", "copy_init"):
         _require(
             not (fine_tuned and getattr(recipe, name)),
-            f"`{name}` initialises a model that is trained from nothing, so it does not go with `init_from`: remove "
+            f"`{name}` initialises a model that is trained from scratch, so it does not go with `init_from`: remove "
             f"it, or use the recipe `finetune`.",
         )
     _require(

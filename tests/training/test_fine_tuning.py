@@ -138,7 +138,7 @@ def test_a_missing_pad_token_gets_an_embedding(story_file, tmp_path):
         ({"partial_rotary_factor": 1.0}, "partial_rotary_factor is 1.0, not 0.5"),
         ({"max_length": 256}, "`max_length` is 256, but the context of .* is 128 tokens"),
         ({"tokenizer": "OTHER"}, "is not that of the base model"),
-        ({"zero_init_residual": True}, "`zero_init_residual` initialises a model that is trained from nothing"),
+        ({"zero_init_residual": True}, "`zero_init_residual` initialises a model that is trained from scratch"),
         ({"copy_init": 1}, "`copy_init` initialises"),
     ],
     ids=lambda part: next(iter(part)) if isinstance(part, dict) else "",
@@ -201,7 +201,7 @@ def test_the_card_names_the_base(tiny_run, story_file, tmp_path):
     assert card.data.base_model == "ada/base" and "fine-tuned from [ada/base](https://huggingface.co/ada/base)" in str(
         card
     )
-    # A run from nothing in the same folder has no base any more.
+    # A run from scratch in the same folder has no base any more.
     fresh = {**TINY_RECIPE, **SETTINGS, "trainer": {**TRAINER, "max_steps": 1}, "vocab_size": 400}
     train(build_recipe(fresh, {"output_dir": str(run), "overwrite_output_dir": "true"}))
     assert read_run_metadata(run, load_model(str(run))[0]).base == {}

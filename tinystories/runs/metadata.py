@@ -96,7 +96,7 @@ def write_run_metadata(
 
 
 def write_base_metadata(run: Path, base: str | None) -> None:
-    """Write which model a run starts from, as it may be gone at its end; None for training from nothing."""
+    """Write which model a run starts from, as it may be gone at its end; None for training from scratch."""
     file = run / BASE_METADATA
     if base is None:
         file.unlink(missing_ok=True)

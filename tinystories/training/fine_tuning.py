@@ -205,7 +205,7 @@ def _refuse(found: list[str], name: str) -> None:
     if found:
         raise UserError(
             f"The settings contradict the base model {name}, whose shape and vocabulary cannot change: "
-            f"{'; '.join(found)}. Remove these settings, or train from nothing, without --init_from."
+            f"{'; '.join(found)}. Remove these settings, or train from scratch, without --init_from."
         )
 
 
