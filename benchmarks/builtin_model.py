@@ -16,7 +16,7 @@ import torch
 import yaml
 
 from tinystories.evaluation.evaluate import evaluate
-from tinystories.generation.generate import preset_config
+from tinystories.generation.generate import default_new_tokens, preset_config
 from tinystories.hub.release import public_recipe
 from tinystories.runs.builtin_model import FOLDER
 from tinystories.runs.loading import load_model
@@ -110,7 +110,7 @@ def write_model(run: str, out: Path) -> None:
     """Write the files that are needed to load the model with this package, which has its code."""
     model, tokenizer = load_model(run, as_saved=True)
     shutil.rmtree(out, ignore_errors=True)
-    max_new_tokens = model.config.max_position_embeddings * 3 // 4
+    max_new_tokens = default_new_tokens(model.config.max_position_embeddings)
     model.generation_config = preset_config(PRESET, tokenizer, max_new_tokens)
     model.to(torch.float16).save_pretrained(out)
     tokenizer.save_pretrained(out)

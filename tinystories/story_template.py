@@ -23,19 +23,9 @@ if TYPE_CHECKING:
 
 KEY = "story_template"  # in tokenizer_config.json
 # Names that mean something else in a corpus or in a chat template.
-RESERVED = (
-    *(
-        "text",
-        "prompt",
-        "messages",
-        "message",
-        "add_generation_prompt",
-        "tools",
-        "documents",
-        "bos_token",
-        "eos_token",
-    ),
-    *("pad_token", "unk_token", "loop", "story", "field", "line", "begin", "given"),
+RESERVED = frozenset(
+    """text prompt messages message add_generation_prompt tools documents bos_token eos_token pad_token unk_token loop
+    story field line begin given""".split()
 )
 
 

@@ -6,7 +6,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..evaluation import coherence
 from ..evaluation.coherence import DISTANCE_RANGES, make_probes, score_probes
-from ..evaluation.minimal_pairs import accuracy, make_pairs, score_pairs
+from ..evaluation.minimal_pairs import accuracy, make_pairs, mean_accuracy, score_pairs
 from .findings import Finding, as_check, note
 
 
@@ -22,8 +22,7 @@ def check_learned(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, st
     if len(pairs) < FEWEST:
         evidence = f"not measured: the {len(stories):,} held-out stories give {len(pairs)} minimal pairs"
         return [note(f"{evidence}, and at least {FEWEST} are needed")]
-    kinds = accuracy(score_pairs(model, tokenizer, pairs, progress=False)).values()
-    grammar = sum(kind["accuracy"] for kind in kinds) / len(kinds)
+    grammar = mean_accuracy(accuracy(score_pairs(model, tokenizer, pairs, progress=False)))
     evidence = f"grammar {grammar:.0%} ({len(pairs)} minimal pairs)"
     probes = make_probes(stories, per_kind=PROBES, kinds=["name"], warn=False, progress=False)
     scores = score_probes(model, tokenizer, probes, progress=False)

@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import functools
 import glob
 import shutil
 import textwrap
@@ -206,7 +207,7 @@ def _train(recipe: Recipe, arguments: "TrainingArguments", output_dir: Path, com
     from ..checks.preflight import check_resources, dry_run, fitting_prompts
     from ..data.corpus import recipe_corpus
     from ..data.streaming import PackedStream
-    from ..generation.generate import generate_story, preset_config
+    from ..generation.generate import default_new_tokens, generate_story, preset_config
     from ..generation.presets import check_preset
     from ..runs.loading import load_model, load_tokenizer
     from ..runs.metadata import write_base_metadata
@@ -282,7 +283,9 @@ def _train(recipe: Recipe, arguments: "TrainingArguments", output_dir: Path, com
             build.zero_init_residual(model)
         if recipe.copy_init is not None:
             build.copy_init(model, recipe.copy_init)
-        model.generation_config = preset_config(recipe.preset, tokenizer, max_new_tokens=recipe.max_length * 3 // 4)
+        model.generation_config = preset_config(
+            recipe.preset, tokenizer, max_new_tokens=default_new_tokens(recipe.max_length)
+        )
     if checkpoint is not None and isinstance(train_rows, PackedStream):
         train_rows.load_state(checkpoint)
         arguments.ignore_data_skip = True
@@ -296,7 +299,7 @@ def _train(recipe: Recipe, arguments: "TrainingArguments", output_dir: Path, com
         prompt=prompts[0] if prompts else None,
         write_model_card=_write_model_card,
         old_rows=old_rows,
-        probes=training_probes(corpus.validation),
+        probes=functools.cache(functools.partial(training_probes, corpus.validation)),  # not before the first step
     )
     if arguments.process_index == 0:
         print(build.summary(trainer, corpus))

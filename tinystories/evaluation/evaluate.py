@@ -42,7 +42,7 @@ from .coherence import Probe
 from .intervals import flatten
 from .judge import Judge, JudgeReport, judge_stories
 from .likelihood import bits_per_byte, score_stories
-from .minimal_pairs import Pair, accuracy, check_pairs_file, make_pairs, score_pairs, write_pairs
+from .minimal_pairs import Pair, accuracy, check_pairs_file, make_pairs, mean_accuracy, score_pairs, write_pairs
 from .samples import most_new_tokens, unprompted_stories
 from .stories import (
     TrainingStories,
@@ -261,9 +261,9 @@ def _evaluate_model(path: str, task: _Task, training: TrainingStories) -> tuple[
         "bytes_per_token": scores.bytes_per_token,
         "notes": list(scores.notes),
         "minimal_pairs": kinds,
-        "minimal_pair_accuracy": _mean_accuracy(kinds),
+        "minimal_pair_accuracy": mean_accuracy(kinds),
         "coherence": coherent,
-        "coherence_accuracy": _mean_accuracy(coherent),
+        "coherence_accuracy": mean_accuracy(coherent),
         "coherence_by_distance": coherence.accuracy_by_distance(probes),
         "generation": {},
     }
@@ -340,11 +340,6 @@ def _groups(
             entry["unprompted"]["real_same_length"] = {}
             groups.append((entry["unprompted"]["real_same_length"], same_length))
     return groups
-
-
-def _mean_accuracy(kinds: dict[str, dict]) -> float | None:
-    """The mean over kinds, regardless of their numbers of pairs."""
-    return float(np.mean([kind["accuracy"] for kind in kinds.values()])) if kinds else None
 
 
 def _compare_with_training(

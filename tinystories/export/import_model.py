@@ -24,7 +24,7 @@ from tinystories.tokenization import PreTrainedTokenizerFast
 
 from ..data.synthetic import sample_stories
 from ..evaluation.likelihood import loss_ahead
-from ..generation.generate import preset_config
+from ..generation.generate import default_new_tokens, preset_config
 from ..runs.download import may_be_hub_id
 from ..runs.loading import load_tokenizer
 from ..utils.errors import UserError
@@ -185,7 +185,7 @@ def _read_wikimini(source: str | Path, tokenizer: str | Path | None) -> Source:
     context = model.config.max_position_embeddings
     loaded = load_wikimini_tokenizer(tokenizer or beside, context)
     _set_special_tokens(model, loaded)
-    model.generation_config = preset_config("balanced", loaded, max_new_tokens=context * 3 // 4)
+    model.generation_config = preset_config("balanced", loaded, max_new_tokens=default_new_tokens(context))
     return Source("WikiMini checkpoint", model, loaded, model)
 
 
@@ -205,7 +205,7 @@ def _read_llama2c(source: str | Path, tokenizer: str | Path | None) -> Source:
     if ends and (most_common := ends.most_common(1)[0])[1] > SAMPLES / 2:
         set_eos_token(loaded, specials[most_common[0]])
     _set_special_tokens(model, loaded)
-    generation = preset_config("plain", loaded, max_new_tokens=header.seq_len * 3 // 4)
+    generation = preset_config("plain", loaded, max_new_tokens=default_new_tokens(header.seq_len))
     others = [token for token in specials if token not in (loaded.eos_token_id, loaded.pad_token_id)]
     generation.eos_token_id = [loaded.eos_token_id, *others]
     model.generation_config = generation

@@ -29,6 +29,11 @@ def preset_config(preset: str, tokenizer: PreTrainedTokenizerBase, max_new_token
     )
 
 
+def default_new_tokens(context: int) -> int:
+    """`max_new_tokens` of a saved model: three quarters of its context, so that a long prompt fits, too."""
+    return context * 3 // 4
+
+
 def eos_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """Every id that ends a story: that of the tokenizer and those of the model's generation config."""
     own = model.generation_config.eos_token_id

@@ -23,7 +23,7 @@ import yaml
 from ..export.merge import merge
 from ..export.stock import export_stock, target_of
 from ..export.verify import load_run
-from ..generation.generate import generate_story, preset_config
+from ..generation.generate import default_new_tokens, generate_story, preset_config
 from ..runs.metadata import RunMetadata, read_run_metadata
 from ..runs.run_folder import (
     ADAPTER_CONFIG,
@@ -142,7 +142,7 @@ def build_release(
     model, tokenizer = load_run(run)
     metadata, recipe = read_run_metadata(run, model), public_recipe(run)
     if not model.generation_config.do_sample:
-        max_new_tokens = model.config.max_position_embeddings * 3 // 4
+        max_new_tokens = default_new_tokens(model.config.max_position_embeddings)
         model.generation_config = preset_config("balanced", tokenizer, max_new_tokens=max_new_tokens)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)

@@ -71,14 +71,14 @@ def build_trainer(
     prompt: str | None = None,
     write_model_card: Callable[[StoryTrainer], None] | None = None,
     old_rows: PackedStories | None = None,
-    probes: Sequence[Probe] = (),
+    probes: Callable[[], Sequence[Probe]] | None = None,
 ) -> StoryTrainer:
     """The trainer of a recipe, with its callbacks.
 
     Args:
         prompt: of the sample story at each evaluation; None for no sample stories.
         old_rows: of validation stories of the base model's kind.
-        probes: of validation stories, for the accuracies in each evaluation.
+        probes: returns those of validation stories, for the accuracies in each evaluation.
 
     Raises:
         UserError: for a setting that these rows do not allow.

@@ -16,7 +16,7 @@ from transformers import AddedToken, GenerationConfig, PreTrainedTokenizerBase
 from modeling_tinyllama import TinyLlamaConfig, TinyLlamaForCausalLM
 from tinystories.tokenization import vocabulary_size
 
-from ..generation.generate import eos_token_ids, preset_config
+from ..generation.generate import default_new_tokens, eos_token_ids, preset_config
 from ..generation.presets import preset_of
 from ..generation.prompts import decode, set_prompt_prefix
 from ..recipe import DERIVED, FROM_BASE, KEEP_AUTO, Recipe, check_recipe, known_keys
@@ -91,7 +91,7 @@ class BaseModel:
 
     def generation_config(self, recipe: Recipe) -> GenerationConfig:
         """The recipe's preset, with every token that ended the base's stories."""
-        config = preset_config(recipe.preset, self.tokenizer, max_new_tokens=recipe.max_length * 3 // 4)
+        config = preset_config(recipe.preset, self.tokenizer, max_new_tokens=default_new_tokens(recipe.max_length))
         ends = eos_token_ids(self.model, self.tokenizer)
         if len(ends) > 1:
             config.eos_token_id = ends

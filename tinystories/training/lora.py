@@ -48,17 +48,15 @@ def with_lora(model: TinyLlamaForCausalLM, base: BaseModel, recipe: Recipe) -> A
         UserError: for settings that `peft` refuses, or a base model that an adapter cannot belong to.
     """
     peft = require_peft()
-    if base.architecture not in NAMED_ALIKE or base.config.vocab_size != base.vocab_size:
-        reason = (
-            f"the names of its weights are not those of {base.name}"
-            if base.architecture not in NAMED_ALIKE
-            else f"it has no embedding for a padding token, which {base.name} lacks"
-        )
+    if base.architecture not in NAMED_ALIKE:
         raise UserError(
-            f"A LoRA adapter cannot be loaded with its base model {base.name}, because {reason}: run `tinystories "
-            f"import {base.name} OUT`, and use --init_from OUT."
-            if base.architecture not in NAMED_ALIKE
-            else f"A LoRA adapter cannot be loaded with its base model, because {reason}: train without `lora`."
+            f"A LoRA adapter cannot be loaded with its base model {base.name}, because the names of its weights are "
+            f"not those of {base.name}: run `tinystories import {base.name} OUT`, and use --init_from OUT."
+        )
+    if base.config.vocab_size != base.vocab_size:
+        raise UserError(
+            f"A LoRA adapter cannot be loaded with its base model, because it has no embedding for a padding token, "
+            f"which {base.name} lacks: train without `lora`."
         )
     with user_errors("lora"):
         config = peft.LoraConfig(**lora_settings(recipe), base_model_name_or_path=model_path(base.name))

@@ -84,8 +84,8 @@ class StoryTrainer(CheckpointPushTrainer):
         fine_tunes: whether the model was trained before; the checks before training need it.
         old_rows: of stories that the model was trained on before; each evaluation also returns
             `eval_old_bits_per_byte` and `eval_old_nats_per_token`.
-        probes: of validation stories; each evaluation also returns the accuracy on each of their kinds, such as
-            `eval_name_accuracy`.
+        probes: returns probes of validation stories; each evaluation also returns the accuracy on each of their
+            kinds, such as `eval_name_accuracy`.
         write_model_card: writes README.md to the run folder when the run is pushed; by default `Trainer`'s own card.
     """
 
@@ -109,7 +109,7 @@ class StoryTrainer(CheckpointPushTrainer):
         max_minutes: float | None = None,
         fine_tunes: bool = False,
         old_rows: PackedStories | None = None,
-        probes: Sequence[Probe] = (),
+        probes: Callable[[], Sequence[Probe]] | None = None,
         write_model_card: Callable[["StoryTrainer"], None] | None = None,
     ):
         self.use_muon = use_muon
@@ -306,8 +306,8 @@ class StoryTrainer(CheckpointPushTrainer):
         if dataloader.dataset is self.old_rows:
             return output
         # What follows is in the same entry of the log.
-        if self.probes and not (self.is_fsdp_enabled or self.is_deepspeed_enabled):
-            output.metrics.update(probe_metrics(self.model, self.processing_class, self.probes))
+        if self.probes is not None and not (self.is_fsdp_enabled or self.is_deepspeed_enabled):
+            output.metrics.update(probe_metrics(self.model, self.processing_class, self.probes()))
         if self.old_rows is None:
             return output
         with _attributes(self, compute_metrics=self._old_metrics):

@@ -102,7 +102,8 @@ def name_fits(corpus: Corpus, place: Place, other: Place) -> bool:
         return False
     if new.lower() in story.mentions:
         return False
-    return new in unintroduced_names(story.text[: place.start] + new + story.text[place.end :])
+    # What introduces a name is in its own sentence.
+    return new in unintroduced_names(story.text[: place.start] + new + story.text[place.end : place.stop])
 
 
 # Object

@@ -11,7 +11,7 @@ the others; trained with correct labels, it had 0.77 (`article_swapped`) to 1.00
 
 from .errors import KINDS, ErrorKind
 from .pairs import Pair, check_pairs_file, make_pairs, write_pairs
-from .scoring import PairScore, TextScores, accuracy, score_pairs, text_log_likelihoods
+from .scoring import PairScore, TextScores, accuracy, mean_accuracy, score_pairs, text_log_likelihoods
 
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "accuracy",
     "check_pairs_file",
     "make_pairs",
+    "mean_accuracy",
     "score_pairs",
     "text_log_likelihoods",
     "write_pairs",

@@ -9,7 +9,7 @@
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -177,6 +177,11 @@ def accuracy(results: Sequence[PairScore], *, correct_length: bool = True) -> di
         margin = result.margin if correct_length else result.good - result.bad
         margins.setdefault(result.kind, []).append(margin)
     return {kind: win_rate(values) for kind, values in margins.items()}
+
+
+def mean_accuracy(kinds: Mapping[str, Mapping[str, float]]) -> float | None:
+    """The mean over the kinds of [`accuracy`], regardless of their numbers of pairs; None without kinds."""
+    return float(np.mean([kind["accuracy"] for kind in kinds.values()])) if kinds else None
 
 
 def win_rate(margins: Sequence[float]) -> dict[str, float]:
