@@ -21,7 +21,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from modeling_tinyllama import TinyLlamaForCausalLM
 from tinystories import cli
 from tinystories.data.corpus import load_corpus
-from tinystories.evaluation import evaluate as evaluation
+from tinystories.evaluation import evaluate_model as one_model
 from tinystories.evaluation.agreement import rank_correlations
 from tinystories.evaluation.coherence import DISTANCE_RANGES
 from tinystories.evaluation.diversity import diversity
@@ -464,7 +464,7 @@ def test_a_judge_grades_real_and_generated_stories(tiny_run, tmp_path, monkeypat
 
     # A missing endpoint is detected before any model is evaluated.
     monkeypatch.setattr("openai._base_client.INITIAL_RETRY_DELAY", 0.01)
-    monkeypatch.setattr(evaluation, "load_model", lambda path: pytest.fail("a model was loaded"))
+    monkeypatch.setattr(one_model, "load_model", lambda path: pytest.fail("a model was loaded"))
     with pytest.raises(UserError, match="does not answer"):
         evaluate([tiny_run], **options | {"judge": Judge(url, "other", cache_dir=tmp_path)})
 

@@ -10,7 +10,6 @@
   listed with the reason. `save` receives the report after each model, so that no result is lost.
 """
 
-import gc
 import hashlib
 import json
 import logging
@@ -18,42 +17,33 @@ import math
 import os
 import platform
 import sys
-import time
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
-from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-import torch
 
 from .. import __version__
-from ..generation.batch import PROMPTS, GeneratedStory, generate_stories
-from ..generation.generate import context_length
+from ..generation.batch import PROMPTS
 from ..generation.presets import PRESETS, check_preset, preset_of
-from ..runs.loading import load_model
-from ..runs.run_folder import is_checkpoint, require_run, run_and_step
+from ..runs.run_folder import is_checkpoint, require_run
 from ..utils.console import counted
 from ..utils.errors import UserError, first_line
 from . import coherence
 from .agreement import rank_correlations
-from .coherence import Probe
-from .intervals import flatten
-from .judge import Judge, JudgeReport, judge_stories
-from .likelihood import bits_per_byte, score_stories
-from .minimal_pairs import Pair, accuracy, check_pairs_file, make_pairs, mean_accuracy, score_pairs, write_pairs
-from .samples import most_new_tokens, unprompted_stories
+from .evaluate_model import EvaluationTask, evaluate_model, free_memory, grades_entry
+from .judge import Judge, judge_stories
+from .minimal_pairs import check_pairs_file, make_pairs, write_pairs
 from .stories import (
     TrainingStories,
     held_out_stories,
-    real_stories_of_same_length,
     shuffled_sentences,
     shuffled_words,
     smaller,
 )
-from .story_figures import generated_figures, length_figures, training_figures, unprompted_figures, whole_story_figures
-from .text_statistics import longest_copied_runs, slice_words, vocabulary
+from .story_figures import whole_story_figures
+from .text_statistics import slice_words
 
 
 logger = logging.getLogger(__name__)
@@ -62,20 +52,6 @@ FORMAT = 2  # of the report; to be increased when a key changes its meaning
 # Stories, pairs and probes of each kind, prompts, stories without a prompt
 QUICK = (100, 50, 5, 20)
 FULL = (None, 500, len(PROMPTS), 100)
-
-
-class _Task(NamedTuple):
-    """What all models are evaluated on."""
-
-    stories: list[str]
-    pairs: list[Pair]
-    probes: list[Probe]
-    prompts: list[str]
-    unprompted: int
-    presets: list[str]
-    seed: int
-    judge: Judge | None
-    progress: bool
 
 
 def evaluate(
@@ -157,7 +133,7 @@ def evaluate(
         write_pairs([*pairs, *probes], dump_pairs)
     # As many as real stories at most: diversity depends on their number.
     unprompted = min(unprompted or 0, len(stories))
-    task = _Task(stories, pairs, probes, PROMPTS[:prompt_limit], unprompted, presets, seed, judge, progress)
+    task = EvaluationTask(stories, pairs, probes, PROMPTS[:prompt_limit], unprompted, presets, seed, judge, progress)
     report: dict[str, Any] = {
         "format": FORMAT,
         "tinystories_version": __version__,
@@ -186,12 +162,12 @@ def evaluate(
     if judge is not None:
         count = (1 + len(models) * len(presets)) * len(task.prompts)
         print(f"judge        at most {counted(count, 'story')} in total", file=sys.stderr, flush=True)
-        report["real_stories"]["judge"] = _grades(judge_stories(judge, _real_completions(task), progress))
+        report["real_stories"]["judge"] = grades_entry(judge_stories(judge, _real_completions(task), progress))
     for number, path in enumerate(models, 1):
         if progress and len(models) > 1:
             print(f"model {number} of {len(models)}: {path}", file=sys.stderr, flush=True)
         try:
-            entry, problem = _evaluate_model(path, task, training)
+            entry, problem = evaluate_model(path, task, training)
             report["models"].append(entry)
         except UserError as error:
             problem = str(error)
@@ -202,7 +178,7 @@ def evaluate(
             report["failed"].append({"model": path, "reason": problem})
             if progress:
                 print(f"{path} failed: {problem}", file=sys.stderr, flush=True)
-            _free_memory()
+            free_memory()
         _set_names(report["models"])
         report["models"].sort(key=lambda model: model["bits_per_byte"]["value"])
         report["rank_correlations"] = rank_correlations(report)
@@ -235,143 +211,10 @@ def _own_preset(paths: Sequence[str]) -> str:
     return "balanced"
 
 
-def _evaluate_model(path: str, task: _Task, training: TrainingStories) -> tuple[dict, str | None]:
-    """The model's entry in the report, and the error of the judge, if any."""
-    started = time.perf_counter()
-    model, tokenizer = load_model(path)
-    run, step = run_and_step(path)
-    scores = score_stories(model, tokenizer, task.stories, progress=task.progress)
-    kinds = accuracy(score_pairs(model, tokenizer, task.pairs, progress=task.progress)) if task.pairs else {}
-    probes = coherence.score_probes(model, tokenizer, task.probes, progress=task.progress)
-    coherent = coherence.accuracy(probes)
-    entry: dict[str, Any] = {
-        "model": path,
-        "name": path,
-        "run": run,
-        "step": step,
-        "architecture": type(model).__name__,
-        "parameters": model.num_parameters(),
-        "vocab_size": model.config.get_text_config().vocab_size,
-        "context": context_length(model),
-        "dtype": str(model.dtype).removeprefix("torch."),
-        "device": model.device.type,
-        "bits_per_byte": bits_per_byte(scores, seed=task.seed)._asdict(),
-        "nats_per_token": scores.nats_per_token,
-        "perplexity": scores.perplexity,
-        "bytes_per_token": scores.bytes_per_token,
-        "notes": list(scores.notes),
-        "minimal_pairs": kinds,
-        "minimal_pair_accuracy": mean_accuracy(kinds),
-        "coherence": coherent,
-        "coherence_accuracy": mean_accuracy(coherent),
-        "coherence_by_distance": coherence.accuracy_by_distance(probes),
-        "generation": {},
-    }
-    max_new_tokens = most_new_tokens(model, tokenizer, task.prompts)
-    generated: dict[str, list[GeneratedStory]] = {}
-    for preset in task.presets:
-        begun = time.perf_counter()
-        generated[preset] = generate_stories(
-            model,
-            tokenizer,
-            task.prompts,
-            preset=preset,
-            max_new_tokens=max_new_tokens,
-            seed=task.seed,
-            progress=task.progress,
-        )
-        speed = len(generated[preset]) / (time.perf_counter() - begun)
-        entry["generation"][preset] = {"max_new_tokens": max_new_tokens, "stories_per_second": speed}
-    try:
-        unprompted = unprompted_stories(
-            model, tokenizer, task.unprompted, preset=task.presets[0], seed=task.seed, progress=task.progress
-        )
-    except UserError as error:  # the tokenizer has no BOS token
-        unprompted = []
-        entry["notes"].append(f"No stories without a prompt: {str(error).rstrip('.')}.")
-    del model
-    _free_memory()
-    real: dict[str, list[str] | None] = {}
-    for preset, stories in generated.items():
-        completions = [story.completion for story in stories]
-        same_length = real_stories_of_same_length(task.stories, task.prompts, completions, task.seed)
-        real[preset] = same_length
-        entry["generation"][preset] |= {
-            **generated_figures(stories, task.seed),
-            "real_same_length": length_figures(same_length, task.seed) if same_length else None,
-        }
-    entry["unprompted"] = unprompted_figures(unprompted, task.presets[0], task.seed) if unprompted else None
-    groups = _groups(entry, task, generated, real, unprompted)
-    try:
-        entry["training_stories"] = _compare_with_training(entry, path, groups, task, training)
-    except UserError as error:
-        entry["training_stories"] = None
-        reason = str(error).rstrip(".")
-        entry["notes"].append(f"Copied text and unknown words are not measured: {reason}.")
-    problem = None
-    if task.judge is not None:
-        entry["judge"] = {"model": task.judge.model, "presets": {}}
-        try:
-            for preset, stories in generated.items():
-                entry["judge"]["presets"][preset] = _grades(judge_stories(task.judge, stories, task.progress))
-        except UserError as error:
-            problem = str(error)
-    entry["seconds"] = time.perf_counter() - started
-    return entry, problem
-
-
-def _groups(
-    entry: dict,
-    task: _Task,
-    generated: dict[str, list[GeneratedStory]],
-    real: dict[str, list[str] | None],
-    unprompted: list[GeneratedStory],
-) -> list[tuple[dict, list[str]]]:
-    """Figures and texts of all generated stories, and of real ones of the same lengths."""
-    groups = []
-    for preset, stories in generated.items():
-        groups.append((entry["generation"][preset]["raw"], [story.completion for story in stories]))
-        if same_length := real[preset]:
-            groups.append((entry["generation"][preset]["real_same_length"], same_length))
-    if unprompted:
-        texts = [story.text for story in unprompted]
-        groups.append((entry["unprompted"], texts))
-        if same_length := real_stories_of_same_length(task.stories, [""] * len(texts), texts, task.seed):
-            entry["unprompted"]["real_same_length"] = {}
-            groups.append((entry["unprompted"]["real_same_length"], same_length))
-    return groups
-
-
-def _compare_with_training(
-    entry: dict, path: str, groups: list[tuple[dict, list[str]]], task: _Task, training: TrainingStories
-) -> dict:
-    """Add the figures that need training stories to those of each group, and return a description of these stories."""
-    name, texts = training.of(path)
-    known = vocabulary([*texts, *task.prompts])  # the model did not make up the words of the prompts
-    copied = iter(longest_copied_runs([text for _, group in groups for text in group], texts))
-    for figures, group in groups:
-        figures |= training_figures(group, list(islice(copied, len(group))), known, task.seed)
-    shared = len(set(texts).intersection(task.stories))
-    if shared:
-        note = f"{shared:,} of the {len(task.stories):,} held-out stories are also training stories of this model."
-        entry["notes"].append(note)
-        logger.warning("%s: %s", path, note)
-    return {"name": name, "stories": len(texts), "shared_with_held_out": shared}
-
-
-def _real_completions(task: _Task) -> list[tuple[str, str]]:
+def _real_completions(task: EvaluationTask) -> list[tuple[str, str]]:
     """Real stories as pairs of a prompt (the first six words) and a completion, for the judge."""
     prompted = [(slice_words(story, 0, 6), story) for story in task.stories[: len(task.prompts)]]
     return [(prompt, story[story.index(prompt) + len(prompt) :]) for prompt, story in prompted]
-
-
-def _grades(graded: JudgeReport) -> dict:
-    return {
-        **flatten(graded.criteria),
-        "graded": len(graded.grades) - graded.missing,
-        "missing": graded.missing,
-        "problems": graded.problems,
-    }
 
 
 def _set_names(models: list[dict]) -> None:
@@ -402,11 +245,3 @@ def _json_values(value: Any) -> Any:
     if isinstance(value, float):
         return float(f"{value:.6g}") if math.isfinite(value) else None
     return value
-
-
-def _free_memory() -> None:
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-    elif torch.backends.mps.is_available():
-        torch.mps.empty_cache()
