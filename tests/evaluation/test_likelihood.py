@@ -351,6 +351,35 @@ def test_a_batch_has_a_maximum_number_of_logits(monkeypatch):
     assert tokens < 1.1 * sum(rows * length for rows, length, _ in shapes), "little of it is padding"
 
 
+@pytest.mark.parametrize("keeps", [True, False], ids=["logits_to_keep", "without"])
+@pytest.mark.parametrize("batch_size", [None, 3])
+def test_logits_before_the_first_scored_position_are_not_computed(keeps, batch_size, monkeypatch):
+    tokenizer = byte_level(bos=END, eos=END)
+    model = llama(tokenizer, context=512)
+    if not keeps:
+        whole = model.forward
+        monkeypatch.setattr(model, "forward", lambda input_ids, use_cache: whole(input_ids, use_cache=use_cache))
+    sequences = [tokenizer(story)["input_ids"] for story in CORPUS[:10]]
+    first = [len(ids) - 1 - index for index, ids in enumerate(sequences)]
+    shapes, given = [], {}
+    model.lm_head.register_forward_hook(lambda module, args, output: shapes.append(output.shape[:2]))
+
+    def keep(index, logits):
+        given[index] = logits.clone()
+        return index
+
+    assert scoring.score_sequences(model, sequences, keep, first=first, batch_size=batch_size) == list(range(10))
+    computed = sum(rows * length for rows, length in shapes)
+    shapes.clear()
+    monkeypatch.undo()
+    for index, ids in enumerate(sequences):
+        with torch.no_grad():
+            expected = model(torch.tensor([ids])).logits[0, first[index] :]
+        torch.testing.assert_close(given[index], expected, atol=1e-4, rtol=1e-4)
+    total = sum(map(len, sequences))
+    assert computed >= total if not keeps else computed < total / 2
+
+
 def test_a_model_without_a_limit_gets_whole_stories():
     tokenizer = byte_level(bos=END, eos=END)
     model = sharpen(BloomForCausalLM(BloomConfig(vocab_size=len(tokenizer), hidden_size=32, n_layer=1, n_head=2)))

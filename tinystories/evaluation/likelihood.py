@@ -161,7 +161,8 @@ def score_stories(
     losses = score_sequences(
         model,
         [part[:-1] for part in parts],
-        lambda index, logits: total_loss(logits[first[index] - 1 :], parts[index][first[index] :]),
+        lambda index, logits: total_loss(logits, parts[index][first[index] :]),
+        first=[position - 1 for position in first],
         batch_size=batch_size,
         progress=progress,
     )

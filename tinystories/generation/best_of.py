@@ -124,6 +124,7 @@ def mean_log_likelihoods(
     losses = score_sequences(
         model,
         [[*prompt, *ids][:-1] or list(prompt) for ids in completions],
-        lambda index, logits: total_loss(logits[len(prompt) - 1 :], completions[index]) if completions[index] else 0.0,
+        lambda index, logits: total_loss(logits, completions[index]) if completions[index] else 0.0,
+        first=[len(prompt) - 1] * len(completions),
     )
     return [-loss / max(1, len(ids)) for loss, ids in zip(losses, completions, strict=True)]

@@ -4,6 +4,7 @@
 - The dtype of the weights is kept and autocast is off; log-probabilities are float32, their sums float64.
 """
 
+import inspect
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
@@ -31,6 +32,7 @@ def score_sequences(
     sequences: Sequence[Sequence[int]],
     score: Callable[[int, torch.Tensor], Score],
     *,
+    first: Sequence[int] | None = None,
     batch_size: int | None = None,
     progress: bool = False,
 ) -> list[Score]:
@@ -38,6 +40,8 @@ def score_sequences(
 
     Args:
         sequences: none empty, none longer than the context.
+        first: for each sequence the position from which on `score` gets the logits; by default 0. Logits of earlier
+            positions are not computed if `forward` has the parameter `logits_to_keep`.
         batch_size: sequences in a forward pass; by default as many as keep the memory bounded.
         progress: show a progress bar on stderr.
 
@@ -54,6 +58,8 @@ def score_sequences(
             f"tokenizer that the model was trained with."
         )
     lengths = np.array([len(ids) for ids in sequences], dtype=np.int64)
+    begins = np.zeros_like(lengths) if first is None else np.array(first, dtype=np.int64)
+    can_skip = "logits_to_keep" in inspect.signature(model.forward).parameters
     order = np.argsort(-lengths, kind="stable").tolist()  # longest first, to fail at once if memory is insufficient
     tokens_per_batch = min(TOKENS_PER_BATCH, LOGITS_PER_BATCH // vocab_size)
     padding = 1 if model.config.pad_token_id == 0 else 0  # transformers warns about the pad token without a mask
@@ -66,9 +72,12 @@ def score_sequences(
             batch = [index for index in order[:size] if batch_size or lengths[index] >= MIN_FILL * longest]
             order = order[len(batch) :]
             rows = [[*sequences[index], *[padding] * (longest - int(lengths[index]))] for index in batch]
+            skipped = int(begins[batch].min()) if can_skip else 0
+            options = {"logits_to_keep": longest - skipped} if skipped else {}
             with torch.autocast(model.device.type, enabled=False):
-                logits = model(input_ids=torch.tensor(rows, device=model.device), use_cache=False).logits
-            scores |= {index: score(index, row[: lengths[index]]) for index, row in zip(batch, logits, strict=True)}
+                logits = model(input_ids=torch.tensor(rows, device=model.device), use_cache=False, **options).logits
+            for index, row in zip(batch, logits, strict=True):
+                scores[index] = score(index, row[begins[index] - skipped : lengths[index] - skipped])
             del logits  # before the next forward pass needs the memory
             bar.update(int(lengths[batch].sum()))
     return [scores[index] for index in range(len(sequences))]

@@ -89,14 +89,15 @@ def text_log_likelihoods(
     summed = torch.zeros(model_vocab_size(model), dtype=torch.float64)
 
     def score(index: int, logits: torch.Tensor) -> np.ndarray:
-        log_probs = torch.log_softmax(logits[first[index] - 1 :].float(), dim=-1)
+        log_probs = torch.log_softmax(logits.float(), dim=-1)
         targets = torch.tensor(sequences[index][first[index] :], device=logits.device)
         by_token = log_probs.gather(1, targets[:, None])[:, 0].cpu().double().numpy()
         summed.add_(log_probs.exp_().sum(0).cpu().double())
         return by_token
 
     inputs = [ids[:-1] for ids in sequences]
-    by_token = score_sequences(model, inputs, score, batch_size=batch_size, progress=progress)
+    begins = [position - 1 for position in first]
+    by_token = score_sequences(model, inputs, score, first=begins, batch_size=batch_size, progress=progress)
     log_likelihood = np.array([values.sum() for values in by_token])
     check_finite(model, log_likelihood)
     tokens = np.array([len(ids) - begin for ids, begin in zip(sequences, first, strict=True)])
