@@ -1,6 +1,7 @@
 """Training with a time limit."""
 
 import json
+import re
 import time
 
 import pytest
@@ -26,8 +27,9 @@ def log_of(run):
 
 def test_a_run_ends_on_time_at_the_end_of_its_schedule(tiny_recipe, capfd):
     began = time.perf_counter()
-    run = train(tiny_recipe(max_minutes=0.05, max_stories=60, logging_steps=1, eval_steps=10_000, warmup_steps=5))
+    run = train(tiny_recipe(max_minutes=0.05, max_stories=60, disable_tqdm=False, logging_steps=1, eval_steps=10_000, warmup_steps=5))
     assert time.perf_counter() - began > 3
+    assert re.search(r"Training: +\d+%\|.*\| \d/3 s \[\d\d:\d\d left", capfd.readouterr().err)
     state = log_of(run)
     assert 5 < state["global_step"] == state["max_steps"] < 10_000
     trained = [entry for entry in state["log_history"] if "learning_rate" in entry]

@@ -70,7 +70,8 @@ class TrainingProgressCallback(ProgressCallback):
         bar.initial = bar.n = self.current_step = state.global_step
         if self.limit is not None:
             bar.initial = bar.n = round(self.limit.elapsed)
-            bar.total, bar.unit = round(self.limit.seconds), " s"
+            bar.total = round(self.limit.seconds)
+            bar.bar_format = "{l_bar}{bar}| {n_fmt}/{total_fmt} s [{remaining} left{postfix}]"
 
     def on_step_end(self, args, state, control, **kwargs):
         if self.limit is None or self.training_bar is None:
