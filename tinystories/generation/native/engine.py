@@ -15,11 +15,13 @@ from ...utils.errors import UserError
 from ...utils.evaluation_mode import evaluation_mode
 from .build import library
 from .cache import PreallocatedCacheLayer
+from .draft_length import Costs
 from .memory import Arena, use_large_pages
 
 
 ARCHITECTURES = ("tinyllama", "llama")
 WEIGHTS = ("float32", "int8")
+DRAFTS = ("int8", None)  # weights that draft tokens
 DYNAMIC_ROPE = ("dynamic", "longrope")  # rotary types whose angles depend on the length of the sequence
 TABLE_STEP = 512  # positions by which the table of cosines and sines grows
 
@@ -125,13 +127,17 @@ class Engine:
 
     Args:
         weights: "float32" to read the model's weights in place, or "int8" for a copy with a scale for each row.
+        draft: weights with which tokens are drafted; see `speculation.py`.
+
+    Attributes:
+        costs: measured times of drafts and of the passes that check them.
 
     Raises:
         UserError: if the C code cannot be compiled, or gives other logits than the model.
     """
 
-    def __init__(self, model: PreTrainedModel, weights: str = "float32"):
-        self.weights = weights
+    def __init__(self, model: PreTrainedModel, weights: str = "float32", draft: str | None = None):
+        self.weights, self.draft_weights, self.costs = weights, draft, Costs()
         self._library = library()
         self._lock = threading.Lock()
         if weights == "float32":
@@ -140,6 +146,7 @@ class Engine:
             _verify(model, NativeModel(model, self._library, "float32"))
             _verified.add(model)
         self._native: NativeModel | None = NativeModel(model, self._library, weights)
+        self._draft: NativeModel | None = None
 
     def native(self, model: PreTrainedModel) -> "NativeModel | None":
         """Pointers to the current weights; None if the model has changed so that it is no longer supported."""
@@ -149,6 +156,15 @@ class Engine:
                 supported = unsupported_reason(model) is None
                 native = self._native = NativeModel(model, self._library, self.weights) if supported else None
         return native
+
+    def draft(self, model: PreTrainedModel) -> "NativeModel | None":
+        """The weights that draft tokens, rounded at first use and after a change; None as for `native`."""
+        draft = self._draft
+        if draft is None or not draft.is_current():
+            with self._lock:
+                weights = self.draft_weights if unsupported_reason(model) is None else None
+                draft = self._draft = NativeModel(model, self._library, weights) if weights else None
+        return draft
 
 
 _verified: WeakSet = WeakSet()  # models whose logits were compared with those of the C code
@@ -249,7 +265,21 @@ class NativeModel:
                 return False
         if self._weights == "int8" and any(_version(weight) != seen for _, weight, _, seen in self._parameters):
             return False
-        return self._rotary.rope_type in DYNAMIC_ROPE or self._rope_state() == self._rope
+        return self.has_dynamic_rope or self._rope_state() == self._rope
+
+    @property
+    def has_dynamic_rope(self) -> bool:
+        """Whether the angles of a position depend on the length of the sequence."""
+        return self._rotary.rope_type in DYNAMIC_ROPE
+
+    @property
+    def table(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Cosines and sines `[positions, rotary_dim]` each, of the first positions, if they are not dynamic."""
+        return self._table
+
+    @property
+    def vocabulary(self) -> int:
+        return self._model.vocabulary
 
     def _cosines_and_sines(self, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """`[positions, rotary_dim]` each, computed by the model's own module, which implements its rotary type."""
@@ -309,7 +339,7 @@ class NativeModel:
             past: `[rows]`, the length of each row; the keys and values of its new token are written there.
             keys, values: for each layer `[rows, key_value_heads, capacity, head_dim]`, contiguous and in float32.
         """
-        if self._rotary.rope_type in DYNAMIC_ROPE:  # the longest row would determine the angles of all
+        if self.has_dynamic_rope:  # the longest row would determine the angles of all
             return None
         shape = (len(ids), self._model.key_value_heads, keys[0].shape[2], self._model.head_dim)
         for tensor in (*keys, *values):
@@ -332,7 +362,7 @@ class NativeModel:
     ) -> torch.Tensor | None:
         """Logits `[batch, keep, vocabulary]`; writes keys and values after the `past` tokens `[batch or 1]`."""
         batch, length = ids.shape
-        if self._rotary.rope_type in DYNAMIC_ROPE:
+        if self.has_dynamic_rope:
             table = self._cosines_and_sines(positions)
             positions = torch.arange(positions.numel()).view(positions.shape)
         else:
@@ -340,9 +370,7 @@ class NativeModel:
         ids, positions, past = map(_as_int64, (ids, positions, past))
         mask = None if mask is None else _as_int64(mask)
         logits = torch.empty(batch, keep, self._model.vocabulary)
-        key_pointers, value_pointers = (
-            (Pointer * len(tensors))(*(tensor.data_ptr() for tensor in tensors)) for tensors in (keys, values)
-        )
+        key_pointers, value_pointers = map(_pointers, (keys, values))
         step = _Step(
             model=ctypes.addressof(self._model),
             batch=batch,
@@ -356,22 +384,71 @@ class NativeModel:
             keys=ctypes.addressof(key_pointers),
             values=ctypes.addressof(value_pointers),
             capacity=keys[0].shape[2],
-            cosines=table[0].data_ptr(),
-            sines=table[1].data_ptr(),
-            table=len(table[0]),
             keep=keep,
             logits=logits.data_ptr(),
-            threads=min(
-                torch.get_num_threads(), MAX_THREADS, 1 + self._bytes * min(ids.numel(), 8) // BYTES_PER_THREAD
-            ),
+            threads=self.threads(ids.numel()),
         )
+        return logits if self.run(step, table, int(positions.max())) else None
+
+    def threads(self, tokens: int) -> int:
+        """The number of threads for a step of so many tokens."""
+        return min(torch.get_num_threads(), MAX_THREADS, 1 + self._bytes * min(tokens, 8) // BYTES_PER_THREAD)
+
+    def run(self, step: _Step, table: tuple[torch.Tensor, torch.Tensor], last_position: int) -> bool:
+        """Call the C function; False if the step is not supported and nothing was written."""
+        step.cosines, step.sines, step.table = table[0].data_ptr(), table[1].data_ptr(), len(table[0])
         status = self._native.tinystories_step(ctypes.byref(step))
         if status == _POSITION_BEYOND_TABLE:
-            positions_needed = (int(positions.max()) // TABLE_STEP + 1) * TABLE_STEP
+            positions_needed = (last_position // TABLE_STEP + 1) * TABLE_STEP
             table = self._table = self._cosines_and_sines(torch.arange(positions_needed)[None])
             step.cosines, step.sines, step.table = table[0].data_ptr(), table[1].data_ptr(), len(table[0])
             status = self._native.tinystories_step(ctypes.byref(step))
-        return None if status else logits
+        return not status
+
+
+class SingleRow:
+    """Steps of one sequence, at any place of its cache, with less work for each call than `NativeModel.logits`.
+
+    Args:
+        keys, values: for each layer `[1, key_value_heads, capacity, head_dim]`, contiguous and in float32.
+        most: largest number of tokens in a step.
+    """
+
+    def __init__(
+        self, native: NativeModel, keys: Sequence[torch.Tensor], values: Sequence[torch.Tensor], most: int = 1
+    ):
+        self._native = native
+        self._ids, self._positions = torch.empty(2, most, dtype=torch.int64)
+        self._past = torch.zeros(1, dtype=torch.int64)
+        self._tensors, self._pointers = (keys, values), (_pointers(keys), _pointers(values))  # keeps them in memory
+        self._step = _Step(
+            model=ctypes.addressof(native._model),
+            batch=1,
+            ids=self._ids.data_ptr(),
+            positions=self._positions.data_ptr(),
+            past=self._past.data_ptr(),
+            keys=ctypes.addressof(self._pointers[0]),
+            values=ctypes.addressof(self._pointers[1]),
+            capacity=keys[0].shape[2],
+        )
+
+    def __call__(self, tokens: list[int], past: int) -> torch.Tensor | None:
+        """Logits `[tokens, vocabulary]` after each of the tokens, which follow the first `past` ones.
+
+        Their keys and values are written to the cache; None if this is not supported, and nothing was written.
+        """
+        native, step, count = self._native, self._step, len(tokens)
+        for place, token in enumerate(tokens):
+            self._ids[place], self._positions[place] = token, past + place
+        self._past[0] = past
+        logits = torch.empty(count, native.vocabulary)
+        step.length = step.keep = count
+        step.logits, step.threads = logits.data_ptr(), native.threads(count)
+        return logits if native.run(step, native.table, past + count - 1) else None
+
+
+def _pointers(tensors: Sequence[torch.Tensor]) -> ctypes.Array:
+    return (Pointer * len(tensors))(*(tensor.data_ptr() for tensor in tensors))
 
 
 def _version(tensor: torch.Tensor) -> int:

@@ -22,13 +22,16 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from ...utils.errors import UserError
 from ..sampling import NativeTopPWarper
 from .cache import PreallocatedCacheLayer
-from .engine import WEIGHTS, Engine, is_wrapped, preallocated_layers, unsupported_reason
+from .engine import DRAFTS, WEIGHTS, Engine, is_wrapped, preallocated_layers, unsupported_reason
+from .generate_lookahead import lookahead, lookahead_of
 
 
 logger = logging.getLogger(__name__)
 
 
-def use_native_decoding(model: PreTrainedModel, weights: str = "float32", *, warn: bool = True) -> PreTrainedModel:
+def use_native_decoding(
+    model: PreTrainedModel, weights: str = "float32", *, draft: str | None = "int8", warn: bool = True
+) -> PreTrainedModel:
     """Make `generate` of a TinyLlama or Llama fast on a CPU; returns the same model.
 
     With float32 weights, the logits are those of the original model up to the order of summation, and changes of
@@ -38,27 +41,34 @@ def use_native_decoding(model: PreTrainedModel, weights: str = "float32", *, war
         weights: "float32" reads the model's weights in place. "int8" uses a copy of the matrices with rows rounded to
             eight bits, a quarter of their size. The copy is renewed when a weight changes, but not after a change
             through `.data`, which torch does not count.
+        draft: with "int8", `generate` of a single sequence with float32 weights is speculative where that is faster:
+            a copy in int8 drafts tokens, which the weights check. The text is the same. The copy, a quarter of the
+            size of the matrices, is made at first use. None: no speculation.
         warn: whether to log why native decoding is not used.
 
     Raises:
-        ValueError: for another value of `weights`.
+        ValueError: for another value of `weights` or `draft`.
     """
     try:
-        return require_native_decoding(model, weights)
+        return require_native_decoding(model, weights, draft=draft)
     except UserError as reason:
         if warn:
             logger.warning("Native decoding is not used: %s.", reason)
         return model
 
 
-def require_native_decoding(model: PreTrainedModel, weights: str = "float32") -> PreTrainedModel:
+def require_native_decoding(
+    model: PreTrainedModel, weights: str = "float32", *, draft: str | None = "int8"
+) -> PreTrainedModel:
     """`use_native_decoding`, but raises `UserError` for an unsupported model."""
     if weights not in WEIGHTS:
         raise ValueError(f"`weights` must be one of {', '.join(WEIGHTS)}, but is {weights!r}.")
+    if draft not in DRAFTS:
+        raise ValueError(f"`draft` must be one of {', '.join(map(str, DRAFTS))}, but is {draft!r}.")
     undo_native_decoding(model)
     if reason := unsupported_reason(model):
         raise UserError(reason)
-    model.__dict__["_engine"] = Engine(model, weights)
+    model.__dict__["_engine"] = Engine(model, weights, draft if weights == "float32" else None)
     model.__class__ = _native_class(type(model))  # type: ignore[arg-type]  # mypy takes the class for unhashable
     return model
 
@@ -119,9 +129,12 @@ class NativeDecodingMixin(_Base):
             and labels is None
             and use_cache is not False
             and self._supports_call(input_ids, attention_mask, position_ids, kwargs)
-            and (native := self._engine.native(self)) is not None
         ):
-            logits = native.logits(input_ids, position_ids, attention_mask, past_key_values, logits_to_keep)
+            logits = None
+            if ahead := lookahead_of(past_key_values):
+                logits = ahead.logits(input_ids, position_ids, attention_mask, past_key_values)
+            if logits is None and (native := self._engine.native(self)) is not None:
+                logits = native.logits(input_ids, position_ids, attention_mask, past_key_values, logits_to_keep)
             if logits is not None:
                 output = CausalLMOutputWithPast(logits=logits, past_key_values=past_key_values)
                 return_dict = kwargs.get("return_dict")
@@ -139,6 +152,13 @@ class NativeDecodingMixin(_Base):
             logits_to_keep=logits_to_keep,
             **kwargs,
         )
+
+    def _sample(self, input_ids, logits_processor, stopping_criteria, generation_config, *args, **kwargs):
+        cache = kwargs.get("past_key_values")
+        with lookahead(self, self._engine, input_ids, logits_processor, generation_config, cache):
+            return super()._sample(  # type: ignore[misc]
+                input_ids, logits_processor, stopping_criteria, generation_config, *args, **kwargs
+            )
 
     def row_logits(
         self, ids: torch.Tensor, past: torch.Tensor, keys: list[torch.Tensor], values: list[torch.Tensor]
@@ -188,6 +208,8 @@ class NativeDecodingMixin(_Base):
             and kwargs.keys() <= _STEP_ARGUMENTS
             and input_ids.device.type == "cpu"
         ):
+            if ahead := lookahead_of(past_key_values):
+                ahead.sequence = input_ids
             inputs = {"input_ids": input_ids[:, -1:], "past_key_values": past_key_values, **kwargs}
             if inputs.get("position_ids") is not None:
                 inputs["position_ids"] = inputs["position_ids"][..., -1:]

@@ -253,7 +253,8 @@ static void product(const Matrix *matrix, const Input *input, int rows, int64_t 
     int64_t width = input->width;
     const float *w = matrix->weight;
 #define FLOATS(outs, some) \
-    dots(outs, some, w + n * width, input->plain + r * width, width, sums + r * stride + n - first, stride, outs == 8)
+    dots(outs, some, w + n * width, input->plain + r * width, width, sums + r * stride + n - first, stride, \
+         outs == 8 || (outs == 4 && some > 1 && r == 0))
     if (rows == 1) {
         const int r = 0;
         for (; n + 8 <= last; n += 8) FLOATS(8, 1);
