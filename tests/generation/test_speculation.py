@@ -99,7 +99,7 @@ def test_wrong_drafts_change_nothing(sampled, judged, monkeypatch):
     assert len(judged) > 50 and sum(judged) < 0.3 * len(judged)
 
 
-@pytest.mark.parametrize("eos", [[3], [3, 17, 40, 55, 80], list(range(2, 60))])
+@pytest.mark.parametrize("eos", [[3], [3, 17, 40, 55, 80], list(range(2, 20))])
 def test_eos_within_a_draft_ends_the_text(eos, monkeypatch):
     drafted, draft = [], Lookahead._drafted
 
