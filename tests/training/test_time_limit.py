@@ -27,7 +27,11 @@ def log_of(run):
 
 def test_a_run_ends_on_time_at_the_end_of_its_schedule(tiny_recipe, capfd):
     began = time.perf_counter()
-    run = train(tiny_recipe(max_minutes=0.05, max_stories=60, disable_tqdm=False, logging_steps=1, eval_steps=10_000, warmup_steps=5))
+    run = train(
+        tiny_recipe(
+            max_minutes=0.05, max_stories=60, disable_tqdm=False, logging_steps=1, eval_steps=10_000, warmup_steps=5
+        )
+    )
     assert time.perf_counter() - began > 3
     assert re.search(r"Training: +\d+%\|.*\| \d/3 s \[\d\d:\d\d left", capfd.readouterr().err)
     state = log_of(run)
