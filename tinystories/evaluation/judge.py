@@ -14,7 +14,6 @@ import json
 import os
 import random
 import sys
-import tempfile
 import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -28,7 +27,7 @@ import numpy as np
 from huggingface_hub import cached_assets_path
 
 from ..utils.errors import UserError, first_line, install_command
-from ..utils.paths import output_folder
+from ..utils.paths import output_folder, write_atomically
 from ..utils.progress import progress_bar
 from .grades import CRITERIA, read_grades
 from .intervals import Interval, ratio_interval
@@ -302,9 +301,7 @@ class Judge:
         path = self._cache_file(question)
         path.parent.mkdir(parents=True, exist_ok=True)
         content = json.dumps({"scheme": SCHEME, "model": self.model, "question": question, "answer": answer}, indent=1)
-        with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=path.parent, suffix=".new", delete=False) as file:
-            file.write(content)
-        os.replace(file.name, path)
+        write_atomically(path, content)
 
 
 def judge_stories(judge: Judge, stories: Iterable, progress: bool = True) -> JudgeReport:

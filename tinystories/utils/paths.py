@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -83,7 +84,7 @@ def staged(out: Path) -> Iterator[Path]:
 
 def write_atomically(path: Path, content: str) -> None:
     """Write a text file in UTF-8 that is complete whenever it exists; unpaired surrogates become `?`."""
-    partial = path.with_name(f".{path.name}-{os.getpid()}.part")
+    partial = path.with_name(f".{path.name}-{os.getpid()}-{threading.get_ident()}.part")
     partial.write_bytes(content.encode("utf-8", "replace"))
     os.replace(partial, path)
 
