@@ -64,6 +64,9 @@ REPORT_ENTRY = {
                 "article_omission": 0.0123,
                 "article_omission_low": 0.01,
                 "article_omission_high": 0.02,
+                "faulty_stories": 0.267,
+                "faulty_stories_low": 0.142,
+                "faulty_stories_high": 0.444,
             },
             "post_processed": {"changed": 0.4},
             "stories_per_second": 2.5,
@@ -311,6 +314,7 @@ def test_the_card_states_the_measured_values(pushed, hub):
         "87.1% (83.9% to 89.8%) | 498", "3,613 held-out stories",
         "2,900,000 bytes", "3,355,443", "0:10:29", "16,054 stories", "`0123abcd4567`", "x86_64 CPU, 2 cores",
         "bf16 autocast", "torch 2.13.0", "omitted articles | 1.2% (1.0% to 2.0%) | 1.1%",
+        "another fault of coherence | 26.7% (14.2% to 44.4%)",
         "CDLA-Sharing-1.0", "It said &lt;b&gt;hello&lt;/b&gt;.", "it rained and *(truncated)*", "| layers | 2 |",
     ):  # fmt: skip
         assert figure in text, figure

@@ -33,6 +33,7 @@ GENERATION_METRICS = {
     "repeated_4grams": ("repeated 4-grams", PERCENT),
     "outside_vocabulary": ("words not in the training stories", PERCENT),
     "unintroduced_names": ("stories with a name that was never introduced", PERCENT),
+    "faulty_stories": ("stories with that or another fault of coherence", PERCENT),
     "longest_copied_run": ("words in the longest copied sequence", TENTH),
 }
 
