@@ -3,6 +3,7 @@
 import http.client
 import json
 import re
+import shutil
 import socket
 import threading
 import time
@@ -10,14 +11,25 @@ from contextlib import contextmanager
 from functools import partial
 
 import torch
+from transformers import AutoTokenizer
 
 from tinystories.serving.app import create_app
 from tinystories.serving.engine import Engine
 from tinystories.serving.serve import Server, load, server_config
 from tinystories.serving.settings import ServerSettings
+from tinystories.story_template import StoryTemplate
 
 
 PROMPT = "Once upon a time there was"
+
+
+def instructed(run, folder, template="Words: {words}\nSummary: {summary}\nStory:"):
+    """A copy of a run whose tokenizer has a template."""
+    shutil.copytree(run, folder)
+    tokenizer = AutoTokenizer.from_pretrained(run)
+    StoryTemplate(template).add_to(tokenizer)
+    tokenizer.save_pretrained(folder)
+    return folder
 
 
 class Answer:

@@ -142,6 +142,11 @@ def test_an_address_is_read_as_it_was_written(evaluate):
         "seed": 7,
         "post_process": False,
     }
+    asked = {"prompt": "", "fields": '{"words":"dragon, key"}', "seed": "7"}
+    assert evaluate("fromAddress(toAddress(v.request))", request=asked) == asked
+    assert evaluate("toBody(v.request)", request=asked)["fields"] == {"words": "dragon, key"}
+    for damaged in ("{", "null", '{"words":1}'):
+        assert evaluate("readFields(v.request)", request={"fields": damaged}) is None
     for nothing in ("", "#", "#seed=7", "#prompt="):
         assert evaluate("fromAddress(v.address)", address=nothing) is None
 

@@ -15,7 +15,7 @@ for package in ("fastapi", "limits", "uvicorn"):
 pytest.importorskip("playwright", reason="tests in a browser need `pip install playwright`, and Chromium")
 
 from playwright.sync_api import Error, expect, sync_playwright
-from story_server import PROMPT, running
+from story_server import PROMPT, instructed, running
 
 from tinystories.serving.serve import load
 
@@ -428,7 +428,7 @@ def test_an_address_of_another_model_says_so(server, visit):
 )
 def test_an_invalid_address_is_an_error_of_one_line(name, value, server, visit):
     page = visit(server, address=f"#prompt=Once&{name}={value}")
-    expect(page.locator("#status")).to_have_text(f"The {name} in the address is not valid.")
+    expect(page.locator("#status")).to_have_text(f"The value of {name} in the address is not valid.")
     assert page.locator("#story").text_content() == ""
 
 
@@ -569,6 +569,26 @@ def test_the_alternatives_are_those_of_the_last_word(server, visit):
     page.keyboard.press("Escape")
     expect(page.locator(".word.open")).to_have_count(0)
     assert story(page) == whole
+
+
+def test_the_fields_of_an_instructed_model(tiny_run, visit, tmp_path):
+    with running(instructed(tiny_run, tmp_path / "instructed"), slow=0.005) as client:
+        page = visit(client)
+        bodies = requests_of(page)
+        page.fill("#prompt", "")
+        page.get_by_label("Words", exact=True).fill("dragon, key")
+        page.click("#write")
+        first = story(page)
+        assert first and (bodies[-1]["prompt"], bodies[-1]["fields"]) == ("", {"words": "dragon, key"})
+        with page.expect_request("**/alternatives") as request:
+            page.locator(".word").nth(2).click()
+        assert request.value.post_data_json["fields"] == {"words": "dragon, key"}
+        expect(page.locator("#words button").first).to_be_visible()
+        address = page.url.removeprefix(client.url)
+        page = visit(client, address=address)
+        assert story(page) == first and page.get_by_label("Words", exact=True).input_value() == "dragon, key"
+        page = visit(client, address="/#fields=%7B&seed=1")
+        expect(page.locator("#status")).to_have_text("The value of fields in the address is not valid.")
 
 
 @pytest.mark.parametrize("size", ["phone", "small phone"])

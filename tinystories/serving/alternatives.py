@@ -30,7 +30,8 @@ class AlternativesRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    prompt: str = Field(min_length=1, max_length=MAX_PROMPT, description="the text before the word")
+    prompt: str = Field(max_length=MAX_PROMPT, description="the text before the word")
+    fields: dict[str, str] | None = Field(None, description="of an instructed model's template, such as words")
     word: str = Field(min_length=1, max_length=100, description="the word, with the space before it")
     n: int = Field(5, ge=1, le=10, description="number of tokens that are completed to words")
 
@@ -55,7 +56,7 @@ def alternatives_router(model: ServedModel) -> APIRouter:
         """The most probable words after a prompt, and the probability of the word that follows it."""
         engine = model.engine
         engine.check_ready()
-        prompt, whole = model.encode(body.prompt), model.encode(body.prompt + body.word)
+        prompt, whole = (model.encode_story(text, body.fields) for text in (body.prompt, body.prompt + body.word))
         remaining = model.max_tokens(prompt, None)
         word = whole[len(prompt) :] if whole[: len(prompt)] == prompt and len(whole) <= engine.context else []
         # Without a word, any token can be forced, because its alternatives do not depend on it.

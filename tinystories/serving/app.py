@@ -38,7 +38,8 @@ MAX_BODY = 256 * 1024  # bytes
 class StoryRequest(SamplingRequest):
     """The body of `/generate`. Missing settings are those of the preset, or else of the model."""
 
-    prompt: str = Field(min_length=1, max_length=MAX_PROMPT, description="text to continue")
+    prompt: str = Field(max_length=MAX_PROMPT, description="text to continue; may be empty if there are fields")
+    fields: dict[str, str] | None = Field(None, description="of an instructed model's template, such as words")
     max_tokens: int | None = Field(None, ge=1, description="by default the remaining context length")
     temperature: float | None = Field(None, ge=0.1, le=2.0)
     preset: str | None = Field(None, description=f"{', '.join(PRESETS)} or {GREEDY}")
@@ -107,7 +108,7 @@ def create_app(engine: Engine, settings: ServerSettings, name: str) -> FastAPI:
     async def generate(body: StoryRequest, request: Request) -> Response:
         """Server-sent events: `{"text"}` for each piece of the story, then an event `done` with its statistics."""
         engine.check_ready()
-        ids = model.encode(body.prompt)
+        ids = model.encode_story(body.prompt, body.fields)
         story = GenerationRequest(
             prompt_ids=ids,
             max_tokens=model.max_tokens(ids, body.max_tokens),
@@ -132,6 +133,7 @@ def _health(model: ServedModel) -> dict:
         "device": str(engine.model.device) if loaded else None,
         "context": engine.context if loaded else None,
         "generation": vars(model.default_sampling) if loaded else None,
+        "fields": model.fields if loaded else None,
         "running": engine.running,
         "queue": engine.queue_length,
         "max_batch": engine.max_batch,

@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 from ..generation.presets import SamplingSettings
 from ..generation.prompts import decode, encode_prompt, instruction
+from ..story_template import StoryTemplate
 from ..utils.errors import UserError
 from .engine import Engine
 from .errors import InvalidInput
@@ -63,6 +64,20 @@ class ServedModel:
     @property
     def default_sampling(self) -> SamplingSettings:
         return SamplingSettings.from_generation_config(self.engine.model.generation_config.to_dict())
+
+    @property
+    def fields(self) -> list[str]:
+        """The fields of an instructed model's template."""
+        template = StoryTemplate.of_tokenizer(self.tokenizer)
+        return [] if template is None else template.fields
+
+    def encode_story(self, prompt: str, fields: dict[str, str] | None) -> list[int]:
+        """Token ids of a prompt after the fields. Raises `InvalidInput` if there is neither."""
+        text = self.instruction(fields) + prompt
+        if not text:
+            wanted = f", or give a field: {', '.join(self.fields)}" if self.fields else ""
+            raise InvalidInput("prompt", f"The prompt is empty: write the beginning of the story{wanted}.")
+        return self.encode(text)
 
     def encode(self, prompt: str) -> list[int]:
         """Raises `InvalidInput` for an empty prompt if the tokenizer has no BOS token."""

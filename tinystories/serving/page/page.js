@@ -10,6 +10,7 @@ const EXAMPLES = {
   "\u201CLook at me!\u201D": '"Look at me!" shouted Leo',
   "Snow": "The snow fell all night. When Ella woke up,",
 };
+const FIELD_EXAMPLES = { words: "dragon, key, rain", summary: "A girl finds a key.", features: "dialogue, happy ending" };
 const ENDINGS = { length: "maximum length reached", time: "time limit reached", shutdown: "server shut down" };
 let model = {};        // the answer of /health
 let writing = null;    // the AbortController of the story that is being generated
@@ -50,10 +51,29 @@ $("preset").addEventListener("change", usePreset);
 $("temperature").addEventListener("input", showValues);
 $("length").addEventListener("input", showValues);
 
+// ---- the fields of an instructed model
+
+const fieldInputs = () => [...$("fields").querySelectorAll("input")];
+function showFields(names) {
+  $("fields").hidden = !names.length;
+  $("prompt").required = !names.length;
+  for (const name of names) {
+    const label = $("fields").appendChild(document.createElement("label"));
+    label.textContent = name[0].toUpperCase() + name.slice(1).replaceAll("_", " ");
+    const input = label.appendChild(document.createElement("input"));
+    input.type = "text";
+    input.name = name;
+    input.maxLength = 500;
+    input.placeholder = FIELD_EXAMPLES[name] ?? "";
+  }
+}
+
 const randomSeed = () => String(Math.floor(Math.random() * 2 ** 32));
 function readForm() {
+  const given = fieldInputs().filter((input) => input.value.trim()).map((input) => [input.name, input.value]);
   return {
     prompt: $("prompt").value,
+    fields: given.length ? JSON.stringify(Object.fromEntries(given)) : "",
     preset: $("preset").value,
     temperature: $("temperature").disabled ? "" : $("temperature").value,
     max_tokens: isLimited() ? $("length").value : "",
@@ -72,10 +92,12 @@ function fillForm(request) {
   $("length").value = request.max_tokens ?? $("length").max;
   $("seed").value = request.seed;
   $("post-process").checked = request.post_process === "true";
+  const fields = readFields(request);
+  for (const input of fieldInputs()) input.value = fields?.[input.name] ?? "";
   showValues();
   const values = { preset: $("preset").value, temperature: $("temperature").value, seed: $("seed").value };
   return Object.keys(values).find((name) => values[name] !== (request[name] ?? values[name]))
-    ?? ($("seed").validity.valid ? null : "seed");
+    ?? (fields ? null : "fields") ?? ($("seed").validity.valid ? null : "seed");
 }
 
 // ---- the story
@@ -238,9 +260,9 @@ function abort() {
 
 // A story from the text that is shown, or from a part of it, with the settings in the form.
 function goOn(from, continued) {
-  const { prompt, seed } = fromAddress(current.address);
+  const { prompt, fields, seed } = fromAddress(current.address);
   $("again").focus({ preventScroll: true });
-  generate({ ...readForm(), prompt, seed, text: from }, continued);
+  generate({ ...readForm(), prompt, fields, seed, text: from }, continued);
 }
 
 $("form").addEventListener("submit", (event) => {
@@ -301,7 +323,8 @@ async function showAlternatives(span) {
   let message;
   let items = [];
   try {
-    const response = await post("alternatives", { prompt: before, word: space + word, n: 8 });
+    const fields = readFields(fromAddress(current.address));
+    const response = await post("alternatives", { prompt: before, fields, word: space + word, n: 8 });
     if (response.ok) {
       const { probability, alternatives } = await response.json();
       message = `Alternatives to \u201C${word}\u201D${probability === null ? "" : ` (${toPercent(probability)})`}`;
@@ -445,7 +468,7 @@ function openAddress() {
   const invalid = fillForm(request);
   if (!invalid) return generate(request);
   showState();
-  showStatus(`The ${invalid} in the address is not valid.`, true);
+  showStatus(`The value of ${invalid} in the address is not valid.`, true);
 }
 addEventListener("popstate", openAddress);
 
@@ -463,6 +486,7 @@ async function waitForModel() {
   $("length").max = 50 + 10 * Math.ceil(Math.max(0, model.context - 50) / 10);
   if (!limited) $("length").value = $("length").max;
   usePreset();
+  showFields(model.fields);
   $("write").disabled = false;
   if (location.hash) openAddress();
 }

@@ -4,26 +4,38 @@
 
 const KEPT_STORIES = 20;
 const WORD = /(\s*)([\p{L}\p{M}\p{N}_'\u2019-]+|[^\s\p{L}\p{M}\p{N}_]+)/gu;  // as in alternatives.py
-const FIELDS = ["prompt", "text", "preset", "temperature", "max_tokens", "seed", "post_process", "model"];
+const FIELDS = ["prompt", "fields", "text", "preset", "temperature", "max_tokens", "seed", "post_process", "model"];
 
 // The words and punctuation marks of a text, each with the space before it and where that begins.
 function splitWords(text) {
   return Array.from(text.matchAll(WORD), (match) => ({ start: match.index, space: match[1], word: match[2] }));
 }
 
-// A request has the FIELDS as strings: `prompt` as it was typed, and `text` if another text is continued, such as the
-// story up to a word. The fragment of an address is not sent to the server, so no prompt is in its access log.
+// A request has the FIELDS as strings: `prompt` as it was typed, `fields` of an instructed model in JSON, and `text` if
+// another text is continued, such as the story up to a word. The fragment of an address is not sent to the server, so no prompt is in its access log.
 function toAddress(request) {
   return `#${new URLSearchParams(FIELDS.filter((name) => request[name]).map((name) => [name, request[name]]))}`;
 }
 
 function fromAddress(hash) {
   const given = Object.fromEntries(new URLSearchParams(hash.slice(1)));
-  return given.prompt ? Object.fromEntries(FIELDS.filter((name) => given[name]).map((name) => [name, given[name]])) : null;
+  if (!given.prompt && !given.fields) return null;
+  return { prompt: "", ...Object.fromEntries(FIELDS.filter((name) => given[name]).map((name) => [name, given[name]])) };
+}
+
+// The fields of a request by name; null if they are not valid.
+function readFields(request) {
+  try {
+    const fields = JSON.parse(request.fields ?? "{}");
+    return fields && Object.values(fields).every((value) => typeof value === "string") ? fields : null;
+  } catch {
+    return null;
+  }
 }
 
 function toBody(request) {
   const body = { prompt: request.text ?? request.prompt, seed: Number(request.seed), post_process: request.post_process === "true" };
+  if (request.fields) body.fields = readFields(request);
   if (request.preset) body.preset = request.preset;
   if (request.temperature) body.temperature = Number(request.temperature);
   if (request.max_tokens) body.max_tokens = Number(request.max_tokens);
