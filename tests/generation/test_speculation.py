@@ -9,7 +9,7 @@ from transformers import DynamicCache, LogitsProcessor, StoppingCriteria
 from transformers.generation.streamers import BaseStreamer
 
 from tinystories.generation.batch import PROMPTS
-from tinystories.generation.native import draft_length, engine, generate_lookahead, use_native_decoding
+from tinystories.generation.native import draft_length, engine, generate_lookahead, speculation, use_native_decoding
 from tinystories.generation.native.draft_length import Costs, DraftLength
 from tinystories.generation.native.speculation import Lookahead
 from tinystories.generation.presets import PRESETS
@@ -19,7 +19,7 @@ from tinystories.runs.loading import load_model
 @pytest.fixture(autouse=True)
 def always(monkeypatch):
     """Draft for any model, and as many tokens as for a large one."""
-    monkeypatch.setattr(generate_lookahead, "MIN_NEW_TOKENS", 1)
+    monkeypatch.setattr(speculation, "MIN_NEW_TOKENS", -1)
     monkeypatch.setattr(DraftLength, "_fastest", lambda self, rate: (6, True))
 
 
@@ -121,8 +121,8 @@ def test_no_draft_exceeds_the_context(monkeypatch):
     models = pair(max_position_embeddings=48)
     places, compute = [], Lookahead._compute
 
-    def recorded(self, ids, past, token, reserve):
-        return compute(self, ids, past, token, lambda new: places.append(past + new) or reserve(new))
+    def recorded(self, token, past, begin, reserve):
+        return compute(self, token, past, begin, lambda new: places.append(past + new) or reserve(new))
 
     monkeypatch.setattr(Lookahead, "_compute", recorded)
     output = assert_same(models, random_ids(1, 8), max_length=48, eos_token_id=None, pad_token_id=1)
@@ -302,10 +302,12 @@ def test_the_length_follows_the_acceptance_rate(by_measurement):
 def test_drafting_that_is_not_faster_is_switched_off(by_measurement):
     measured = costs(single=1.0, draft=0.9, more=0.5)
     length = DraftLength(measured)
-    assert chosen(length) == 0 and length.off and not measured.pays
+    assert chosen(length) == 0 and length.off
+    assert [measured.pays() for _ in range(draft_length.PAUSE)] == [False] * (draft_length.PAUSE - 1) + [True]
+    assert measured.drafts == 0  # they are measured again
     measured = costs(single=9.0, draft=2.5, more=1.0)
     length = DraftLength(measured)
-    assert chosen(length, accepted=0, rejected=100) == 0 and length.off and measured.pays  # only for this sequence
+    assert chosen(length, accepted=0, rejected=100) == 0 and length.off and measured.pays()  # only for this sequence
 
 
 def test_passes_and_drafts_are_measured_first(by_measurement):
@@ -324,7 +326,7 @@ def test_a_model_for_which_drafting_does_not_pay_generates_without_it(by_measure
     monkeypatch.setattr(draft_length, "GAIN", 1e9)
     models = pair()
     assert_same(models, random_ids(1, 6), max_new_tokens=100, eos_token_id=None)
-    assert judged and not models[1]._engine.costs.pays
+    assert judged
     judged.clear()
     assert_same(models, random_ids(1, 6), max_new_tokens=100, eos_token_id=None)
     assert not judged

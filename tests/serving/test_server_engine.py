@@ -14,7 +14,9 @@ from story_server import make_slow
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
 from tinystories.generation.generate import generate_story
-from tinystories.generation.native import use_native_decoding
+from tinystories.generation.native import speculation, use_native_decoding
+from tinystories.generation.native.draft_length import DraftLength
+from tinystories.generation.native.speculation import Lookahead
 from tinystories.generation.presets import GREEDY, PRESETS, SamplingSettings
 from tinystories.runs.builtin_model import FOLDER
 from tinystories.runs.loading import load_model
@@ -351,6 +353,46 @@ def test_a_completion_does_not_depend_on_the_others(engine, model_and_tokenizer)
     readers, _ = write(engine, *requests)
     assert [reader.all()[0] for reader in readers] == alone
     assert len(set(alone)) == len(alone)
+
+
+STARTS = ("Once", "One day", "A", "The", "Tom")
+
+
+def test_drafts_change_no_completion(tiny_run, model_and_tokenizer, monkeypatch):
+    """Single completions are decoded speculatively; others may join them."""
+    _, tokenizer = model_and_tokenizer
+    requests = [
+        request_for(tokenizer(prompt)["input_ids"], seed=seed, sampling=SamplingSettings.from_preset(preset),
+                    max_tokens=60, logprobs=2)
+        for seed, (preset, prompt) in enumerate(zip([*PRESETS, GREEDY], STARTS, strict=True))
+    ]  # fmt: skip
+    judged, judge = [], DraftLength.judge
+    monkeypatch.setattr(speculation, "MIN_NEW_TOKENS", -1)
+    monkeypatch.setattr(DraftLength, "_fastest", lambda self, rate: (6, True))
+    monkeypatch.setattr(DraftLength, "judge", lambda self, accepted: judged.append(accepted) or judge(self, accepted))
+
+    def completions(engine):
+        found = []
+        for one, next_one in zip(requests, requests[1:] + requests[:1], strict=True):
+            (first,), _ = write(engine, one)
+            events = [first.first()]  # the next request joins the first after its first text
+            (second,), _ = write(engine, next_one)
+            for reader in (first, second):
+                while not events or not isinstance(events[-1], Finished):
+                    events.append(reader.events.get(timeout=60))
+                tokens = [token for event in events[:-1] for token in event.tokens]
+                found.append(("".join(event.text for event in events[:-1]), tokens, events[-1].reason))
+                events = []
+        return found
+
+    with engine_of(tiny_run) as engine:
+        alone = [write(engine, one)[0][0].all()[0] for one in requests]
+        assert sum(judged) > 0.7 * len(judged) > 50
+        drafted = completions(engine)
+        monkeypatch.setattr(Lookahead, "of", lambda *args: None)
+        judged.clear()
+        assert completions(engine) == drafted
+        assert [write(engine, one)[0][0].all()[0] for one in requests] == alone and not judged
 
 
 def test_logprobs_are_those_of_the_model(engine, model_and_tokenizer):

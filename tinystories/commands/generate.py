@@ -238,7 +238,10 @@ def _load(options: argparse.Namespace) -> tuple[Any, Any]:
 def _with_transformers(options: argparse.Namespace, settings: dict[str, Any]) -> Callable[..., str]:
     model, tokenizer = _load(options)
     from ..generation.generate import generate_story
+    from ..generation.native import use_native_decoding
 
+    if options.dtype is None:  # once for all stories
+        use_native_decoding(model, warn=False)
     return partial(generate_story, model, tokenizer, options.prompt, **settings)
 
 

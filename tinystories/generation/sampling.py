@@ -6,6 +6,7 @@
 - Each sequence has its own seed, and the random numbers that `torch.multinomial` would draw with it.
 """
 
+import copy
 import ctypes
 from dataclasses import dataclass
 from functools import cache
@@ -108,6 +109,14 @@ class Sampler:
 
     def clear(self) -> None:
         self._rows = []
+
+    def fork(self, row: int) -> "Sampler":
+        """A sampler for the same sequence, with the same random numbers to come; this one does not change with it."""
+        forked, source = copy.copy(self), self._rows[row]
+        generator = torch.Generator(self._ids.device).set_state(source.generator.get_state())
+        forked._rows = [_Row(source.settings, generator, source.length)]
+        forked._ids = self._ids[row : row + 1].clone()
+        return forked
 
     @torch.inference_mode()
     def sample(self, logits: torch.Tensor, first: int = 0) -> list[int | None]:

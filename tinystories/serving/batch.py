@@ -14,6 +14,8 @@
 """
 
 import time
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -22,11 +24,27 @@ from transformers.cache_utils import Cache, CacheLayerMixin, DynamicLayer
 
 from ..generation.native.cache import PreallocatedCacheLayer
 from ..generation.native.model import NativeDecodingMixin, use_native_decoding
+from ..generation.native.speculation import Guess, Lookahead, Memory
 from ..utils.errors import UserError
 
 
 EXTENT_STEP = 64  # positions by which the visible part of the cache grows
 MORE_THREADS_BELOW = 0.85  # more threads are used if they take less than this fraction of the time
+
+
+@dataclass(frozen=True)
+class Drafting:
+    """What is needed to draft tokens of the only sequence of a batch.
+
+    Attributes:
+        begin: called at the start of a draft; returns a function that chooses its tokens.
+        last: index of the last token of the sequence whose logits may be needed.
+        eos_ids: tokens after which the sequence ends.
+    """
+
+    begin: Callable[[], Guess]
+    last: int
+    eos_ids: Collection[int]
 
 
 class ContinuousBatch:
@@ -45,6 +63,8 @@ class ContinuousBatch:
         model.set_attn_implementation("eager")
         self.model, self.capacity, self.context = model, capacity, context
         self.lengths: list[int] = []
+        self._lookahead: Lookahead | None = None
+        self._drafts = False  # whether `_lookahead` is that of the only sequence
         self._last_prompt: tuple[list[int], Any, torch.Tensor] | None = None
         self.layers = [_RowsLayer(self, keys) for keys in self._example_keys()]
         if not isinstance(model, NativeDecodingMixin):
@@ -95,12 +115,14 @@ class ContinuousBatch:
             self._last_prompt = None if all_logits else (prompt_ids, cache, logits)
         for layer, prompt in zip(self.layers, cache.layers, strict=True):
             layer.fill(len(self.lengths), prompt.keys[0], prompt.values[0])
+        self._drafts = False
         self.lengths.append(len(prompt_ids))
         return logits
 
     @torch.inference_mode()
     def remove(self, row: int) -> None:
         """Remove a sequence; the last row takes its place."""
+        self._drafts = False
         last = len(self.lengths) - 1
         if row != last:
             for layer in self.layers:
@@ -109,11 +131,18 @@ class ContinuousBatch:
         self.lengths.pop()
 
     def clear(self) -> None:
-        self.lengths = []
+        self.lengths, self._drafts = [], False
 
-    def step(self, tokens: list[int]) -> torch.Tensor:
-        """Append a token to each sequence and return the logits after it `[sequences, vocab]`."""
+    def step(self, tokens: list[int], drafting: Drafting | None = None) -> torch.Tensor:
+        """Append a token to each sequence and return the logits after it `[sequences, vocab]`.
+
+        Args:
+            drafting: for a single sequence, to decode it speculatively where that is faster; the logits are the same.
+        """
         count, positions = len(self.lengths), self.lengths
+        if count == 1 and drafting and (drafted := self._speculate(tokens[0], drafting)) is not None:
+            self.lengths = [positions[0] + 1]
+            return drafted
         if self.exact_sizes:
             fill = [0] * (min(size for size in self.exact_sizes if size >= count) - count)
             logits = self._decode(0, tokens + fill, positions + fill)[:count]
@@ -121,6 +150,22 @@ class ContinuousBatch:
             logits = torch.cat([self._decode(row, [tokens[row]], [positions[row]]) for row in range(count)])
         self.lengths = [length + 1 for length in self.lengths]
         return logits
+
+    @torch.inference_mode()
+    def _speculate(self, token: int, drafting: Drafting) -> torch.Tensor | None:
+        """The logits `[1, vocab]` after the next token of the only sequence; None if they must be computed alone."""
+        past = self.lengths[0]
+        if not self._drafts:
+            self._lookahead, self._drafts = None, True
+            if self.native and isinstance(self.model, NativeDecodingMixin):
+                self._lookahead = self.model.lookahead(past, drafting.last, drafting.eos_ids)
+        if self._lookahead is None or self._lookahead.off:
+            return None
+
+        def reserve(new: int) -> Memory:
+            return [layer.keys[:1] for layer in self.layers], [layer.values[:1] for layer in self.layers]
+
+        return self._lookahead.logits(token, past, drafting.begin, reserve)
 
     @torch.inference_mode()
     def _decode(self, first: int, tokens: list[int], positions: list[int]) -> torch.Tensor:

@@ -20,10 +20,11 @@ import torch
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..generation.generate import context_length, eos_token_ids
+from ..generation.native.speculation import Guess
 from ..generation.presets import SamplingSettings
 from ..generation.sampling import Sampler
 from ..utils.errors import UserError
-from .batch import ContinuousBatch
+from .batch import ContinuousBatch, Drafting
 from .detokenizer import Detokenizer, token_text
 
 
@@ -260,11 +261,24 @@ class Engine:
         if not self._running:
             return
         began = time.monotonic()
-        logits = self._batch.step([state.last_token for state in self._running])
+        logits = self._batch.step([state.last_token for state in self._running], self._drafting())
         tokens = self._sampler.sample(logits)
         self._seconds_per_token = time.monotonic() - began
         for state, token, row in zip(list(self._running), tokens, logits, strict=True):
             self._append(state, token, row)
+
+    def _drafting(self) -> Drafting | None:
+        """How to draft tokens of the only running request; None for several."""
+        if len(self._running) != 1 or self._running[0].request.forced:
+            return None
+        request = self._running[0].request
+
+        def begin() -> Guess:
+            sampler = self._sampler.fork(0)
+            return lambda logits: sampler.sample(logits)[0] or 0  # None for NaN, for which any draft is as good
+
+        # The logits after the last token are not needed.
+        return Drafting(begin, len(request.prompt_ids) + request.max_tokens - 2, self.eos_ids)
 
     def _remove_ended(self) -> None:
         """Remove requests whose client has disconnected or whose time is over."""

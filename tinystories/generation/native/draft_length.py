@@ -1,4 +1,7 @@
-"""How many tokens to draft, from the measured times of drafts and passes, and the acceptance rate of the sequence."""
+"""How many tokens to draft, from the measured times of drafts and passes, and the acceptance rate of the sequence.
+
+Times are those of the processor in the calling thread, so that other processes on the machine affect them less.
+"""
 
 from collections import defaultdict, deque
 from statistics import median
@@ -11,19 +14,26 @@ TIMES = 9  # the last ones, of which the median is used
 PRIOR = (30, 1)  # tokens accepted and rejected, with which the acceptance rate of a sequence begins
 MEMORY = 200  # tokens, after which older ones count half
 GAIN = 1.05  # drafting is used if it is expected to be faster by this factor
+PAUSE = 20  # sequences without drafts, after drafting was not faster
 
 
 class Costs:
-    """Measured seconds of one model's drafts and passes, over all sequences.
-
-    Attributes:
-        pays: whether drafting is expected to be faster for sequences with the usual acceptance rate.
-    """
+    """Measured seconds of one model's drafts and passes, over all sequences."""
 
     def __init__(self) -> None:
-        self.pays = True
+        self._pause = 0
         self._drafts: deque[float] = deque(maxlen=TIMES)
         self._passes: dict[int, deque[float]] = defaultdict(lambda: deque(maxlen=TIMES))
+
+    def pays(self) -> bool:
+        """Whether to draft for a new sequence."""
+        self._pause = max(0, self._pause - 1)
+        return not self._pause
+
+    def pause(self) -> None:
+        """Draft for none of the next sequences; then measure anew."""
+        self._pause = PAUSE
+        self._drafts.clear()
 
     def add_draft(self, tokens: int, seconds: float) -> None:
         self._drafts.append(seconds / tokens)
@@ -83,7 +93,8 @@ class DraftLength:
         rows, faster = self._fastest(self._accepted / (self._accepted + self._rejected))
         if not faster:
             self.off = True
-            self._costs.pays = self._fastest(PRIOR[0] / sum(PRIOR))[1]
+            if not self._fastest(PRIOR[0] / sum(PRIOR))[1]:
+                self._costs.pause()
             return 0
         return rows - 1
 

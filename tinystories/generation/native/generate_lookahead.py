@@ -36,7 +36,6 @@ STATELESS = {
         )
     ),
 }  # fmt: skip
-MIN_NEW_TOKENS = 32  # fewer are not worth a copy of the weights
 LIKELY = 64  # tokens, one of which is nearly always sampled; only their random numbers are computed
 
 
@@ -48,8 +47,9 @@ class GenerateLookahead:
         off: whether drafting is not faster.
     """
 
-    def __init__(self, lookahead: Lookahead):
-        self._lookahead, self.sequence = lookahead, torch.empty(1, 0, dtype=torch.int64)
+    def __init__(self, lookahead: Lookahead, guesses: "Guesses"):
+        self._lookahead, self._guesses = lookahead, guesses
+        self.sequence = torch.empty(1, 0, dtype=torch.int64)
 
     @property
     def off(self) -> bool:
@@ -77,7 +77,7 @@ class GenerateLookahead:
                 layer.reserve(batch, heads, new, dim)
             return [layer.memory[0] for layer in layers], [layer.memory[1] for layer in layers]
 
-        logits = self._lookahead.logits(self.sequence, reserve)
+        logits = self._lookahead.logits(int(ids), past, lambda: self._guesses(self.sequence), reserve)
         if logits is None:
             return None
         for layer in layers:
@@ -92,13 +92,13 @@ def lookahead_of(cache: object) -> GenerateLookahead | None:
 
 
 @contextmanager
-def lookahead(
+def lookahead_in(
     model: PreTrainedModel,
     engine: Engine,
     ids: torch.Tensor,
     processors: LogitsProcessorList,
     config: GenerationConfig,
-    cache: Any,
+    cache: object,
 ) -> Iterator[None]:
     """Within the block, the cache of `generate()` carries a lookahead, if speculation is supported.
 
@@ -106,25 +106,21 @@ def lookahead(
         ids: the prompt `[1, length]`.
         processors, config, cache: those of `generate()`.
     """
+    found = None
     if (
-        engine.draft_weights is None
-        or not engine.costs.pays
-        or type(cache) is not DynamicCache
-        or len(ids) != 1
-        or config.is_assistant
-        or config.max_length is None
-        or config.max_length - ids.shape[1] < MIN_NEW_TOKENS
-        or any(type(processor) not in STATELESS for processor in processors)
-        or (native := engine.native(model)) is None
-        or native.has_dynamic_rope
+        type(cache) is DynamicCache
+        and len(ids) == 1
+        and not config.is_assistant
+        and config.max_length is not None
+        and all(type(processor) in STATELESS for processor in processors)
     ):
+        eos = config._eos_token_tensor
+        last = config.max_length - 2  # the logits after the last token are not needed
+        found = Lookahead.of(model, engine, ids.shape[1], last, [] if eos is None else eos.flatten().tolist())
+    if found is None:
         yield
         return
-    eos = config._eos_token_tensor
-    eos_ids = frozenset(() if eos is None else eos.flatten().tolist())
-    last = config.max_length - 2  # the logits after the last token are not needed
-    begin = Guesses(processors, bool(config.do_sample))
-    vars(cache)["lookahead"] = GenerateLookahead(Lookahead(model, engine, begin, last, eos_ids))
+    vars(cache)["lookahead"] = GenerateLookahead(found, Guesses(processors, bool(config.do_sample)))
     try:
         yield
     finally:

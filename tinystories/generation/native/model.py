@@ -9,7 +9,7 @@
 """
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING
@@ -23,7 +23,8 @@ from ...utils.errors import UserError
 from ..sampling import NativeTopPWarper
 from .cache import PreallocatedCacheLayer
 from .engine import DRAFTS, WEIGHTS, Engine, is_wrapped, preallocated_layers, unsupported_reason
-from .generate_lookahead import lookahead, lookahead_of
+from .generate_lookahead import lookahead_in, lookahead_of
+from .speculation import Lookahead
 
 
 logger = logging.getLogger(__name__)
@@ -155,7 +156,7 @@ class NativeDecodingMixin(_Base):
 
     def _sample(self, input_ids, logits_processor, stopping_criteria, generation_config, *args, **kwargs):
         cache = kwargs.get("past_key_values")
-        with lookahead(self, self._engine, input_ids, logits_processor, generation_config, cache):
+        with lookahead_in(self, self._engine, input_ids, logits_processor, generation_config, cache):
             return super()._sample(  # type: ignore[misc]
                 input_ids, logits_processor, stopping_criteria, generation_config, *args, **kwargs
             )
@@ -166,6 +167,10 @@ class NativeDecodingMixin(_Base):
         """`NativeModel.row_logits`; also None if the model has hooks, which would not run."""
         native = None if is_wrapped(vars(self)) else self._engine.native(self)
         return None if native is None else native.row_logits(ids, past, keys, values)
+
+    def lookahead(self, past: int, last: int, eos_ids: Collection[int]) -> Lookahead | None:
+        """`Lookahead.of` for this model; also None if it has hooks, which would not run."""
+        return None if is_wrapped(vars(self)) else Lookahead.of(self, self._engine, past, last, eos_ids)
 
     def _supports_call(
         self, ids: torch.Tensor, mask: torch.Tensor | None, positions: torch.Tensor | None, options: dict
