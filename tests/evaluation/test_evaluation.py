@@ -7,6 +7,7 @@ import shutil
 import sys
 import threading
 from collections import Counter
+from contextlib import contextmanager
 from html.parser import HTMLParser
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -431,36 +432,80 @@ def test_rank_correlations_among_figures_and_with_a_judge():
     assert rank_correlations({**report, "models": report["models"][:5]}) is None
 
 
-def test_a_judge_grades_real_and_generated_stories(tiny_run, tmp_path, monkeypatch):
+@pytest.fixture
+def judge_server(monkeypatch):
+    """A context: the URL of an endpoint with the grades that `grade(request)` gives."""
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+
+    @contextmanager
+    def serve(grade):
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self):
+                grades = json.dumps(grade(json.loads(self.rfile.read(int(self.headers["Content-Length"])))))
+                body = json.dumps({"choices": [{"message": {"role": "assistant", "content": grades}}]}).encode()
+                self.send_response(200)
+                self.send_header("Content-Type", "application/json")
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *_):
+                pass
+
+        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/v1"
+        server.shutdown()
+        server.server_close()
+
+    return serve
+
+
+@pytest.mark.slow
+def test_the_figures_of_six_models_agree_with_a_judge(tiny_run, corpus, judge_server, tmp_path):
+    """The more noise in the weights, the more words that no story has, which is what this judge grades."""
+    known = vocabulary(corpus[1])
+
+    def grade(request):
+        found = words(request["messages"][-1]["content"])
+        known_words = sum(word.lower() in known for word in found) / len(found)
+        return {"grammar": round(10 * known_words), "creativity": 5, "consistency": 7}
+
+    model, tokenizer = load_model(str(tiny_run))
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    generator = torch.Generator().manual_seed(0)
+    noise = {name: torch.randn(value.shape, generator=generator) * value.std() for name, value in state.items()}
+    folders = [tmp_path / f"noise-{level}" for level in range(6)]
+    for level, folder in enumerate(folders):
+        model.load_state_dict({name: state[name] + 0.4 * level * noise[name] for name in state})
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+    options = {"corpus": "sample", "limit": 12, "presets": ["plain"], "progress": False}
+    with judge_server(grade) as url:
+        report = evaluate(folders, judge=Judge(url, "teacher", cache_dir=tmp_path / "cache"), **options)
+    assert not report["failed"] and [model["name"] for model in report["models"]] == [f"noise-{n}" for n in range(6)]
+    table = report["rank_correlations"]
+    assert table["bits per byte"]["judge: grammar"] > 0.8
+    assert table["bits per byte"]["judge: creativity"] is None, "the same grade for all models"
+    page = html_report(report)
+    assert "judge: grammar" in page and f"{table['bits per byte']['judge: grammar']:.2f}" in page
+
+
+def test_a_judge_grades_real_and_generated_stories(tiny_run, judge_server, tmp_path, monkeypatch):
     asked = []
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self):
-            asked.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-            grades = json.dumps({"grammar": 8, "creativity": 5, "consistency": 7})
-            body = json.dumps({"choices": [{"message": {"role": "assistant", "content": grades}}]}).encode()
-            self.send_response(200)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
+    def grade(request):
+        asked.append(request)
+        return {"grammar": 8, "creativity": 5, "consistency": 7}
 
-        def log_message(self, *_):
-            pass
-
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
-    url = f"http://127.0.0.1:{server.server_port}/v1"
-    judge = Judge(url, "teacher", cache_dir=tmp_path)
-    options = {"limit": 3, "presets": ["plain"], "progress": False, "judge": judge}
-    report = evaluate([tiny_run], **options)
-    grades = report["models"][0]["judge"]
-    assert grades["model"] == "teacher" and grades["presets"]["plain"]["grammar"] == 8
-    assert grades["presets"]["plain"]["graded"] == report["real_stories"]["judge"]["graded"] == 3
-    assert len(asked) == 6 and "teacher" in html_report(report)
-    server.shutdown()
-    server.server_close()
+    with judge_server(grade) as url:
+        judge = Judge(url, "teacher", cache_dir=tmp_path)
+        options = {"limit": 3, "presets": ["plain"], "progress": False, "judge": judge}
+        report = evaluate([tiny_run], **options)
+        grades = report["models"][0]["judge"]
+        assert grades["model"] == "teacher" and grades["presets"]["plain"]["grammar"] == 8
+        assert grades["presets"]["plain"]["graded"] == report["real_stories"]["judge"]["graded"] == 3
+        assert len(asked) == 6 and "teacher" in html_report(report)
 
     # A missing endpoint is detected before any model is evaluated.
     monkeypatch.setattr("openai._base_client.INITIAL_RETRY_DELAY", 0.01)
