@@ -83,6 +83,12 @@ def without_bos(stories):
     return tokenizer
 
 
+def ends_with_the_usual_padding(stories):
+    tokenizer = padding_with_the_end(stories)
+    tokenizer.add_special_tokens({"bos_token": "<|padding|>", "eos_token": "<|padding|>", "pad_token": "<|padding|>"})
+    return tokenizer
+
+
 TOKENIZERS = {
     "a gap": (lambda stories: renumbered(stories, 900), 901),
     "an id above 16 bits": (lambda stories: renumbered(stories, 70_000), 70_001),
@@ -90,6 +96,7 @@ TOKENIZERS = {
     "no pad token": (like_gpt2, 399),
     "a pad token added later": (with_pad_added_later, 399),
     "padding with the end": (padding_with_the_end, 399),
+    "the usual padding is the end": (ends_with_the_usual_padding, 400),
     "no token to begin with": (without_bos, 399),
 }
 

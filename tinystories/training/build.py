@@ -248,8 +248,9 @@ def complete_special_tokens(tokenizer: PreTrainedTokenizerBase, name: str) -> li
     if tokenizer.pad_token_id in (None, tokenizer.eos_token_id, tokenizer.bos_token_id):
         # If padding and EOS were the same token, either padding would be trained on or EOS would not.
         missing = tokenizer.pad_token_id is None
-        tokenizer.add_special_tokens({"pad_token": PAD})
-        changes.append(f"no {'' if missing else 'separate '}pad_token; {PAD} was added")
+        pad = PAD if PAD not in (tokenizer.bos_token, tokenizer.eos_token) else "<|pad|>"
+        tokenizer.add_special_tokens({"pad_token": pad})
+        changes.append(f"no {'' if missing else 'separate '}pad_token; {pad} was added")
     ids = tokenizer.get_vocab()
     if len(set(ids.values())) < len(ids):
         # `tokenizers` gives a new token the vocabulary size as its id, which is in use if the ids have gaps.
