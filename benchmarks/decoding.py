@@ -8,7 +8,9 @@ speed is that of a whole call of `generate()` in new tokens per second, includin
 
 - `stock`: `LlamaForCausalLM` with transformers' defaults.
 - `ours`: the model as loaded, without native decoding.
-- `native`: the same model after `use_native_decoding`; its greedy text must be that of `ours`.
+- `native`: the same model after `use_native_decoding(model, draft=None)`; its greedy text must be that of `ours`.
+- `drafted`: the same model after `use_native_decoding(model)`, which is speculative for one story; `speculation.py`
+  measures it with a trained model, whose drafts are accepted more often.
 - `int8`: the same model after `use_native_decoding(model, weights="int8")`.
 
 The weights are random unless `--model` names a run, and EOS is not generated. The columns after `ms per step` give the
@@ -59,7 +61,8 @@ def build(options: argparse.Namespace) -> dict[str, PreTrainedModel]:
         ours = TinyLlamaForCausalLM(TinyLlamaConfig(**SIZES[options.size])).eval()
     stock = LlamaForCausalLM(LlamaConfig(**{name: getattr(ours.config, name) for name in SHARED})).eval()
     stock.load_state_dict(ours.state_dict())
-    models = {"stock": stock, "ours": ours, "native": use_native_decoding(copy.deepcopy(ours))}
+    models = {"stock": stock, "ours": ours, "native": use_native_decoding(copy.deepcopy(ours), draft=None)}
+    models["drafted"] = use_native_decoding(copy.deepcopy(ours))
     models["int8"] = use_native_decoding(copy.deepcopy(ours), weights="int8")
     return {name: models[name] for name in options.variants.split(",")}
 
@@ -119,7 +122,9 @@ def main() -> None:
         "--size", choices=SIZES, default="24m", help="size of the model with random weights (default: 24m)"
     )
     parser.add_argument(
-        "--variants", default="stock,ours,native,int8", help="comma-separated; ratios are relative to the first"
+        "--variants",
+        default="stock,ours,native,drafted,int8",
+        help="comma-separated; ratios are relative to the first",
     )
     parser.add_argument("--workloads", default=",".join(WORKLOADS), help="comma-separated")
     parser.add_argument("--rounds", type=int, default=5, help="timed runs of each variant (default: 5)")
@@ -148,7 +153,7 @@ def main() -> None:
             ratio = median_ratio(values, speeds[base])
             times = step_times(models[name], workload)
             same = None
-            if name in ("native", "int8") and "ours" in texts:
+            if name in ("native", "drafted", "int8") and "ours" in texts:
                 same = (texts[name] == texts["ours"]).float().mean().item()
             note = "" if same is None else "same as ours" if same == 1 else f"{same:.0%} of the tokens of ours"
             print(
@@ -162,9 +167,14 @@ def main() -> None:
         print(flush=True)
     save_json(options.json, workloads=results)
     greedy = [name for name in results if "greedy" in name]
-    different = [name for name in greedy if results[name].get("native", {}).get("same_tokens_as_ours", 1) != 1]
+    different = [
+        f"{variant} (batch {name})"
+        for name in greedy
+        for variant in ("native", "drafted")
+        if results[name].get(variant, {}).get("same_tokens_as_ours", 1) != 1
+    ]
     if different:
-        raise SystemExit(f"The greedy text of `native` differs from that of `ours`: batch {', '.join(different)}")
+        raise SystemExit(f"The greedy text differs from that of `ours`: {', '.join(different)}")
 
 
 if __name__ == "__main__":

@@ -32,6 +32,7 @@ BENCHMARKS = {
         None,
     ),
     "decoding": ("Decoding on a CPU", "benchmarks/decoding.py", None),
+    "speculation": ("Speculative decoding", "benchmarks/speculation.py", None),
     "engines": ("Decoding with llama.cpp", "benchmarks/engines.py", "xllamacpp"),
     "serving": (
         "Serving",
