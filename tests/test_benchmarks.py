@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from helpers import tiny_model
 
@@ -125,6 +127,28 @@ def test_settings_for_names_are_compared(tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     [result] = json.loads(figures.read_text())["results"]
     assert result["variant"] == "rename" and result["steps"] == 2 and result["repeated"] > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", ["copy_init 1, heads of dimension 32", "short stories first"])
+def test_settings_for_coherence_are_compared(variant, tmp_path, monkeypatch, capsys):
+    import coherence_race
+
+    stories = load_corpus("sample", max_stories=160).train["text"][:]
+    pq.write_table(pa.table({"text": stories}), tmp_path / "train.parquet")
+    results = tmp_path / "results.jsonl"
+    for name, value in {"STEPS": {5: 4}, "HELD_OUT": 60, "SCORED": 5}.items():
+        monkeypatch.setattr(coherence_race, name, value)
+    arguments = ["--corpus", str(tmp_path), "--results", str(results), "--only", variant, "--seeds", "1"]
+    for _ in range(2):  # the second time, there is nothing left to do
+        monkeypatch.setattr(sys, "argv", ["coherence_race.py", *arguments])
+        coherence_race.main()
+    [result] = [json.loads(line) for line in results.read_text().splitlines()]
+    assert result["variant"] == variant and result["bits_per_byte"] > 1
+    assert set(result["correct"]) == set(result["probes"]) and sum(result["probes"].values()) > 20
+    monkeypatch.setattr(sys, "argv", ["coherence_race.py", "--table", "--results", str(results)])
+    coherence_race.main()
+    assert f"| 5 | {variant} | 1 |" in capsys.readouterr().out
 
 
 @pytest.mark.slow
