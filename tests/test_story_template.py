@@ -54,7 +54,7 @@ def test_braces_and_lines_with_several_fields():
         ("Words: {words!r}", "not a field"),
         ("Words: {words:>3}", "not a field"),
         ("Words: {a.b}", "not a field"),
-        ("{text}", "not a field"),
+        ("{text}", "{text} is a reserved name"),
         ("Words: {words", "not valid"),
         ("Words: words}", "not valid"),
     ],

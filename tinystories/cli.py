@@ -24,7 +24,7 @@ SPIN_COUNT = "1000"
 
 VERBS = {
     "train": "train a model with a recipe, or on stories for a given time",
-    "finetune": "train a model that exists on other stories",
+    "finetune": "fine-tune a trained model on other stories",
     "recipes": "list the installed recipes, or print one",
     "annotate": "derive words, a summary and features of each story by rule",
     "tokenizer": "train a tokenizer, or prune one to its most frequent tokens",

@@ -1,4 +1,4 @@
-r"""The template of an instructed model: text with fields of the corpus that stands in front of a story.
+r"""The template that a model is trained with: text with fields of the corpus in front of each story.
 
     template = StoryTemplate("Words: {words}\nSummary: {summary}\nStory:")
     template.render({"words": "dragon, key, rain"})  # "Words: dragon, key, rain\nStory:\n"
@@ -66,7 +66,7 @@ class StoryTemplate:
 
     @classmethod
     def of_tokenizer(cls, tokenizer: "PreTrainedTokenizerBase") -> "StoryTemplate | None":
-        """The template of a model; None if it is not instructed."""
+        """The template of a model; None if it was trained without one."""
         text = tokenizer.init_kwargs.get(KEY)
         return cls(text) if isinstance(text, str) else None
 
@@ -184,7 +184,9 @@ def _parse(line: str) -> Line:
         text += literal
         if name is None:
             continue
-        if not name.isidentifier() or name.startswith("_") or form or conversion or name in RESERVED:
+        if name in RESERVED:
+            raise UserError(f"`template`: {{{name}}} is a reserved name: give the column another name.")
+        if not name.isidentifier() or name.startswith("_") or form or conversion:
             raise UserError(f"`template`: {{{name}}} is not a field: use the name of a column, such as {{words}}.")
         parts.append((text, name))
         text = ""

@@ -378,6 +378,9 @@ def test_which_targets_are_stories(tmp_path):
     assert is_corpus(str(tmp_path)) and is_corpus(str(tmp_path / "stories.txt"))
     (tmp_path / "config.json").write_text("{}")
     assert not is_corpus(str(tmp_path))
+    (tmp_path / "adapter").mkdir()
+    (tmp_path / "adapter" / "adapter_config.json").write_text("{}")
+    assert not is_corpus(str(tmp_path / "adapter"))
 
 
 def test_a_file_of_unknown_format_may_be_meant_as_stories_or_as_a_model(tmp_path):

@@ -93,6 +93,9 @@ def test_mistakes_are_one_line(story_file, tmp_path):
     fails_with_one_line(
         tinystories("train", one, "--minutes", 1, "--split", "file", cwd=tmp_path), "only one distinct"
     )
+    (tmp_path / "book.pdf").write_bytes(b"%PDF-1.4")
+    for command in (("train", "book.pdf", "--minutes", 1), ("finetune", "book.pdf")):
+        fails_with_one_line(tinystories(*command, cwd=tmp_path), "convert it first: `pdftotext book.pdf book.txt`")
     (tmp_path / "empty").mkdir()
     fails_with_one_line(tinystories("train", tmp_path / "empty", "--minutes", 1, cwd=tmp_path), "contains no files")
 

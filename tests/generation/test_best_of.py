@@ -101,9 +101,12 @@ def test_the_number_of_stories_must_fit(tiny):
 
 def test_the_summary():
     fault = find_faults("", ended=False)
-    assert str(BestStories([None], [[]], 8, 3)) == "best of 8: 0 faults; 3 of the 8 had faults"
-    assert str(BestStories([None], [fault], 2, 2)) == "best of 2: 1 fault; 2 of the 2 had faults"
-    assert str(BestStories([None] * 2, [[], fault], 4, 3)) == "best 2 of 4: 0 and 1 faults; 3 of the 4 had faults"
+    assert str(BestStories([None], [[]], 8, 3)) == "best of 8: 0 faults; 3 of 8 stories had faults"
+    assert str(BestStories([None], [fault], 2, 2)) == "best of 2: 1 fault; 2 of 2 stories had faults"
+    two = BestStories([None] * 2, [[], fault], 4, 3)
+    assert str(two) == "best 2 of 4: 0 and 1 faults; 3 of 4 stories had faults"
+    three = BestStories([None] * 3, [[], [], fault], 4, 2)
+    assert str(three) == "best 3 of 4: 0, 0 and 1 faults; 2 of 4 stories had faults"
 
 
 # The command

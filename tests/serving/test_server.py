@@ -889,7 +889,8 @@ def test_mistakes_are_one_line(tiny_run, tmp_path, monkeypatch, capsys):
     for origin in ("example.org", "https://example.org/page", "null"):
         assert "--cors-origin" in one_line(tiny_run, "--port", 0, "--cors-origin", origin)
     assert "5/fortnight" in one_line(tiny_run, "--port", 0, "--rate-limit", "5/fortnight")
-    assert "warp:1" in one_line(tiny_run, "--port", 0, "--device", "warp:1", silent=True)
+    wrong_device = one_line(tiny_run, "--port", 0, "--device", "warp:1", silent=True)
+    assert wrong_device.endswith("There is no device 'warp:1': use a device such as cpu, cuda:0 or mps.")
     # This is found when the model is loaded, after the server has begun to answer.
     assert "tokenizer" in one_line(tiny_run, "--port", 0, TOKENIZER_PATH=str(tmp_path))
     for name in ("serve", "app", "middleware"):

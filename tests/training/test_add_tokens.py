@@ -92,9 +92,18 @@ def test_exports_have_them(run, tmp_path):
     assert AutoTokenizer.from_pretrained(tmp_path / "stock").convert_tokens_to_ids([NAME, MARKER]) == ids
 
 
-@pytest.mark.parametrize("token", ["", " ", " Zorg", "a", "<|endoftext|>"])
-def test_tokens_that_cannot_be_added_are_refused(tiny_run, token):
-    with pytest.raises(UserError, match="`add_tokens`: .*: remove it"):
+@pytest.mark.parametrize(
+    ("token", "message"),
+    [
+        ("", "'' is empty: remove it"),
+        (" ", "' ' is empty: remove it"),
+        (" Zorg", "' Zorg' begins or ends with white space: write 'Zorg'"),
+        ("a", "'a' is already a token: remove it"),
+        ("<|endoftext|>", "is already a token: remove it"),
+    ],
+)
+def test_tokens_that_cannot_be_added_are_refused(tiny_run, token, message):
+    with pytest.raises(UserError, match=f"`add_tokens`: .*{message}"):
         load_base(str(tiny_run)).add_tokens([token])
 
 

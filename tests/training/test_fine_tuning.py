@@ -136,7 +136,7 @@ def test_a_missing_pad_token_gets_an_embedding(story_file, tmp_path):
         ({"size": "3m"}, "hidden_size is 192, not 64; intermediate_size is 512, not 128"),
         ({"vocab_size": 700}, "vocab_size is 700, not "),
         ({"partial_rotary_factor": 1.0}, "partial_rotary_factor is 1.0, not 0.5"),
-        ({"max_length": 256}, "`max_length` is 256, but the context of .* is 128 tokens"),
+        ({"max_length": 256}, "`max_length` is 256, but the context length of .* is 128 tokens: remove `max_length`"),
         ({"tokenizer": "OTHER"}, "is not that of the base model"),
         ({"zero_init_residual": True}, "`zero_init_residual` initialises a model that is trained from scratch"),
         ({"copy_init": 1}, "`copy_init` initialises"),

@@ -90,7 +90,7 @@ def test_a_release_has_the_merged_model_and_the_adapter(adapter, base, tmp_path)
     assert "adapter/" in (release.folder / "README.md").read_text("utf-8")
 
 
-def test_an_adapter_without_its_base_is_one_line(adapter, tmp_path):
+def test_an_adapter_without_its_base_is_one_line(adapter, base, tmp_path):  # noqa: F811
     moved = shutil.copytree(adapter, tmp_path / "moved")
     recipe = (moved / "recipe.yaml").read_text()
     before = json.loads((adapter / "adapter_config.json").read_text())["base_model_name_or_path"]
@@ -99,7 +99,8 @@ def test_an_adapter_without_its_base_is_one_line(adapter, tmp_path):
         fails_with_one_line(tinystories(*command), "is a LoRA adapter of /gone/base, which does not exist")
     assert not (tmp_path / "out").exists()
     fails_with_one_line(tinystories("export", adapter, tmp_path / "out"), "tinystories merge")
-    fails_with_one_line(tinystories("merge", tmp_path / "none", tmp_path / "out"), "is not a LoRA adapter")
+    fails_with_one_line(tinystories("merge", tmp_path / "none", tmp_path / "out"), "There is no run folder")
+    fails_with_one_line(tinystories("merge", base, tmp_path / "out"), "not a LoRA adapter but a complete model")
     with pytest.raises(UserError, match="tinystories merge"):
         train(recipe_for(adapter, "sample", tmp_path / "run"))
 
@@ -112,9 +113,10 @@ def test_an_adapter_without_its_base_is_one_line(adapter, tmp_path):
         ({"lora": "{r: 4, target_modules: [q_proj, lm_head]}"}, "`lora` cannot train the embeddings"),
         ({"lora": "{modules_to_save: [embed_tokens]}"}, "`lora` cannot train the embeddings"),
         ({"push_to_hub": True}, "`lora` and `push_to_hub` cannot be combined"),
-        ({"lora": "{rank: 4}"}, "`lora` section of the recipe is invalid: .*rank"),
+        ({"lora": "{rank: 4}"}, "`lora` has no field rank: use fields of peft's LoraConfig"),
         ({"lora": "{r: 4, target_modules: [nothing]}"}, "`lora` section of the recipe is invalid: .*nothing"),
-        ({"lora": "{r: 0}"}, "`lora` section of the recipe is invalid: .*r"),
+        ({"lora": "{r: 0}"}, "`lora`: `r` must be an integer of at least 1, but is 0"),
+        ({"lora": "{r: '8'}"}, "`lora`: `r` must be an integer of at least 1, but is '8'"),
     ],
     ids=str,
 )

@@ -57,7 +57,7 @@ def is_corpus(target: str) -> bool:
     path = Path(target)
     if target == "sample" or glob.has_magic(target) or (path.is_file() and may_hold_stories(path)):
         return True
-    has_model = any((path / name).exists() for name in (*MODEL_FILES, "tokenizer.json"))
+    has_model = is_adapter(path) or any((path / name).exists() for name in (*MODEL_FILES, "tokenizer.json"))
     return path.is_dir() and not has_model and may_hold_stories(path)
 
 

@@ -26,8 +26,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "out",
         type=expand_user,
-        help="new folder, for a file of training and one of validation stories; or, for a corpus without validation "
-        "stories, a new file that ends in .parquet or .jsonl",
+        help="new folder, which gets a file of training stories and one of validation stories; or, for a corpus without "
+        "validation stories, a new file that ends in .parquet or .jsonl",
     )
     parser.add_argument(
         "--format", default="parquet", help="format of the files in a folder: parquet or jsonl (default: parquet)"

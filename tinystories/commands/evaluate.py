@@ -45,12 +45,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--limit",
         type=number(int, 1),
-        help="at most this many stories, pairs per kind, and prompts (default: all stories, 500 pairs, all prompts)",
+        help="at most this many stories, pairs and probes per kind, and prompts (default: all stories, 500 pairs and "
+        "probes, all prompts)",
     )
     parser.add_argument(
         "--quick",
         action="store_true",
-        help="quick evaluation: 100 stories, 50 pairs per kind, 5 prompts, the model's own preset",
+        help="quick evaluation: 100 stories, 50 pairs and probes per kind, 5 prompts, 20 stories without a prompt, the "
+        "model's own preset",
     )
     parser.add_argument(
         "--presets",

@@ -1,4 +1,4 @@
-"""`tinystories finetune`: `tinystories train` from the weights of a model, by default the built-in one."""
+"""`tinystories finetune`: `tinystories train` from the weights of a trained model, by default the built-in one."""
 
 import argparse
 
@@ -20,7 +20,7 @@ tinystories finetune my_stories.txt --init_from you/model --epochs 2   # a Llama
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
-        "Train an existing model on other stories: `tinystories train` with --init_from. With --minutes, the "
+        "Fine-tune a trained model on other stories: `tinystories train` with --init_from. With --minutes, the "
         "settings are chosen for the stories and the time; otherwise they are those of the recipe `finetune`. Every "
         "key of the recipe and of TrainingArguments is also an option."
     )

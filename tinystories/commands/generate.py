@@ -22,7 +22,7 @@ FIELDS = ("words", "summary", "features")
 EXAMPLES = """
 tinystories generate "Once upon a time"
 tinystories generate runs/quickstart "The happy cat" -n 3 --best-of 8 --preset creative --seed 1
-tinystories generate runs/instructed --words "dragon, key, rain" --max-new-tokens 200
+tinystories generate runs/words --words "dragon, key, rain" --max-new-tokens 200
 """
 
 
@@ -41,8 +41,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--words",
-        help='words for the story, such as "dragon, key, rain", if the model was trained with a template that has '
-        "them; so for the next three options (default: none)",
+        help='words for the story, such as "dragon, key, rain"; this option and the next three need a model that was '
+        "trained with a template (default: none)",
     )
     parser.add_argument("--summary", help="what the story is about (default: none)")
     parser.add_argument("--features", help='such as "dialogue, happy ending" (default: none)')
@@ -73,7 +73,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         type=number(int, 1, MOST_STORIES),
         help="generate N stories and print the one with the fewest faults (a name never introduced, a missing ending "
-        "and the like), of equal ones the most probable; with -n, the best ones (default: no choice)",
+        "and the like), or the most probable of those with equally few; with -n, print the best of the N (default: off)",
     )
     parser.add_argument("--seed", type=seed, help="makes sampling reproducible on the same machine (default: random)")
     parser.add_argument(
@@ -206,8 +206,10 @@ def _fields(options: argparse.Namespace) -> dict[str, str]:
     fields = {name: getattr(options, name) for name in FIELDS if getattr(options, name) is not None}
     for given in options.field or ():
         name, equals, value = given.partition("=")
-        if not equals or not name or name in fields:
-            raise UserError(f"--field must be NAME=VALUE, with each name once, not {given!r}.")
+        if not equals or not name:
+            raise UserError(f"--field must be NAME=VALUE, not {given!r}.")
+        if name in fields:
+            raise UserError(f"The field {name} is given twice: remove one of its values.")
         fields[name] = value
     return fields
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..data.formats import file_format
-from ..data.sources.files import hub_dataset
+from ..data.sources.files import hub_dataset, may_hold_stories
 from ..recipe import (
     SHORT_NAMES,
     Recipe,
@@ -123,6 +123,7 @@ def names_stories(target: str, given: dict[str, str]) -> bool:
             f"--init_from {target}."
         )
     is_local = target == "sample" or path.is_dir() or glob.has_magic(target) or file_format(path) is not None
+    is_local |= path.is_file() and may_hold_stories(path)  # a document, whose error shows how to convert it
     timed = "max_minutes" in given
     if not is_local and not (timed and _may_be_on_hub(target)):
         return False
@@ -369,8 +370,8 @@ def _report_base(base: "BaseModel", recipe: Recipe, corpus: "Corpus") -> None:
         if finding.check == "objective" and finding.status == "error":
             print(
                 f"warning: the base model {base.name}: {finding.evidence}. Here the labels are shifted once, so "
-                f"training repairs it, but takes longer than from a correct model; `tinystories doctor` on the run "
-                f"folder shows whether it was long enough."
+                f"training repairs the model, but takes longer than from a correct one. Afterwards, check the run folder "
+                f"with `tinystories doctor`."
             )
 
 
@@ -438,7 +439,7 @@ def _change(trainer: "StoryTrainer") -> str:
         for name, kind in names.items()
         if name in before and name in after
     ]
-    text = f"\nFine-tuning: from {', from '.join(parts)}."
+    text = f"\nFine-tuning changed bits per byte from {' and from '.join(parts)}."
     if after["eval_bits_per_byte"] >= before["eval_bits_per_byte"]:
         text += (
             " The base model is better on these stories than the fine-tuned one: they are too few, or too much like "

@@ -35,7 +35,7 @@ def load_base(name: str, tokenizer: str | None = None) -> BaseModel:
     else:
         model, loaded, architecture = _read_folder(path, tokenizer)
         if tokenizer is not None:
-            _check_tokenizer(loaded, tokenizer, path)
+            _check_tokenizer(loaded, tokenizer, path, name)
     check_vocabulary(loaded, model.config.vocab_size, name)
     return BaseModel.of(name, model, loaded, architecture)
 
@@ -61,11 +61,11 @@ def _read_folder(path: str, tokenizer: str | None) -> tuple[TinyLlamaForCausalLM
     return model, load_tokenizer(tokenizer or path), own
 
 
-def _check_tokenizer(loaded: PreTrainedTokenizerBase, tokenizer: str, path: str) -> None:
+def _check_tokenizer(loaded: PreTrainedTokenizerBase, tokenizer: str, path: str, name: str) -> None:
     """Refuse another tokenizer than the one in the model's folder."""
     own = local_folder(path)
     if (own / "tokenizer.json").is_file() and loaded.get_vocab() != load_tokenizer(own).get_vocab():
         raise UserError(
-            f"The tokenizer {tokenizer} is not that of the base model {path}, whose embeddings belong to its own "
-            f"tokens: remove `tokenizer`."
+            f"The tokenizer {tokenizer} is not that of the base model {name}, whose embeddings fit only its own "
+            f"tokenizer: remove `tokenizer`."
         )

@@ -8,7 +8,7 @@ from modeling_tinyllama import TinyLlamaForCausalLM
 
 from ..runs.adapter import adapter_base, merge_adapter_into
 from ..runs.loading import load_tokenizer, set_generation_config
-from ..runs.run_folder import BASE_METADATA, EVAL_RESULTS, LOSS_PLOT, RECIPE, RUN_METADATA, TRAINER_STATE, is_adapter
+from ..runs.run_folder import BASE_METADATA, EVAL_RESULTS, LOSS_PLOT, RECIPE, RUN_METADATA, TRAINER_STATE, is_adapter, require_run_folder
 from ..utils.errors import UserError
 from ..utils.paths import require_new_folder, staged
 from .base_model import load_base
@@ -37,7 +37,8 @@ def merge(run: str | Path, out: str | Path) -> Merged:
     run, out = Path(run), Path(out)
     require_new_folder(out)
     if not is_adapter(run):
-        raise UserError(f"{run} is not a LoRA adapter: it has no adapter_config.json, or a model of its own.")
+        require_run_folder(run)
+        raise UserError(f"{run} is not a LoRA adapter but a complete model: there is nothing to merge.")
     base = adapter_base(run)
     model = merge_adapter_into(load_base(base).model, run)
     assert isinstance(model, TinyLlamaForCausalLM)

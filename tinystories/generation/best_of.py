@@ -34,11 +34,11 @@ class BestStories:
     faulty: int
 
     def __str__(self) -> str:
-        numbers = [str(len(faults)) for faults in self.faults]
-        chosen = f"best {len(numbers)} of" if len(numbers) > 1 else "best of"
-        noun = "fault" if numbers == ["1"] else "faults"
-        faulty = f"{self.faulty} of the {self.candidates} had faults"
-        return f"{chosen} {self.candidates}: {' and '.join(numbers)} {noun}; {faulty}"
+        *others, last = [str(len(faults)) for faults in self.faults]
+        chosen = f"best {len(self.faults)} of" if others else "best of"
+        numbers = f"{', '.join(others)} and {last}" if others else last
+        noun = "fault" if numbers == "1" else "faults"
+        return f"{chosen} {self.candidates}: {numbers} {noun}; {self.faulty} of {self.candidates} stories had faults"
 
 
 def best_stories(

@@ -44,8 +44,8 @@ def instruction(tokenizer: "PreTrainedTokenizerBase", fields: Mapping[str, str])
     template = StoryTemplate.of_tokenizer(tokenizer)
     if template is None:
         raise UserError(
-            f"The model takes no fields such as {next(iter(fields))}: it was trained without a `template` "
-            f"(docs/finetuning.md describes how to train one)."
+            f"The model takes no fields such as {next(iter(fields))}, because it was trained without a `template`: use a "
+            f"model that was trained with one, or only a prompt (docs/finetuning.md describes templates)."
         )
     template.check_fields(fields)
     return template.render(fields)
@@ -61,7 +61,7 @@ def encode_chat(
 
     Args:
         messages: each with `role` and `content`.
-        fields: of the template of an instructed model.
+        fields: of the template that the model was trained with.
 
     Raises:
         UserError: if the template refuses the messages, the prompt is empty, or as [`instruction`].

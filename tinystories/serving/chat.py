@@ -2,8 +2,8 @@
 
 The chat template of the tokenizer makes a prompt of the messages, as in `pipeline` and `transformers serve`. With that
 of this project, the last user message is the beginning of a story, and the answer continues it; earlier messages and
-system messages are ignored. That of an instructed model also takes the lines of its template, such as `Words: dragon,
-key`. If the last message is the assistant's, the answer continues that one.
+system messages are ignored. That of a model that was trained with a template also takes the lines of that template,
+such as `Words: dragon, key`. If the last message is the assistant's, the answer continues that one.
 """
 
 from typing import Annotated, Any, Literal

@@ -56,7 +56,7 @@ class OpenAIRequest(SamplingRequest):
     model: str
     n: int | None = Field(None, ge=1, le=MAX_CHOICES)
     stop: str | list[str] | None = None
-    fields: dict[str, str] | None = Field(None, description="of an instructed model's template, such as words")
+    fields: dict[str, str] | None = Field(None, description="of the model's template, such as words")
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     user: str | None = Field(None, description="has no effect")

@@ -118,6 +118,10 @@ def _check_device(device: str | None) -> None:
     if device in (None, "auto"):
         return
     try:
+        torch.device(device)
+    except RuntimeError:
+        raise UserError(f"There is no device {device!r}: use a device such as cpu, cuda:0 or mps.") from None
+    try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         raise UserError(f"The device {device!r} cannot be used: {first_line(error)}.") from None

@@ -5,7 +5,7 @@
 
 - `words`: three of the eight rarest content words of the story. A hash of the story chooses them and their order.
 - `summary`: the first sentence. It introduces the characters and the situation; no rule can summarise a story.
-- `features`: those that a rule finds, perhaps none. The rules prefer to miss a feature rather than to report a wrong
+- `features`: those that a rule finds, perhaps none. The rules are more likely to miss a feature than to report a wrong
   one.
 """
 

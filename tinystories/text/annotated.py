@@ -12,6 +12,7 @@ from datasets import Dataset
 
 from ..data.cleaning.reading import batches
 from ..data.corpus import load_corpus, load_texts
+from ..data.formats import file_format as format_of
 from ..data.readers import ReadOptions
 from ..data.sources.open import open_source
 from ..data.sources.source import SourceOptions
@@ -47,6 +48,8 @@ def write_annotated(
     is_file = out.suffix.removeprefix(".") in FORMATS
     if file_format not in FORMATS:
         raise UserError(f"--format {file_format} is not supported: choose {' or '.join(FORMATS)}.")
+    if not is_file and format_of(out) is not None:
+        raise UserError(f"{out} cannot be written: choose a folder, or a file that ends in .parquet or .jsonl.")
     if is_file and (out.exists() or out.is_symlink()):
         raise UserError(f"{out} already exists and is not overwritten: choose another file.")
     if is_file:

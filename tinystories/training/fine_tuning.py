@@ -112,8 +112,9 @@ class BaseModel:
         self.tokenizer.add_tokens(new)
         if vocabulary_size(self.tokenizer) != first + len(new) or self._round_trip(sample) != before:
             raise UserError(
-                f"`add_tokens` ({', '.join(pieces)}): the tokenizer of {self.name} then changes the text around them. "
-                f"Models with byte-level BPE, such as those that this package trains, can have new tokens."
+                f"`add_tokens` ({', '.join(pieces)}): with them, the tokenizer of {self.name} would change the text "
+                f"around them. Remove `add_tokens`, or use a model with byte-level BPE, such as those that this package "
+                f"trains."
             )
         grow_embeddings(self.model, first + len(new))
         for embedding in {self.model.get_input_embeddings().weight, self.model.get_output_embeddings().weight}:
@@ -122,9 +123,12 @@ class BaseModel:
 
     def _pieces(self, token: str) -> list[int]:
         ids = self.tokenizer(token, add_special_tokens=False)["input_ids"]
-        if not token.strip() or token != token.strip() or len(ids) < 2:
-            reason = "is a token already" if len(ids) == 1 else "is empty, or begins or ends with a space"
-            raise UserError(f"`add_tokens`: {token!r} {reason}: remove it.")
+        if not token.strip():
+            raise UserError(f"`add_tokens`: {token!r} is empty: remove it.")
+        if token != token.strip():
+            raise UserError(f"`add_tokens`: {token!r} begins or ends with white space: write {token.strip()!r}.")
+        if len(ids) < 2:
+            raise UserError(f"`add_tokens`: {token!r} is already a token: remove it.")
         return ids
 
     def _round_trip(self, texts: list[str]) -> list[str]:
@@ -156,7 +160,8 @@ def complete_recipe(recipe: Recipe, base: BaseModel, *, resumed: bool = False) -
     context = config.max_position_embeddings
     if recipe.max_length > context:
         raise UserError(
-            f"`max_length` is {recipe.max_length:,}, but the context of {base.name} is {context:,} tokens: remove it."
+            f"`max_length` is {recipe.max_length:,}, but the context length of {base.name} is {context:,} tokens: remove "
+            f"`max_length`."
         )
     length = recipe.max_length or min(context, LONGEST)
     completed = dataclasses.replace(
@@ -205,7 +210,7 @@ def _refuse(found: list[str], name: str) -> None:
     if found:
         raise UserError(
             f"The settings contradict the base model {name}, whose shape and vocabulary cannot change: "
-            f"{'; '.join(found)}. Remove these settings, or train from scratch, without --init_from."
+            f"{'; '.join(found)}. Remove these settings, or train from scratch: `tinystories train` without --init_from."
         )
 
 

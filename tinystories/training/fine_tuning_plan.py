@@ -103,9 +103,10 @@ class FineTuningPlan:
         """What was chosen and why, in five lines."""
         epochs = f"{self.epochs:.2g} epochs" if self.epochs < 100 else f"{self.epochs:.0f} epochs"
         return [
-            f"model       {self.model}, {in_millions(self.parameters)} parameters; shape, vocabulary, tokenizer stay",
-            f"rate        learning rate {self.learning_rate:.2g} of AdamW, lower than for a new model, so that what "
-            f"the model has learnt is kept",
+            f"model       {self.model}, {in_millions(self.parameters)} parameters; its shape, vocabulary and tokenizer "
+            f"are kept",
+            f"rate        learning rate {self.learning_rate:.2g} of AdamW, lower than from scratch, to keep what the "
+            f"model has learned",
             f"batch       {counted(self.batch_rows, 'row')}, {self.batch_rows * self.row_length:,} tokens, about "
             f"{self.steps:,} steps; stories of up to {self.max_length} tokens",
             f"epochs      about {epochs} in {in_minutes(self.minutes)}; {self.evaluations + 1} evaluations, the best "
@@ -126,7 +127,7 @@ class FineTuningPlan:
                 f"Only {counted(self.held_out, 'story')} could be held out, so bits per byte will be uncertain: use "
                 f"more stories, or --validation_corpus."
             )
-        lines.append("The first evaluation is that of the model before training; see whether the others are lower.")
+        lines.append("The first evaluation measures the model before training: compare the later ones with it.")
         return lines
 
 

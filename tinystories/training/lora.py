@@ -1,5 +1,6 @@
 """LoRA fine-tuning through `peft`: small matrices are trained beside the frozen ones of the base model."""
 
+import dataclasses
 from typing import Any
 
 from modeling_tinyllama import TinyLlamaForCausalLM
@@ -23,10 +24,18 @@ def lora_settings(recipe: Recipe) -> dict[str, Any]:
     """The arguments of `LoraConfig` for a recipe.
 
     Raises:
-        UserError: for what does not go with LoRA.
+        UserError: if `peft` is not installed, or for settings that LoRA cannot use.
     """
     given = dict(recipe.lora or {})
+    fields = {field.name for field in dataclasses.fields(require_peft().LoraConfig)}
+    if unknown := sorted(given.keys() - fields):
+        raise UserError(
+            f"`lora` has no field {unknown[0]}: use fields of peft's LoraConfig, such as r, lora_alpha, lora_dropout or "
+            f"target_modules."
+        )
     rank = given.get("r", RANK)
+    if not isinstance(rank, int) or rank < 1:
+        raise UserError(f"`lora`: `r` must be an integer of at least 1, but is {rank!r}.")
     settings = {"r": rank, "lora_alpha": ALPHA * rank, "target_modules": TARGETS, **given}
     trained = {*_names(settings["target_modules"]), *_names(settings.get("modules_to_save"))}
     if trained & EMBEDDINGS or settings.get("trainable_token_indices"):
@@ -50,13 +59,13 @@ def with_lora(model: TinyLlamaForCausalLM, base: BaseModel, recipe: Recipe) -> A
     peft = require_peft()
     if base.architecture not in NAMED_ALIKE:
         raise UserError(
-            f"A LoRA adapter cannot be loaded with its base model {base.name}, because the names of its weights are "
-            f"not those of {base.name}: run `tinystories import {base.name} OUT`, and use --init_from OUT."
+            f"`lora` cannot be used with {base.name}, whose weights have other names than those of TinyLlama, so that the "
+            f"adapter could not be loaded: run `tinystories import {base.name} OUT`, and use --init_from OUT."
         )
     if base.config.vocab_size != base.vocab_size:
         raise UserError(
-            f"A LoRA adapter cannot be loaded with its base model, because it has no embedding for a padding token, "
-            f"which {base.name} lacks: train without `lora`."
+            f"`lora` cannot be used with {base.name}, which has no embedding for a padding token, so that the adapter "
+            f"could not be loaded: train without `lora`."
         )
     with user_errors("lora"):
         config = peft.LoraConfig(**lora_settings(recipe), base_model_name_or_path=model_path(base.name))

@@ -119,7 +119,7 @@ def _compare_recipes(checkpoint: Path, recipe: Recipe) -> None:
     if kept := [name for name in changed if name in FIXED]:
         raise UserError(
             f"A resumed run cannot change {', '.join(kept)}: use the value in {path}, or start a new run with another "
-            f"--output_dir, from the weights of this one with --init_from {checkpoint}."
+            f"--output_dir; with --init_from {checkpoint}, it starts from the weights of this run."
         )
     if others := [name for name in changed if name not in WITHOUT_EFFECT]:
         print(

@@ -59,7 +59,7 @@ def make_probes(
         candidates = _candidates(corpus, kind, places[kind], rng)
         probes[kind] = [probe for probe in choose_pairs(candidates, per_kind, rng) if isinstance(probe, Probe)]
     if warn:
-        warn_about_few({kind: len(chosen) for kind, chosen in probes.items()}, per_kind)
+        warn_about_few({kind: len(chosen) for kind, chosen in probes.items()}, per_kind, "coherence probes")
     return [probe for chosen in probes.values() for probe in chosen]
 
 

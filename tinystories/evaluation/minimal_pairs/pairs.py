@@ -114,11 +114,11 @@ def check_request(
     return list(stories), kinds
 
 
-def warn_about_few(counts: Mapping[str, int], per_kind: int) -> None:
-    """Log a warning that names the kinds with fewer than `per_kind` pairs."""
+def warn_about_few(counts: Mapping[str, int], per_kind: int, what: str = "minimal pairs") -> None:
+    """Log a warning that names the kinds of `what` with fewer than `per_kind` of them."""
     few = [f"{kind} {count}" for kind, count in counts.items() if count < per_kind]
     if few:
-        logger.warning("Some kinds have fewer than %d pairs: %s", per_kind, ", ".join(few))
+        logger.warning("Fewer than %d %s of some kinds: %s", per_kind, what, ", ".join(few))
 
 
 class Candidate(NamedTuple):
