@@ -111,5 +111,7 @@ def test_mistakes_are_one_line_and_nothing_is_lost(tmp_path):
     fails_with_one_line(tinystories("annotate", "sample", tmp_path / "a", "--format", "csv"), "parquet or jsonl")
     fails_with_one_line(tinystories("annotate", tmp_path / "none.txt", tmp_path / "a"), "none.txt")
     for name in ("a.csv", "a.txt", "a.jsonl.gz"):
-        fails_with_one_line(tinystories("annotate", "sample", tmp_path / name), f"{name} cannot be written", ".parquet")
+        fails_with_one_line(
+            tinystories("annotate", "sample", tmp_path / name), f"{name} cannot be written", ".parquet"
+        )
     assert (tmp_path / "kept.jsonl").read_text() == "mine" and {*tmp_path.iterdir()} == {tmp_path / "kept.jsonl"}

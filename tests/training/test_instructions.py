@@ -189,7 +189,9 @@ def test_wrong_fields_are_one_line(run, tiny_run):
     fails_with_one_line(tinystories("generate", tiny_run, "Hi", "--words", "a"), "without a `template`")
     fails_with_one_line(tinystories("generate", run, "Hi", "--words", " "), "words or features")
     fails_with_one_line(tinystories("generate", run, "Hi", "--field", "words"), "NAME=VALUE")
-    fails_with_one_line(tinystories("generate", run, "Hi", "--words", "a", "--field", "words=b"), "words is given twice")
+    fails_with_one_line(
+        tinystories("generate", run, "Hi", "--words", "a", "--field", "words=b"), "words is given twice"
+    )
     fails_with_one_line(tinystories("generate", run, "Hi", "--words", "a", "--engine", "llama.cpp"), "llama.cpp")
 
 

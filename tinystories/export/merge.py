@@ -8,7 +8,16 @@ from modeling_tinyllama import TinyLlamaForCausalLM
 
 from ..runs.adapter import adapter_base, merge_adapter_into
 from ..runs.loading import load_tokenizer, set_generation_config
-from ..runs.run_folder import BASE_METADATA, EVAL_RESULTS, LOSS_PLOT, RECIPE, RUN_METADATA, TRAINER_STATE, is_adapter, require_run_folder
+from ..runs.run_folder import (
+    BASE_METADATA,
+    EVAL_RESULTS,
+    LOSS_PLOT,
+    RECIPE,
+    RUN_METADATA,
+    TRAINER_STATE,
+    is_adapter,
+    require_run_folder,
+)
 from ..utils.errors import UserError
 from ..utils.paths import require_new_folder, staged
 from .base_model import load_base
