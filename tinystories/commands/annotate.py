@@ -26,7 +26,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "out",
         type=expand_user,
-        help="new folder, which gets a file of training stories and one of validation stories; or, for a corpus without "
+        help="new folder, which gets a file of training stories and one of validation stories; or, for a corpus "
+        "without "
         "validation stories, a new file that ends in .parquet or .jsonl",
     )
     parser.add_argument(

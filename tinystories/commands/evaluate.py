@@ -51,7 +51,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--quick",
         action="store_true",
-        help="quick evaluation: 100 stories, 50 pairs and probes per kind, 5 prompts, 20 stories without a prompt, the "
+        help="quick evaluation: 100 stories, 50 pairs and probes per kind, 5 prompts, 20 stories without a "
+        "prompt, the "
         "model's own preset",
     )
     parser.add_argument(

@@ -73,7 +73,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         type=number(int, 1, MOST_STORIES),
         help="generate N stories and print the one with the fewest faults (a name never introduced, a missing ending "
-        "and the like), or the most probable of those with equally few; with -n, print the best of the N (default: off)",
+        "and the like), or the most probable of those with equally few; with -n, print the best of the N "
+        "(default: off)",
     )
     parser.add_argument("--seed", type=seed, help="makes sampling reproducible on the same machine (default: random)")
     parser.add_argument(

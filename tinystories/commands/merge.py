@@ -15,7 +15,8 @@ tinystories merge your_adapter/ merged
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Add a LoRA adapter to the weights of its base model, and write an ordinary run folder, which every command "
-        "and transformers without peft can use. The result is loaded again, and its logits are compared with those of the "
+        "and transformers without peft can use. The result is loaded again, and its logits are compared with "
+        "those of the "
         "merged model."
     )
     parser.add_argument(

@@ -370,7 +370,8 @@ def _report_base(base: "BaseModel", recipe: Recipe, corpus: "Corpus") -> None:
         if finding.check == "objective" and finding.status == "error":
             print(
                 f"warning: the base model {base.name}: {finding.evidence}. Here the labels are shifted once, so "
-                f"training repairs the model, but takes longer than from a correct one. Afterwards, check the run folder "
+                f"training repairs the model, but takes longer than from a correct one. Afterwards, check the "
+                f"run folder "
                 f"with `tinystories doctor`."
             )
 

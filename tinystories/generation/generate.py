@@ -117,8 +117,8 @@ def generate_story(
         stream: print the text while it is generated.
         best_of: with more than 1, generate that many completions and return the one with the fewest faults; see
             [`best_stories`].
-        fields: of the template that the model was trained with, such as `{"words": "dragon, key, rain"}`. The filled-in
-            template is put in front of the prompt, which may be empty, and is neither printed nor returned.
+        fields: of the template that the model was trained with, such as `{"words": "dragon, key, rain"}`. The
+            filled-in template is put in front of the prompt, which may be empty, and is neither printed nor returned.
 
     Raises:
         UserError: if the model lacks a field, the prompt fills the context, `max_new_tokens` exceeds the remaining

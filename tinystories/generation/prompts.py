@@ -44,7 +44,8 @@ def instruction(tokenizer: "PreTrainedTokenizerBase", fields: Mapping[str, str])
     template = StoryTemplate.of_tokenizer(tokenizer)
     if template is None:
         raise UserError(
-            f"The model takes no fields such as {next(iter(fields))}, because it was trained without a `template`: use a "
+            f"The model takes no fields such as {next(iter(fields))}, because it was trained without a "
+            f"`template`: use a "
             f"model that was trained with one, or only a prompt (docs/finetuning.md describes templates)."
         )
     template.check_fields(fields)

@@ -2,8 +2,8 @@
 
     find_faults("Once there was a girl named Lily. He ...")  # [Fault("gender_changes", 35, "He")]
 
-- Each rule is more likely to miss a fault than to report a good story. Real stories therefore have low rates. The rates
-  are for comparing texts; they are not the number of faults that a reader would find.
+- Each rule is more likely to miss a fault than to report a good story. Real stories therefore have low rates. The
+  rates are for comparing texts; they are not the number of faults that a reader would find.
 - A longer story has more opportunities: compare stories of similar length.
 """
 

@@ -113,7 +113,8 @@ class BaseModel:
         if vocabulary_size(self.tokenizer) != first + len(new) or self._round_trip(sample) != before:
             raise UserError(
                 f"`add_tokens` ({', '.join(pieces)}): with them, the tokenizer of {self.name} would change the text "
-                f"around them. Remove `add_tokens`, or use a model with byte-level BPE, such as those that this package "
+                f"around them. Remove `add_tokens`, or use a model with byte-level BPE, such as those that this "
+                f"package "
                 f"trains."
             )
         grow_embeddings(self.model, first + len(new))
@@ -160,7 +161,8 @@ def complete_recipe(recipe: Recipe, base: BaseModel, *, resumed: bool = False) -
     context = config.max_position_embeddings
     if recipe.max_length > context:
         raise UserError(
-            f"`max_length` is {recipe.max_length:,}, but the context length of {base.name} is {context:,} tokens: remove "
+            f"`max_length` is {recipe.max_length:,}, but the context length of {base.name} is {context:,} "
+            f"tokens: remove "
             f"`max_length`."
         )
     length = recipe.max_length or min(context, LONGEST)
@@ -210,7 +212,8 @@ def _refuse(found: list[str], name: str) -> None:
     if found:
         raise UserError(
             f"The settings contradict the base model {name}, whose shape and vocabulary cannot change: "
-            f"{'; '.join(found)}. Remove these settings, or train from scratch: `tinystories train` without --init_from."
+            f"{'; '.join(found)}. Remove these settings, or train from scratch: `tinystories train` without "
+            f"--init_from."
         )
 
 

@@ -103,7 +103,8 @@ class FineTuningPlan:
         """What was chosen and why, in five lines."""
         epochs = f"{self.epochs:.2g} epochs" if self.epochs < 100 else f"{self.epochs:.0f} epochs"
         return [
-            f"model       {self.model}, {in_millions(self.parameters)} parameters; its shape, vocabulary and tokenizer "
+            f"model       {self.model}, {in_millions(self.parameters)} parameters; its shape, vocabulary and "
+            f"tokenizer "
             f"are kept",
             f"rate        learning rate {self.learning_rate:.2g} of AdamW, lower than from scratch, to keep what the "
             f"model has learned",

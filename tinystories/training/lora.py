@@ -30,7 +30,8 @@ def lora_settings(recipe: Recipe) -> dict[str, Any]:
     fields = {field.name for field in dataclasses.fields(require_peft().LoraConfig)}
     if unknown := sorted(given.keys() - fields):
         raise UserError(
-            f"`lora` has no field {unknown[0]}: use fields of peft's LoraConfig, such as r, lora_alpha, lora_dropout or "
+            f"`lora` has no field {unknown[0]}: use fields of peft's LoraConfig, such as r, lora_alpha, "
+            f"lora_dropout or "
             f"target_modules."
         )
     rank = given.get("r", RANK)
@@ -59,7 +60,8 @@ def with_lora(model: TinyLlamaForCausalLM, base: BaseModel, recipe: Recipe) -> A
     peft = require_peft()
     if base.architecture not in NAMED_ALIKE:
         raise UserError(
-            f"`lora` cannot be used with {base.name}, whose weights have other names than those of TinyLlama, so that the "
+            f"`lora` cannot be used with {base.name}, whose weights have other names than those of TinyLlama, "
+            f"so that the "
             f"adapter could not be loaded: run `tinystories import {base.name} OUT`, and use --init_from OUT."
         )
     if base.config.vocab_size != base.vocab_size:
