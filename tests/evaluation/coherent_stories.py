@@ -11,7 +11,8 @@ from tinystories.data.names import BOYS, GIRLS
 
 _GIRLS, _BOYS = GIRLS[:12], BOYS[:12]
 NAMES_BY_GENDER = {name: names for names in (_GIRLS, _BOYS) for name in names}  # the names that may replace a name
-_OBJECTS = "ball boat book bottle bowl box bracelet cup doll drum hat jar key kite lamp pencil puzzle scarf".split()
+_OBJECTS = """ball boat book box bracelet bucket candle doll drum hammer hat jar kite ladder pencil puzzle scarf
+    wagon""".split()
 _TOPICS = """well mill farm dock cliff cove hut inn shed shrine temple orchard swamp canyon quarry stable circus
     garage bakery lagoon marsh tavern stadium prairie""".split()
 _ENDS = "all day|in the sun|after lunch|for a while|with a smile|once more".split("|")

@@ -17,7 +17,7 @@ from tinystories.tokenization import train_bpe
 
 pytestmark = pytest.mark.slow
 TRAINING = coherent_stories(5000, seed=1)
-HELD_OUT = coherent_stories(700, seed=2)
+HELD_OUT = coherent_stories(900, seed=2)
 LENGTH = 160  # tokens
 GRAMMAR = ("article_deleted", "article_moved", "word_order")
 CHANCE = (0.35, 0.65)

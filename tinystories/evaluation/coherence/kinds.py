@@ -3,7 +3,7 @@
 - Two places whose texts are exchanged make two probes, so that each text is true once and false once. The places have
   the same `key`: what surrounds them, and how far back the story must be remembered. A model that depends on these
   alone therefore has an accuracy of 0.5.
-- A rule applies only if the false text contradicts the story; what could also be true is left out.
+- A rule applies only if the false text contradicts the story; what could also be true is left out (`exclusions`).
 """
 
 from bisect import bisect_left
@@ -16,6 +16,7 @@ from ...text.characters import OPENING_SENTENCES, unintroduced_names
 from ...text.gender import HE, NAMES, NOUNS, PRONOUNS, SHE, STRICT, bare, genders
 from ...text.sentences import Sentence
 from ...text.things import CATEGORY, KINDRED, PLURALS
+from . import exclusions
 from .story import Corpus, Story
 
 
@@ -67,6 +68,11 @@ def _prefix(story: Story, start: int) -> str:
     return story.text[start - 1 : start]
 
 
+def _ends_noun_phrase(sentence: Sentence, place: int) -> bool:
+    """Whether a word is not the first half of a compound noun ("the bird house") or an adjective ("the hot day")."""
+    return bool(sentence.marks[place]) or sentence.next(place) in lists.FOLLOWERS
+
+
 # Name
 
 
@@ -77,7 +83,9 @@ def names(corpus: Corpus, index: int) -> Iterator[Place]:
         if number < OPENING_SENTENCES:
             continue
         for place, name in enumerate(sentence.words):
-            if name not in NAMES or name.lower() in story.mentions or story.mentions_in(name, sentence) > 1:
+            if name not in NAMES or name in exclusions.EXCLUDED_NAMES:
+                continue
+            if name.lower() in story.mentions or story.mentions_in(name, sentence) > 1:
                 continue
             start = sentence.offset(place)
             earlier = story.last_mention(name, sentence.start)
@@ -97,10 +105,7 @@ def name_fits(corpus: Corpus, place: Place, other: Place) -> bool:
     story, new = corpus.stories[place.story], other.item
     if not corpus.equally_frequent(place.item, new, FREQUENCY_RATIO):
         return False
-    # Tim may be Timmy.
-    if any(word.startswith(new) or new.startswith(word) for word in story.mentions if word[0].isupper()):
-        return False
-    if new.lower() in story.mentions:
+    if new.lower() in story.mentions or exclusions.may_be_called(new, story.capitalized):
         return False
     # What introduces a name is in its own sentence.
     return new in unintroduced_names(story.text[: place.start] + new + story.text[place.end : place.stop])
@@ -116,7 +121,9 @@ def objects(corpus: Corpus, index: int) -> Iterator[Place]:
         for place, noun in enumerate(sentence.lower):
             if place == 0 or noun not in CATEGORY or sentence.previous(place) != "the":
                 continue
-            if not sentence.marks[place] and sentence.next(place) not in lists.FOLLOWERS:
+            if noun in exclusions.EXCLUDED_OBJECTS or sentence.words[place] != noun:  # "the Mole" is a name
+                continue
+            if not _ends_noun_phrase(sentence, place):
                 continue
             start = sentence.offset(place)
             mentions = [story.last_mention(form, sentence.start) for form in (noun, PLURALS[noun])]
@@ -136,21 +143,29 @@ def object_fits(corpus: Corpus, place: Place, other: Place) -> bool:
     story, new = corpus.stories[place.story], other.item
     if not corpus.equally_frequent(place.item, new, FREQUENCY_RATIO):
         return False
-    could_mean = KINDRED[new] | {PLURALS.get(word, word + "s") for word in KINDRED[new]}
+    could_mean = exclusions.UNSPECIFIED[CATEGORY[new]].words | _kindred(new)
     return could_mean.isdisjoint(story.mentions)
+
+
+def _kindred(noun: str) -> set[str]:
+    """Nouns that may mean the same thing, and their plurals."""
+    words = KINDRED.get(noun, {noun})
+    return words | {PLURALS.get(word, word + "s") for word in words}
 
 
 # Pronoun
 
 _PLURAL_PRONOUNS = frozenset("they them their theirs themselves we us our both".split())
 _LATEST_PRONOUN = 3  # words before it in its sentence: "One day, she ..."
+_SHORTEST_PRONOUN_TEXT = 3  # words: "She gave" could be anyone
 
 
 def pronouns(corpus: Corpus, index: int) -> Iterator[Place]:
     """ "He" or "she" as the first mention of someone in a sentence, after a sentence with a single character.
 
-    The other gender occurs earlier in the story. The text is scored up to the next word for a person. The places of a
-    key have the same number of words of one gender in excess of the other, so counting them does not help.
+    The other gender occurs earlier in the story, but not in the narrated sentence before that one: the pronoun could
+    mean its character. The text is scored up to the next word for a person. The places of a key have the same number
+    of words of one gender in excess of the other, so counting them does not help.
     """
     story = corpus.stories[index]
     for number, sentence in story.plain.items():
@@ -164,11 +179,15 @@ def pronouns(corpus: Corpus, index: int) -> Iterator[Place]:
         antecedent = _only_character(before)
         if antecedent is None or antecedent[0] != gender:
             continue
+        if any(other != gender for other, _ in genders(story.narration(number - 2))):
+            continue
         found = Counter(gender for gender, _ in genders(story.text[: sentence.start]))
         if not (found[SHE] and found[HE]):
             continue
         start, earlier = sentence.offset(place), antecedent[1]
         stop = sentence.offset(people[1]) - 1 if len(people) > 1 else story.end_of(number)
+        if story.words_between(start, stop) < _SHORTEST_PRONOUN_TEXT:
+            continue
         key = ("", _prefix(story, start), place > 0, found[SHE] - found[HE])
         item = " ".join([gender, *sentence.lower[place + 1 : place + 2]])
         distance = story.words_between(earlier, start)
@@ -230,28 +249,27 @@ def orders(corpus: Corpus, index: int) -> Iterator[Place]:
 def _introduced(story: Story, sentence: Sentence) -> Iterator[str]:
     """Nouns with "a" or "an" that the story has not mentioned before."""
     for place, noun in enumerate(sentence.lower):
-        if noun not in CATEGORY:
+        if noun not in CATEGORY or noun in exclusions.EXCLUDED_OBJECTS:
             continue
         article = next(
             (at for at in range(place - 1, max(-1, place - 4), -1) if sentence.lower[at] in ("a", "an")), None
         )
         if article is None or any(word not in lists.ADJECTIVES for word in sentence.lower[article + 1 : place]):
             continue
-        forms = KINDRED[noun] | {PLURALS[noun]}
+        forms = KINDRED[noun] | {PLURALS[noun]} | exclusions.UNSPECIFIED[CATEGORY[noun]].words
         if all(story.last_mention(form, sentence.start) is None for form in forms):
             yield noun
 
 
 def _definite(sentence: Sentence, noun: str) -> bool:
     place = sentence.lower.index(noun)
-    return sentence.previous(place) == "the" and (
-        bool(sentence.marks[place]) or sentence.next(place) in lists.FOLLOWERS
-    )
+    return sentence.previous(place) == "the" and _ends_noun_phrase(sentence, place)
 
 
 # Ending and middle
 
-_DEFINITE = frozenset("the his her their its this that these those".split())
+_DEFINITE = frozenset("the his her their its this these those".split())  # not "that": "learned that being brave"
+_NOT_NOUNS = lists.ADJECTIVES | lists.FOLLOWERS | lists.BASES_THAT_ARE_NOUNS
 TOPIC_FRACTION = 0.05  # a word in a larger fraction of the stories is not specific to a story
 LONGEST_DIFFERENCE = 2  # words, between two sentences that are exchanged
 
@@ -292,6 +310,16 @@ def _sentence_place(corpus: Corpus, index: int, number: int, key: tuple) -> Iter
         )
 
 
+def _is_definite_noun(sentence: Sentence, place: int) -> bool:
+    """Whether a word ends a noun phrase that begins with "the", "his" etc. and has at most one adjective."""
+    if not _ends_noun_phrase(sentence, place):
+        return False
+    before = sentence.previous(place)
+    if before in lists.ADJECTIVES:
+        before = sentence.previous(place - 1)
+    return before in _DEFINITE
+
+
 def topic_words(corpus: Corpus, index: int, sentence: Sentence) -> dict[str, int]:
     """Words such as "well" in "the old well" that few stories contain and this one has mentioned before, with the
     offset of that mention."""
@@ -299,8 +327,9 @@ def topic_words(corpus: Corpus, index: int, sentence: Sentence) -> dict[str, int
     most = max(1, TOPIC_FRACTION * len(corpus.stories))
     found = {}
     for place, word in enumerate(map(bare, sentence.lower)):
-        definite = not _DEFINITE.isdisjoint(sentence.lower[max(0, place - 2) : place])
-        if definite and corpus.story_counts[word] <= most:
+        if word in exclusions.EXCLUDED_TOPICS or word in _NOT_NOUNS or not _is_definite_noun(sentence, place):
+            continue
+        if corpus.story_counts[word] <= most:
             earlier = story.last_mention(word, sentence.start)
             if earlier is not None:
                 found[word] = earlier
@@ -311,7 +340,9 @@ def sentence_fits(corpus: Corpus, place: Place, other: Place) -> bool:
     """Whether the sentence of the other place has the same length and mentions what this story does not contain."""
     story = corpus.stories[place.story]
     lengths = [len(corpus.text(each.story, each.start, each.end).split()) for each in (place, other)]
-    return abs(lengths[0] - lengths[1]) <= LONGEST_DIFFERENCE and not story.has_any(other.topic)
+    if abs(lengths[0] - lengths[1]) > LONGEST_DIFFERENCE or story.has_any(other.topic):
+        return False
+    return all(_kindred(word).isdisjoint(story.mentions) for word in other.topic)
 
 
 class ProbeKind(NamedTuple):

@@ -1,5 +1,6 @@
 """Stories with the indices that the probes need."""
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from functools import cached_property
@@ -8,6 +9,7 @@ from ...text.gender import NAMES, WORD, bare, genders
 from ...text.sentences import Sentence, plain_sentences, sentence_spans
 
 
+_QUOTATION_MARK = re.compile('["“”]')
 _STEM = 4  # letters that forms of a word share
 
 
@@ -34,6 +36,12 @@ class Story:
             word = bare(match[0])
             found.setdefault(word if word in NAMES else word.lower(), []).append(match.start())
         return found
+
+    @cached_property
+    def capitalized(self) -> frozenset[str]:
+        """The words with a capital: names, and the first words of sentences."""
+        words = (bare(match[0]) for match in WORD.finditer(self.text))
+        return frozenset(word for word in words if word[0].isupper())
 
     @cached_property
     def gender(self) -> str | None:
@@ -63,6 +71,11 @@ class Story:
     def end_of(self, number: int) -> int:
         """Where the sentence ends; that of the last one if there is no such sentence."""
         return self.spans[min(number, len(self.spans) - 1)][1]
+
+    def narration(self, number: int) -> str:
+        """The text of a sentence; empty if it contains a quotation mark, or there is no such sentence."""
+        text = self.text[slice(*self.spans[number])] if 0 <= number < len(self.spans) else ""
+        return "" if _QUOTATION_MARK.search(text) else text
 
     def follows_directly(self, number: int) -> bool:
         """Whether only a space separates a sentence from the one before."""
