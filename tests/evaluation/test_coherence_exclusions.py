@@ -1,5 +1,7 @@
 """No coherence probe is made where the false text could be true."""
 
+from pathlib import Path
+
 import pytest
 
 from tinystories.data.synthetic import sample_stories
@@ -50,8 +52,15 @@ def test_every_group_is_applied():
     assert len(OBJECTS) > 15
 
 
+def test_every_group_is_documented():
+    page = (Path(__file__).parents[2] / "docs" / "evaluation.md").read_text("utf-8")
+    for group in (*exclusions.NAMES, *exclusions.UNSPECIFIED.values(), *exclusions.TOPICS):  # with OBJECTS
+        assert f"| {group.reason} |" in page
+
+
 @pytest.mark.parametrize(
-    ("category", "word"), [(name, word) for name, group in exclusions.UNSPECIFIED.items() for word in group.words]
+    ("category", "word"),
+    [(name, word) for name, group in exclusions.UNSPECIFIED.items() for word in sorted(group.words)],
 )
 def test_a_noun_does_not_replace_one_where_the_story_has_something_unspecified(category, word):
     # The nouns are equally frequent, and in the same surroundings.
