@@ -1,4 +1,4 @@
-"""How often stories use the words that they are asked for, by an instructed model and by one that is not.
+"""How often stories use the words that they are asked for, by models with and without a template.
 
     tinystories annotate stories/ annotated/
     tinystories finetune annotated/ --template 'Words: {words}\\nStory:' --minutes 5 --output_dir runs/words

@@ -193,6 +193,8 @@ def test_the_command_line_overrides_keys_of_every_section():
         (["--trainer.hidden_size", "1"], "`hidden_size` belongs to the section `model`"),
         (["--trainr.seed", "1"], "no section `trainr`"),
         (["--seed", "abc"], "`--seed` must be int, but is 'abc'"),
+        (["--lora", "8"], "`--lora` must be dict or null, such as '{key: value}', but is '8'"),
+        (["--xyzzy", "1"], "`tinystories train --help` lists the keys of a recipe"),
     ],
 )
 def test_mistakes_on_the_command_line_are_reported(arguments, message):
@@ -221,6 +223,27 @@ def test_every_alias_names_a_key_and_hides_none():
     known = {name for _, name in known_keys()}
     for alias, name in ALIASES.items():
         assert alias not in known and name in known, alias
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (
+            {"learning_rte": 1e-3},
+            "there is no setting `learning_rte`; did you mean `learning_rate` in section `trainer`",
+        ),
+        (
+            {"trainer": {"max_lenght": 256}},
+            "there is no setting `max_lenght`; did you mean `max_length` at the top level",
+        ),
+        ({"trainer": {"learning_rte": 1e-3}}, "did you mean `learning_rate`[?]"),
+        ({"trainer": {"xyzzy": 1}}, "the keys of this section are the fields of `TrainingArguments`"),
+        ({"model": {"xyzzy": 1}}, "the keys of this section are the fields of `TinyLlamaConfig`"),
+    ],
+)
+def test_a_mistyped_key_of_a_file_is_looked_up_in_all_sections(content, message):
+    with pytest.raises(UserError, match=message):
+        build_recipe(content)
 
 
 def test_aliases_in_a_file():

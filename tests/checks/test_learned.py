@@ -19,10 +19,14 @@ def test_a_trained_and_an_untrained_model():
     new = tiny_model(vocab_size=len(tokenizer), max_position_embeddings=512)
     [untrained] = check_learned(new, tokenizer, STORIES)
     assert trained.status == untrained.status == "note"
-    assert trained.check == "what the model has learned" and "it remembers names over" in trained.evidence
+    assert (
+        trained.check == "what the model has learned"
+        and "above chance" in trained.evidence
+        and "not above" not in trained.evidence
+    )
     grammar = [float(each.evidence.split("grammar ")[1].split("%")[0]) for each in (trained, untrained)]
     assert grammar[0] > 85 and 25 < grammar[1] < 75
-    assert "it does not remember names" in untrained.evidence
+    assert "not above chance at the shortest distance" in untrained.evidence
 
 
 def test_stories_without_pairs():
@@ -34,10 +38,10 @@ def test_stories_without_pairs():
 @pytest.mark.parametrize(
     ("lows", "words"),
     [
-        ([0.8, 0.7, 0.6, 0.55, 0.51], "over all distances measured (81+ words)"),
-        ([0.8, 0.7, 0.5, 0.55, 0.4], "over up to 20 words, not over more"),
-        ([0.4, 0.7, 0.7, 0.7, 0.7], "does not remember names"),
-        ([0.8, 0.7, 0.6], "over all distances measured (21-40 words)"),
+        ([0.8, 0.7, 0.6, 0.55, 0.51], "above chance at all distances measured (the largest: 81+ words)"),
+        ([0.8, 0.7, 0.5, 0.55, 0.4], "above chance up to 20 words after the last mention, not beyond"),
+        ([0.4, 0.7, 0.7, 0.7, 0.7], "not above chance at the shortest distance"),
+        ([0.8, 0.7, 0.6], "above chance at all distances measured (the largest: 21-40 words)"),
     ],
 )
 def test_distances_in_words(lows, words):
@@ -47,4 +51,4 @@ def test_distances_in_words(lows, words):
 
 def test_ranges_with_few_probes_are_left_out():
     ranges = {"1-10": {"low": 0.7, "pairs": 20}, "11-20": {"low": 0.2, "pairs": 3}}
-    assert in_words(ranges) == "it remembers names over all distances measured (1-10 words)"
+    assert in_words(ranges) == "above chance at all distances measured (the largest: 1-10 words)"

@@ -73,7 +73,7 @@ def case(arguments: str, message: str, *marks):
         case("--report_to wandb", "pip install wandb", lacks("wandb")),
         case("--report_to csv,mlflow", "pip install mlflow", lacks("mlflow")),
         case("--report_to azure_ml", "pip install azureml-sdk", lacks("azureml")),
-        case("--report_to nonsense", "nonsense is not supported, only"),
+        case("--report_to nonsense", "`report_to: nonsense` is not supported: use csv, none, or one of azure_ml"),
         case("--optim lion_8bit", "bitsandbytes", lacks("bitsandbytes")),
         case("--optim schedule_free_adamw", "schedulefree", lacks("schedulefree")),
         case("--optim galore_adamw", "galore_torch", lacks("galore_torch")),

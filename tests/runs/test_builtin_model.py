@@ -85,10 +85,20 @@ def test_a_model_without_a_prompt_is_one_line(name, capsys):
     assert f"Specify a prompt, too: tinystories generate {name}" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("arguments", [["a", "b", "c"], ["a", "--sed", "1"], ["a", "--seed", "1", "b", "c"]])
-def test_further_arguments_are_refused(arguments, capsys):
+def test_an_unknown_option_is_refused(capsys):
+    assert main(["generate", "a", "--sed", "1"]) == 2
+    assert "unrecognized arguments: --sed 1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [["a", "b", "c"], ["a", "--seed", "1", "b", "c"]])
+def test_a_prompt_without_quotes_is_refused(arguments, capsys):
     assert main(["generate", *arguments]) == 2
-    assert "unrecognized arguments" in capsys.readouterr().err
+    assert "A prompt of several words must be quoted" in capsys.readouterr().err
+
+
+def test_merge_takes_its_name(tmp_path, capsys):
+    assert main(["merge", BUILTIN, str(tmp_path / "out")]) == 2
+    assert "is not a LoRA adapter but a complete model" in capsys.readouterr().err
 
 
 def test_a_folder_of_that_name_takes_precedence(tmp_path, monkeypatch):

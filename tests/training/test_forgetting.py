@@ -116,8 +116,18 @@ def test_a_file_of_old_stories_is_used_as_a_whole(tiny_run, story_file, tmp_path
     ("given", "message"),
     [
         ({"keep_corpus": "auto"}, "set `init_from`, too"),
-        ({"init_from": "builtin", "replay": 0.1}, "`replay` .* `keep_corpus`, which must be set"),
-        ({"init_from": "builtin", "keep_corpus": "auto", "replay": 1.5}, "`replay` .1.5. is a fraction between 0"),
+        (
+            {"init_from": "builtin", "replay": 0.1},
+            "`replay` takes its stories from `keep_corpus`: set `keep_corpus`, too",
+        ),
+        (
+            {"init_from": "builtin", "keep_corpus": "auto", "replay": 1.5},
+            "`replay` must be between 0 and 1, for example 0.1, but is 1.5",
+        ),
+        (
+            {"init_from": "builtin", "keep_corpus": "auto", "replay": 0.1, "streaming": True},
+            "`replay` and `streaming` cannot be combined",
+        ),
         ({"init_from": "builtin", "keep_corpus": {"split": "line"}}, "needs the key `corpus`"),
     ],
 )

@@ -1,4 +1,4 @@
-"""What a trained model has learned, in words: grammar, and over which distances it uses the right name."""
+"""What a trained model has learned, in words: grammar, and up to which distances it prefers the right name."""
 
 from collections.abc import Sequence
 
@@ -34,7 +34,7 @@ def check_learned(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, st
 
 
 def in_words(ranges: dict[str, dict[str, float]]) -> str:
-    """Over which distances from the last mention of a name the accuracy is above chance, by [`DISTANCE_RANGES`].
+    """At which distances from the last mention of a name the accuracy is above chance, by [`DISTANCE_RANGES`].
 
     A range counts if the 95% interval of its accuracy is above 50%; ranges with fewer than 10 probes are left out.
     """
@@ -45,7 +45,7 @@ def in_words(ranges: dict[str, dict[str, float]]) -> str:
             break
         held.append(name)
     if not held:
-        return "it does not remember names"
+        return "not above chance at the shortest distance"
     if held == measured:
-        return f"it remembers names over all distances measured ({held[-1]} words)"
-    return f"it remembers names over up to {held[-1].rpartition('-')[2]} words, not over more"
+        return f"above chance at all distances measured (the largest: {held[-1]} words)"
+    return f"above chance up to {held[-1].rpartition('-')[2]} words after the last mention, not beyond"

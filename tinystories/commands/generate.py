@@ -108,10 +108,16 @@ def take_rest(options: argparse.Namespace, rest: list[str]) -> list[str]:
     Returns:
         Those that still are not.
     """
-    if options.model is None and len(rest) == 1 and not rest[0].startswith("-"):
+    if any(argument.startswith("-") for argument in rest):
+        return rest
+    if options.model is None and len(rest) == 1:
         options.model, options.prompt = model_path(options.prompt), rest[0]
-        return []
-    return rest
+    elif rest:
+        raise UserError(
+            f"A prompt of several words must be quoted, so {rest[0]!r} is not expected: "
+            f'tinystories generate RUN "Once upon a time".'
+        )
+    return []
 
 
 def run(options: argparse.Namespace) -> None:

@@ -2,6 +2,7 @@
 
 import argparse
 
+from ..runs.builtin_model import model_path
 from ..utils.paths import expand_user
 
 
@@ -16,11 +17,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Add a LoRA adapter to the weights of its base model, and write an ordinary run folder, which every command "
         "and transformers without peft can use. The result is loaded again, and its logits are compared with "
-        "those of the "
-        "merged model."
+        "those of the merged model."
     )
     parser.add_argument(
-        "adapter", type=expand_user, help="run folder or checkpoint of a run with `lora`, or a folder that peft saved"
+        "adapter", type=model_path, help="run folder or checkpoint of a run with `lora`, or a folder that peft saved"
     )
     parser.add_argument("out", type=expand_user, help="new or empty folder to write to")
 

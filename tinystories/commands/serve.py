@@ -22,8 +22,9 @@ tinystories serve you/your-model --host 0.0.0.0 --rate-limit 10/minute
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
-        "Serve a model: a demo page at /, POST /generate, and OpenAI's /v1/completions. The environment variables "
-        "CHECKPOINT_PATH, TOKENIZER_PATH, DEVICE and PORT set the defaults of RUN, --tokenizer, --device and --port."
+        "Serve a model: a demo page at /, POST /generate, and /v1/completions and /v1/chat/completions of OpenAI's "
+        "API. The environment variables CHECKPOINT_PATH, TOKENIZER_PATH, DEVICE and PORT set the defaults of RUN, "
+        "--tokenizer, --device and --port."
     )
     parser.add_argument(
         "checkpoint",

@@ -148,10 +148,21 @@ def _find_key(name: Any, section: str | None, hints: dict[Key, Any], where: str)
         if (place, name) in hints:
             there = f"the section `{place}`" if place else "the top level of the recipe"
             raise UserError(f"{where}: `{name}` belongs to {there}.")
-    names = [known for place, known in hints if section in (None, place)]
-    similar = difflib.get_close_matches(str(name), names, n=1, cutoff=MIN_SIMILARITY)
-    hint = f"did you mean `{similar[0]}`?" if similar else "`tinystories train --help` lists all settings."
-    raise UserError(f"{where}: there is no setting `{name}`; {hint}")
+    raise UserError(f"{where}: there is no setting `{name}`; {_key_hint(str(name), section, hints)}")
+
+
+def _key_hint(name: str, section: str | None, hints: dict[Key, Any]) -> str:
+    """A similar key, in `section` if there is one; otherwise where the keys are described."""
+    for places in ([section], (TOP, *SECTIONS)):
+        names = {known: place for place, known in hints if place in places or section is None}
+        if similar := difflib.get_close_matches(name, names, n=1, cutoff=MIN_SIMILARITY):
+            place = names[similar[0]]
+            where = "" if section in (None, place) else f" in section `{place}`" if place else " at the top level"
+            return f"did you mean `{similar[0]}`{where}?"
+    return {
+        "model": "the keys of this section are the fields of `TinyLlamaConfig`.",
+        "trainer": "the keys of this section are the fields of `TrainingArguments`.",
+    }.get(section or TOP, "`tinystories train --help` lists the keys of a recipe.")
 
 
 def _drop_replaced(settings: dict[Key, Any], given: dict[Key, Any]) -> None:

@@ -94,9 +94,15 @@ def check_recipe(recipe: Recipe) -> None:
     )
     replay = recipe.replay
     _require(
-        replay is None or (0 < replay < 1 and recipe.keep_corpus is not None and not recipe.streaming),
-        f"`replay` ({replay}) is a fraction between 0 and 1, such as 0.1, of stories from `keep_corpus`, which must "
-        f"be set, and does not go with `streaming`.",
+        replay is None or 0 < replay < 1,
+        f"`replay` must be between 0 and 1, for example 0.1, but is {replay}: it is a fraction of the training rows.",
+    )
+    _require(
+        replay is None or recipe.keep_corpus is not None,
+        "`replay` takes its stories from `keep_corpus`: set `keep_corpus`, too, for example to `auto`.",
+    )
+    _require(
+        replay is None or not recipe.streaming, "`replay` and `streaming` cannot be combined: remove one of them."
     )
     if recipe.template is not None:
         StoryTemplate(recipe.template)

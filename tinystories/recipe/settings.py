@@ -65,7 +65,9 @@ class Recipe:
         "Held-out stories from another source; null uses the validation split of the corpus, or holds out some of its "
         "stories.",
     )
-    text_column: str = _setting("text", "Column with the stories; not case-sensitive.")
+    text_column: str = _setting(
+        "text", "Column with the stories, not case-sensitive; if there is no column `text`, `story` is used."
+    )
     split: str = _setting(
         "auto",
         "How .txt and .md files are split into stories: `file`, `line`, `blank-lines`, or a separator such as "
@@ -78,7 +80,8 @@ class Recipe:
         "model learns to write the story that the fields ask for. Lines with an empty field are left out.",
     )
     template_dropout: float = _setting(
-        0.0, "Probability with which a line of the `template` is left out, so that the model needs no line of it."
+        0.0,
+        "Probability of leaving out each line of the `template`, so that the model also works without some of them.",
     )
     train_on_template: bool = _setting(
         False, "Train on the tokens of the `template`, too; by default the loss is that of the story alone."
@@ -96,14 +99,14 @@ class Recipe:
     init_from: str | None = _setting(
         None,
         "Model to fine-tune: `builtin`, a run folder, a checkpoint, a Llama or Phi-3 in a folder or on the Hub, or a "
-        "file that `tinystories import` reads. Weights, shape, vocabulary and tokenizer are its own; `max_length` and "
-        "`preset` are, too, unless they are given. null "
-        "initialises the weights at random.",
+        "file that `tinystories import` reads. Weights, shape, vocabulary and tokenizer are those of this model, and "
+        "so are `max_length` and `preset` unless they are given. null initialises the weights at random.",
     )
     keep_corpus: str | dict[str, Any] | None = _setting(
         None,
         "With `init_from`, stories on which each evaluation also measures bits per byte, to see what the model "
-        "forgets: validation stories of the kind that it was trained on, or `auto` for those of its own recipe.",
+        "forgets: validation stories of the kind that it was trained on, `auto` for those of its own recipe, or "
+        "the settings of their corpus, such as `{corpus: FOLDER, split: line}`.",
     )
     lora: dict[str, Any] | None = _setting(
         None,
@@ -112,12 +115,13 @@ class Recipe:
         "layers as `target_modules`.",
     )
     replay: float | None = _setting(
-        None, "Fraction of the training rows that are old stories, from `keep_corpus`, others in each epoch."
+        None, "Fraction of the training rows that are old stories, from `keep_corpus`; different ones in each epoch."
     )
     add_tokens: list[str] | None = _setting(
         None,
-        "With `init_from`, names or markers that become tokens of the vocabulary; their embeddings begin as the mean "
-        "of those of their pieces. A token is matched wherever its characters occur.",
+        "With `init_from`, names or markers to add to the vocabulary. The embedding of each is initialised with the "
+        "mean of the embeddings of the tokens that it was encoded as before. A token is matched wherever its "
+        "characters occur.",
     )
     tokenizer: str | None = _setting(None, "Folder or Hub id of a tokenizer; null trains one on the corpus.")
     vocab_size: int = _setting(10_000, "Vocabulary size of the tokenizer, if one is trained.")

@@ -35,7 +35,13 @@ def convert(value: Any, hint: Any, name: str) -> Any:
         return reading
     if value is None or value in ("", "~", "null", "true"):  # an option without a value is "true"
         raise UserError(f"{name} needs a value ({type_name(hint)}).")
-    raise UserError(f"{name} must be {type_name(hint)}, but is {value!r}.")
+    example = ", such as '{key: value}'" if dict in _origins(hint) else ""
+    raise UserError(f"{name} must be {type_name(hint)}{example}, but is {value!r}.")
+
+
+def _origins(hint: Any) -> list[Any]:
+    """The types of a hint, without their parameters."""
+    return [typing.get_origin(part) or part for part in (*typing.get_args(hint), hint)]
 
 
 def _readings(value: Any) -> Iterator[Any]:

@@ -31,7 +31,7 @@ class AlternativesRequest(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
     prompt: str = Field(max_length=MAX_PROMPT, description="the text before the word")
-    fields: dict[str, str] | None = Field(None, description="of an instructed model's template, such as words")
+    fields: dict[str, str] | None = Field(None, description="of the model's template, such as words")
     word: str = Field(min_length=1, max_length=100, description="the word, with the space before it")
     n: int = Field(5, ge=1, le=10, description="number of tokens that are completed to words")
 

@@ -39,7 +39,7 @@ class StoryRequest(SamplingRequest):
     """The body of `/generate`. Missing settings are those of the preset, or else of the model."""
 
     prompt: str = Field(max_length=MAX_PROMPT, description="text to continue; may be empty if there are fields")
-    fields: dict[str, str] | None = Field(None, description="of an instructed model's template, such as words")
+    fields: dict[str, str] | None = Field(None, description="of the model's template, such as words")
     max_tokens: int | None = Field(None, ge=1, description="by default the remaining context length")
     temperature: float | None = Field(None, ge=0.1, le=2.0)
     preset: str | None = Field(None, description=f"{', '.join(PRESETS)} or {GREEDY}")

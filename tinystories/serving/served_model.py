@@ -67,7 +67,7 @@ class ServedModel:
 
     @property
     def fields(self) -> list[str]:
-        """The fields of an instructed model's template."""
+        """The fields of the model's template; empty without one."""
         template = StoryTemplate.of_tokenizer(self.tokenizer)
         return [] if template is None else template.fields
 

@@ -16,8 +16,8 @@ import torch
 from torch.utils.data import DataLoader, TensorDataset
 from transformers import TrainingArguments
 from transformers.integrations.integration_utils import (
+    INTEGRATION_TO_CALLBACK,
     get_available_reporting_integrations,
-    get_reporting_integration_callbacks,
     is_azureml_available,
     is_flytekit_available,
 )
@@ -190,8 +190,10 @@ def _check_settings(settings: dict[str, Any], recipe: Recipe) -> None:
 
 
 def _check_reports(names: list[str]) -> None:
-    with user_errors("trainer"):
-        get_reporting_integration_callbacks(names)
+    for name in names:
+        if name not in INTEGRATION_TO_CALLBACK:
+            known = ", ".join(sorted(INTEGRATION_TO_CALLBACK))
+            raise UserError(f"`report_to: {name}` is not supported: use csv, none, or one of {known}.")
     available = get_available_reporting_integrations()
     # transformers lists neither of these two.
     available += ["azure_ml"] * is_azureml_available() + ["flyte"] * is_flytekit_available()

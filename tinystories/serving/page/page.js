@@ -51,7 +51,7 @@ $("preset").addEventListener("change", usePreset);
 $("temperature").addEventListener("input", showValues);
 $("length").addEventListener("input", showValues);
 
-// ---- the fields of an instructed model
+// ---- the fields of the model's template
 
 const fieldInputs = () => [...$("fields").querySelectorAll("input")];
 function showFields(names) {

@@ -11,7 +11,7 @@ function splitWords(text) {
   return Array.from(text.matchAll(WORD), (match) => ({ start: match.index, space: match[1], word: match[2] }));
 }
 
-// A request has the FIELDS as strings: `prompt` as it was typed, `fields` of an instructed model in JSON, and `text` if
+// A request has the FIELDS as strings: `prompt` as it was typed, `fields` of the model's template in JSON, and `text` if
 // another text is continued, such as the story up to a word. The fragment of an address is not sent to the server, so no prompt is in its access log.
 function toAddress(request) {
   return `#${new URLSearchParams(FIELDS.filter((name) => request[name]).map((name) => [name, request[name]]))}`;
