@@ -194,6 +194,7 @@ def test_the_command_line_overrides_keys_of_every_section():
         (["--trainr.seed", "1"], "no section `trainr`"),
         (["--seed", "abc"], "`--seed` must be int, but is 'abc'"),
         (["--lora", "8"], "`--lora` must be dict or null, such as '{key: value}', but is '8'"),
+        (["--add_tokens", "Zorga"], "`--add_tokens` must be list of str or null, such as '.a, b.', but is 'Zorga'"),
         (["--xyzzy", "1"], "`tinystories train --help` lists the keys of a recipe"),
     ],
 )

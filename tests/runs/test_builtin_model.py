@@ -77,6 +77,7 @@ def test_generate_uses_it_without_a_model(capsys):
     assert story == generated(BUILTIN, "Once upon a time", "--seed", "1")
     assert story == generated(BUILTIN, "--seed", "1", "Once upon a time")
     assert story == generated("--seed", "1", "Once upon a time")
+    assert generated("", "--seed", "1") == generated(BUILTIN, "", "--seed", "1")
 
 
 @pytest.mark.parametrize("name", ["runs/none", "you/your-model", "."])

@@ -222,6 +222,8 @@ def _fields(options: argparse.Namespace) -> dict[str, str]:
 
 
 def _may_be_model(text: str) -> bool:
+    if not text:  # an empty prompt; as a path, it is the current folder
+        return False
     return Path(text).is_dir() or may_be_hub_id(text) or text.startswith(f"{RUNS}/") or text == BUILTIN
 
 

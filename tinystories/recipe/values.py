@@ -35,7 +35,9 @@ def convert(value: Any, hint: Any, name: str) -> Any:
         return reading
     if value is None or value in ("", "~", "null", "true"):  # an option without a value is "true"
         raise UserError(f"{name} needs a value ({type_name(hint)}).")
-    example = ", such as '{key: value}'" if dict in _origins(hint) else ""
+    examples = {dict: ", such as '{key: value}'", list: ", such as '[a, b]'"}
+    missing = (kind for kind in examples if kind in _origins(hint) and not isinstance(value, kind))
+    example = next((examples[kind] for kind in missing), "")
     raise UserError(f"{name} must be {type_name(hint)}{example}, but is {value!r}.")
 
 
