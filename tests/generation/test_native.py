@@ -307,13 +307,16 @@ def test_a_trained_model_generates_the_same_stories(tiny_run, prompt):
     settings = {"max_new_tokens": 100, "do_sample": False, "repetition_penalty": 1.0}
     want = model.generate(ids, **settings)
     assert torch.equal(fast.generate(ids, **settings), want)
-    eight_bit = use_native_decoding(copy.deepcopy(model), "int8").generate(ids, **settings)
-    same = (eight_bit[0, : want.shape[1]] == want[0, : eight_bit.shape[1]]).float().mean()
-    assert same > 0.1  # rounding may decide between nearly equal tokens, which changes the rest of the story
     with torch.no_grad():
         cache = DynamicCache(config=model.config)
         rounded = use_native_decoding(copy.deepcopy(model), "int8")(input_ids=want, past_key_values=cache).logits
         exact = model(input_ids=want).logits
+    # Rounding may decide between nearly equal tokens, which changes the rest of a story; so each token is compared
+    # after the same text.
+    best = exact.topk(2).values
+    clear = best[..., 0] - best[..., 1] > 0.3
+    assert clear.float().mean() > 0.5
+    assert torch.equal(rounded.argmax(-1)[clear], exact.argmax(-1)[clear])
     assert nn.functional.kl_div(rounded.log_softmax(-1), exact.log_softmax(-1), log_target=True,
                                 reduction="none").sum(-1).mean() < 2e-3  # fmt: skip
 

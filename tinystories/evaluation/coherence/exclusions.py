@@ -25,7 +25,7 @@ def _words(exclusions: tuple[Exclusion, ...]) -> frozenset[str]:
 
 NAMES = (
     _exclusion(
-        "names that are words for animals, toys, plants and things: the kitten of the story may be called Kitty",
+        "names that are also words for animals, toys, plants and things: the kitten of the story may be called Kitty",
         """Kitty Robin Jay Teddy Dolly Daisy Poppy Violet Viola Iris Jasmine Holly Ivy Hazel Olive Basil Penny Ruby
         Amber""",
     ),
