@@ -1,13 +1,17 @@
 """Training from the weights of a model: `init_from`."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
-from helpers import TINY_RECIPE, fails_with_one_line, tinystories
+from helpers import ROOT, TINY_RECIPE, fails_with_one_line, tinystories
+from hub_server import CLIENT, Blob, LocalHub, Repo
 from safetensors.torch import load_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
@@ -225,6 +229,34 @@ def test_the_command_takes_stories_and_a_model(tiny_run, story_file, tmp_path):
     fails_with_one_line(tinystories("train", story_file, "--init_from", tiny_run), "train finetune --corpus")
     fails_with_one_line(tinystories("train", tiny_run, "--minutes", 1), "--init_from")
     fails_with_one_line(tinystories("finetune", "quickstart", cwd=tmp_path), "zero_init_residual")
+
+
+def test_a_base_on_the_hub(tiny_run, story_file, tmp_path):
+    files = {path.name: path.read_bytes() for path in tiny_run.iterdir() if path.is_file() and path.suffix != ".md"}
+    with LocalHub() as hub:
+        hub.repos["models", "ada/tiny"] = repo = Repo("ada/tiny")
+        repo.commit("main", "first", {name: Blob(data, name.endswith(".safetensors")) for name, data in files.items()})
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
+        environment = {**inherited, **CLIENT, "HF_HOME": str(tmp_path / "hf"), "HF_ENDPOINT": hub.url}
+
+        def finetune(base, folder):
+            options = ("--max_steps", 2, "--row_length", 256, "--max_stories", 40, "--prompts", "[]", "--check", "false")
+            command = ("finetune", story_file, "--init_from", base, *options, "--output_dir", tmp_path / folder)
+            return subprocess.run(
+                [sys.executable, "-m", "tinystories.cli", *map(str, command)],
+                env=environment, cwd=ROOT, capture_output=True, text=True,
+            )  # fmt: skip
+
+        done = finetune("ada/tiny", "run")
+        assert done.returncode == 0, done.stderr[-2000:]
+        fails_with_one_line(finetune("ada/none", "none"), "ada/none", "the Hub has no model of that name")
+        assert not (tmp_path / "none").exists()
+    run = tmp_path / "run"
+    # The default learning rate is small, so two steps hardly change the weights that were downloaded.
+    weights, base = (load_file(folder / "model.safetensors") for folder in (run, tiny_run))
+    assert all(torch.allclose(weights[name], base[name], atol=0.02) for name in base)
+    card = model_card(read_run_metadata(run, load_model(str(run))[0]), "ada/shouted", {})
+    assert card.data.base_model == "ada/tiny"
 
 
 def test_doctor_checks_a_recipe_with_a_base(tiny_run, story_file, tmp_path):

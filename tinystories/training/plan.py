@@ -113,6 +113,7 @@ EVALUATIONS = 8
 EVALUATION_TIME = 0.03  # of the minutes
 SECONDS_PER_EVALUATION = 1.5  # its checkpoint and its sample story
 WARMUP = 0.04  # of the time
+COPY_INIT_WIDTH = 128  # up to which `copy_init` was measured, and helped (benchmarks/RACE.md)
 MORE_TIME_HELPS = 0.01  # of the bits per byte, for twice the minutes
 FINE_TUNING_BYTES = 500e3  # up to which fine-tuning the built-in model was better (docs/finetuning.md)
 ABOUT_AS_GOOD = 0.005  # of the bits per byte; of such models, the smallest generates fastest
@@ -171,6 +172,7 @@ class Plan:
             "row_length": self.row_length,
             "optimizer": "muon",
             "zero_init_residual": True,
+            "copy_init": 1.0 if self.shape.hidden_size <= COPY_INIT_WIDTH else None,
             "max_minutes": self.minutes,
             "model": {
                 **self.shape._asdict(),
