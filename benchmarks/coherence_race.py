@@ -3,9 +3,9 @@
     python benchmarks/coherence_race.py --corpus FOLDER --minutes 5
     python benchmarks/coherence_race.py --table
 
-Each variant of `VARIANTS` is the recipe `race/5` or `race/20` with other settings, trained for a fixed number of steps,
-so that results do not depend on the machine or its load. The shapes and batches are those that the two recipes had when
-the experiments began; the recipes have since taken over what helped.
+Each variant of `VARIANTS` is the recipe `race/5` or `race/20` with other settings, trained for a fixed number of
+steps, so that results do not depend on the machine or its load. The shapes and batches are those that the two recipes
+had when the experiments began; the recipes have since taken over what helped.
 
 - 2,000 stories of the training file are held out: all of them for the probes, 300 for bits per byte. The validation
   file is not used.

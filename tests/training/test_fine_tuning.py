@@ -240,7 +240,7 @@ def test_a_base_on_the_hub(tiny_run, story_file, tmp_path):
         environment = {**inherited, **CLIENT, "HF_HOME": str(tmp_path / "hf"), "HF_ENDPOINT": hub.url}
 
         def finetune(base, folder):
-            options = ("--max_steps", 2, "--row_length", 256, "--max_stories", 40, "--prompts", "[]", "--check", "false")
+            options = ("--max_steps", 2, "--row_length", 256, "--max_stories", 40, "--prompts", "[]", "--check", False)
             command = ("finetune", story_file, "--init_from", base, *options, "--output_dir", tmp_path / folder)
             return subprocess.run(
                 [sys.executable, "-m", "tinystories.cli", *map(str, command)],
