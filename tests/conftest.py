@@ -1,5 +1,6 @@
 """Fixtures of all tests: separate caches, and one small model that was really trained."""
 
+import gc
 import os
 import tempfile
 from pathlib import Path
@@ -57,3 +58,10 @@ LONG_FILES = ["test_hub", "test_trainer", "test_resume", "test_tools", "test_tra
 
 def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: (*LONG_FILES, item.path.stem).index(item.path.stem))
+
+
+def pytest_collection_finish():
+    # Each training collects garbage several times: without the objects of the libraries, that takes no time.
+    import tinystories.commands.train  # noqa: F401
+
+    gc.freeze()

@@ -180,7 +180,9 @@ def test_the_first_page_of_the_readme(installed, run_folder):
     assert sorted(path.name for path in installed.folder.iterdir()) == ["exported", "my.yaml", "runs"]
 
 
-@pytest.mark.parametrize("model", [["runs/quickstart"], []], ids=["run", "built-in model"])
+@pytest.mark.parametrize(
+    "model", [pytest.param(["runs/quickstart"], marks=pytest.mark.slow), []], ids=["run", "built-in model"]
+)
 def test_serve_answers(model, installed, run_folder):
     server = subprocess.Popen(
         [installed.bin / "tinystories", "serve", *model, "--port", "0"],

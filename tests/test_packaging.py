@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 
 ROOT = Path(__file__).parent.parent
 
@@ -26,6 +28,7 @@ def test_every_package_is_installed():
         assert (ROOT / package / "py.typed").exists()
 
 
+@pytest.mark.slow
 def test_modules_of_the_user_may_have_the_names_of_our_folders_and_scripts(tmp_path):
     for name in ("tokenization", "configs", "metrics", "train_hf", "push_to_hub", "benchmarks", "tests"):
         (tmp_path / f"{name}.py").write_text(f'raise SystemExit("{name} of the user was run")\n')

@@ -17,6 +17,7 @@ def loaded_by(code):
     return set(done.stdout.split())
 
 
+@pytest.mark.slow
 def test_the_model_imports_nothing_that_a_stock_model_does_not():
     ours, stock = (
         {name.partition(".")[0] for name in loaded_by(code)}
@@ -36,7 +37,7 @@ def slow(use):
         "transformers.AutoModelForCausalLM.from_config(config())",
         slow("transformers.AutoModelForCausalLM.from_config(pickle.loads(pickle.dumps(config())))"),
         slow("transformers.AutoModelForCausalLM.from_pretrained(sys.argv[1])"),
-        "transformers.AutoModelForCausalLM.from_pretrained(sys.argv[1], trust_remote_code=True)",
+        slow("transformers.AutoModelForCausalLM.from_pretrained(sys.argv[1], trust_remote_code=True)"),
         slow("transformers.AutoModel.from_pretrained(sys.argv[1])"),
         slow("transformers.AutoModelForSequenceClassification.from_pretrained(sys.argv[1])"),
         slow("transformers.AutoModelForTokenClassification.from_pretrained(sys.argv[1])"),
@@ -57,6 +58,7 @@ print(type({use}).__module__)"""
     assert done.stdout.strip() == "modeling_tinyllama.modeling_tinyllama", done.stderr
 
 
+@pytest.mark.slow
 def test_a_name_from_the_package_registers_all():
     code = """
 from modeling_tinyllama import TinyLlamaConfig

@@ -47,11 +47,8 @@ def test_the_rules_are_those_of_windows(tmp_path):
     assert hasattr(os, "getuid")
 
 
-@pytest.mark.parametrize(
-    "overrides",
-    [{}, *(pytest.param(each, marks=pytest.mark.slow) for each in ({"ema_decay": 0.9}, {"streaming": "true"}))],
-    ids=str,
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("overrides", [{}, {"ema_decay": 0.9}, {"streaming": "true"}], ids=str)
 def test_training_and_starting_over(tmp_path, overrides):
     with like_windows(tmp_path):
         run = train(recipe_for(tmp_path / "run", **overrides))
@@ -60,6 +57,7 @@ def test_training_and_starting_over(tmp_path, overrides):
         train(recipe_for(run, **overrides, overwrite_output_dir="true"))
 
 
+@pytest.mark.slow
 def test_resuming_from_a_checkpoint(tmp_path):
     settings = {"lr_scheduler_type": "constant", "lr_scheduler_kwargs": "{}"}
     with like_windows(tmp_path):
@@ -98,6 +96,7 @@ def test_imports(tiny_run, tmp_path):
     assert not list(tmp_path.glob(".*"))
 
 
+@pytest.mark.slow
 def test_a_release_is_built_and_checked(tiny_run, tmp_path, monkeypatch):
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr("tempfile.tempdir", None)

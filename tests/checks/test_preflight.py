@@ -266,6 +266,7 @@ def test_valid_settings_pass_the_dry_run_silently(tmp_path, capfd, overrides):
     assert "".join(capfd.readouterr()) == "" and not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_a_dry_run_changes_no_result(tmp_path, monkeypatch):
     overrides = {"max_steps": "3", "bf16": "false"}
     with_dry_run = train(build_recipe(SHORT, {**overrides, "output_dir": str(tmp_path / "with")}))

@@ -28,7 +28,7 @@ def generate(run, prompt: bytes | str, encoding: str | None = None, *options: st
     return subprocess.run(command, env=environment, capture_output=True)
 
 
-@pytest.mark.parametrize("encoding", ["cp1252", "ascii"])
+@pytest.mark.parametrize("encoding", ["cp1252", pytest.param("ascii", marks=pytest.mark.slow)])
 def test_characters_that_the_console_lacks_are_escaped(tiny_run, encoding):
     result = generate(tiny_run, "The \N{CAT} said", encoding)
     assert result.returncode == 0, result.stderr
@@ -83,6 +83,7 @@ def test_evaluate_prints_any_character(tiny_run, tmp_path):
     assert "\\U0001f408" in written.split("held-out stories")[1]
 
 
+@pytest.mark.slow
 def test_train_prints_any_character_in_its_samples(tmp_path):
     """With `train_hf.py`; without the error handler, the output would end before the last stories."""
     recipe = {**TINY_RECIPE, "prompts": ["The \N{CAT} said", "Once"], "check": False}

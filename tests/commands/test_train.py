@@ -56,6 +56,7 @@ def test_stories_and_minutes_choose_a_recipe(story_file, tmp_path):
     assert sizes[0] == sizes[1]
 
 
+@pytest.mark.slow
 def test_settings_of_the_user_replace_those_of_the_plan(story_file, tmp_path):
     run = tmp_path / "mine"
     done = tinystories("train", story_file, "--minutes", 0.05, "--output_dir", run, "--lr", "0.004", "--size", "1m",

@@ -381,6 +381,7 @@ def test_the_digest_set_takes_8_bytes_per_digest():
     assert len(seen._runs) < 15
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_text():
     def peak(batches):
         stories = (f"Story {number}. {PLAIN * 3}" for number in range(batches * quality.reading.BATCH))

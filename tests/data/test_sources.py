@@ -331,6 +331,7 @@ def test_hub(hub, tmp_path):
     assert re.search("There is no file or folder owner/other, and the Hub cannot be reached.*HF_HUB_OFFLINE", error)
 
 
+@pytest.mark.slow
 def test_hub_stream(hub, tmp_path):
     found, other, unsplit, again, table, lines, ragged, short = results(
         client(

@@ -128,7 +128,9 @@ def test_weights_are_copied_including_the_padding_row():
     assert ours.model.embed_tokens.weight.abs().max() > 0
 
 
-@pytest.mark.parametrize("target, changes", [("phi3", {}), ("llama", FULL)], ids=["phi3", "llama"])
+@pytest.mark.parametrize(
+    "target, changes", [("phi3", {}), pytest.param("llama", FULL, marks=pytest.mark.slow)], ids=["phi3", "llama"]
+)
 def test_export_loads_in_a_clean_environment(target, changes, tiny_run, run, tmp_path):
     source = run(**changes) if changes else tiny_run
     out = tmp_path / "out" / "stories"

@@ -44,7 +44,7 @@ def traced_once(tmp_path_factory):
         yield
 
 
-@pytest.fixture(scope="module", params=KINDS)
+@pytest.fixture(scope="module", params=["phi3", pytest.param("llama", marks=pytest.mark.slow)])
 def exported(request, run, tiny_run, tmp_path_factory):
     """The trained model, which is a Phi-3, or a random Llama; its export and its run folder."""
     source = tiny_run if KINDS[request.param] is None else run(**KINDS[request.param])

@@ -74,7 +74,7 @@ def train_as_llama2c(tokenizer, end):
     return model.eval()
 
 
-@pytest.fixture(scope="module", params=["<s>", "</s>"])
+@pytest.fixture(scope="module", params=["<s>", pytest.param("</s>", marks=pytest.mark.slow)])
 def imported(request, pieces, tmp_path_factory):  # noqa: F811
     """The EOS token of an imported model, and its folder."""
     folder = tmp_path_factory.mktemp("imported")

@@ -164,6 +164,7 @@ def test_the_server_and_llama_cpp_read_the_same_prompt(appending, tiny_run):
     assert load_tokenizer(str(tiny_run))(PROMPT)["input_ids"] == expected
 
 
+@pytest.mark.slow
 def test_a_release_of_such_a_run_does_not_append_eos(appending, tmp_path):
     from tinystories.hub.release import build_release
     from tinystories.hub.verification import check_releases

@@ -225,6 +225,7 @@ def test_nothing_private_is_published_or_printed(pushed, hub, run):
     assert recipe["model"]["hidden_size"] == 64
 
 
+@pytest.mark.slow
 def test_the_code_on_the_card_runs_in_a_clean_environment(pushed, hub, run, tmp_path):
     card = hub.model("ada/story-teller").files()["README.md"].decode()
     blocks = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
@@ -255,6 +256,7 @@ print(1)
 """
 
 
+@pytest.mark.slow
 def test_a_model_on_the_hub_can_be_exported_and_imported(pushed, hub, run, tmp_path):
     python(CONVERSIONS, hub, tmp_path)
     assert json.loads((tmp_path / "stock" / "config.json").read_text())["model_type"] == "phi3"
@@ -507,6 +509,7 @@ def test_a_release_that_fails_verification_is_not_uploaded(run, monkeypatch, cap
     assert "logits differ" in said[0] and said[-1] == "tinystories: Nothing was uploaded."
 
 
+@pytest.mark.slow
 def test_checkpoints_that_cannot_be_released_are_skipped(run, tmp_path, capsys):
     folder = shutil.copytree(run, tmp_path / "run")
     command = ["push", str(folder), "--repo-id", "ada/x", "--dry-run", "--checkpoints"]
@@ -693,6 +696,7 @@ def sha256(path):
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
+@pytest.mark.slow
 def test_transient_errors_are_retried(hub, small_release, tmp_path):
     faults = {
         "create": ("POST", "/repos/create", "lost"),
@@ -718,6 +722,7 @@ def test_transient_errors_are_retried(hub, small_release, tmp_path):
         assert repo.files()["model.safetensors"] == (tmp_path / name / "model.safetensors").read_bytes()
 
 
+@pytest.mark.slow
 def test_a_failed_push_publishes_nothing_and_can_be_resumed(hub, small_release, tmp_path):
     folder = small_release("later")
     hub.fail("POST", "ada/later/commit/", "drop", times=4)

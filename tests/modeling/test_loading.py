@@ -16,6 +16,7 @@ def copied(tiny_run, tmp_path):
     return shutil.copytree(tiny_run, tmp_path / "elsewhere" / "model")
 
 
+@pytest.mark.slow
 def test_a_clean_process_gets_the_same_tokens(copied, tiny_run, tmp_path):
     model, tokenizer = AutoModelForCausalLM.from_pretrained(tiny_run), AutoTokenizer.from_pretrained(tiny_run)
     inputs = tokenizer(PROMPT, return_tensors="pt")
@@ -41,7 +42,7 @@ print(json.dumps([type(model).__module__, type(tokenizer).__name__, tokens]))
     assert found[2] == expected
 
 
-@pytest.mark.parametrize("part", ["", "checkpoint"])
+@pytest.mark.parametrize("part", ["", pytest.param("checkpoint", marks=pytest.mark.slow)])
 def test_pipeline_writes_a_story_in_a_clean_process(copied, tmp_path, part):
     folder = max(copied.glob("checkpoint-*")) if part else copied
     text, again, batch = run_in_clean_process(

@@ -406,6 +406,7 @@ def check_compiled_training(model, back_end, **inputs):
     return results[1][1]
 
 
+@pytest.mark.slow
 def test_compiled_training_in_one_graph(fresh_compiler):
     model = tiny_model().train()
     ids, position_ids = packed_rows()
@@ -448,6 +449,7 @@ def test_compiled_decoding_with_a_static_cache(fresh_compiler):
             close(compiled(ids[:, i : i + 1], past_key_values=cache).logits, whole[:, i : i + 1])
 
 
+@pytest.mark.slow
 def test_compiled_generation_with_a_static_cache(fresh_compiler):
     model = tiny_model()
     ids = random_ids(2, 5)

@@ -111,7 +111,8 @@ def serve(tmp_path):
         process.wait(20)
 
 
-@pytest.mark.parametrize("stock", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["run folder", "export"])
+@pytest.mark.slow
+@pytest.mark.parametrize("stock", [False, True], ids=["run folder", "export"])
 def test_transformers_serve_and_chat(stock, tiny_run, serve, tmp_path):
     folder, arguments = tiny_run, ["--trust-remote-code"]
     if stock:

@@ -109,6 +109,7 @@ def test_a_folder_of_that_name_takes_precedence(tmp_path, monkeypatch):
     assert model_path(BUILTIN) == BUILTIN
 
 
+@pytest.mark.slow
 def test_it_can_be_exported_and_evaluated(tmp_path, capsys):
     assert main(["export", BUILTIN, str(tmp_path / "stock")]) == 0
     assert json.loads((tmp_path / "stock" / "config.json").read_text("utf-8"))["model_type"] in ("llama", "phi3")

@@ -117,11 +117,11 @@ def publish(hub, repo_id, files):
     [
         ("generate", "owner/name", "Once upon a time"),
         pytest.param(("evaluate", "owner/name"), marks=pytest.mark.slow),
-        ("serve", "owner/name", "--port", "0"),
+        pytest.param(("serve", "owner/name", "--port", "0"), marks=pytest.mark.slow),
         pytest.param(("export", "owner/name", "out"), marks=pytest.mark.slow),
         pytest.param(("import", "owner/name", "out"), marks=pytest.mark.slow),
         ("doctor", "owner/name"),
-        ("doctor", "sample", "--tokenizer", "owner/name"),
+        pytest.param(("doctor", "sample", "--tokenizer", "owner/name"), marks=pytest.mark.slow),
     ],
     ids=lambda command: " ".join(command[:2]),
 )
@@ -159,12 +159,14 @@ def test_waiting_for_the_hub_is_limited(hub_at, reason, run):
     assert re.search(f"cannot be reached: .*({reason})", message) and seconds < RETRIES
 
 
+@pytest.mark.slow
 def test_a_slow_hub_is_waited_for(hub, download):
     publish(hub, "owner/name", {"config.json": b"{}"})
     hub.fail("HEAD", "^/$", lambda: time.sleep(3) or True)  # longer than CONNECT_TIME, but connected
     assert download(hub.url, "owner/name") == ["config.json"]
 
 
+@pytest.mark.slow
 def test_a_downloaded_model_needs_no_connection(hub, tiny_run, run, tmp_path):
     publish(hub, "owner/name", {path.name: path.read_bytes() for path in tiny_run.iterdir() if path.is_file()})
     command = ("-m", "tinystories.cli", "generate", "owner/name", "Once", "--max-new-tokens", "8", "--seed", "1")

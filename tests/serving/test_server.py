@@ -397,6 +397,7 @@ def test_a_full_queue_is_refused_immediately(tiny_run):
             assert [each.result().story()[1]["completion_tokens"] for each in waiting] == [5, 5]
 
 
+@pytest.mark.slow
 def test_requests_have_a_time_limit(tiny_run):
     # The first request ends after a forward pass, at 2.7 seconds. By then, the time limit of the second, which is
     # queued, has passed, too, even if it arrived half a second later.
@@ -810,7 +811,7 @@ sys.exit(main(["serve", sys.argv[1], "--port", "0"]))
 """
 
 
-@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("sent", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("after", [pytest.param(0.3, marks=pytest.mark.slow), 1.5])
 def test_a_signal_while_the_model_loads_ends_the_server(sent, after, tiny_run):
     process = subprocess.Popen(

@@ -181,6 +181,7 @@ def test_a_client_that_reads_nothing(tiny_run):
             connection.close()
 
 
+@pytest.mark.slow
 def test_a_slow_client_gets_everything(tiny_run):
     """Control: it reads a little at intervals, and takes far longer than `client_timeout` in total."""
     request = post(json.dumps(LONG).encode(), b"Connection: close\r\n", b"/v1/completions")

@@ -452,6 +452,7 @@ print(peak() - before)
 )
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the peak of a process from Linux's /proc")
 def test_memory_does_not_grow_with_the_number_of_distinct_words():
     root = Path(__file__).resolve().parents[2]

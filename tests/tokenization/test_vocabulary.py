@@ -113,7 +113,10 @@ SMALL = {
 }
 
 
-@pytest.mark.parametrize("kind", TOKENIZERS)
+@pytest.mark.parametrize(
+    "kind",
+    [pytest.param(kind, marks=[pytest.mark.slow] * (kind == "an id above 16 bits")) for kind in TOKENIZERS],
+)
 def test_a_model_is_trained_with_any_tokenizer_and_used_everywhere(kind, stories, tiny_recipe, tmp_path, capsys):
     make, size = TOKENIZERS[kind]
     make(stories).save_pretrained(tmp_path / "tokenizer")

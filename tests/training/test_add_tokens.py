@@ -68,6 +68,7 @@ def test_they_are_trained_saved_loaded_and_generated(run, tiny_run):
     assert done.returncode == 0 and done.stdout.startswith(f"Be kind to {NAME}")
 
 
+@pytest.mark.slow
 def test_a_run_with_new_tokens_is_resumed_exactly(run, tiny_run, stories, tmp_path):
     copy = shutil.copytree(run, tmp_path / "run")
     for step in (8, 12):

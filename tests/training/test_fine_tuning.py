@@ -114,6 +114,7 @@ def test_checkpoints_and_other_formats_are_bases(tiny_run, tmp_path):
     assert (recipe.preset, recipe.max_length, recipe.model["num_hidden_layers"]) == ("plain", 512, 6)
 
 
+@pytest.mark.slow
 def test_a_missing_pad_token_gets_an_embedding(story_file, tmp_path):
     backend = Tokenizer(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -231,6 +232,7 @@ def test_the_command_takes_stories_and_a_model(tiny_run, story_file, tmp_path):
     fails_with_one_line(tinystories("finetune", "quickstart", cwd=tmp_path), "zero_init_residual")
 
 
+@pytest.mark.slow
 def test_a_base_on_the_hub(tiny_run, story_file, tmp_path):
     files = {path.name: path.read_bytes() for path in tiny_run.iterdir() if path.is_file() and path.suffix != ".md"}
     with LocalHub() as hub:

@@ -64,6 +64,7 @@ def test_the_card_and_the_plot_show_both(kept):
     assert (kept / "loss.png").stat().st_size > 10_000
 
 
+@pytest.mark.slow
 def test_a_resumed_run_needs_neither_the_base_nor_its_recipe(tiny_run, story_file, tmp_path):  # noqa: F811
     base = shutil.copytree(tiny_run, tmp_path / "base", ignore=shutil.ignore_patterns("checkpoint-*"))
     options = {"keep_corpus": "auto", "replay": 0.25, "max_steps": 44, "eval_steps": 11}

@@ -74,7 +74,14 @@ def same_weights(one, other):
 
 
 @pytest.mark.parametrize(
-    "settings", [{}, {"save_total_limit": 1}, {"eval_strategy": "epoch", "save_strategy": "epoch"}]
+    "settings",
+    [
+        {},
+        *(
+            pytest.param(each, marks=pytest.mark.slow)
+            for each in ({"save_total_limit": 1}, {"eval_strategy": "epoch", "save_strategy": "epoch"})
+        ),
+    ],
 )
 def test_ctrl_c_saves_a_checkpoint_from_which_the_run_resumes(uninterrupted, tmp_path, interrupt_at, settings):
     run = tmp_path / "run"

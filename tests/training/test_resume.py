@@ -166,6 +166,7 @@ def test_a_checkpoint_at_the_very_end_of_an_epoch(tmp_path, resumed):
     assert differing(run, whole) == []
 
 
+@pytest.mark.slow
 def test_resuming_with_ema_and_early_stopping(tmp_path, resumed):
     options = {"ema_decay": 0.9, "early_stopping_patience": 3, "optimizer": "adamw", "max_steps": 22}
     whole = train(recipe_for(tmp_path / "whole", **options))
@@ -175,6 +176,7 @@ def test_resuming_with_ema_and_early_stopping(tmp_path, resumed):
     assert "EarlyStoppingCallback" in state["stateful_callbacks"]
 
 
+@pytest.mark.slow
 def test_names_are_those_of_the_epoch_after_resuming(tmp_path, resumed):
     """17 steps are an epoch, and the last checkpoint is that of step 18. accelerate, when it skips batches, leaves out
     the epoch of the dataset."""

@@ -49,6 +49,7 @@ def test_a_run_ends_on_time_at_the_end_of_its_schedule(tiny_recipe, capfd):
     assert not [finding for finding in findings if finding.status == "error" or "unfinished" in finding.evidence]
 
 
+@pytest.mark.slow
 def test_a_resumed_run_has_the_remaining_time(tiny_recipe):
     recipe = {"max_minutes": 0.03, "logging_steps": 1, "eval_steps": 10, "warmup_steps": 2}
     recipe |= {"max_stories": 60, "max_validation_stories": 12}

@@ -100,6 +100,7 @@ def test_the_comparison_detects_a_mean_of_means(one_by_eight, tmp_path, monkeypa
     assert largest_difference(run, one_by_eight) > 1e-4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("launcher", ["ddp"])
 @pytest.mark.skipif(torch.cuda.device_count() == 1, reason="the launcher gives each process a GPU")
 def test_two_processes_give_the_same_run(one_by_eight, tmp_path, launcher):
@@ -169,6 +170,7 @@ print([process.exitcode for process in processes])
 """
 
 
+@pytest.mark.slow
 def test_sharded_layers_compute_the_same(tmp_path):
     """As with fsdp.yaml on GPUs, but with torch's own FSDP on two CPU processes; accelerate shards only on GPUs."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
